@@ -1,0 +1,1 @@
+"""The machine: what stages share, knowing no orchestrator."""

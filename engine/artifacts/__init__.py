@@ -1,0 +1,1 @@
+"""Artifacts: directories with a manifest, published whole, verified when loaded."""

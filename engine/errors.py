@@ -1,0 +1,9 @@
+"""The one exception a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can put right.
+
+    The message is one clear sentence that names the file, the field and the remedy; every command prints
+    it alone, without a traceback, and exits 1.
+    """

@@ -1,0 +1,1 @@
+"""Identity: code fingerprints, stage keys, run records - the one place that answers 'is it the same?'."""

@@ -1,0 +1,1 @@
+"""Launching: compute classes and the processes a node runs in."""

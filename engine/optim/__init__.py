@@ -1,0 +1,1 @@
+"""MuonClip and the WSD schedule."""

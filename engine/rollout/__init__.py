@@ -1,0 +1,1 @@
+"""Sampling from the policy and scoring what it says."""

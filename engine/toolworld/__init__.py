@@ -1,0 +1,1 @@
+"""The tool world: tool simulators, user simulator and rubric judge."""

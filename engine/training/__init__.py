@@ -1,0 +1,1 @@
+"""The training loop: nodes own loss, batches and phases; this owns everything else."""

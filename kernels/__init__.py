@@ -1,0 +1,1 @@
+"""The hot loops: one module a fused op, its plain-torch reference the specification beside it."""

@@ -1,0 +1,1 @@
+"""corpus: four domains read, cleaned, deduplicated, split and described."""

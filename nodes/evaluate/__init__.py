@@ -1,0 +1,1 @@
+"""evaluate: every checkpoint on every suite, one report."""

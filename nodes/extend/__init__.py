@@ -1,0 +1,1 @@
+"""extend: long-context anneal, then YaRN."""

@@ -1,0 +1,1 @@
+"""pretrain: MLA + MoE under MuonClip and a WSD schedule."""

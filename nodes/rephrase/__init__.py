@@ -1,0 +1,1 @@
+"""rephrase: style- and perspective-diverse rewriting with a fidelity gate."""

@@ -1,0 +1,1 @@
+"""rl: K2's squared objective on a verifiable task."""

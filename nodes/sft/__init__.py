@@ -1,0 +1,1 @@
+"""sft: chat, tool trajectories and demonstrations; loss on assistant turns."""

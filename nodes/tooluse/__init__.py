@@ -1,0 +1,1 @@
+"""tooluse: tools, agents, rubric tasks and judged multi-turn trajectories."""
