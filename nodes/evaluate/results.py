@@ -1,0 +1,55 @@
+"""What a suite says about one checkpoint: rows for the comparison table, and details for plots and samples.
+
+Everything is plain data that survives a trip through JSON unchanged, because a finished suite is written to the
+workspace and read again after a kill.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Unit = Literal["share", "bits/byte", "nats/token", "ratio"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one checkpoint.
+
+    `metric` is its stable name ("bits_per_byte/web"), `label` what the reader sees. `n` counts the independent items
+    (documents, questions, prompts) behind it, `low` and `high` its 95 % interval, `chance` what guessing scores.
+    """
+
+    metric: str
+    label: str
+    value: float
+    unit: Unit
+    better: Literal["lower", "higher"]
+    n: int
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """Rows in the order they are to be shown, and whatever else the report draws from (JSON types only)."""
+
+    rows: tuple[Row, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"rows": [asdict(row) for row in self.rows], "details": self.details}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SuiteResult":
+        """The inverse of `to_dict`."""
+        return cls(tuple(Row(**row) for row in data["rows"]), dict(data["details"]))
+
+    def row(self, metric: str) -> Row | None:
+        """The row named `metric`, if this suite has it."""
+        return next((row for row in self.rows if row.metric == metric), None)
+
+
+Results = dict[str, dict[str, SuiteResult]]
+"""Checkpoint name → suite name → result, both in the order of the report."""
