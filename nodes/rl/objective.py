@@ -1,0 +1,47 @@
+"""K2's policy objective: a squared residual between the centred reward and the log-ratio of policies.
+
+For each prompt x, K responses y_i are drawn from the policy at the start of the iteration, and [K2 section 3.2.2]
+
+    L = E_x (1/K) sum_i (r_i - mean r - tau * log(pi(y_i|x) / pi_old(y_i|x)))^2
+
+is minimised. The log-ratio is of the whole response (a sum over its tokens, its end included) and both policies are
+taken at the temperature at which the responses were drawn: what was sampled is what is improved.
+
+The loss here is L / (2 tau). The gradients differ by that constant alone: grad L/(2 tau) is
+-(1/K) sum_i (r_i - mean r - tau * ratio_i) grad log pi(y_i), K1.5's ascent direction, and so keeps its size when tau
+changes, which matters where another loss (PTX) is added to it. Muon normalises its update and does not see it.
+
+Names: N prompts, K responses each.
+"""
+
+from torch import Tensor
+
+
+def advantages(rewards_NK: Tensor) -> Tensor:
+    """Reward less the mean over the K responses of the same prompt; no value network, no scaling by the deviation."""
+    return rewards_NK - rewards_NK.mean(dim=1, keepdim=True)
+
+
+def informative(rewards_NK: Tensor) -> Tensor:
+    """Mask over N: prompts whose responses differ in reward.
+
+    Where all K rewards are equal the residual is the log-ratio alone: nothing to learn, and at the first inner step
+    no gradient at all. Such a prompt is left out.
+    """
+    return rewards_NK.amax(dim=1) > rewards_NK.amin(dim=1)
+
+
+def squared_objective(logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, tau: float) -> Tensor:
+    """K2's objective over 2 tau, as a mean over M = N*K responses; log-probabilities are sums over a response."""
+    residual_M = advantages_M - tau * (logprobs_M - old_logprobs_M)
+    return residual_M.square().mean() / (2 * tau)
+
+
+def penalised(scores: list[float], truncated: list[bool], penalty: float) -> list[float]:
+    """Rewards under a token budget: a response cut off by it scores nothing and pays `penalty`."""
+    return [-penalty if cut else score for score, cut in zip(scores, truncated, strict=True)]
+
+
+def temperature_at(iteration: int, iterations: int, start: float, end: float) -> float:
+    """Sampling temperature of an iteration: linear from `start` (explore) to `end` (exploit) [K2 section 3.2.2]."""
+    return start + (end - start) * iteration / max(iterations - 1, 1)
