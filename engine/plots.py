@@ -10,7 +10,7 @@ matplotlib is imported inside the functions (a command that draws nothing should
 object interface, never pyplot: no global state, no display, safe in threads and child processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,8 @@ def legend(ax: "Axes", **options: Any) -> None:
 def grouped_bars(
     ax: "Axes",
     groups: Sequence[str],
-    series: dict[str, Sequence[float]],
-    intervals: dict[str, Sequence[tuple[float, float]]] | None = None,
+    series: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> None:
     """Bars side by side: one cluster a group, one colour a series; `intervals` (low, high) draw as whiskers."""
     width = 0.8 / max(len(series), 1)
