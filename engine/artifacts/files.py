@@ -1,0 +1,112 @@
+"""Files that are either wholly there or not there at all."""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_BLOCK = 1 << 20
+
+
+def digest_bytes(data: bytes) -> str:
+    """blake2b of `data`, 32 hex digits: the content hash used everywhere."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """blake2b of a file's content, read in blocks so that memory stays flat."""
+    state = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON form that is hashed and stored: sorted keys, two spaces, a newline at the end."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a kill, sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def files_below(directory: Path) -> Iterator[Path]:
+    """All regular files below `directory`, in a fixed order."""
+    yield from sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def fsync_tree(directory: Path) -> None:
+    """Make every file below `directory` durable before it is published."""
+    for path in files_below(directory):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_directory(directory)
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap two existing paths in one step (Linux RENAME_EXCHANGE). False where the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    done = libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    return int(done) == 0
+
+
+def publish(source: Path, target: Path) -> None:
+    """Put the finished directory `source` at `target` whole; what stood there before is removed afterwards.
+
+    Both must lie on one file system. Killed at any moment, `target` is the old directory or the new one
+    (where the file system has no exchange, for an instant it stands aside as `.old`; `heal` brings it back).
+    """
+    fsync_tree(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    heal(target)
+    if not target.exists():
+        os.rename(source, target)
+    elif exchange(source, target):
+        shutil.rmtree(source)
+    else:
+        aside = _aside(target)
+        os.rename(target, aside)
+        os.rename(source, target)
+        shutil.rmtree(aside)
+    fsync_directory(target.parent)
+
+
+def heal(target: Path) -> None:
+    """Undo a publish that was killed between its two renames."""
+    aside = _aside(target)
+    if not aside.exists():
+        return
+    if target.exists():
+        shutil.rmtree(aside)
+    else:
+        os.rename(aside, target)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.old")

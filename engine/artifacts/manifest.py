@@ -1,0 +1,92 @@
+"""manifest.json: what a directory holds, so that whoever loads it can tell whole from partial, ours from foreign.
+
+It names only what the content determines (schema version, stage, dataset, each file's hash and size, row
+counts); who made it, when and how long it took stand in the run record.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below, write_atomic
+from engine.errors import UserError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+def seal(directory: Path, *, stage: str, dataset: str, counts: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of everything below `directory` and return it.
+
+    Args:
+        directory: a finished directory with at least one file.
+        stage: the stage that made it.
+        dataset: its name in the catalog.
+        counts: rows, columns or whatever else the content determines.
+    """
+    files = {
+        path.relative_to(directory).as_posix(): {"blake2b": digest_file(path), "size": path.stat().st_size}
+        for path in files_below(directory)
+        if path.name != MANIFEST
+    }
+    if not files:
+        raise UserError(f"{dataset}: stage {stage} left {directory} empty; nothing was published.")
+    manifest = {"schema": SCHEMA, "stage": stage, "dataset": dataset, "counts": counts, "files": files}
+    write_atomic(directory / MANIFEST, canonical_json(manifest))
+    return manifest
+
+
+def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
+    """Read a directory's manifest and check that it is of this schema, stage and dataset.
+
+    Raises:
+        UserError: it is missing, not JSON, of another schema version, or another dataset's.
+    """
+    path = directory / MANIFEST
+    remedy = f"run `make repro STAGE={stage}` to make it again"
+    if not directory.exists():
+        raise UserError(f"{directory} is missing: {remedy}.")
+    if not path.is_file():
+        raise UserError(f"{directory} has no {MANIFEST}, so it is partial or was not made by this pipeline: {remedy}.")
+    try:
+        manifest = json.loads(path.read_bytes())
+        found = manifest["schema"], manifest["stage"], manifest["dataset"]
+        manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest of this pipeline ({error}): {remedy}.") from error
+    if found[0] != SCHEMA:
+        raise UserError(f"{path}: field schema is {found[0]!r}, this version reads {SCHEMA}: {remedy}.")
+    if found[1:] != (stage, dataset):
+        raise UserError(f"{path}: it belongs to {found[1]}/{found[2]}, not to {stage}/{dataset}: {remedy}.")
+    return dict(manifest)
+
+
+def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
+    """Check every file of a published directory against its manifest; return the manifest.
+
+    Raises:
+        UserError: a file is missing, truncated, changed or unknown.
+    """
+    manifest = read_manifest(directory, stage=stage, dataset=dataset)
+    remedy = f"run `make repro STAGE={stage}` to make it again"
+    for name, want in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing although {MANIFEST} lists it: {remedy}.")
+        size = path.stat().st_size
+        if size != want["size"]:
+            raise UserError(f"{path} is {'truncated' if size < want['size'] else 'longer than sealed'}: "
+                            f"{size} bytes where {MANIFEST} says {want['size']}; {remedy}.")  # fmt: skip
+        if digest_file(path) != want["blake2b"]:
+            raise UserError(f"{path} does not match its hash in {MANIFEST}, so it was changed after sealing: {remedy}.")
+    known = {*manifest["files"], MANIFEST}
+    for path in files_below(directory):
+        if path.relative_to(directory).as_posix() not in known:
+            raise UserError(f"{path} is not in {MANIFEST}: remove it, or {remedy}.")
+    return manifest
+
+
+def content_digest(directory: Path) -> str | None:
+    """The digest of a published directory (of its manifest, which holds each file's); None if it has none."""
+    path = directory / MANIFEST
+    return digest_bytes(path.read_bytes()) if path.is_file() else None

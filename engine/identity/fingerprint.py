@@ -1,0 +1,107 @@
+"""A stage's code fingerprint: everything about the code that can change what the stage makes.
+
+At module granularity: each Python module the stage can reach (normal form), each non-Python file of its own
+package and of the packages reached (prompts, templates), the catalog entries of its data, and the versions of
+the distributions it reaches.
+"""
+
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, digest_bytes, digest_file
+from engine.identity.normal_form import source_digest
+from engine.identity.reach import reach
+
+_NOT_CODE = {".py", ".pyc"}
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """Name → hash (or version) for each part of a stage's code."""
+
+    modules: dict[str, str]
+    files: dict[str, str]
+    catalog: dict[str, str]
+    distributions: dict[str, str]
+
+    def as_dict(self) -> dict[str, dict[str, str]]:
+        """Plain data, as it stands in data/<profile>/code/<stage>.json."""
+        return {
+            "modules": self.modules,
+            "files": self.files,
+            "catalog": self.catalog,
+            "distributions": self.distributions,
+        }
+
+
+def fingerprint(code: dict[str, dict[str, str]]) -> str:
+    """One hash over all parts of a stage's code."""
+    return digest_bytes(canonical_json(code))
+
+
+def stage_code(root: Path, entries: list[str], catalog: dict[str, Any]) -> StageCode:
+    """Fingerprint the code reachable from `entries`.
+
+    Args:
+        root: the repository.
+        entries: dotted modules: the stage's pipeline module and the modules of its dataset classes.
+        catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
+    """
+    found = reach(root, entries, _IMPORTS)
+    return StageCode(
+        modules={name: _module_digest(path) for name, path in found.modules.items()},
+        files=_data_files(root, {path.parent for path in found.modules.values()}),
+        catalog={name: digest_bytes(canonical_json(entry)) for name, entry in sorted(catalog.items())},
+        distributions=_versions(found.foreign),
+    )
+
+
+_IMPORTS: dict[Path, list[str]] = {}
+
+
+@cache
+def _module_digest(path: Path) -> str:
+    return source_digest(path.read_text(encoding="utf-8"))
+
+
+def _data_files(root: Path, packages: set[Path]) -> dict[str, str]:
+    """Hashes of the non-Python files in `packages` and their folders that are not packages themselves."""
+    found: dict[str, str] = {}
+    for package in packages:
+        for path in package.rglob("*"):
+            own = _package_of(path.parent, package) == package
+            if own and path.is_file() and path.suffix not in _NOT_CODE and "__pycache__" not in path.parts:
+                found[path.relative_to(root).as_posix()] = digest_file(path)
+    return dict(sorted(found.items()))
+
+
+def _package_of(folder: Path, top: Path) -> Path:
+    """The nearest package at or above `folder`, `top` at the highest."""
+    while folder != top and not (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def _versions(names: frozenset[str]) -> dict[str, str]:
+    """Distribution → version for imported top-level names; the local build tag (`+cpu`) is not identity."""
+    owners = _owners()
+    found: dict[str, str] = {}
+    for name in names:
+        for distribution in owners.get(name, []):
+            found[distribution] = importlib.metadata.version(distribution).partition("+")[0]
+    return dict(sorted(found.items()))
+
+
+@cache
+def _owners() -> dict[str, list[str]]:
+    """Import name → distributions that provide it, from each distribution's own list of top-level names."""
+    owners: dict[str, list[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        tops = distribution.read_text("top_level.txt")
+        name = distribution.metadata["Name"].lower()
+        for top in (tops.split() if tops else [name.replace("-", "_")]):
+            owners.setdefault(top, []).append(name)
+    return owners

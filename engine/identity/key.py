@@ -1,0 +1,32 @@
+"""The stage key: the one answer to "is it the same?"."""
+
+from typing import Any
+
+from engine.artifacts.files import canonical_json, digest_bytes
+from engine.identity.fingerprint import fingerprint
+
+KEY_LENGTH = 16
+
+
+def stage_key(code: dict[str, dict[str, str]], parameters: dict[str, Any], inputs: dict[str, str]) -> str:
+    """hash(code fingerprint, resolved parameters the stage reads, content hashes of its inputs), 16 hex digits.
+
+    Args:
+        code: the stage's `StageCode` as plain data.
+        parameters: parameter name → resolved value, only those that the stage's nodes take.
+        inputs: dataset → content digest, only those that come from other stages.
+    """
+    parts = {"code": fingerprint(code), "parameters": parameters, "inputs": inputs}
+    return digest_bytes(canonical_json(parts))[:KEY_LENGTH]
+
+
+def flatten(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters as dotted names → values, lists kept whole."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{dotted}.")
+        else:
+            flat[dotted] = value
+    return flat

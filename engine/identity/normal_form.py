@@ -1,0 +1,45 @@
+"""A module's normal form: its syntax tree without comments, docstrings, formatting or version-specific fields.
+
+Our own walk over `ast`, because `ast.dump` and `ast.unparse` differ between Python versions: fields that are
+empty are left out, so a field that a newer Python adds changes nothing until code uses it.
+"""
+
+import ast
+from collections.abc import Iterator
+
+from engine.artifacts.files import digest_bytes
+
+_IGNORED = {"ctx", "kind", "type_comment", "lineno", "col_offset", "end_lineno", "end_col_offset"}
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def source_digest(source: str) -> str:
+    """Hash of a Python source's normal form: equal for sources that differ in comments, docstrings or layout."""
+    return digest_bytes("".join(_walk(ast.parse(source))).encode())
+
+
+def _walk(value: object) -> Iterator[str]:
+    if isinstance(value, ast.AST):
+        yield f"({type(value).__name__}"
+        for name, child in ast.iter_fields(value):
+            if name in _IGNORED or child is None or child == []:
+                continue
+            if name == "body" and isinstance(value, _WITH_DOCSTRING) and isinstance(child, list):
+                child = _without_docstring(child)  # noqa: PLW2901
+            yield f" {name}="
+            yield from _walk(child)
+        yield ")"
+    elif isinstance(value, list):
+        yield "["
+        for item in value:
+            yield from _walk(item)
+            yield ","
+        yield "]"
+    else:
+        yield f"{type(value).__name__}:{value!r}"
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return body[1:] if is_docstring else body

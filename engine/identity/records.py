@@ -1,0 +1,55 @@
+"""Run records: one JSON file an execution, never an input of a stage.
+
+data/<profile>/.runs/<stage>/<key>-<UTC time>.json holds the key and its parts, who, when, how long, host,
+commit, attempt, outcome and headline metrics; a folder of the same stem may hold clocks (timing.jsonl).
+"""
+
+import getpass
+import json
+import socket
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, write_atomic
+
+SCHEMA = 1
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat()
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> Path:
+    """Append a run record under `folder` (= .runs/<stage>); return its path."""
+    stamp = str(record["finished"])[:26].replace(":", "").replace("-", "")
+    path = folder / f"{record['key']}-{stamp}.json"
+    write_atomic(path, canonical_json({"schema": SCHEMA, **record}))
+    return path
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """All run records of one stage, oldest first; each with its `path`."""
+    records = [{**json.loads(path.read_bytes()), "path": path} for path in folder.glob("*.json")]
+    return sorted(records, key=lambda record: str(record["finished"]))
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """Who and where: user, host, git commit and whether the tree differs from it."""
+    commit = _git(root, "rev-parse", "HEAD")
+    return {
+        "user": getpass.getuser(),
+        "host": socket.gethostname(),
+        "commit": commit or None,
+        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None,
+    }
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""  # git is needed to clone, not to run
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,77 @@
+"""What driver and rank tell each other: files in the stage's workspace, so that any launcher can carry them.
+
+The driver writes the node's parameters; the rank writes the node's outputs (a path as a path, a JSON object as
+it is, a table as Parquet) or one error sentence.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.errors import UserError
+
+_FOLDER = ".exchange"
+
+
+def write_parameters(workspace: Path, node: str, parameters: dict[str, Any]) -> None:
+    """Driver: leave the resolved parameters for a rank, and forget what an earlier one left."""
+    for name in ("outputs", "error"):
+        _file(workspace, node, name).unlink(missing_ok=True)
+    write_atomic(_file(workspace, node, "parameters"), canonical_json(parameters))
+
+
+def read_parameters(workspace: Path, node: str) -> dict[str, Any]:
+    """Rank: the resolved parameters."""
+    return dict(json.loads(_file(workspace, node, "parameters").read_bytes()))
+
+
+def write_outputs(workspace: Path, node: str, outputs: dict[str, Any]) -> None:
+    """Rank: hand over the node's outputs, dataset → path, JSON object or Polars frame."""
+    told: dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Path):
+            told[name] = {"path": str(value.relative_to(workspace))}
+        elif isinstance(value, dict):
+            told[name] = {"json": value}
+        else:
+            table = workspace / _FOLDER / f"{node}.{name}.parquet"
+            value.lazy().sink_parquet(table)
+            told[name] = {"table": str(table.relative_to(workspace))}
+    write_atomic(_file(workspace, node, "outputs"), canonical_json(told))
+
+
+def write_error(workspace: Path, node: str, sentence: str) -> None:
+    """Rank: hand over the one sentence that the user is to read."""
+    write_atomic(_file(workspace, node, "error"), canonical_json({"error": sentence}))
+
+
+def read_outputs(workspace: Path, node: str) -> dict[str, Any]:
+    """Driver: the outputs a finished rank left; tables come as lazy frames."""
+    told = json.loads(_file(workspace, node, "outputs").read_bytes())
+    return {name: _received(workspace, value) for name, value in told.items()}
+
+
+def raise_error(workspace: Path, node: str, status: int) -> None:
+    """Driver: raise what went wrong in a rank that ended with `status`."""
+    path = _file(workspace, node, "error")
+    if path.exists():
+        raise UserError(json.loads(path.read_bytes())["error"])
+    how = f"was killed by signal {-status}" if status < 0 else f"failed with exit code {status} (its traceback stands above)"
+    raise UserError(f"node {node} {how}; run the same command again and it goes on from its last checkpoint.")
+
+
+def _received(workspace: Path, told: dict[str, Any]) -> Any:
+    if "path" in told:
+        return workspace / told["path"]
+    if "json" in told:
+        return told["json"]
+    import polars as pl
+
+    return pl.scan_parquet(workspace / told["table"])
+
+
+def _file(workspace: Path, node: str, name: str) -> Path:
+    folder = workspace / _FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder / f"{node}.{name}.json"

@@ -1,0 +1,59 @@
+"""No process outlives the one that started it, and no two work on one stage.
+
+A stage's driver and its rank both hold the stage's lock (the rank inherits the open file), so the lock is free
+only when both are gone; and each asks the kernel to be killed when its parent dies.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+from typing import IO
+
+from engine.errors import UserError
+
+_PR_SET_PDEATHSIG = 1
+PATIENCE_SECONDS = 15.0
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel send SIGKILL to this process when its parent dies (Linux); exit now if it already has.
+
+    Args:
+        parent: process id of the parent as the parent itself saw it.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(f"the process {parent} that started this one is gone")
+
+
+def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
+    """Take the exclusive lock `path`, waiting up to `patience` seconds for one that is just dying.
+
+    Args:
+        path: the lock file; made if missing, never removed.
+        what: named in the error, e.g. "stage pretrain of profile laptop".
+
+    Raises:
+        UserError: another process still holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                file.close()
+                raise UserError(f"{what} is already running (process {owner} holds {path}): wait for it or stop it.") from None
+            time.sleep(0.1)
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

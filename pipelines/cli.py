@@ -1,0 +1,50 @@
+"""`kedro run`, as this project means it: stage by stage, on the profile's machines, with readable errors."""
+
+import copy
+import os
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+
+from engine.launch.lifetime import die_with_parent
+from pipelines.errors import report_errors
+from pipelines.manifest import load_manifest
+
+RUNNER = "pipelines.runner.StageRunner"
+FRESH = "K2_FRESH"
+
+
+@click.group(name="k2-pipeline")
+def cli() -> None:
+    """The project's own commands; `run` takes the place of Kedro's."""
+
+
+def _run(**options: Any) -> Any:
+    if "DVC_STAGE" in os.environ:
+        die_with_parent(os.getppid())
+    fresh = options.pop("fresh")
+    os.environ[FRESH] = "1" if fresh else ""
+    with report_errors():
+        manifest = load_manifest()
+        options["env"] = manifest.profile(options["env"] or os.environ.get("KEDRO_ENV"))
+        for name in options["pipelines"]:
+            if name != "__default__":
+                manifest.stage(name)
+        return kedro_run.callback(**options)  # type: ignore[misc]
+
+
+def _own_run() -> click.Command:
+    """Kedro's `run` with all its options, our runner as the default, `--fresh`, and one-sentence errors."""
+    command = copy.copy(kedro_run)
+    command.callback = _run
+    command.params = [copy.copy(parameter) for parameter in kedro_run.params]
+    for parameter in command.params:
+        if parameter.name == "runner":
+            parameter.default = RUNNER
+    command.params.append(click.Option(["--fresh"], is_flag=True, help="Drop the stage's unfinished work and start over."))
+    return command
+
+
+cli.add_command(_own_run(), "run")
+

@@ -1,0 +1,65 @@
+"""The `code` stage: write each stage's fingerprint and resolved parameters to data/<profile>/code/<stage>.json.
+
+DVC runs it always (under a second, nothing heavy imported); each stage depends on its own file, so DVC's early
+cutoff re-runs exactly the stages whose code or parameters changed.
+
+    python -m pipelines.code --env laptop
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.errors import UserError
+from pipelines import graph
+from pipelines.errors import report_errors
+from pipelines.manifest import load_manifest
+from pipelines.parameters import check_parameters
+
+
+def code_file(stage: str, profile: str | None) -> Path:
+    """Where a stage's code and parameters stand."""
+    return graph.data_folder(profile) / "code" / f"{stage}.json"
+
+
+def current(stage: str, profile: str) -> dict[str, dict[str, str]]:
+    """The stage's code now, after checking that its code file agrees.
+
+    Raises:
+        UserError: the code file is missing or was written before the last edit.
+    """
+    now = graph.code_of(stage).as_dict()
+    path = code_file(stage, profile)
+    remedy = f"run `make repro STAGE={stage} PROFILE={profile}`, which refreshes it first"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {remedy}.")
+    if json.loads(path.read_bytes())["code"] != now:
+        raise UserError(f"{path} is out of date, the code was edited after it was written: {remedy}.")
+    return now
+
+
+def stage_file(stage: str, profile: str | None) -> dict[str, Any]:
+    """What stands in a stage's code file."""
+    resolved = graph.parameters(profile)
+    read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
+    return {"code": graph.code_of(stage).as_dict(), "parameters": read}
+
+
+def main() -> None:
+    """Write all code files of a profile."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--env", default=None, help="profile")
+    with report_errors():
+        profile = load_manifest().profile(parser.parse_args().env)
+        check_parameters(graph.parameters(profile), profile)
+        for stage in load_manifest().stages:
+            data = canonical_json(stage_file(stage, profile))
+            path = code_file(stage, profile)
+            if not path.is_file() or path.read_bytes() != data:
+                write_atomic(path, data)
+
+
+if __name__ == "__main__":
+    main()

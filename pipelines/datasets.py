@@ -1,0 +1,143 @@
+"""Kedro's datasets over engine/artifacts: published whole, verified when loaded, gated where the catalog says so."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import AbstractDataset
+from kedro.utils import load_obj
+
+from engine.artifacts import files, manifest
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from engine.artifacts.schema import TableSchema
+
+
+class DirectoryDataset(AbstractDataset[Path, Path]):
+    """A directory of files. Saving takes one that a node made in its workspace, seals it and moves it."""
+
+    def __init__(self, *, filepath: str, stage: str) -> None:
+        self._path = Path(filepath)
+        self._stage = stage
+        self._dataset = self._path.name
+
+    def load(self) -> Path:
+        """The directory, after each file was checked against its manifest."""
+        manifest.verify(self._path, stage=self._stage, dataset=self._dataset)
+        return self._path
+
+    def save(self, data: Path) -> None:
+        """Publish the directory `data`; it must lie on the same file system and is moved."""
+        if not isinstance(data, Path) or not data.is_dir():
+            raise UserError(f"{self._dataset}: stage {self._stage} returned {data!r} where a directory was wanted.")
+        manifest.seal(data, stage=self._stage, dataset=self._dataset, counts={})
+        files.publish(data, self._path)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path), "stage": self._stage}
+
+    def _exists(self) -> bool:
+        return (self._path / manifest.MANIFEST).is_file()
+
+
+class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]", "pl.LazyFrame"]):
+    """A table: Parquet files of a declared schema in a sealed directory.
+
+    Args:
+        filepath: the directory.
+        stage: the stage that makes it.
+        table: its schema, as a dotted path into nodes/<stage>/schema.py.
+        gate: the suite in gates.yml that judges it before it is published.
+        may_be_empty: no rows is a fine result (tables of rejects).
+    """
+
+    def __init__(self, *, filepath: str, stage: str, table: str, gate: str | None = None, may_be_empty: bool = False) -> None:
+        self._path = Path(filepath)
+        self._stage, self._table, self._gate, self._may_be_empty = stage, table, gate, may_be_empty
+        self._dataset = self._path.name
+
+    @property
+    def schema(self) -> "TableSchema":
+        """The declared columns."""
+        schema: TableSchema = load_obj(self._table)
+        return schema
+
+    def load(self) -> "pl.LazyFrame":
+        """The table, lazily, after each file was checked against the manifest."""
+        from engine.artifacts import tables
+
+        manifest.verify(self._path, stage=self._stage, dataset=self._dataset)
+        return tables.scan(self._path, self.schema)
+
+    def save(self, data: "pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]") -> None:
+        """Write, check, judge and publish; a table that is refused goes to data/<profile>/.rejected/."""
+        from engine.artifacts import tables
+
+        partial = self._path.with_name(f".{self._dataset}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            rows = tables.write(data, partial, self.schema, name=self._dataset)
+            if not rows and not self._may_be_empty:
+                raise UserError(f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters.")
+            self._judge(partial)
+            manifest.seal(partial, stage=self._stage, dataset=self._dataset, counts={"rows": rows, "columns": self.schema})
+            files.publish(partial, self._path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _judge(self, partial: Path) -> None:
+        if self._gate is None:
+            return
+        from engine.artifacts import tables
+        from pipelines import gates
+
+        profile = self._path.parent.parent
+        try:
+            gates.check(self._gate, tables.scan(partial, self.schema), profile / ".runs" / self._stage / "gates")
+        except gates.GateRefused:
+            refused = profile / ".rejected" / self._dataset
+            shutil.rmtree(refused, ignore_errors=True)
+            refused.parent.mkdir(parents=True, exist_ok=True)
+            partial.rename(refused)
+            raise
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path), "stage": self._stage, "table": self._table, "gate": self._gate}
+
+    def _exists(self) -> bool:
+        return (self._path / manifest.MANIFEST).is_file()
+
+
+class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
+    """Headline metrics: one flat JSON object, name → number or text."""
+
+    def __init__(self, *, filepath: str, stage: str) -> None:
+        self._path = Path(filepath)
+        self._stage = stage
+
+    def load(self) -> dict[str, Any]:
+        """The metrics."""
+        try:
+            return dict(json.loads(self._path.read_bytes()))
+        except FileNotFoundError as error:
+            raise UserError(f"{self._path} is missing: run `make repro STAGE={self._stage}`.") from error
+        except ValueError as error:
+            raise UserError(f"{self._path} is not JSON ({error}): run `make repro STAGE={self._stage}`.") from error
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the metrics; a number that is not finite is refused by name."""
+        for name, value in data.items():
+            if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not -float("inf") < value < float("inf")):
+                raise UserError(f"{self._path}: the metric {name} is {value!r}; stage {self._stage} must give a finite number or text.")
+        files.write_atomic(self._path, files.canonical_json(data))
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path), "stage": self._stage}
+
+    def _exists(self) -> bool:
+        return self._path.is_file()

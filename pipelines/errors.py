@@ -1,0 +1,39 @@
+"""At the edge: an error that the user can put right is one sentence and exit code 1, never a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.errors import UserError
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` in an exception's chain of causes, if there is one (Kedro wraps what datasets raise)."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def is_malformed_config(error: BaseException) -> bool:
+    """Whether the configuration could not be parsed; Kedro's own sentence names the file and line."""
+    from yaml import YAMLError
+    from yaml.parser import ParserError
+
+    return isinstance(error, (YAMLError, ParserError))
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Print the sentence of a `UserError` and exit 1; let anything else (a defect) keep its traceback."""
+    try:
+        yield
+    except Exception as error:
+        found = user_error(error)
+        if found is None and is_malformed_config(error):
+            found = UserError(f"the configuration is not valid YAML: {' '.join(str(error).split())}")
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,130 @@
+"""The graph as all views see it: each stage's nodes, datasets, parameters and code, from manifest, pipelines and catalog.
+
+Nothing heavy is imported: no torch, no mlflow, no Great Expectations.
+"""
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.io import AbstractDataset
+from kedro.pipeline import Pipeline
+from kedro.utils import load_obj
+
+from engine.artifacts.files import digest_bytes
+from engine.artifacts.manifest import content_digest
+from engine.errors import UserError
+from engine.identity.fingerprint import StageCode, stage_code
+from pipelines.manifest import ROOT, load_manifest
+from pipelines.pipeline_registry import stage_pipeline
+
+DATASETS_MODULE = "pipelines.datasets"
+GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
+CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"]}
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """One stage: what it reads and makes."""
+
+    name: str
+    pipeline: Pipeline
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+@cache
+def stage_graph(stage: str) -> StageGraph:
+    """A stage's pipeline with its outer edges: inputs from other stages, kept outputs, parameters read."""
+    pipeline = stage_pipeline(stage)
+    free = pipeline.inputs()
+    return StageGraph(
+        name=stage,
+        pipeline=pipeline,
+        inputs=tuple(sorted(name for name in free if not _is_parameter(name) and name not in GIVEN)),
+        outputs=tuple(name for node in pipeline.nodes for name in node.outputs if name in catalog_entries(None)),
+        parameters=tuple(sorted(name.removeprefix("params:") for name in free if _is_parameter(name))),
+    )
+
+
+@cache
+def config(profile: str | None) -> OmegaConfigLoader:
+    """The configuration of a profile: base, overlaid."""
+    name = load_manifest().profile(profile)
+    return OmegaConfigLoader(
+        conf_source=str(ROOT / "conf"), base_env="base", env=name, default_run_env=name,
+        config_patterns=CONFIG_PATTERNS, merge_strategy={"parameters": "soft", "compute": "soft"},
+    )  # fmt: skip
+
+
+@cache
+def catalog_entries(profile: str | None) -> dict[str, dict[str, Any]]:
+    """Dataset → its catalog entry, paths relative to the repository."""
+    return dict(config(profile)["catalog"])
+
+
+def parameters(profile: str | None) -> dict[str, Any]:
+    """All resolved parameters of a profile."""
+    return dict(config(profile)["parameters"])
+
+
+def dataset_path(profile: str | None, dataset: str) -> Path:
+    """Where a dataset is kept."""
+    entries = catalog_entries(profile)
+    if dataset not in entries:
+        raise UserError(f"conf/base/catalog.yml has no dataset {dataset!r}: choose one of {', '.join(entries)}.")
+    return ROOT / str(entries[dataset]["filepath"])
+
+
+def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:
+    """The dataset object of a catalog entry, as the driver has it."""
+    path = dataset_path(profile, name)
+    return AbstractDataset.from_config(name, {**catalog_entries(profile)[name], "filepath": str(path)})
+
+
+def data_folder(profile: str | None) -> Path:
+    """data/<profile>."""
+    return ROOT / "data" / load_manifest().profile(profile)
+
+
+def digest_of(profile: str | None, dataset: str) -> str | None:
+    """The content digest of a published dataset; None if it is not there."""
+    path = dataset_path(profile, dataset)
+    if path.suffix == ".json":
+        return digest_bytes(path.read_bytes()) if path.is_file() else None
+    return content_digest(path)
+
+
+def producer(dataset: str) -> str:
+    """The stage that makes a dataset."""
+    return str(catalog_entries(None)[dataset]["stage"])
+
+
+def code_of(stage: str) -> StageCode:
+    """The stage's code as it stands in the working tree now."""
+    graph = stage_graph(stage)
+    entries = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
+    return stage_code(ROOT, [load_manifest().stage(stage).pipeline, DATASETS_MODULE], entries)
+
+
+def parameter_model(stage: str) -> Any:
+    """The pydantic model of a stage's parameters (nodes/<stage>/schema.py)."""
+    return importlib.import_module(f"nodes.{stage}.schema").Parameters
+
+
+def _is_parameter(name: str) -> bool:
+    return name.startswith("params:") or name == "parameters"
+
+
+def _identity_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """A catalog entry without its path (a path is no identity), with the columns and the suite that it names."""
+    kept = {name: value for name, value in entry.items() if name != "filepath"}
+    if table := entry.get("table"):
+        kept["columns"] = load_obj(table)
+    if gate := entry.get("gate"):
+        kept["suite"] = config(None)["gates"].get(gate)
+    return kept

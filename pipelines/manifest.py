@@ -1,0 +1,83 @@
+"""kedro.yml, read and checked: the stages, their groups and compute classes, the profiles."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPUTE_CLASSES = ("cpu", "llm", "train")
+_FIELDS = {"pipeline", "group", "compute"}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One line of kedro.yml."""
+
+    name: str
+    pipeline: str
+    group: str
+    compute: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of kedro.yml; `stages` in the order in which they run."""
+
+    default_profile: str
+    profiles: tuple[str, ...]
+    stages: dict[str, StageSpec]
+
+    def profile(self, name: str | None) -> str:
+        """The profile called `name` (None: the default one)."""
+        if name is None:
+            return self.default_profile
+        if name not in self.profiles:
+            raise UserError(f"there is no profile {name!r} in kedro.yml: choose one of {', '.join(self.profiles)}.")
+        return name
+
+    def stage(self, name: str) -> StageSpec:
+        """The stage called `name`."""
+        if name not in self.stages:
+            raise UserError(f"there is no stage {name!r} in kedro.yml: choose one of {', '.join(self.stages)}.")
+        return self.stages[name]
+
+
+def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
+    """Parse and check the manifest.
+
+    Raises:
+        UserError: malformed YAML, a missing or unknown field, an unknown compute class.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML ({_first_line(error)}): correct it.") from error
+    try:
+        stages = {name: _stage(name, fields, path) for name, fields in content["stages"].items()}
+        return Manifest(content["default_profile"], tuple(content["profiles"]), stages)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: the field {error} is missing or of the wrong kind: it needs default_profile, profiles and stages.") from error
+
+
+@cache
+def load_manifest() -> Manifest:
+    """The repository's own kedro.yml."""
+    return parse_manifest((ROOT / "kedro.yml").read_text(encoding="utf-8"))
+
+
+def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:
+    if set(fields) != _FIELDS:
+        raise UserError(f"{path}: stage {name} has the fields {sorted(fields)}; it needs exactly {sorted(_FIELDS)}.")
+    if fields["compute"] not in COMPUTE_CLASSES:
+        raise UserError(f"{path}: stage {name}, field compute: {fields['compute']!r} is no compute class; "
+                        f"choose one of {', '.join(COMPUTE_CLASSES)}.")  # fmt: skip
+    return StageSpec(name, **fields)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())

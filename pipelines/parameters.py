@@ -1,0 +1,45 @@
+"""All parameters of a run, checked against each stage's own model before any node starts."""
+
+import difflib
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.errors import UserError
+from pipelines.graph import parameter_model
+from pipelines.manifest import load_manifest
+
+
+def check_parameters(parameters: dict[str, Any], profile: str) -> None:
+    """Check each stage's parameters.
+
+    Args:
+        parameters: all of them, one top-level key a stage.
+        profile: named in the error.
+
+    Raises:
+        UserError: an unknown stage or key, a missing key, a value of the wrong kind; the field is named.
+    """
+    stages = load_manifest().stages
+    for name in parameters:
+        if name not in stages:
+            raise UserError(f"conf/{profile}/parameters: the top-level key {name!r} is no stage; choose one of {', '.join(stages)}.")
+    for stage in stages:
+        try:
+            parameter_model(stage).model_validate(parameters.get(stage, {}))
+        except ValidationError as error:
+            raise UserError(_sentence(error, stage, profile, parameters.get(stage, {}))) from error
+
+
+def _sentence(error: ValidationError, stage: str, profile: str, given: dict[str, Any]) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in (stage, *first["loc"]))
+    where = f"conf/base or conf/{profile}/parameters/{stage}.yml"
+    if first["type"] == "extra_forbidden":
+        known = list(parameter_model(stage).model_fields)
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"stage {stage} knows {', '.join(known)}."
+        return f"{where}: there is no parameter {field}; {hint}"
+    if first["type"] == "missing":
+        return f"{where}: the parameter {field} is missing; add it."
+    return f"{where}: the parameter {field} is {first['input']!r}: {first['msg']}."

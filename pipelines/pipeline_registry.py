@@ -1,0 +1,25 @@
+"""Kedro's registry: one pipeline a stage, as kedro.yml lists them, and all of them as the default."""
+
+import importlib
+
+import kedro.framework.project
+from kedro.pipeline import Pipeline
+
+from pipelines.manifest import load_manifest
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """The pipelines that were asked for by name, or all of them, each node tagged with its stage."""
+    requested = getattr(kedro.framework.project.pipelines, "_requested_pipelines", None)  # None: all
+    everything = not requested or "__default__" in requested
+    names = [name for name in load_manifest().stages if everything or name in requested]
+    found = {name: stage_pipeline(name) for name in names}
+    if everything:
+        found["__default__"] = sum(found.values(), Pipeline([]))
+    return found
+
+
+def stage_pipeline(stage: str) -> Pipeline:
+    """One stage's pipeline."""
+    module = importlib.import_module(load_manifest().stage(stage).pipeline)
+    return Pipeline(module.create_pipeline(), tags=[stage])

@@ -1,0 +1,180 @@
+"""The runner: each stage under its key, in its workspace, on its machine, with a record of what happened.
+
+For each stage of the pipeline it was given: read the inputs' digests, make the stage key, take the stage's lock,
+run node after node (here or in a rank), let the catalog publish what they return, write the run record.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from kedro.framework.hooks.manager import _NullPluginManager
+from kedro.io import MemoryDataset
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from kedro.runner import SequentialRunner
+from kedro.runner.task import Task
+
+from engine.errors import UserError
+from engine.identity import records
+from engine.identity.key import flatten, stage_key
+from engine.launch import exchange
+from engine.launch.compute import launcher
+from engine.launch.lifetime import lock
+from pipelines import code, graph
+from pipelines.errors import user_error
+from pipelines.hooks import RUN_CONTEXT, RunContext
+from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
+
+FRESH = "K2_FRESH"
+CLOCKS = "timing.jsonl"
+
+
+class StageRunner(SequentialRunner):
+    """Runs a pipeline stage by stage, in the manifest's order."""
+
+    def run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None,
+            only_missing_outputs: bool = False) -> dict[str, Any]:  # fmt: skip
+        """Run every stage that has nodes in `pipeline`; stop at the first that fails."""
+        if only_missing_outputs:
+            pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
+        context: RunContext = catalog.load(RUN_CONTEXT)
+        for stage in load_manifest().stages:
+            nodes = [node for node in pipeline.nodes if stage in node.tags]
+            if nodes:
+                StageRun(stage, nodes, catalog, context, hook_manager or _NullPluginManager(), run_id).execute()
+        return {}
+
+
+@dataclass
+class StageRun:
+    """One execution of one stage."""
+
+    stage: str
+    nodes: list[Node]
+    catalog: Any
+    context: RunContext
+    hook_manager: Any
+    run_id: str | None
+    node_seconds: dict[str, float] = field(default_factory=dict)
+
+    def execute(self) -> None:
+        """Run the stage's nodes under its lock; write the record whether they succeed or fail."""
+        folder = graph.data_folder(self.context.profile)
+        what = f"stage {self.stage} of profile {self.context.profile}"
+        with lock(folder / ".work" / self.stage / "lock", what) as held:
+            parts = self._key_parts()
+            key = stage_key(**parts)
+            workspace = self._workspace(folder, key)
+            self.catalog["workspace"] = MemoryDataset(workspace, copy_mode="assign")
+            begun = {"started": records.now(), "attempt": self._attempt(workspace)}
+            clock = time.monotonic()
+            try:
+                for node in self.nodes:
+                    self._run_node(node, workspace, key, held)
+            except BaseException as error:
+                self._record(folder, key, parts, begun, clock, workspace, error)
+                raise
+            self._record(folder, key, parts, begun, clock, workspace, None)
+            shutil.rmtree(workspace)
+
+    def _key_parts(self) -> dict[str, Any]:
+        """What the stage key is made of, from what the stage is about to load."""
+        outline = graph.stage_graph(self.stage)
+        inputs: dict[str, str] = {}
+        for name in outline.inputs:
+            found = graph.digest_of(self.context.profile, name)
+            if found is None:
+                raise UserError(f"stage {self.stage} needs {name}, which is not there: run `make repro STAGE={graph.producer(name)}`.")
+            inputs[name] = found
+        return {
+            "code": code.current(self.stage, self.context.profile),
+            "parameters": {name: self.catalog.load(f"params:{name}") for name in outline.parameters},
+            "inputs": inputs,
+        }
+
+    def _workspace(self, folder: Path, key: str) -> Path:
+        """The stage's own place for work in progress; work under another key of this stage is dropped."""
+        workspace = folder / ".work" / self.stage / key
+        if os.environ.get(FRESH):
+            shutil.rmtree(workspace, ignore_errors=True)
+        for other in workspace.parent.glob("*/"):
+            if other != workspace:
+                shutil.rmtree(other)
+        workspace.mkdir(parents=True, exist_ok=True)
+        return workspace
+
+    def _attempt(self, workspace: Path) -> int:
+        """How often this key has been started, this time included."""
+        counter = workspace / ".attempts"
+        with counter.open("a") as file:
+            file.write(".")
+        return counter.stat().st_size
+
+    def _run_node(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
+        begun = time.monotonic()
+        if launcher(self.context.compute, self._compute_class(node)) == "inplace":
+            Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
+        else:
+            self._run_rank(node, workspace, key, held)
+        self.node_seconds[node.name] = round(time.monotonic() - begun, 3)
+
+    def _compute_class(self, node: Node) -> str:
+        """The node's own compute class (a tag), else its stage's."""
+        own = [name for name in COMPUTE_CLASSES if name in node.tags]
+        return own[0] if own else load_manifest().stage(self.stage).compute
+
+    def _run_rank(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
+        """Run a node in a child process that holds the stage's lock too and dies with this one; publish here."""
+        given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
+        exchange.write_parameters(workspace, node.name, given)
+        command = [sys.executable, "-m", "pipelines.rank", "--env", self.context.profile, "--stage", self.stage,
+                   "--node", node.name, "--key", key, "--parent", str(os.getpid())]  # fmt: skip
+        rank = subprocess.Popen(command, cwd=ROOT, pass_fds=(held.fileno(),))
+        try:
+            status = rank.wait()
+        except BaseException:
+            rank.kill()
+            rank.wait()
+            raise
+        if status:
+            exchange.raise_error(workspace, node.name, status)
+        for name, value in exchange.read_outputs(workspace, node.name).items():
+            self.catalog.save(name, value)
+
+    def _record(self, folder: Path, key: str, parts: dict[str, Any], begun: dict[str, Any], clock: float,
+                workspace: Path, error: BaseException | None) -> None:  # fmt: skip
+        """Append the run record, with the clocks that the nodes left beside it."""
+        outline = graph.stage_graph(self.stage)
+        whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
+        outcome = "failed" if error else "success" if whole else "partial"
+        record = {
+            "stage": self.stage, "profile": self.context.profile, "key": key,
+            "parts": {**parts, "parameters": flatten(parts["parameters"])},
+            "outputs": {name: graph.digest_of(self.context.profile, name) for name in outline.outputs} if not error else {},
+            "outcome": outcome, "error": _sentence(error), **begun, "finished": records.now(),
+            "seconds": round(time.monotonic() - clock, 3), "node_seconds": self.node_seconds,
+            "metrics": self._metrics() if outcome == "success" else {}, "job_id": None, **records.provenance(ROOT),
+        }  # fmt: skip
+        path = records.write_record(folder / ".runs" / self.stage, record)
+        if (clocks := workspace / CLOCKS).exists():
+            path.with_suffix("").mkdir()
+            shutil.copy(clocks, path.with_suffix("") / CLOCKS)
+
+    def _metrics(self) -> dict[str, Any]:
+        path = graph.dataset_path(self.context.profile, f"{self.stage}_metrics")
+        return dict(json.loads(path.read_bytes()))
+
+
+def _sentence(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    return str(user_error(error) or f"{type(error).__name__}: {error}")
+
+
