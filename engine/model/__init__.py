@@ -1,1 +1,1 @@
-"""The K2 model: DeepSeek-V3's architecture as K2 configures it, fields named as in Hugging Face."""
+"""The model: Kimi K2's architecture at any size, its checkpoint format and its parameter table."""

@@ -1,1 +1,1 @@
-"""MuonClip and the WSD schedule."""
+"""Optimizers: MuonClip, and the learning-rate schedule."""

@@ -1,1 +1,1 @@
-"""The training loop: nodes own loss, batches and phases; this owns everything else."""
+"""Training: the loop that every training stage runs, and its checkpoints."""

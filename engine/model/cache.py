@@ -1,0 +1,47 @@
+"""The cache of decoding: what MLA keeps of a token is its key-value latent and its rotary key, nothing per head.
+
+Shapes: B rows, S slots, R latent channels, d rotary channels.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.model.config import K2Config
+
+
+class LatentCache:
+    """Latents of the tokens seen so far, for all layers, right-aligned rows sharing one length.
+
+    Rows of unequal length are padded on the left; `start_B` is the first slot that belongs to the row. Room
+    for `capacity` slots is taken at once, so that a step writes in place.
+    """
+
+    def __init__(self, config: K2Config, rows: int, capacity: int, start_B: Tensor | None = None) -> None:
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        self.capacity = capacity
+        self.length = 0
+        self.start_B = torch.zeros(rows, dtype=torch.int64) if start_B is None else start_B
+        self.layers = [torch.zeros(rows, capacity, width) for _ in range(config.num_hidden_layers)]
+
+    def append(self, layer: int, latent_BTr: Tensor) -> Tensor:
+        """Write the latents of T new tokens and return those of all slots up to them, (B, length+T, R+d)."""
+        end = self.length + latent_BTr.shape[1]
+        if end > self.capacity:
+            raise ValueError(f"cache of {self.capacity} slots cannot take token {end}")
+        store = self.layers[layer]
+        store[:, self.length : end] = latent_BTr
+        return store[:, :end]
+
+    def visible(self, new: int) -> Tensor:
+        """Which slots each of `new` next tokens sees, (B, 1, new, length+new) bool: its own past, no padding."""
+        slots = torch.arange(self.length + new)
+        queries = torch.arange(self.length, self.length + new)
+        past = slots[None, :] <= queries[:, None]
+        owned = slots[None, :] >= self.start_B[:, None]
+        itself = slots[None, :] == queries[:, None]  # so that a padding query has something to look at
+        return (past[None] & (owned[:, None, :] | itself[None]))[:, None]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only `rows` (indices, repeats allowed): drops finished rows, or copies one prefix for many samples."""
+        self.start_B = self.start_B[rows]
+        self.layers = [store[rows] for store in self.layers]

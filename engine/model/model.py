@@ -1,0 +1,98 @@
+"""The K2 model: embedding, blocks of latent attention and mixture of experts, untied head.
+
+Shapes: B batch, T positions, D model channels, V vocabulary.
+"""
+
+import hashlib
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.attention import LatentAttention
+from engine.model.cache import LatentCache
+from engine.model.config import K2Config
+from engine.model.layers import Linear, RMSNorm, SwiGLU
+from engine.model.moe import MoE, Router
+from engine.model.rope import inverse_frequencies, rotation, rotation_magnitude
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + feed-forward(norm x); the first `first_k_dense_replace` blocks are dense."""
+
+    def __init__(self, config: K2Config, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LatentAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        dense = layer < config.first_k_dense_replace
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if dense else MoE(config)
+
+    def forward(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], cache: LatentCache | None, visible: Tensor | None
+    ) -> Tensor:
+        """One block over (B, T, D)."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, cache, self.layer, visible)
+        return x_BTD + cast(Tensor, self.mlp(self.post_attention_layernorm(x_BTD)))
+
+
+class K2Model(nn.Module):
+    """Kimi K2's architecture at any size. Weights are drawn from `seed`, each by its name; None leaves them unset."""
+
+    frequencies_P: Tensor
+
+    def __init__(self, config: K2Config, seed: int | None = 0) -> None:
+        super().__init__()
+        self.config = config
+        with torch.no_grad():
+            self.embed_tokens = nn.Embedding(
+                config.vocab_size, config.hidden_size, _weight=torch.empty(config.vocab_size, config.hidden_size)
+            )
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.register_buffer("frequencies_P", inverse_frequencies(config), persistent=False)
+        self.magnitude = rotation_magnitude(config)
+        if seed is not None:
+            self._initialise(seed)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        """N(0, initializer_range²) for every matrix; gains stay 1. Adding a layer leaves the others' draws alone."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1 and not parameter.is_meta:
+                key = hashlib.blake2b(f"{seed}/init/{name}".encode(), digest_size=8).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
+                parameter.normal_(std=self.config.initializer_range, generator=generator)
+
+    def hidden(self, ids_BT: Tensor, cache: LatentCache | None = None, positions: Tensor | None = None) -> Tensor:
+        """The last block's normalised output, (B, T, D): what the head reads.
+
+        With a cache the T tokens follow those it holds, and it takes them up. `positions` (T or B×T) default to
+        the tokens' places in the sequence.
+        """
+        past, new = (cache.length if cache is not None else 0), ids_BT.shape[1]
+        if positions is None:
+            positions = torch.arange(past, past + new, device=ids_BT.device)
+        turn = rotation(positions, self.frequencies_P, self.magnitude)
+        visible = cache.visible(new) if cache is not None else None
+        x_BTD = self.embed_tokens(ids_BT)
+        for block in self.layers:
+            x_BTD = block(x_BTD, turn, cache, visible)
+        if cache is not None:
+            cache.length += new
+        return cast(Tensor, self.norm(x_BTD))
+
+    def forward(self, ids_BT: Tensor, cache: LatentCache | None = None, positions: Tensor | None = None) -> Tensor:
+        """Logits of the next token after each position, (B, T, V). See `hidden`."""
+        return cast(Tensor, self.lm_head(self.hidden(ids_BT, cache, positions)))
+
+    def attentions(self) -> list[LatentAttention]:
+        """The attention of each layer, in order."""
+        return [cast(Block, block).self_attn for block in self.layers]
+
+    def routers(self) -> dict[int, Router]:
+        """Layer number → router, for the layers that have one."""
+        blocks = [cast(Block, block) for block in self.layers]
+        return {block.layer: block.mlp.gate for block in blocks if isinstance(block.mlp, MoE)}

@@ -1,0 +1,82 @@
+"""Rotary positions and their extension by YaRN, exactly as DeepSeek-V3's released code has them.
+
+Shapes: B batch, T positions, d rotary channels, P = d/2 rotated pairs.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.model.config import K2Config
+
+
+def _correction(beta: float, dim: int, theta: float, length: int) -> float:
+    """Index of the pair that turns `beta` times within `length` positions (YaRN, arXiv 2309.00071)."""
+    return dim * math.log(length / (2 * math.pi * beta)) / (2 * math.log(theta))
+
+
+def _yarn_frequencies(extrapolated_P: Tensor, dim: int, theta: float, scaling: dict[str, Any]) -> Tensor:
+    """Fast pairs keep their frequency, slow ones are stretched by the factor, with a ramp between."""
+    original = int(scaling["original_max_position_embeddings"])
+    low = max(math.floor(_correction(float(scaling["beta_fast"]), dim, theta, original)), 0)
+    high = min(math.ceil(_correction(float(scaling["beta_slow"]), dim, theta, original)), dim - 1)
+    width = high - low if high != low else 0.001
+    ramp_P = ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    return extrapolated_P / float(scaling["factor"]) * ramp_P + extrapolated_P * (1 - ramp_P)
+
+
+def inverse_frequencies(config: K2Config) -> Tensor:
+    """Radians a position for each rotated pair, shape (P,), with `config.rope_scaling` applied."""
+    dim, theta = config.qk_rope_head_dim, config.rope_theta
+    plain_P = theta ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return plain_P
+    if scaling.get("type", scaling.get("rope_type")) == "linear":
+        return plain_P / float(scaling["factor"])
+    return _yarn_frequencies(plain_P, dim, theta, scaling)
+
+
+def _magnitude(factor: float, mscale: float) -> float:
+    return 1.0 + 0.1 * mscale * math.log(factor) if factor > 1 else 1.0
+
+
+def _is_yarn(config: K2Config) -> bool:
+    scaling = config.rope_scaling
+    return scaling is not None and scaling.get("type", scaling.get("rope_type")) == "yarn"
+
+
+def rotation_magnitude(config: K2Config) -> float:
+    """What cosines and sines are multiplied by: 1 but for YaRN with unequal mscale and mscale_all_dim."""
+    if not _is_yarn(config):
+        return 1.0
+    scaling = config.rope_scaling or {}
+    factor = float(scaling["factor"])
+    return _magnitude(factor, float(scaling["mscale"])) / _magnitude(factor, float(scaling["mscale_all_dim"]))
+
+
+def softmax_scale(config: K2Config) -> float:
+    """The softmax's scale: 1/√(qk head channels), times YaRN's magnitude squared."""
+    scale = 1 / math.sqrt(config.qk_head_dim)
+    if not _is_yarn(config):
+        return scale
+    scaling = config.rope_scaling or {}
+    return scale * _magnitude(float(scaling["factor"]), float(scaling["mscale_all_dim"])) ** 2
+
+
+def rotation(positions: Tensor, frequencies_P: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of `positions` (T or B×T), each of shape (…, P), in fp32."""
+    angles = positions.to(torch.float32)[..., None] * frequencies_P
+    return angles.cos() * magnitude, angles.sin() * magnitude
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the interleaved pairs of x (…, d); the result holds all first members, then all second ones.
+
+    The checkpoint stores pairs interleaved. Queries and keys are reordered alike, so their product is that
+    of the stored order.
+    """
+    first, second = x[..., 0::2], x[..., 1::2]
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

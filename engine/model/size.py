@@ -1,0 +1,70 @@
+"""How many parameters a configuration has, block by block, in total and active for one token."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.errors import UserError
+from engine.model.config import K2Config
+from engine.model.model import K2Model
+from engine.model.moe import gate_factor
+
+BLOCKS = (
+    ("embed_tokens", "input embedding"),
+    ("lm_head", "LM head"),
+    ("gate_up_proj", "routed experts"),
+    (".experts.", "routed experts"),
+    ("shared_experts", "shared experts"),
+    (".mlp.gate.", "router and bias"),
+    (".mlp.", "dense feed-forward"),
+    ("input_layernorm", "RMSNorm"),
+    ("post_attention_layernorm", "RMSNorm"),
+    ("self_attn", "attention"),
+    ("norm", "RMSNorm"),
+)
+"""First match wins. A norm inside attention counts as attention, as in k2-facts 1.4."""
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One block: its parameters (router biases counted) and those that one token's forward uses."""
+
+    block: str
+    total: int
+    active: int
+
+
+def n_params(config: K2Config) -> list[SizeRow]:
+    """The table by block, a row "sum" last. Built on the meta device: takes no memory at any size."""
+    with torch.device("meta"):
+        model = K2Model(config, seed=None)
+    totals: dict[str, int] = defaultdict(int)
+    for name, tensor in model.state_dict().items():
+        block = next(title for part, title in BLOCKS if part in name)
+        totals[block] += tensor.numel()
+    share = config.num_experts_per_tok / config.n_routed_experts
+    rows = [
+        SizeRow(block, totals[block], round(totals[block] * share) if block == "routed experts" else totals[block])
+        for block in dict.fromkeys(title for _, title in BLOCKS)
+        if totals[block]
+    ]
+    return [*rows, SizeRow("sum", sum(row.total for row in rows), sum(row.active for row in rows))]
+
+
+def config_from_parameters(model: dict[str, Any], vocab_size: int, max_position_embeddings: int) -> K2Config:
+    """The configuration that a `model:` block of the parameters describes.
+
+    The vocabulary is the tokenizer's unless the block fixes one; a routed_scaling_factor of null is computed
+    from the numbers of experts. Raises UserError where the block fixes a vocabulary too small for the tokenizer.
+    """
+    values = {**model}
+    fixed = values.pop("vocab_size", None)
+    if fixed is not None and fixed < vocab_size:
+        raise UserError(
+            f"parameters: model.vocab_size is {fixed}, but the tokenizer has {vocab_size} tokens; raise it or set null"
+        )
+    if values.get("routed_scaling_factor") is None:
+        values["routed_scaling_factor"] = gate_factor(values["n_routed_experts"], values["num_experts_per_tok"])
+    return K2Config(**values, vocab_size=fixed or vocab_size, max_position_embeddings=max_position_embeddings)

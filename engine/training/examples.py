@@ -1,0 +1,66 @@
+"""Token batches of the fine-tuning examples, for sft and for RL's PTX loss: a fixed number of each kind a step.
+
+A step's batch is a pure function of (seed, step): each kind is gone through in epochs, every epoch in an order of its
+own keyed by (seed, kind, epoch). Kinds are padded apart, so that short sums do not pay for long dialogues.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import UserError
+from engine.rollout.seeds import generator
+from engine.text.chat import encode_chat
+from engine.text.tokenizer import K2Tokenizer
+from engine.training.padded import Padded, pad
+
+Row = tuple[list[int], list[bool]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples of one split by kind, as (ids, mask of assistant tokens), and how many were too long."""
+
+    by_kind: dict[str, list[Row]]
+    left_out: int
+
+
+def encode(rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens: int) -> Encoded:
+    """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted."""
+    by_kind: dict[str, list[Row]] = {}
+    left_out = 0
+    for row in rows:
+        ids, mask = encode_chat(tokenizer, json.loads(row["messages"]), json.loads(row["tools"]))
+        if len(ids) > max_tokens:
+            left_out += 1
+            continue
+        by_kind.setdefault(row["kind"], []).append((ids, mask))
+    return Encoded(by_kind, left_out)
+
+
+def require(encoded: Encoded, sizes: Mapping[str, int], field: str) -> None:
+    """Refuse, naming `field` of the parameters, a batch with kinds of which no example is short enough."""
+    for kind, size in sizes.items():
+        if size > 0 and not encoded.by_kind.get(kind):
+            raise UserError(
+                f"sft_examples has no training example of kind {kind!r} within max_tokens: raise max_tokens, or set "
+                f"{field}.{kind} to 0"
+            )
+
+
+def draw(rows: Sequence[Row], kind: str, step: int, size: int, seed: int) -> list[Row]:
+    """The `size` examples that step `step` takes, epoch after epoch without replacement."""
+    out: list[Row] = []
+    orders: dict[int, list[int]] = {}
+    for place in range(step * size, (step + 1) * size):
+        epoch, index = divmod(place, len(rows))
+        if epoch not in orders:
+            orders[epoch] = generator(seed, f"examples/{kind}", epoch).permutation(len(rows)).tolist()
+        out.append(rows[orders[epoch][index]])
+    return out
+
+
+def batch_at(encoded: Encoded, sizes: Mapping[str, int], step: int, seed: int) -> dict[str, Padded]:
+    """The batch of one step: a padded group a kind."""
+    return {kind: pad(draw(encoded.by_kind[kind], kind, step, size, seed)) for kind, size in sizes.items() if size > 0}

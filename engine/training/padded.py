@@ -1,0 +1,58 @@
+"""Batches of examples of unequal length, and the log-probability of the tokens that count in them.
+
+Rows are padded on the right: attention is causal, so what stands after a row's end changes nothing before it. The
+head runs on counted positions alone, which for answers of three tokens to questions of fifteen spares most of it.
+
+Shapes: B rows, T positions, M counted tokens of all rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.model.model import K2Model
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Token ids and the mask of tokens to be predicted, both (B, T)."""
+
+    ids_BT: Tensor
+    counted_BT: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of tokens to be predicted; a row's first token has no past and is never one."""
+        return int(self.counted_BT[:, 1:].sum())
+
+
+def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Padded:
+    """Stack rows of (ids, mask) to the length of the longest; padding is token 0 and never counted."""
+    width = max(len(ids) for ids, _ in rows)
+    ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    counted_BT = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (ids, mask) in enumerate(rows):
+        ids_BT[i, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
+        counted_BT[i, : len(ids)] = torch.as_tensor(mask, dtype=torch.bool)
+    return Padded(ids_BT, counted_BT)
+
+
+def token_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probability at `temperature` of each counted token given its past, (M,), and the row it is in, (M,)."""
+    inputs, targets, counted = batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], batch.counted_BT[:, 1:]
+    logits_MV = model.lm_head(model.hidden(inputs)[counted]).float() / temperature
+    logprobs_M = logits_MV.log_softmax(-1).gather(-1, targets[counted][:, None])[:, 0]
+    return logprobs_M, counted.nonzero()[:, 0]
+
+
+def response_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> Tensor:
+    """Sum of the counted tokens' log-probabilities of each row, (B,)."""
+    logprobs_M, row_M = token_logprobs(model, batch, temperature)
+    return torch.zeros(len(batch.ids_BT), dtype=logprobs_M.dtype).index_add(0, row_M, logprobs_M)
+
+
+def mean_nll(model: K2Model, batch: Padded) -> Tensor:
+    """Mean negative log-likelihood of the counted tokens, in nats."""
+    return -token_logprobs(model, batch)[0].mean()

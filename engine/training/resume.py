@@ -1,0 +1,112 @@
+"""Progress of a training run on disc: checkpoints written whole, verified when read, the last two kept."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from engine.errors import UserError
+
+KEEP = 2
+STATE, META = "state.safetensors", "meta.json"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A verified checkpoint: completed steps, tensors by name, length of the history up to it."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    history_bytes: int
+
+
+class Progress:
+    """The checkpoints of one run, under `directory`, tied to its history file."""
+
+    def __init__(self, directory: Path, history: Path, fingerprint: dict[str, Any]) -> None:
+        self.directory, self.history, self.fingerprint = directory, history, fingerprint
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def save(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Write the checkpoint after `step` completed steps; the history must hold exactly their rows, synced."""
+        final = self.directory / f"{step:08d}"
+        partial = self.directory / f".{step:08d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        data = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+        rows = self.history.read_bytes()
+        meta = {
+            "step": step,
+            "digest": _digest(data),
+            "history_bytes": len(rows),
+            "history_digest": _digest(rows),
+            "fingerprint": self.fingerprint,
+        }
+        _write_synced(partial / STATE, data)
+        _write_synced(partial / META, json.dumps(meta, sort_keys=True).encode())
+        _sync_directory(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync_directory(self.directory)
+        for old in self._steps()[:-KEEP]:
+            shutil.rmtree(old)
+
+    def _steps(self) -> list[Path]:
+        return sorted(path for path in self.directory.iterdir() if path.name.isdigit())
+
+    def latest(self) -> Saved | None:
+        """The newest checkpoint whose bytes are what was written, with the history cut to its step; None to start.
+
+        Raises UserError where it was made under other numerics: going on would not end in the same bits.
+        """
+        for directory in reversed(self._steps()):
+            saved = self._read(directory)
+            if saved is not None:
+                os.truncate(self.history, saved.history_bytes)
+                return saved
+        self.history.write_bytes(b"")
+        return None
+
+    def _read(self, directory: Path) -> Saved | None:
+        try:
+            meta = json.loads((directory / META).read_text())
+            data = (directory / STATE).read_bytes()
+            rows = self.history.read_bytes()[: meta["history_bytes"]]
+            if _digest(data) != meta["digest"] or _digest(rows) != meta["history_digest"]:
+                return None
+            tensors = load(data)
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return None
+        if meta["fingerprint"] != self.fingerprint:
+            changed = sorted(k for k in self.fingerprint if meta["fingerprint"].get(k) != self.fingerprint[k])
+            raise UserError(
+                f"{directory}: this run began with another {', '.join(changed)} and would not end in the same bits; "
+                "start the stage afresh (--fresh) or restore the machine's setting"
+            )
+        return Saved(int(meta["step"]), tensors, int(meta["history_bytes"]))

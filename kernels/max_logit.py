@@ -1,0 +1,35 @@
+"""Per-head maximum of the softmax input: what QK-Clip steers by (arXiv 2507.20534, section 2.1).
+
+Shapes: B batch, H heads, T positions, E channels of a query or key head.
+"""
+
+import torch
+from torch import Tensor
+
+CHUNK = 128
+
+
+def reference(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
+    """The specification: all logits at once, masked pairs left out, shape (H,), fp32."""
+    T = q_BHTE.shape[2]
+    logits = q_BHTE.float() @ k_BHTE.float().mT * scale
+    future = torch.ones(T, T, dtype=torch.bool, device=logits.device).triu(1)
+    return logits.masked_fill(future, float("-inf")).amax((0, 2, 3))
+
+
+@torch.no_grad()
+def max_logit(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
+    """The same exact maximum, computed in chunks of queries so that memory is linear in T; (H,), fp32, signed.
+
+    Products are formed in fp32 from the inputs' own values, as the attention kernel forms them.
+    """
+    _, H, T, _ = q_BHTE.shape
+    q, k = q_BHTE.float(), k_BHTE.float()
+    best = torch.full((H,), float("-inf"), device=q.device)
+    for start in range(0, T, CHUNK):
+        stop = min(start + CHUNK, T)
+        logits = q[:, :, start:stop] @ k[:, :, :stop].mT
+        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu(1)
+        logits[..., start:].masked_fill_(future, float("-inf"))
+        best = torch.maximum(best, logits.amax((0, 2, 3)) * scale)
+    return best
