@@ -1,0 +1,218 @@
+"""Judging a table by its suite, with Great Expectations over the table's one row of statistics."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.errors import UserError
+from pipelines.gates.profile import Statistic, profile_table
+from pipelines.gates.suites import Suite, load_suites
+
+if TYPE_CHECKING:
+    import polars as pl
+
+REPORT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """The verdict on one table.
+
+    Attributes:
+        passed: whether every expectation holds.
+        failures: one phrase for each that does not: the statistic, what was observed, what was expected.
+        report: plain data for the JSON file: profile, expectations and Great Expectations' own result.
+    """
+
+    passed: bool
+    failures: list[str]
+    report: dict[str, Any]
+
+
+class GateRefused(UserError):
+    """A table did not pass its gate; `report` says why."""
+
+    def __init__(self, message: str, report: GateReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def check(dataset: str, frame: "pl.LazyFrame", report_dir: Path) -> None:
+    """Judge a table before it is published; a table without a suite passes unseen.
+
+    Writes `<report_dir>/<dataset>.json` and the page `data_docs/<dataset>.html` beside the stages' folders.
+
+    Args:
+        dataset: the table's name in the catalog.
+        frame: the finished table.
+        report_dir: data/<profile>/.runs/<stage>/gates.
+
+    Raises:
+        GateRefused: an expectation does not hold. The report is written before.
+        UserError: gates.yml is at fault.
+    """
+    suite = load_suites().get(dataset)
+    if suite is None:
+        return
+    profile = profile_table(frame, _schema(frame), suite.key, suite.shares)
+    verdict = judge(dataset, profile, suite.name)
+    path = report_dir / f"{dataset}.json"
+    write_atomic(path, canonical_json(verdict.report))
+    _write_docs(report_dir.parents[1])
+    if not verdict.passed:
+        raise GateRefused(
+            f"{dataset} was refused by its gate: {'; '.join(verdict.failures)}. The table published before stays as it "
+            f"was; {path} holds all figures; correct the stage's parameters or input, or the suite in "
+            "conf/base/gates.yml.",
+            verdict,
+        )
+
+
+def judge(dataset: str, profile_frame: dict[str, Statistic], suite: str) -> GateReport:
+    """Run one suite over a table's statistics.
+
+    Args:
+        dataset: the table, for the messages.
+        profile_frame: the one row of statistics, as `profile_table` returns it.
+        suite: the suite's name in gates.yml.
+
+    Raises:
+        UserError: the suite is unknown, or names a statistic or an expectation that does not exist.
+    """
+    suites = load_suites()
+    if suite not in suites:
+        raise UserError(f"conf/base/gates.yml has no suite {suite} for {dataset}: it has {', '.join(suites)}.")
+    rules = suites[suite]
+    for rule in rules.expectations:
+        if rule["column"] not in profile_frame:
+            raise UserError(
+                f"conf/base/gates.yml: suite {suite} names the statistic {rule['column']}, which {dataset} does not "
+                f"have; it has {', '.join(sorted(profile_frame))}."
+            )
+    result = _validate(dataset, profile_frame, rules)
+    rows = [_verdict_row(entry, profile_frame) for entry in result["results"]]
+    failures = [_phrase(row) for row in rows if not row["passed"]]
+    report = {
+        "schema": REPORT_SCHEMA,
+        "dataset": dataset,
+        "passed": not failures,
+        "failures": failures,
+        "profile": {name: _plain(value) for name, value in profile_frame.items()},
+        "expectations": rows,
+        "result": result,
+    }
+    return GateReport(not failures, failures, report)
+
+
+def _validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[str, Any]:
+    """Great Expectations' own validation of the one-row frame, as plain JSON data."""
+    import pandas as pd
+
+    context, gx = _context()
+    configuration = gx.expectations.expectation_configuration.ExpectationConfiguration
+    rules = [_configuration(configuration, rule, suite.name) for rule in suite.expectations]
+    # an undefined statistic is null, which every other expectation would let pass
+    known = [
+        configuration(type="expect_column_values_to_not_be_null", kwargs={"column": column})
+        for column in dict.fromkeys(rule["column"] for rule in suite.expectations)
+    ]
+    expectations = gx.ExpectationSuite(name=suite.name)
+    try:
+        expectations.add_expectation_configurations([*rules, *known])
+    except Exception as error:  # GX raises several unrelated classes for a wrong type or argument
+        raise UserError(f"conf/base/gates.yml: suite {suite.name}: {' '.join(str(error).split())[:300]}.") from error
+    source = context.data_sources.add_or_update_pandas(dataset)
+    batch = source.add_dataframe_asset(dataset).add_batch_definition_whole_dataframe("profile")
+    frame = pd.DataFrame([profile])
+    result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(expectations)
+    plain: dict[str, Any] = json.loads(json.dumps(result.to_json_dict(), default=str))
+    return _without_clocks(plain)
+
+
+def _configuration(configuration: Any, rule: dict[str, Any], suite: str) -> Any:
+    kwargs = {name: value for name, value in rule.items() if name not in ("type", "description")}
+    words = f"{_expected(rule['type'], kwargs)}: {rule['description']}" if "description" in rule else None
+    return configuration(type=rule["type"], kwargs=kwargs, description=words, meta={"suite": suite})
+
+
+@cache
+def _context() -> tuple[Any, Any]:
+    """Great Expectations with an in-memory context: imported once a process (about 3 s), silent, no analytics."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+    import great_expectations.expectations.expectation_configuration
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return context, gx
+
+
+def _verdict_row(entry: dict[str, Any], profile: dict[str, Statistic]) -> dict[str, Any]:
+    """One expectation's verdict, in our words."""
+    config = entry["expectation_config"]
+    arguments = {name: value for name, value in config["kwargs"].items() if name not in ("column", "batch_id")}
+    return {
+        "type": config["type"],
+        "statistic": config["kwargs"]["column"],
+        "arguments": arguments,
+        "observed": _plain(profile[config["kwargs"]["column"]]),
+        "passed": bool(entry["success"]),
+        "description": config.get("description"),
+    }
+
+
+def _expected(kind: str, arguments: dict[str, Any]) -> str:
+    """What an expectation asks for, in words."""
+    low, high = arguments.get("min_value"), arguments.get("max_value")
+    above = "more than" if arguments.get("strict_min") else "at least"
+    below = "less than" if arguments.get("strict_max") else "at most"
+    bounds = [f"{above} {low:g}" if low is not None else "", f"{below} {high:g}" if high is not None else ""]
+    return " and ".join(bound for bound in bounds if bound) or kind.removeprefix("expect_").replace("_", " ")
+
+
+def _phrase(row: dict[str, Any]) -> str:
+    want = row["description"] or _expected(row["type"], row["arguments"])
+    return f"{row['statistic']} is {_number(row['observed'])}, expected {want}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str("undefined" if value is None else value)
+
+
+def _plain(value: Statistic) -> Statistic | None:
+    """JSON has no nan: an undefined statistic is null."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _without_clocks(result: dict[str, Any]) -> dict[str, Any]:
+    """The result without what differs from run to run (times, ids, in-memory frame names)."""
+    meta = {"great_expectations_version": result.get("meta", {}).get("great_expectations_version")}
+    kept = {"success": result["success"], "results": result["results"], "statistics": result["statistics"]}
+    return {**kept, "suite_name": result.get("suite_name"), "meta": meta}
+
+
+def _schema(frame: "pl.LazyFrame") -> dict[str, Any]:
+    """The declared types' names of a frame's columns; the dataset has checked them against the declaration."""
+    import polars as pl
+
+    names: Sequence[tuple[Any, str]] = (
+        (pl.String, "str"), (pl.Int64, "i64"), (pl.Int32, "i32"), (pl.Float64, "f64"),
+        (pl.Boolean, "bool"), (pl.List(pl.String), "list[str]"),
+    )  # fmt: skip
+    return {
+        column: next((name for known, name in names if kind == known), "other")
+        for column, kind in frame.collect_schema().items()
+    }
+
+
+def _write_docs(runs: Path) -> None:
+    from pipelines.gates.docs import write_docs
+
+    write_docs(runs)

@@ -1,0 +1,61 @@
+"""The suites of conf/base/gates.yml: which expectations hold for which table."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.errors import UserError
+
+GATES = Path(__file__).resolve().parents[2] / "conf" / "base" / "gates.yml"
+_FIELDS = {"key", "shares", "expectations"}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What one table must satisfy.
+
+    Attributes:
+        name: the table's name in the catalog.
+        key: the column whose values must be distinct.
+        shares: column → the values whose shares are measured (anything else counts as `<column>.other`).
+        expectations: Great Expectations configurations: `type`, `column` (a statistic of the profile), the
+            type's own arguments, and a `description`.
+    """
+
+    name: str
+    key: str
+    shares: dict[str, list[str]] = field(default_factory=dict)
+    expectations: list[dict[str, Any]] = field(default_factory=list)
+
+
+@cache
+def load_suites(path: Path = GATES) -> dict[str, Suite]:
+    """All suites by table.
+
+    Raises:
+        UserError: the file is not YAML, or a suite has an unknown or a missing field.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    return {name: _suite(path, name, entry) for name, entry in (raw or {}).items() if not name.startswith("_")}
+
+
+def gated_tables(path: Path = GATES) -> list[str]:
+    """The tables that have a suite, in the order of the file."""
+    return list(load_suites(path))
+
+
+def _suite(path: Path, name: str, entry: Any) -> Suite:
+    if not isinstance(entry, dict) or not entry.get("expectations"):
+        raise UserError(f"{path}: suite {name} has no field expectations: list what {name} must satisfy.")
+    if unknown := set(entry) - _FIELDS:
+        raise UserError(f"{path}: suite {name} has an unknown field {min(unknown)}: use {', '.join(sorted(_FIELDS))}.")
+    for expectation in entry["expectations"]:
+        if not isinstance(expectation, dict) or not {"type", "column"} <= set(expectation):
+            raise UserError(f"{path}: suite {name}: {expectation!r} needs the fields type and column.")
+    return Suite(name, entry.get("key", "id"), entry.get("shares", {}), entry["expectations"])
