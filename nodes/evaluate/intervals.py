@@ -69,15 +69,22 @@ def bootstrap_mean(values: Sequence[float], seed: int, purpose: str, confidence:
 
 
 def paired_difference(
-    after: Sequence[float], before: Sequence[float], seed: int, purpose: str, confidence: float = 0.95
+    after: Sequence[Sequence[float]],
+    before: Sequence[Sequence[float]],
+    seed: int,
+    purpose: str,
+    confidence: float = 0.95,
 ) -> Interval:
-    """Mean of after - before over the same items: pairing takes the items' difficulty out of the interval.
+    """Difference of two ratios, each given as [numerators, denominators] over the same items in the same order.
 
-    Raises ValueError if the two are not about the same number of items.
+    Pairing takes the items' difficulty out of the interval. Raises ValueError if the two are not about the same
+    items: as many, and with the same denominators (bytes of each document; ones for shares).
     """
-    if len(after) != len(before):
-        raise ValueError(f"paired_difference needs the same items twice, not {len(after)} and {len(before)}")
-    return bootstrap_mean([a - b for a, b in zip(after, before, strict=True)], seed, purpose, confidence)
+    (above_after, below_after), (above_before, below_before) = after, before
+    if list(below_after) != list(below_before) or len(above_after) != len(above_before):
+        raise ValueError("paired_difference needs the same items, with the same denominators, in both lists")
+    differences = [a - b for a, b in zip(above_after, above_before, strict=True)]
+    return bootstrap_ratio(differences, below_after, seed, purpose, confidence)
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

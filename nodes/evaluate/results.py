@@ -32,19 +32,27 @@ class Row:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Rows in the order they are to be shown, and whatever else the report draws from (JSON types only)."""
+    """Rows in the order they are to be shown (the first is the suite's headline), and what else the report uses.
+
+    `outcomes` holds for a metric what was counted on each item: [numerators, denominators], whose sums' ratio is the
+    row's value. Items stand in the same order for every checkpoint, so that two checkpoints can be compared item by
+    item. `details` is for the suite's own plots and samples (JSON types only).
+    """
 
     rows: tuple[Row, ...]
+    outcomes: dict[str, list[list[float]]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {"rows": [asdict(row) for row in self.rows], "details": self.details}
+        rows = [asdict(row) for row in self.rows]
+        return {"rows": rows, "outcomes": self.outcomes, "details": self.details}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SuiteResult":
         """The inverse of `to_dict`."""
-        return cls(tuple(Row(**row) for row in data["rows"]), dict(data["details"]))
+        rows = tuple(Row(**row) for row in data["rows"])
+        return cls(rows, dict(data["outcomes"]), dict(data["details"]))
 
     def row(self, metric: str) -> Row | None:
         """The row named `metric`, if this suite has it."""

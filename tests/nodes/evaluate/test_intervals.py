@@ -50,12 +50,17 @@ def test_constant_values_have_no_width():
 
 
 def test_pairing_removes_what_the_items_share():
-    difficulty = np.random.default_rng(2).random(300)
-    after, before = list(difficulty + 0.1), list(difficulty)
+    difficulty, ones = np.random.default_rng(2).random(300), [1.0] * 300
+    after, before = [list(difficulty + 0.1), ones], [list(difficulty), ones]
     paired = paired_difference(after, before, 1, "t")
     assert (paired.low, paired.value, paired.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_pairing_refuses_other_items():
     with pytest.raises(ValueError, match="same items"):
-        paired_difference(after, before[:-1], 1, "t")
+        paired_difference([[1.0, 0.0], [1.0, 1.0]], [[1.0], [1.0]], 1, "t")
+    with pytest.raises(ValueError, match="same items"):
+        paired_difference([[1.0, 0.0], [1.0, 1.0]], [[1.0, 0.0], [1.0, 2.0]], 1, "t")
 
 
 def test_bootstrap_refuses_nothing():

@@ -1,0 +1,109 @@
+"""The comparison table: one line a metric, one cell a checkpoint, and how a figure is written out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nodes.evaluate.results import Results, Row
+
+
+@dataclass(frozen=True)
+class SuiteInfo:
+    """How a suite presents itself: its name, its title, and one or two sentences on how it measures."""
+
+    name: str
+    title: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric over all checkpoints; a checkpoint that lacks it has None. `best` names the leading ones."""
+
+    metric: str
+    label: str
+    cells: dict[str, Row | None]
+    best: tuple[str, ...]
+
+    @property
+    def sample(self) -> Row:
+        """Any row of this line, for what all of them share (unit, chance, direction)."""
+        return next(row for row in self.cells.values() if row is not None)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The lines of one suite."""
+
+    suite: SuiteInfo
+    lines: tuple[Line, ...]
+
+
+def compare(results: Results, suites: Sequence[SuiteInfo]) -> tuple[Section, ...]:
+    """Turn results by checkpoint into sections by suite; suites without a row (samples) are left out."""
+    sections = []
+    for suite in suites:
+        found = {name: by_suite[suite.name].rows for name, by_suite in results.items() if suite.name in by_suite}
+        labels = {row.metric: row.label for rows in found.values() for row in rows}
+        lines = tuple(_line(metric, label, found, list(results)) for metric, label in labels.items())
+        if lines:
+            sections.append(Section(suite, lines))
+    return tuple(sections)
+
+
+def _line(metric: str, label: str, found: dict[str, tuple[Row, ...]], checkpoints: list[str]) -> Line:
+    cells = {name: next((row for row in found.get(name, ()) if row.metric == metric), None) for name in checkpoints}
+    present = {name: row for name, row in cells.items() if row is not None}
+    pick = min if next(iter(present.values())).better == "lower" else max
+    target = value_text_of(pick(present.values(), key=lambda row: row.value))
+    best = tuple(name for name, row in present.items() if value_text_of(row) == target)
+    return Line(metric, label, cells, best if len(best) < len(present) else ())
+
+
+def value_text_of(row: Row) -> str:
+    """The figure with its unit as the reader sees it: shares in per cent, the rest with three decimals."""
+    return number_text(row.value, row.unit)
+
+
+def number_text(value: float, unit: str) -> str:
+    """`value` written for `unit`."""
+    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
+
+
+def interval_text_of(row: Row) -> str:
+    """The interval as "36.0–46.5", or nothing where a row has none."""
+    if row.low is None or row.high is None:
+        return ""
+    scale, digits = (100, 1) if row.unit == "share" else (1, 3)
+    return f"{scale * row.low:.{digits}f}–{scale * row.high:.{digits}f}"
+
+
+def to_json(sections: Sequence[Section]) -> dict[str, Any]:
+    """The table as data: suite → metric → what all checkpoints share, and value, interval and n of each."""
+    return {
+        section.suite.name: {
+            line.metric: {
+                "label": line.label,
+                "unit": line.sample.unit,
+                "better": line.sample.better,
+                "chance": line.sample.chance,
+                "checkpoints": {
+                    name: {"value": row.value, "low": row.low, "high": row.high, "n": row.n}
+                    for name, row in line.cells.items()
+                    if row is not None
+                },
+            }
+            for line in section.lines
+        }
+        for section in sections
+    }
+
+
+def flat_metrics(results: Results) -> dict[str, float]:
+    """Every figure under "checkpoint/metric", for the metrics file."""
+    return {
+        f"{checkpoint}/{row.metric}": row.value
+        for checkpoint, by_suite in results.items()
+        for result in by_suite.values()
+        for row in result.rows
+    }

@@ -1,0 +1,110 @@
+"""Everything that the templates say, gathered in one place; the templates only lay it out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nodes.evaluate.report.changes import changes
+from nodes.evaluate.report.comparison import Section, SuiteInfo, compare, value_text_of
+from nodes.evaluate.report.sources import Source
+from nodes.evaluate.results import Results
+
+PUBLISHED = Path(__file__).with_name("published.json")
+
+STAGES = {
+    "pretrain": "Pre-training",
+    "extend": "Context extension",
+    "sft": "Fine-tuning",
+    "rl": "Reinforcement learning",
+}
+"""Stages whose metrics make up the training recipe, with the name that a reader knows."""
+
+BASELINES = {
+    "bigram": "bigram",
+    "kneser_ney_3gram": "Kneser–Ney 3-gram",
+    "kneser_ney_5gram": "Kneser–Ney 5-gram",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report is made from: results of the suites, metrics by stage, the architecture, the data, the seed."""
+
+    results: Results
+    suites: tuple[SuiteInfo, ...]
+    metrics: Mapping[str, Mapping[str, Any]]
+    architecture: Mapping[str, Any]
+    parameters: int
+    sources: tuple[Source, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline: what is measured, at the first and at the last checkpoint."""
+
+    title: str
+    first: str
+    last: str
+    improved: bool
+
+
+def gather(facts: Facts) -> dict[str, Any]:
+    """The templates' variables, all but the plots."""
+    sections = compare(facts.results, facts.suites)
+    return {
+        "checkpoints": list(facts.results),
+        "sections": sections,
+        "cards": cards(sections),
+        "changes": changes(facts.results, facts.suites, facts.seed),
+        "samples": samples(facts.results),
+        "published": json.loads(PUBLISHED.read_text(encoding="utf-8")),
+        "baselines": baselines(facts.metrics.get("pretrain", {})),
+        "recipe": {title: dict(facts.metrics.get(stage, {})) for stage, title in STAGES.items()},
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
+        "sources": facts.sources,
+        "documents": sum(source.documents for source in facts.sources),
+        "bytes": sum(source.bytes for source in facts.sources),
+    }
+
+
+def cards(sections: Sequence[Section]) -> list[Card]:
+    """The first line of every section, from the first checkpoint that has it to the last."""
+    found = []
+    for section in sections:
+        line = section.lines[0]
+        rows = [row for row in line.cells.values() if row is not None]
+        improved = rows[-1].value < rows[0].value if rows[0].better == "lower" else rows[-1].value > rows[0].value
+        found.append(Card(line.label, value_text_of(rows[0]), value_text_of(rows[-1]), improved))
+    return found
+
+
+def samples(results: Results) -> list[dict[str, Any]]:
+    """Prompts with every checkpoint's response: [{prompt, kind, responses: {checkpoint: text}}]."""
+    by_checkpoint = {
+        name: suites["samples"].details["samples"] for name, suites in results.items() if "samples" in suites
+    }
+    if not by_checkpoint:
+        return []
+    prompts = next(iter(by_checkpoint.values()))
+    return [
+        {
+            "prompt": asked["prompt"],
+            "kind": asked["kind"],
+            "responses": {name: answers[index]["response"] for name, answers in by_checkpoint.items()},
+        }
+        for index, asked in enumerate(prompts)
+    ]
+
+
+def baselines(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Bits per byte of the n-gram models that pre-training measured on the same text, best last."""
+    found = [
+        (title, float(metrics[f"{name}_bits_per_byte"]))
+        for name, title in BASELINES.items()
+        if f"{name}_bits_per_byte" in metrics
+    ]
+    return sorted(found, key=lambda pair: -pair[1])
