@@ -1,0 +1,133 @@
+"""Worked solutions of reasoning-gym problems: the steps its entries' metadata allow to write out and to check.
+
+reasoning-gym gives questions and answers; a language model learns more from the way between them (the paper's
+learning notes, section 2.2). Each function returns the solution's lines without the final answer.
+"""
+
+import re
+from collections.abc import Callable
+from math import gcd
+from typing import Any
+
+Entry = dict[str, Any]
+
+# Instructions about the answer's form: they address a test-taker and say nothing about the problem.
+_INSTRUCTIONS = re.compile(
+    r"(Give only|Give the result|Do not include|Write the factors|Please follow|State the final answer to the "
+    r"following arithmetic problem:|Your task is to (?:count|compute|convert)[^\n]*\n+(?:Now, )?"
+    r"|If the target base[^\n]*\n+(?:Now, )?)[^\n]*?(?:\.(?=\s|$)|(?<=\n)|\)$|$)"
+)
+_CHECKED_TWICE = re.compile(r"####.*", re.DOTALL)
+
+
+def question_of(entry: Entry) -> str:
+    """The problem's own words, without instructions about how to format the answer."""
+    question = entry["question"].strip()
+    question = re.sub(r"^Your task is to [^\n]*\n+", "", question)
+    question = re.sub(r"If the target base is > 10[^\n]*\n+", "", question)
+    question = re.sub(r"(?:^|\n)Now, (\w)", lambda match: match[1].upper(), question).strip()
+    question = re.sub(r"\s*(Give only|Give the result|Do not include|Write the factors)[^.]*?(\.|\)|$)", "", question)
+    question = question.replace("Do not include units.", "").replace("\n", " ")
+    return re.sub(r"\$\\dfrac\{(\d+)\}\{(\d+)\}\$|\$\\frac\{(\d+)\}\{(\d+)\}\$", _plain_fraction, question).strip()
+
+
+def answer_of(entry: Entry) -> str:
+    """The true answer, fractions written plainly."""
+    answer = str(entry["answer"]).strip()
+    return re.sub(r"\$\\d?frac\{(-?\d+)\}\{(-?\d+)\}\$", r"\1/\2", answer)
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    numbers = [group for group in match.groups() if group]
+    return "/".join(numbers)
+
+
+def euclid(entry: Entry) -> list[str]:
+    """Greatest common divisor by Euclid's algorithm, one division a line."""
+    numbers = entry["metadata"]["numbers"]
+    return _euclid(int(numbers[0]), int(numbers[1]))
+
+
+def _euclid(a: int, b: int) -> list[str]:
+    a, b = max(a, b), min(a, b)
+    lines = []
+    while b:
+        lines.append(f"{a} = {a // b} × {b} + {a % b}")
+        a, b = b, a % b
+    return [*lines, f"The last remainder above zero is {a}."]
+
+
+def least_multiple(entry: Entry) -> list[str]:
+    """Least common multiple from the greatest common divisor."""
+    a, b = (int(number) for number in entry["metadata"]["numbers"][:2])
+    return [*_euclid(a, b), f"{a} × {b} = {a * b}", f"{a * b} / {gcd(a, b)} = {a * b // gcd(a, b)}"]
+
+
+def factors(entry: Entry) -> list[str]:
+    """Repeated division by the smallest prime factor."""
+    number = int(entry["metadata"]["number"])
+    lines = []
+    for factor in entry["metadata"]["factors"][:-1]:
+        lines.append(f"{number} / {factor} = {number // int(factor)}")
+        number //= int(factor)
+    return [*lines, f"{number} is prime."]
+
+
+def partial_products(entry: Entry) -> list[str]:
+    """Long multiplication: one partial product for each digit of the second number, then their sum."""
+    a, b = (int(number) for number in entry["metadata"]["expression"].split("*"))
+    digits = str(b)
+    parts = [int(digit) * 10 ** (len(digits) - 1 - i) for i, digit in enumerate(digits) if digit != "0"]
+    lines = [f"{a} × {part} = {a * part}" for part in parts]
+    if len(parts) > 1:
+        lines.append(f"{' + '.join(str(a * part) for part in parts)} = {a * b}")
+    return lines
+
+
+def reduced(entry: Entry) -> list[str]:
+    """A fraction divided through by the greatest common divisor."""
+    meta = entry["metadata"]
+    a, b, by = int(meta["numerator"]), int(meta["denominator"]), int(meta["reduction_factor"])
+    return [*_euclid(a, b), f"{a} / {by} = {a // by}", f"{b} / {by} = {b // by}"]
+
+
+def substituted(entry: Entry) -> list[str]:
+    """The check of a solution: put it into the equation."""
+    meta, value = entry["metadata"], str(entry["answer"])
+    put = re.sub(rf"\b{re.escape(meta['variable'])}\b", value, meta["equation"]).replace("*", " × ")
+    return [f"Try {meta['variable']} = {value}.", put]
+
+
+def chain_of_thought(entry: Entry) -> list[str]:
+    """The worked answer that comes with reasoning-gym's word problems."""
+    text = _CHECKED_TWICE.sub("", entry["metadata"]["answer_cot"])
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def legs(entry: Entry) -> list[str]:
+    """Legs of each animal, then the sum."""
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
+    animals = entry["metadata"]["animals"]
+    parts = [count * ANIMALS[name] for name, count in animals.items()]
+    lines = [f"{name}: {count} × {ANIMALS[name]} = {count * ANIMALS[name]}" for name, count in animals.items()]
+    return [*lines, f"{' + '.join(map(str, parts))} = {sum(parts)}"]
+
+
+def rule(entry: Entry) -> list[str]:
+    """The rule behind a number sequence."""
+    return [f"Rule: {entry['metadata']['rule']}."]
+
+
+SOLUTIONS: dict[str, tuple[str, Callable[[Entry], list[str]]]] = {
+    "gcd": ("Greatest common divisor", euclid),
+    "lcm": ("Least common multiple", least_multiple),
+    "prime_factorization": ("Prime factorization", factors),
+    "products": ("Multiplication", partial_products),
+    "fraction_simplification": ("Simplifying fractions", reduced),
+    "simple_equations": ("Linear equations", substituted),
+    "gsm_symbolic": ("Word problems", chain_of_thought),
+    "leg_counting": ("Counting legs", legs),
+    "number_sequence": ("Number sequences", rule),
+}
+"""reasoning-gym generator → title of its documents, and the function that works a problem out."""
