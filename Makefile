@@ -1,0 +1,86 @@
+# k2-pipeline. `make run` and `make test` are all a newcomer needs; `make help` lists the rest.
+# STAGE=… and PROFILE=… choose; PYTHON=… names another interpreter than python3.
+
+PYTHON ?= python3
+PROFILE ?= laptop
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DVCFILE := $(if $(filter laptop,$(PROFILE)),dvc.yaml,conf/$(PROFILE)/dvc.yaml)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export KEDRO_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help run repro plan smoke ui compare chat size doctor clean views test test-all test-kill lint
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): requirements/lock.txt requirements/no-deps.txt
+	@sh requirements/check.sh $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	@touch $@
+
+run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
+	@python -m pipelines.summary --env $(PROFILE) --begin
+	dvc repro $(DVCFILE)
+	@python -m pipelines.track --env $(PROFILE)
+	@python -m pipelines.summary --env $(PROFILE)
+
+repro: $(READY) ## what is stale, or only STAGE
+	dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
+	@python -m pipelines.track --env $(PROFILE)
+
+plan: $(READY) ## each stage: fresh, stale, missing or failed, why, and how long it takes
+	@python -m pipelines.status --env $(PROFILE)
+
+smoke: $(READY) ## the whole graph at its smallest, in one process
+	@python -m pipelines.code --env smoke
+	kedro run --env smoke --fresh
+
+ui: $(READY) ## Dagster: look at the graph, press its buttons
+	@K2_PROFILE=$(PROFILE) python -m dags.ui
+
+compare: $(READY) ## MLflow: compare runs
+	@python -m pipelines.track --env $(PROFILE) --serve
+
+chat: $(READY) ## talk to a checkpoint: CHECKPOINT=base|extended|sft|rl
+	@python -m pipelines.chat --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl)
+
+size: $(READY) ## parameters by block
+	@python -m pipelines.size --env $(PROFILE)
+
+doctor: $(READY) ## what this machine has, and which profile fits it
+	@python -m pipelines.doctor
+
+clean: ## remove caches and finished work (never artifacts); prints what and how much
+	@$(PYTHON) pipelines/clean.py
+
+views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, pipelines and catalog
+	python -m dags.dvc_yaml
+	python -m dags.picture
+
+lint: $(READY) ## ruff, mypy, import-linter, the views
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-cache
+	python -m dags.dvc_yaml --check
+	python -m dags.picture --check
+
+test: $(READY) ## the fast tests
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
+
+test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, kedro and a rank; resumed bit for bit
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/kill
+
+test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph

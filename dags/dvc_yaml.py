@@ -1,0 +1,84 @@
+"""dvc.yaml, generated: DVC's view of the manifest, the pipelines and the catalog, one file a profile.
+
+    python -m dags.dvc_yaml           writes dvc.yaml and conf/<profile>/dvc.yaml
+    python -m dags.dvc_yaml --check   exits 1 if one of them is not what would be written
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines import graph
+from pipelines.manifest import ROOT, load_manifest
+
+HEADER = "# Generated from kedro.yml, the pipelines and the catalog by `make views`. Do not edit.\n"
+
+
+def dvc_file(profile: str) -> Path:
+    """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
+    return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"
+
+
+def dvc_view(profile: str) -> dict[str, Any]:
+    """All stages of a profile as DVC sees them."""
+    stages: dict[str, Any] = {"code": _code_stage(profile)}
+    for stage in load_manifest().stages:
+        stages[stage] = _stage(stage, profile)
+    if dvc_file(profile).parent != ROOT:
+        stages = {name: {"wdir": "../..", **content} for name, content in stages.items()}
+    return {"stages": stages}
+
+
+def render(profile: str) -> str:
+    """The text of a profile's dvc.yaml."""
+    return HEADER + yaml.safe_dump(dvc_view(profile), sort_keys=False, width=140)
+
+
+def _code_stage(profile: str) -> dict[str, Any]:
+    return {
+        "cmd": f"python -m pipelines.code --env {profile}",
+        "desc": "each stage's code fingerprint and parameters",
+        "always_changed": True,
+        "outs": [{_code(stage, profile): {"persist": True}} for stage in load_manifest().stages],
+    }
+
+
+def _stage(stage: str, profile: str) -> dict[str, Any]:
+    outline = graph.stage_graph(stage)
+    paths = {name: _relative(graph.dataset_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
+    metrics = [name for name in outline.outputs if paths[name].endswith(".json")]
+    return {
+        "cmd": f"kedro run --env {profile} --pipelines {stage}",
+        "deps": [_code(stage, profile), *(paths[name] for name in outline.inputs)],
+        "outs": [{paths[name]: {"persist": True}} for name in outline.outputs if name not in metrics],
+        "metrics": [{paths[name]: {"persist": True}} for name in metrics],
+    }
+
+
+def _code(stage: str, profile: str) -> str:
+    return f"data/{profile}/code/{stage}.json"
+
+
+def _relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def main() -> None:
+    """Write or check all of them."""
+    parser = argparse.ArgumentParser(description="Generate dvc.yaml.")
+    parser.add_argument("--check", action="store_true", help="only compare")
+    check = parser.parse_args().check
+    for profile in load_manifest().profiles:
+        path = dvc_file(profile)
+        text = render(profile)
+        if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
+            sys.exit(f"error: {path.relative_to(ROOT)} is not what kedro.yml, pipelines and catalog say: run `make views`.")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""`make clean`: remove caches and finished work, print what and how much. Artifacts, records and resumable work stay.
+
+Runs on the bare interpreter, so it imports nothing of ours.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHES = (".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".import_linter_cache", ".dvc/tmp")
+SKIP = {".venv", ".git", "data"}
+
+
+def main() -> None:
+    """Remove and report."""
+    total = 0
+    for path in [*caches(), *finished_work()]:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        total += size
+        shutil.rmtree(path)
+        print(f"{size / 1e6:9.1f} MB  {path.relative_to(ROOT)}")
+    print(f"{total / 1e6:9.1f} MB  removed; artifacts, run records and work that can go on were left")
+
+
+def caches() -> list[Path]:
+    """Tool caches and byte code, outside the environment and the data."""
+    found = [ROOT / name for name in CACHES if (ROOT / name).is_dir()]
+    for top in ROOT.iterdir():
+        if top.is_dir() and top.name not in SKIP:
+            found += sorted(top.rglob("__pycache__"))
+    return found
+
+
+def finished_work() -> list[Path]:
+    """Workspaces whose stage has since succeeded under the same key, and tables that a gate refused."""
+    found = sorted((ROOT / "data").glob("*/.rejected"))
+    for workspace in (ROOT / "data").glob("*/.work/*/*/"):
+        profile, stage = workspace.parents[2], workspace.parent.name
+        records = (profile / ".runs" / stage).glob(f"{workspace.name}-*.json")
+        if any(json.loads(record.read_bytes())["outcome"] == "success" for record in records):
+            found.append(workspace)
+    return found
+
+
+if __name__ == "__main__":
+    main()
