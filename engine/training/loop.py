@@ -18,8 +18,9 @@ from engine.progress import progress
 from engine.training.numerics import autocast, fingerprint, settle
 from engine.training.resume import Progress
 
-Batch = Mapping[str, Tensor]
-"""Tensors by name. Those with an axis 0 of equal length are split into micro-batches; 0-d ones go to each whole."""
+Batch = Any
+"""What `batch_at` gives and `loss_fn` takes. A mapping of tensors is moved to the model's device and can be split into
+micro-batches along axis 0 (0-d tensors go to each whole); anything else reaches `loss_fn` as it is."""
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Row = dict[str, Any]
 HISTORY, TIMING = "history.jsonl", "timing.jsonl"
@@ -51,7 +52,7 @@ class LoopSettings:
     heads_every: int = 10
 
 
-def train_loop(  # noqa: PLR0917 - the stages' one call; named so in every node
+def train_loop(
     model: K2Model,
     optimizer: Optimizer,
     batch_at: Callable[[int], Batch],
@@ -129,6 +130,11 @@ def _checkpoint(model: K2Model, optimizer: Optimizer, store: Progress, file: Bin
 
 
 def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
+    if not (isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())):
+        if parts > 1:
+            raise ValueError("only a mapping of tensors can be split into micro-batches")
+        yield batch
+        return
     for part in range(parts):
         micro = {}
         for name, tensor in batch.items():
@@ -185,7 +191,14 @@ def _balance(model: K2Model, rate: float) -> Row:
 
 
 def _tokens(batch: Batch) -> int:
-    return max((tensor.numel() for tensor in batch.values()), default=0)
+    """Token positions of a batch, for the speed shown: of its largest tensor, or of its groups together."""
+    if isinstance(batch, Tensor):
+        return batch.numel()
+    if isinstance(batch, Mapping):
+        sizes = [_tokens(value) for value in batch.values()]
+        alike = all(isinstance(value, Tensor) for value in batch.values())
+        return max(sizes, default=0) if alike else sum(sizes)
+    return _tokens(getattr(batch, "ids_BT", {}))
 
 
 class _Clock:

@@ -1,0 +1,161 @@
+"""Sampling from a model: batched, cached, keyed; the rollout engine of RL and the voice of `make chat`.
+
+Shapes: B rows, T prompt tokens, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.model.cache import LatentCache
+from engine.model.model import K2Model
+from engine.rollout.seeds import generator
+
+ROWS = 512
+"""Prompts decoded together; more would only cost memory."""
+DROP_SHARE = 0.25
+"""Finished rows are dropped once they make up this share of the batch: dropping copies the cache."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was sampled for a prompt, the stop token included where it came.
+
+    `logprobs` are those of the sampled tokens under the distribution they were drawn from, that is at the
+    sampling temperature (temperature 0: of the greedy token at temperature 1). `truncated`: no stop token came
+    within max_new_tokens.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+@torch.no_grad()
+def generate(
+    model: K2Model,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    stop_id: int,
+) -> list[Completion]:
+    """Continue each prompt until `stop_id` or `max_new_tokens`; completions in the prompts' order.
+
+    Prompt i draws from a stream of its own, keyed by (seed, i): equal prompts give different samples, and one
+    prompt's sample does not hang on the others. A prompt that occurs many times in a row is read once. The
+    model's mode is restored. Raises UserError where prompt and answer exceed the model's context.
+    """
+    limit = model.config.max_position_embeddings
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {index} is empty; give at least one token")
+        if len(prompt) + max_new_tokens > limit:
+            raise UserError(
+                f"prompt {index} has {len(prompt)} tokens; with max_new_tokens {max_new_tokens} it exceeds the model's "
+                f"context of {limit}; shorten the prompt or lower max_new_tokens"
+            )
+    training = model.training
+    model.eval()
+    try:
+        out: list[Completion] = []
+        for start in range(0, len(prompts), ROWS):
+            rows = prompts[start : start + ROWS]
+            draws = np.stack([generator(seed, "sample", start + i).random(max_new_tokens) for i in range(len(rows))])
+            out += _Decoder(model, rows, max_new_tokens, temperature, stop_id).run(torch.from_numpy(draws))
+        return out
+    finally:
+        model.train(training)
+
+
+def stream(
+    model: K2Model, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int, stop_id: int
+) -> Iterator[int]:
+    """The tokens of one completion as they are drawn, the stop token left out: the same as `generate` gives."""
+    draws = torch.from_numpy(generator(seed, "sample", 0).random(max_new_tokens))[None]
+    training = model.training
+    model.eval()
+    try:
+        for tokens in _Decoder(model, [prompt], max_new_tokens, temperature, stop_id).steps(draws):
+            if int(tokens[0]) == stop_id:
+                return
+            yield int(tokens[0])
+    finally:
+        model.train(training)
+
+
+class _Decoder:
+    """One batch of prompts on its way."""
+
+    def __init__(
+        self, model: K2Model, prompts: Sequence[Sequence[int]], max_new: int, temperature: float, stop_id: int
+    ) -> None:
+        self.model, self.max_new, self.temperature, self.stop_id = model, max_new, temperature, stop_id
+        self.prompts = prompts
+        self.tokens: list[list[int]] = [[] for _ in prompts]
+        self.logprobs: list[list[float]] = [[] for _ in prompts]
+        self.live = torch.arange(len(prompts))
+
+    def run(self, draws: Tensor) -> list[Completion]:
+        """Decode to the end; `draws` (B, max_new) uniform in [0, 1) decide the samples."""
+        for _ in self.steps(draws):
+            pass
+        done = [bool(tokens) and tokens[-1] == self.stop_id for tokens in self.tokens]
+        return [Completion(t, p, not d) for t, p, d in zip(self.tokens, self.logprobs, done, strict=True)]
+
+    @torch.no_grad()
+    def steps(self, draws: Tensor) -> Iterator[Tensor]:
+        """Decode token by token, yielding each step's tokens of the rows still held."""
+        logits, cache = self._prefill()
+        finished = torch.zeros(len(self.live), dtype=torch.bool)
+        for step in range(self.max_new):
+            chosen, logprob = _sample(logits, draws[self.live, step], self.temperature)
+            places = zip(self.live.tolist(), chosen.tolist(), logprob.tolist(), finished.tolist(), strict=True)
+            for row, token, value, over in places:
+                if not over:
+                    self.tokens[row].append(token)
+                    self.logprobs[row].append(value)
+            yield chosen
+            finished |= chosen == self.stop_id
+            if bool(finished.all()) or step + 1 == self.max_new:
+                return
+            if float(finished.float().mean()) >= DROP_SHARE:
+                kept = (~finished).nonzero().flatten()
+                cache.select(kept)
+                self.live, chosen, finished = self.live[kept], chosen[kept], finished[kept]
+            logits = self.model(chosen[:, None], cache)[:, -1].float()
+
+    def _prefill(self) -> tuple[Tensor, LatentCache]:
+        """Read each distinct prompt once, left-padded to the longest; logits (B, V) after it, and the cache.
+
+        RoPE knows only distances, so a padded row may count its positions from the padding.
+        """
+        unique: dict[tuple[int, ...], int] = {}
+        which = [unique.setdefault(tuple(prompt), len(unique)) for prompt in self.prompts]
+        longest = max(len(prompt) for prompt in unique)
+        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in unique])
+        start = torch.tensor([longest - len(prompt) for prompt in unique])
+        cache = LatentCache(self.model.config, len(unique), longest + self.max_new, start)
+        last = self.model.hidden(ids, cache)[:, -1:]
+        logits = self.model.lm_head(last)[:, 0].float()
+        rows = torch.tensor(which)
+        cache.select(rows)
+        return logits[rows], cache
+
+
+def _sample(logits_BV: Tensor, draw_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token a row by inverting the cumulative distribution at `draw_B`, and its log-probability."""
+    if temperature == 0:
+        chosen = logits_BV.argmax(-1)
+        logprobs = logits_BV.log_softmax(-1)
+    else:
+        logprobs = (logits_BV / temperature).log_softmax(-1)
+        cumulative = logprobs.double().exp().cumsum(-1)
+        # Scaled by the total, which rounding leaves a little off 1: the last token can still be drawn, none beyond.
+        chosen = torch.searchsorted(cumulative, draw_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        chosen = chosen.clamp(max=logits_BV.shape[-1] - 1)
+    return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
