@@ -6,13 +6,17 @@ head runs on counted positions alone, which for answers of three tokens to quest
 Shapes: B rows, T positions, M counted tokens of all rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from engine.model.model import K2Model
+
+IDS: Final = "ids"
+COUNTED: Final = "counted"
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,32 @@ def response_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -
 def mean_nll(model: K2Model, batch: Padded) -> Tensor:
     """Mean negative log-likelihood of the counted tokens, in nats."""
     return -token_logprobs(model, batch)[0].mean()
+
+
+def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
+    """The padded groups of a step under flat names, as the training loop takes a batch."""
+    return {
+        f"{kind}/{part}": tensor
+        for kind, group in groups.items()
+        for part, tensor in ((IDS, group.ids_BT), (COUNTED, group.counted_BT))
+    }
+
+
+def group_of(batch: Mapping[str, Tensor], kind: str) -> Padded:
+    """The group of `kind` in a batch of `pack_groups`."""
+    return Padded(batch[f"{kind}/{IDS}"], batch[f"{kind}/{COUNTED}"])
+
+
+def kinds_of(batch: Mapping[str, Tensor]) -> list[str]:
+    """The kinds in a batch of `pack_groups`, in its order."""
+    return [name.removesuffix(f"/{IDS}") for name in batch if name.endswith(f"/{IDS}")]
+
+
+def group_loss(
+    model: K2Model, batch: Mapping[str, Tensor], weight: Callable[[str], float]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Weighted mean over kinds of the mean loss a token of each; the kinds' own losses go to the history."""
+    losses = {kind: mean_nll(model, group_of(batch, kind)) for kind in kinds_of(batch)}
+    total = sum(weight(kind) for kind in losses)
+    loss = torch.stack([weight(kind) * value for kind, value in losses.items()]).sum() / total
+    return loss, {f"loss_{kind}": value for kind, value in losses.items()}

@@ -31,10 +31,16 @@ def informative(rewards_NK: Tensor) -> Tensor:
     return rewards_NK.amax(dim=1) > rewards_NK.amin(dim=1)
 
 
-def squared_objective(logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, tau: float) -> Tensor:
-    """K2's objective over 2 tau, as a mean over M = N*K responses; log-probabilities are sums over a response."""
+def squared_objective(
+    logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, tau: float, total: int
+) -> Tensor:
+    """K2's objective over 2 tau; log-probabilities are sums over a response.
+
+    `total` is the number N*K of responses drawn, which the sum is divided by: M may be fewer, where prompts that
+    carry nothing were left out, and such prompts count as zero in the mean.
+    """
     residual_M = advantages_M - tau * (logprobs_M - old_logprobs_M)
-    return residual_M.square().mean() / (2 * tau)
+    return residual_M.square().sum() / (total * 2 * tau)
 
 
 def penalised(scores: list[float], truncated: list[bool], penalty: float) -> list[float]:

@@ -17,7 +17,7 @@ def test_gradient_is_the_closed_form(seed, tau, n, k):
     old = -3 * torch.rand(n, k, generator=g, dtype=torch.float64)
     new = (old + 0.3 * torch.randn(n, k, generator=g, dtype=torch.float64)).requires_grad_()
     a = advantages(rewards)
-    loss = squared_objective(new.flatten(), old.flatten(), a.flatten(), tau)
+    loss = squared_objective(new.flatten(), old.flatten(), a.flatten(), tau, n * k)
     (gradient,) = torch.autograd.grad(loss, new)
     paper = -(2 * tau / (n * k)) * (a - tau * (new.detach() - old))
     torch.testing.assert_close(gradient, paper / (2 * tau), rtol=1e-12, atol=1e-14)
@@ -26,7 +26,7 @@ def test_gradient_is_the_closed_form(seed, tau, n, k):
 def test_loss_is_k2s_over_two_tau():
     new, old, a, tau = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0]), torch.tensor([0.5, -0.5]), 0.7
     by_hand = ((0.5 - 0.7 * 0.5) ** 2 + (-0.5 + 0.7 * 1.0) ** 2) / 2
-    assert squared_objective(new, old, a, tau).item() == pytest.approx(by_hand / 1.4)
+    assert squared_objective(new, old, a, tau, 2).item() == pytest.approx(by_hand / 1.4)
 
 
 @given(st.lists(st.lists(st.sampled_from([-0.5, 0.0, 1.0]), min_size=4, max_size=4), min_size=1, max_size=5))

@@ -1,0 +1,87 @@
+"""Sampled responses to verifiable questions, and how sure a difference of two pass rates is.
+
+The pass rate at temperature 1 is the reward that reinforcement learning raises; greedy decoding would measure
+something else. Two checkpoints are compared on the same questions, so the bootstrap resamples questions and keeps
+each one's difference whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.model.model import K2Model
+from engine.rollout.generate import Completion, generate
+from engine.rollout.prompts import question
+from engine.rollout.verifiable import Item, score
+from engine.text.chat import encode_chat
+from engine.text.tokenizer import K2Tokenizer
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled answer: what was asked, the prompt's tokens, what came back, and whether it is right (1.0 or 0.0)."""
+
+    item: Item
+    prompt_ids: list[int]
+    completion: Completion
+    text: str
+    score: float
+
+
+def sample_responses(
+    model: K2Model,
+    tokenizer: K2Tokenizer,
+    asked: Sequence[Item],
+    *,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+) -> list[Response]:
+    """Draw `samples` responses to each item, in the items' order; a response ends with the end of its turn."""
+    stop = tokenizer.im_end_id
+    prompts = [
+        encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in asked for _ in range(samples)
+    ]
+    completions = generate(model, prompts, max_new_tokens, temperature, seed, stop)
+    repeated = [item for item in asked for _ in range(samples)]
+    out = []
+    for item, prompt, completion in zip(repeated, prompts, completions, strict=True):
+        text = tokenizer.decode([token for token in completion.tokens if token != stop])
+        out.append(Response(item, prompt, completion, text, 0.0 if completion.truncated else score(item, text)))
+    return out
+
+
+def pass_rates(
+    model: K2Model,
+    tokenizer: K2Tokenizer,
+    asked: Sequence[Item],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[float]:
+    """Share of right responses for each item; a truncated response is wrong. The mean over items is the pass rate."""
+    responses = sample_responses(
+        model, tokenizer, asked, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+    )
+    scores = np.array([response.score for response in responses]).reshape(len(asked), samples)
+    return [float(rate) for rate in scores.mean(axis=1)]
+
+
+def paired_difference(after: Sequence[float], before: Sequence[float], seed: int) -> tuple[float, float, float]:
+    """Mean of after - before over the same questions, with the ends of its 95 % percentile bootstrap interval.
+
+    Raises ValueError if the two differ in length or are empty.
+    """
+    if len(after) != len(before) or not after:
+        raise ValueError(f"a paired difference needs the same questions twice, not {len(after)} and {len(before)}")
+    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    n = len(difference)
+    picks = np.random.Generator(np.random.PCG64([seed, n])).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    low, high = np.quantile(picks @ difference / n, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)

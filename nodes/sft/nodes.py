@@ -1,0 +1,81 @@
+"""What the sft pipeline wires: examples from documents, trajectories and sums; then the fine-tuned checkpoint."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodes.sft.schema import SFT_EXAMPLES, Parameters
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def build_examples(
+    documents: "pl.LazyFrame", trajectories: "pl.LazyFrame", parameters: dict[str, Any], workspace: Path
+) -> "pl.DataFrame":
+    """The table of fine-tuning examples: chats, trajectories and demonstrations, in that order."""
+    import polars as pl
+
+    from nodes.sft import examples
+
+    p = Parameters.model_validate(parameters)
+    known = documents.filter((pl.col("domain") == "knowledge") & (pl.col("split") != "test"))
+    told = examples.chats(known.select("title", "text", "split").collect().iter_rows(named=True))
+    used = trajectories.filter(pl.col("split") != "test").select("id", "messages", "tools", "split").collect()
+    rows = [
+        *examples.split_train(examples.pick(told, p.examples.chat, p.seed), p.validation_share),
+        *examples.split_train(
+            examples.pick(examples.trajectories(used), p.examples.trajectory, p.seed), p.validation_share
+        ),
+        *examples.demonstrations(p.task, p.examples.demonstration, p.validation_share, p.seed),
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys(SFT_EXAMPLES, pl.String))
+
+
+def train_sft(
+    tokenizer: Path,
+    extended_checkpoint: Path,
+    sft_examples: "pl.LazyFrame",
+    parameters: dict[str, Any],
+    workspace: Path,
+) -> tuple[Path, Path, dict[str, float | int | str]]:
+    """Fine-tune the extended checkpoint; returns (checkpoint, history directory, metrics)."""
+    from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.rollout.passrate import pass_rates
+    from engine.rollout.seeds import key
+    from engine.rollout.verifiable import items
+    from engine.text.tokenizer import K2Tokenizer
+    from engine.training.examples import encode, require
+    from engine.training.numerics import settle
+    from nodes.sft import train
+    from nodes.sft.history import write_history
+
+    p = Parameters.model_validate(parameters)
+    settle(p.threads)
+    tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(extended_checkpoint)
+    table = sft_examples.collect()
+    by_split = {
+        split: encode((row for row in table.iter_rows(named=True) if row["split"] == split), tok, p.max_tokens)
+        for split in ("train", "validation")
+    }
+    require(by_split["train"], p.batch.model_dump(), "sft.batch")
+    before = train.validation_nll(model, by_split["validation"])
+    history = train.fine_tune(model, by_split["train"], p, workspace / "training")
+    asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
+    rates = pass_rates(
+        model,
+        tok,
+        asked,
+        samples=p.tuning_samples,
+        max_new_tokens=p.max_new_tokens,
+        seed=key(p.seed, "sft tuning"),
+    )
+    metrics: dict[str, float | int | str] = {
+        "pass_rate_tuning": sum(rates) / len(rates),
+        "steps": p.steps,
+        "examples_train": sum(len(rows) for rows in by_split["train"].by_kind.values()),
+        "examples_too_long": by_split["train"].left_out + by_split["validation"].left_out,
+    }
+    for kind, value in train.validation_nll(model, by_split["validation"]).items():
+        metrics |= {f"validation_loss_{kind}": value, f"validation_loss_{kind}_before": before[kind]}
+    save_checkpoint(workspace / "checkpoint", model, {"stage": "sft", "pass_rate_tuning": metrics["pass_rate_tuning"]})
+    return workspace / "checkpoint", write_history(history, workspace / "history"), metrics

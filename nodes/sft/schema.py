@@ -1,0 +1,87 @@
+"""Tables and parameters of the sft stage."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.artifacts.schema import TableSchema
+from engine.rollout.verifiable import TaskSettings
+
+SFT_EXAMPLES: TableSchema = {
+    "id": "str",
+    "kind": "str",  # chat | trajectory | demonstration
+    "messages": "str",  # JSON list of OpenAI messages
+    "tools": "str",  # JSON list of OpenAI tools, "[]" where there are none
+    "split": "str",  # train | validation
+}
+
+KINDS = ("chat", "trajectory", "demonstration")
+
+
+class Mixture(BaseModel):
+    """One number a kind of example."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chat: int = Field(ge=0)
+    trajectory: int = Field(ge=0)
+    demonstration: int = Field(ge=0)
+
+    def of(self, kind: str) -> int:
+        """The number for `kind`."""
+        return int(getattr(self, kind))
+
+
+class Weights(BaseModel):
+    """Weight of each kind's mean token loss in the loss of a step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chat: float = Field(ge=0)
+    trajectory: float = Field(ge=0)
+    demonstration: float = Field(ge=0)
+
+    def of(self, kind: str) -> float:
+        """The weight of `kind`."""
+        return float(getattr(self, kind))
+
+
+class Parameters(BaseModel):
+    """Parameters of the sft stage, conf/<profile>/parameters/sft.yml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(ge=0, description="keys every draw of this stage")
+    task: TaskSettings = Field(description="the verifiable task demonstrated; rl and evaluate ask the same")
+
+    examples: Mixture = Field(description="most examples of each kind in the table")
+    validation_share: float = Field(gt=0, lt=0.5, description="part of the examples kept for validation")
+    max_tokens: int = Field(ge=16, description="longest example trained on; longer ones are left out and counted")
+
+    steps: int = Field(ge=1, description="optimizer steps")
+    batch: Mixture = Field(description="examples of each kind in a step")
+    weights: Weights = Field(description="weight of each kind's mean token loss")
+    learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
+    final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")
+    warmup_steps: int = Field(ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(ge=0, description="decoupled weight decay")
+    momentum: float = Field(ge=0, lt=1, description="Muon's momentum")
+    qk_clip_tau: float = Field(gt=0, description="QK-Clip's threshold on the largest attention logit of a head")
+    checkpoint_every: int = Field(ge=1, description="steps between resume points")
+    threads: int = Field(ge=1, description="CPU threads of the training process")
+    dtype: str = Field(pattern="^(float32|bfloat16)$", description="compute type of forward and backward")
+
+    tuning_prompts: int = Field(ge=1, description="prompts of the tuning split that the pass rate is taken on")
+    tuning_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
+    max_new_tokens: int = Field(ge=1, description="longest response of a verifiable task")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Parameters":
+        for kind in KINDS:
+            if self.batch.of(kind) and not self.examples.of(kind):
+                raise ValueError(
+                    f"batch.{kind} asks for examples, but examples.{kind} is 0: raise it or drop the other"
+                )
+        if not any(self.batch.of(kind) for kind in KINDS):
+            raise ValueError("batch has no example of any kind: give at least one")
+        if self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps must be below steps")
+        return self

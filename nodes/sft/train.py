@@ -1,0 +1,61 @@
+"""Supervised fine-tuning: cross-entropy of the assistant's tokens, each kind of example with its own weight."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from engine.model.model import K2Model
+from engine.optim.muonclip import MuonClip
+from engine.optim.schedule import wsd
+from engine.rollout.seeds import key
+from engine.training.examples import Encoded, batch_at
+from engine.training.loop import LoopSettings, train_loop
+from engine.training.padded import group_loss, mean_nll, pack_groups, pad
+from nodes.sft.schema import Parameters
+
+
+def learning_rate(p: Parameters, step: int) -> float:
+    """Linear warm-up, then a cosine to `final_rate` of the peak."""
+    return wsd(
+        step,
+        peak=p.learning_rate,
+        warmup=p.warmup_steps,
+        stable=0,
+        decay=p.steps - p.warmup_steps,
+        anneal=0,
+        decayed=p.learning_rate * p.final_rate,
+        final=0.0,
+    )
+
+
+def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Path:
+    """Train the model in place on `encoded`; the history file, one row a step."""
+    sizes = p.batch.model_dump()
+    optimizer = MuonClip(model, p.learning_rate, weight_decay=p.weight_decay, momentum=p.momentum, tau=p.qk_clip_tau)
+    return train_loop(
+        model,
+        optimizer,
+        batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed)),
+        loss_fn=lambda batch: group_loss(model, batch, p.weights.of),
+        lr_at=lambda step: learning_rate(p, step),
+        settings=LoopSettings(p.steps, p.checkpoint_every, key(p.seed, "sft"), p.threads, p.dtype),
+        work=work,
+        title="sft",
+    )
+
+
+@torch.no_grad()
+def validation_nll(model: K2Model, encoded: Encoded, rows: int = 32) -> dict[str, float]:
+    """Mean loss a token of each kind over all of its validation examples."""
+    model.eval()
+    out = {}
+    for kind, examples in sorted(encoded.by_kind.items()):
+        total, tokens = 0.0, 0
+        ordered = sorted(examples, key=lambda row: len(row[0]))  # like lengths together: little padding
+        for start in range(0, len(ordered), rows):
+            batch = pad(ordered[start : start + rows])
+            total += float(mean_nll(model, batch)) * batch.count
+            tokens += batch.count
+        out[kind] = total / tokens if tokens else math.nan
+    return {kind: value for kind, value in out.items() if math.isfinite(value)}
