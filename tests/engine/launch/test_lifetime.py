@@ -1,0 +1,57 @@
+"""No process outlives its parent, and no two hold one stage."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from engine.launch.lifetime import lock
+
+SLEEPER = "import os, sys, time; from engine.launch.lifetime import die_with_parent; die_with_parent(int(sys.argv[1])); print(1, flush=True); time.sleep(60)"
+PARENT = (
+    "import os, subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())], stdout=subprocess.PIPE);"
+    "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
+)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
+    except FileNotFoundError:
+        return False
+
+
+def test_child_dies_with_a_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, SLEEPER], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert alive(child)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while alive(child):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.02)
+
+
+def test_lock_is_refused_by_name_while_held_and_free_after(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock(path, "stage x"), pytest.raises(UserError, match=f"stage x is already running.*{os.getpid()}"):
+        lock(path, "stage x", patience=0.2)
+    lock(path, "stage x", patience=0).close()
+
+
+def test_inherited_lock_outlives_the_one_who_took_it(tmp_path: Path) -> None:
+    held = lock(tmp_path / "lock", "stage x")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(held.fileno(),))
+    held.close()
+    with pytest.raises(UserError, match="already running"):
+        lock(tmp_path / "lock", "stage x", patience=0.2)
+    child.kill()
+    child.wait()
+    lock(tmp_path / "lock", "stage x", patience=1).close()
