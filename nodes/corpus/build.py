@@ -43,7 +43,7 @@ def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocu
 def collect(p: Parameters) -> tuple[pl.DataFrame, dict[str, Origin]]:
     """All parts of the documents drawn from all sources, before judgement.
 
-    Columns: id, parent (identity of the document that a part was cut from), domain, source, title, text, license.
+    Columns: id, parent (what a part was cut from or grouped with), domain, source, title, text, license.
     """
     frames, origins = [], {}
     with progress("reading sources", len(p.sources)) as bar:
@@ -57,12 +57,13 @@ def collect(p: Parameters) -> tuple[pl.DataFrame, dict[str, Origin]]:
 
 def _parts(p: Parameters, name: str, source: Source, drawn: list[RawDocument]) -> pl.DataFrame:
     raw = pl.DataFrame(
-        {"title": [document.title for document in drawn], "text": [document.text for document in drawn]},
-        schema={"title": pl.String, "text": pl.String},
+        [(document.title, document.text, document.group) for document in drawn],
+        schema=dict.fromkeys(("title", "text", "group"), pl.String),
+        orient="row",
     ).with_columns(normal_form(pl.col("text")))
     rows = []
-    for title, text in raw.iter_rows():
-        parent = document_id(text)
+    for title, text, group in raw.iter_rows():
+        parent = f"{name}: {group}" if group else document_id(text)
         parts = list(split_long(text, p.max_part_bytes, p.max_parts))
         for number, part in enumerate(parts, 1):
             numbered = f"{title} (part {number})" if len(parts) > 1 else title

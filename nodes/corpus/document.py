@@ -8,10 +8,14 @@ from hashlib import blake2b
 
 @dataclass(frozen=True)
 class RawDocument:
-    """One document as its source has it: a title that names it within the source, and its text."""
+    """One document as its source has it: a title that names it within the source, and its text.
+
+    Documents of one `group` (the same sums in several forms) never straddle splits.
+    """
 
     title: str
     text: str
+    group: str = ""
 
 
 @dataclass(frozen=True)

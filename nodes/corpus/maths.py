@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from engine.errors import UserError
 from engine.rollout.verifiable import Item, TaskSettings, available, items
-from nodes.corpus.document import Origin, RawDocument
+from nodes.corpus.document import Origin, RawDocument, unit_hash
 from nodes.corpus.schema import MathsSource
 from nodes.corpus.worked import SOLUTIONS, Entry, answer_of, question_of
 
@@ -58,11 +58,13 @@ def _drill_sheets(source: MathsSource, seed: int) -> Iterator[RawDocument]:
             f"holds {have}: lower it, or widen sum_task"
         )
     drawn = items(task, "pretrain", source.sums, seed)
-    for form in source.sum_forms:
-        for number, start in enumerate(range(0, len(drawn), source.sums_per_document), 1):
-            group = drawn[start : start + source.sums_per_document]
-            text = "\n".join(write_sum(item, form) for item in group)
-            yield RawDocument(f"Sums, {form} sheet {number}", text)
+    for number, start in enumerate(range(0, len(drawn), source.sums_per_document), 1):
+        group = drawn[start : start + source.sums_per_document]
+        for form in source.sum_forms:
+            # Its own order in each form: else compact and spaced sheets would be near-duplicates of each other.
+            ordered = sorted(group, key=lambda item: unit_hash(seed, form, item.key))
+            text = "\n".join(write_sum(item, form) for item in ordered)
+            yield RawDocument(f"Sums, {form} sheet {number}", text, group=f"sums {number}")
 
 
 def write_sum(item: Item, form: str) -> str:

@@ -11,13 +11,9 @@ from typing import Any
 
 Entry = dict[str, Any]
 
-# Instructions about the answer's form: they address a test-taker and say nothing about the problem.
-_INSTRUCTIONS = re.compile(
-    r"(Give only|Give the result|Do not include|Write the factors|Please follow|State the final answer to the "
-    r"following arithmetic problem:|Your task is to (?:count|compute|convert)[^\n]*\n+(?:Now, )?"
-    r"|If the target base[^\n]*\n+(?:Now, )?)[^\n]*?(?:\.(?=\s|$)|(?<=\n)|\)$|$)"
-)
-_CHECKED_TWICE = re.compile(r"####.*", re.DOTALL)
+_TEST_TAKING = re.compile(r"\s*(?:Give only|Give the result|Do not include|Write the factors)[^.]*?(?:\.|\)|$)")
+_FRACTION = re.compile(r"\$?\\d?frac\{(-?\d+)\}\{(-?\d+)\}\$?|\$(-?\d+/-?\d+)\$")
+_FINAL = re.compile(r"####.*", re.DOTALL)
 
 
 def question_of(entry: Entry) -> str:
@@ -26,20 +22,17 @@ def question_of(entry: Entry) -> str:
     question = re.sub(r"^Your task is to [^\n]*\n+", "", question)
     question = re.sub(r"If the target base is > 10[^\n]*\n+", "", question)
     question = re.sub(r"(?:^|\n)Now, (\w)", lambda match: match[1].upper(), question).strip()
-    question = re.sub(r"\s*(Give only|Give the result|Do not include|Write the factors)[^.]*?(\.|\)|$)", "", question)
-    question = question.replace("Do not include units.", "").replace("\n", " ")
-    return re.sub(r"\$\\dfrac\{(\d+)\}\{(\d+)\}\$|\$\\frac\{(\d+)\}\{(\d+)\}\$", _plain_fraction, question).strip()
+    question = _TEST_TAKING.sub("", question).replace("\n", " ")
+    return _FRACTION.sub(_plain_fraction, question).strip()
 
 
 def answer_of(entry: Entry) -> str:
     """The true answer, fractions written plainly."""
-    answer = str(entry["answer"]).strip()
-    return re.sub(r"\$\\d?frac\{(-?\d+)\}\{(-?\d+)\}\$", r"\1/\2", answer)
+    return _FRACTION.sub(_plain_fraction, str(entry["answer"]).strip())
 
 
 def _plain_fraction(match: re.Match[str]) -> str:
-    numbers = [group for group in match.groups() if group]
-    return "/".join(numbers)
+    return match[3] or f"{match[1]}/{match[2]}"
 
 
 def euclid(entry: Entry) -> list[str]:
@@ -100,7 +93,7 @@ def substituted(entry: Entry) -> list[str]:
 
 def chain_of_thought(entry: Entry) -> list[str]:
     """The worked answer that comes with reasoning-gym's word problems."""
-    text = _CHECKED_TWICE.sub("", entry["metadata"]["answer_cot"])
+    text = _FINAL.sub("", entry["metadata"]["answer_cot"])
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 

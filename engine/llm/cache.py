@@ -1,0 +1,39 @@
+"""A content-addressed store of replies: the same request to the same model is sent once, whoever kills the run."""
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from engine.llm.protocol import ChatReply, ChatRequest
+
+
+class ReplyCache:
+    """One small JSON file a reply, under the hash of model and request; written whole or not at all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def get(self, request: ChatRequest, identity: str) -> ChatReply | None:
+        """The stored reply, or None; a file cut short by a crash counts as absent."""
+        try:
+            stored = json.loads(self._path(request, identity).read_text(encoding="utf-8"))
+            return replace(ChatReply(**stored["reply"]), cached=True)
+        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+            return None
+
+    def put(self, request: ChatRequest, identity: str, reply: ChatReply) -> None:
+        """Store a reply beside its request, so that the store can be read by people."""
+        path = self._path(request, identity)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"model": identity, "request": asdict(request), "reply": asdict(replace(reply, cached=False))}
+        sibling = path.with_suffix(f".{os.getpid()}.part")
+        with sibling.open("w", encoding="utf-8") as stream:
+            json.dump(record, stream, indent=1, sort_keys=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sibling.replace(path)
+
+    def _path(self, request: ChatRequest, identity: str) -> Path:
+        key = request.key(identity)
+        return self.directory / key[:2] / f"{key}.json"

