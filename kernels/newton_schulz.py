@@ -32,9 +32,8 @@ def newton_schulz(x: Tensor, steps: int = STEPS, dtype: torch.dtype = torch.bflo
     a, b, c = JORDAN
     tall = x.shape[-2] > x.shape[-1]
     y = x.mT if tall else x
-    y = (y / (y.norm(dim=(-2, -1), keepdim=True) + GUARD)).to(dtype)
+    y = (y / (y.norm(dim=(-2, -1), keepdim=True) + GUARD)).to(dtype).reshape(-1, *y.shape[-2:])
     for _ in range(steps):
-        gram = y @ y.mT
-        y = a * y + (b * gram + c * (gram @ gram)) @ y
-    out: Tensor = (y.mT if tall else y).to(x.dtype)
-    return out
+        gram = torch.bmm(y, y.mT)
+        y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
+    return (y.mT if tall else y).to(x.dtype).view_as(x)

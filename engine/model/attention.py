@@ -91,8 +91,10 @@ class LatentAttention(nn.Module):
         k = torch.cat((k_content, k_rotary), -1).transpose(1, 2)
         if self.training and torch.is_grad_enabled():
             torch.maximum(self.max_logit_H, max_logit(q.detach(), k.detach(), self.scale), out=self.max_logit_H)
-        y = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), is_causal=True, scale=self.scale)
-        return y.transpose(1, 2)
+        # Fused attention wants heads of one width; without the padding it would write out all logits.
+        v = F.pad(v, (0, c.qk_head_dim - c.v_head_dim)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        return y[..., : c.v_head_dim].transpose(1, 2)
 
     def _attend_absorbed(self, q_content: Tensor, q_rotary: Tensor, stored_BSr: Tensor, visible: Tensor) -> Tensor:
         """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).

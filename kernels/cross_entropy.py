@@ -1,0 +1,67 @@
+"""The head and its loss in one op: next-token cross-entropy without ever holding all logits.
+
+Shapes: N tokens, D model channels, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 256
+
+
+def reference(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """The specification: mean of -log softmax(x Wᵀ)[target], nats."""
+    return F.cross_entropy((x_ND @ weight_VD.T).float(), targets_N)
+
+
+def _chunk(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the losses of a chunk, and its logits less their log-sum-exp, (n, V) in fp32."""
+    logprobs = (x_ND @ weight_VD.T).float().log_softmax(-1)
+    return -logprobs.gather(-1, targets_N[:, None]).sum(), logprobs
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Forms the gradients in the forward, chunk by chunk, so that logits live only as long as their chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+        x, weight, n = x_ND.to(dtype), weight_VD.to(dtype), x_ND.shape[0]
+        total = torch.zeros((), device=x.device)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight_VD)
+        for start in range(0, n, CHUNK):
+            part = slice(start, min(start + CHUNK, n))
+            loss, logprobs = _chunk(x[part], weight, targets_N[part])
+            total += loss
+            gradient = logprobs.exp_()
+            gradient.scatter_add_(1, targets_N[part, None], torch.full_like(gradient[:, :1], -1.0))
+            gradient = gradient.to(dtype)
+            dx[part] = gradient @ weight
+            dweight += gradient.T @ x[part]
+        ctx.save_for_backward(dx.to(x_ND.dtype), dweight)
+        return total / n
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        dx, dweight = ctx.saved_tensors
+        scale = gradients[0] / dx.shape[0]
+        return dx * scale, dweight * scale, None, None
+
+
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean cross-entropy of the head's logits against `targets_N` (N,) int64, in nats.
+
+    Products are formed in autocast's type if that is on, else in x's; softmax and sums in fp32. Memory holds
+    256 rows of logits at a time, which stay in the processor's cache.
+    """
+    device = x_ND.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad):
+            loss: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, dtype)
+            return loss
+        x, weight = x_ND.to(dtype), weight_VD.to(dtype)
+        parts = zip(x.split(CHUNK), targets_N.split(CHUNK), strict=True)
+        return torch.stack([_chunk(xs, weight, ts)[0] for xs, ts in parts]).sum() / x_ND.shape[0]
