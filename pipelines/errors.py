@@ -1,10 +1,13 @@
 """At the edge: an error that the user can put right is one sentence and exit code 1, never a traceback."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from engine.errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def user_error(error: BaseException | None) -> UserError | None:
@@ -12,6 +15,17 @@ def user_error(error: BaseException | None) -> UserError | None:
     while error is not None:
         if isinstance(error, UserError):
             return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def full_disc(error: BaseException | None) -> UserError | None:
+    """What to say if the disc is full somewhere in an exception's chain of causes."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or "No space left on device" in str(error):
+            where = getattr(error, "filename", None) or "the data folder"
+            return UserError(f"the disc is full while writing {where}: free some space (`make clean` helps) and run the same "
+                             "command again; earlier artifacts are intact.")  # fmt: skip
         error = error.__cause__ or error.__context__
     return None
 
@@ -30,7 +44,7 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = user_error(error)
+        found = user_error(error) or full_disc(error)
         if found is None and is_malformed_config(error):
             found = UserError(f"the configuration is not valid YAML: {' '.join(str(error).split())}")
         if found is None:

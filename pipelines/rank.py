@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.launch import exchange
 from engine.launch.lifetime import die_with_parent
 from pipelines import graph
-from pipelines.errors import user_error
+from pipelines.errors import full_disc, user_error
 from pipelines.manifest import load_manifest
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     try:
         exchange.write_outputs(workspace, asked.node, run_node(asked.env, asked.stage, asked.node, workspace))
     except Exception as error:
-        found = user_error(error)
+        found = user_error(error) or full_disc(error)
         if found is None:
             raise
         exchange.write_error(workspace, asked.node, str(found))

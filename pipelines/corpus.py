@@ -1,0 +1,19 @@
+"""corpus: the four domains, cleaned, deduplicated, split and described."""
+
+from kedro.pipeline import Node, Pipeline
+
+from nodes.corpus.nodes import build_corpus
+
+
+def create_pipeline() -> Pipeline:
+    """The stage's nodes."""
+    return Pipeline(
+        [
+            Node(
+                build_corpus,
+                inputs=["params:corpus", "workspace"],
+                outputs=["documents", "rejected_documents", "corpus_card", "corpus_metrics"],
+                name="build_corpus",
+            ),
+        ]
+    )

@@ -1,0 +1,19 @@
+"""rl: K2's squared objective on a verifiable task, from the fine-tuned checkpoint."""
+
+from kedro.pipeline import Node, Pipeline
+
+from nodes.rl.nodes import train_rl
+
+
+def create_pipeline() -> Pipeline:
+    """The stage's nodes."""
+    return Pipeline(
+        [
+            Node(
+                train_rl,
+                inputs=["tokenizer", "sft_checkpoint", "sft_examples", "shards", "params:rl", "workspace"],
+                outputs=["rl_checkpoint", "rollouts", "rl_history", "rl_metrics"],
+                name="train_rl",
+            ),
+        ]
+    )

@@ -1,0 +1,151 @@
+"""The smoke graph through DVC: what re-runs after which edit, what comes back from the cache, what stays apart."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.identity.reach import reach
+from pipelines.manifest import load_manifest
+from tests.project import LEDGER, PROFILE, Project
+
+pytestmark = pytest.mark.slow
+STAGES = list(load_manifest().stages)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A scratch copy whose smoke graph has been run once, by DVC."""
+    made = Project(tmp_path_factory.mktemp("project"))
+    made.repro()
+    return made
+
+
+@pytest.fixture
+def edited(project: Project) -> Iterator[Project]:
+    """The project, its files as they were committed afterwards, and every stage fresh again."""
+    yield project
+    project.run("git", "checkout", "-q", "--", ".")
+    project.repro()
+
+
+def test_everything_ran_once_and_left_a_record(project: Project) -> None:
+    assert project.runs() == dict.fromkeys(STAGES, 1)
+    for stage in STAGES:
+        record = project.records(stage)[0]
+        assert record["outcome"] == "success"
+        assert all(record["outputs"].values())
+        assert record["metrics"]
+        assert not list(project.data(".work", stage).glob("*/")), "finished work is removed"
+
+
+def test_second_repro_runs_nothing_but_code(project: Project) -> None:
+    done = project.repro()
+    assert re.findall(r"Running stage '(?:.*:)?(\w+)'", done.stdout) == ["code"]
+    assert project.runs() == dict.fromkeys(STAGES, 1)
+
+
+def test_plan_agrees_with_dvc(project: Project) -> None:
+    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    assert plan.count("fresh") >= len(STAGES)
+    status = json.loads(project.run("dvc", "status", "--json", LEDGER).stdout)
+    assert {name.rpartition(":")[2] for name in status} == {"code"}
+
+
+def test_a_rerun_makes_the_same_bytes(project: Project) -> None:
+    before = {stage: project.digests(stage) for stage in ("corpus", "tooluse", "tokenization", "evaluate")}
+    for stage in before:
+        project.repro("-f", "-s", f"{LEDGER}:{stage}")
+        assert project.digests(stage) == before[stage], f"{stage} is not deterministic"
+
+
+def stages_with_new_code(project: Project) -> set[str]:
+    """Refresh the code files; say which changed."""
+    before = {stage: project.data("code", f"{stage}.json").read_bytes() for stage in STAGES}
+    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    return {stage for stage in STAGES if project.data("code", f"{stage}.json").read_bytes() != before[stage]}
+
+
+def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Project) -> None:
+    for name in ("nodes/rl/objective.py", "engine/optim/muonclip.py", "engine/text/shards.py", "pipelines/sft.py", "engine/errors.py"):
+        module = name.removesuffix(".py").replace("/", ".")
+        want = {stage for stage, spec in load_manifest().stages.items()
+                if module in reach(edited.path, [spec.pipeline, "pipelines.datasets"]).modules}  # fmt: skip
+        assert want
+        edited.append(name, "\n_UNUSED = 1\n")
+        assert stages_with_new_code(edited) == want
+        edited.run("git", "checkout", "-q", "--", name)
+        assert stages_with_new_code(edited) == want
+        edited.append(name, "\n# a comment\n")
+        assert stages_with_new_code(edited) == set()
+        edited.run("git", "checkout", "-q", "--", name)
+
+
+def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited: Project) -> None:
+    before = edited.runs()
+    edited.append("nodes/tooluse/tables.py", "\n_UNUSED = 1\n")
+    plan = edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    assert "nodes.tooluse.tables" in " ".join(plan.split())
+    edited.repro()
+    assert edited.ran_since(before) == ["tooluse"], "early cutoff: the trajectories are the same, so nothing after them runs"
+
+
+def test_a_parameter_reruns_its_readers_and_what_hangs_on_their_outputs(edited: Project) -> None:
+    before = edited.runs()
+    edited.append(f"conf/{PROFILE}/parameters/evaluate.yml", "\n")
+    text = (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").read_text()
+    seed = re.search(r"seed: (\d+)", (edited.path / "conf/base/parameters/evaluate.yml").read_text())
+    assert seed is not None
+    (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").write_text(f"{text.rstrip()}\n  seed: {int(seed[1]) + 1}\n")
+    plan = " ".join(edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout.split())
+    assert "evaluate.seed" in plan
+    edited.repro()
+    assert edited.ran_since(before) == ["evaluate"]
+
+
+def test_a_deleted_output_comes_back_without_a_run(project: Project) -> None:
+    before, digests = project.runs(), project.digests("sft")
+    shutil.rmtree(project.data("sft", "sft_checkpoint"))
+    project.repro()
+    assert project.ran_since(before) == []
+    assert project.digests("sft") == digests
+
+
+def test_a_changed_output_is_noticed(project: Project) -> None:
+    shards = project.data("tokenization", "shards")
+    victim = next(path for path in sorted(shards.iterdir()) if path.suffix == ".bin")
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-10])
+    done = project.run("kedro", "run", "--env", PROFILE, "--pipelines", "pretrain", check=False)
+    assert done.returncode == 1
+    assert "truncated" in done.stderr
+    assert "Traceback" not in done.stderr
+    victim.write_bytes(whole)
+
+
+def test_out_of_date_code_file_stops_the_stage(edited: Project) -> None:
+    edited.append("nodes/tooluse/tables.py", "\n_UNUSED = 2\n")
+    done = edited.run("kedro", "run", "--env", PROFILE, "--pipelines", "tooluse", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "out of date" in done.stderr
+
+
+def test_profiles_do_not_touch_each_others_ledgers(project: Project) -> None:
+    assert (project.path / f"conf/{PROFILE}/dvc.lock").is_file()
+    assert not (project.path / "dvc.lock").exists()
+    assert [path.name for path in (project.path / "data").iterdir()] == [PROFILE]
+
+
+def test_dvc_lock_names_current_outputs(project: Project, tmp_path: Path) -> None:
+    """A fresh copy with the cache gets every artifact by checkout, and then has nothing to run."""
+    clone = Project(tmp_path)
+    shutil.copy(project.path / f"conf/{PROFILE}/dvc.lock", clone.path / f"conf/{PROFILE}/dvc.lock")
+    shutil.copytree(project.path / ".dvc/cache", clone.path / ".dvc/cache")
+    clone.run("dvc", "checkout", LEDGER)
+    clone.repro()
+    assert set(clone.runs().values()) == {0}
+    assert clone.digests("evaluate") == project.digests("evaluate")

@@ -1,0 +1,78 @@
+"""Kedro's datasets: nothing half-written is ever where a consumer looks."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from kedro.io import DatasetError
+
+from pipelines.datasets import DirectoryDataset, MetricsDataset, TableDataset
+from pipelines.errors import user_error
+
+
+def rejects(path: Path) -> TableDataset:
+    return TableDataset(filepath=str(path), stage="corpus", table="nodes.corpus.schema.REJECTED_DOCUMENTS", may_be_empty=True)
+
+
+FRAME = pl.DataFrame([{"id": "1", "domain": "web", "source": "s", "title": "t", "reason": "short"}])
+
+
+def test_table_round_trip(tmp_path: Path) -> None:
+    dataset = rejects(tmp_path / "corpus/rejected_documents")
+    assert not dataset.exists()
+    dataset.save(FRAME)
+    assert dataset.exists()
+    assert dataset.load().collect().equals(FRAME)
+
+
+def test_refused_table_leaves_the_last_good_one(tmp_path: Path) -> None:
+    dataset = rejects(tmp_path / "corpus/rejected_documents")
+    dataset.save(FRAME)
+    with pytest.raises(DatasetError) as caught:
+        dataset.save(FRAME.drop("reason"))
+    assert "column reason" in str(user_error(caught.value))
+    assert dataset.load().collect().equals(FRAME)
+    assert [path.name for path in (tmp_path / "corpus").iterdir()] == ["rejected_documents"]
+
+
+def test_empty_table_is_refused_where_the_catalog_does_not_allow_it(tmp_path: Path) -> None:
+    dataset = TableDataset(filepath=str(tmp_path / "corpus/rejected_documents"), stage="corpus", table="nodes.corpus.schema.REJECTED_DOCUMENTS")
+    with pytest.raises(DatasetError) as caught:
+        dataset.save(FRAME[:0])
+    assert "no rows" in str(user_error(caught.value))
+
+
+def test_a_gate_that_refuses_sets_the_table_aside(tmp_path: Path) -> None:
+    dataset = TableDataset(filepath=str(tmp_path / "corpus/documents"), stage="corpus", table="nodes.corpus.schema.DOCUMENTS", gate="documents")
+    row = {"id": "1", "domain": "web", "source": "s", "title": "t", "text": "\ufffd" * 50, "split": "train", "license": "x", "n_bytes": 150}
+    with pytest.raises(DatasetError) as caught:
+        dataset.save(pl.DataFrame([row, row]))
+    assert "documents" in str(user_error(caught.value))
+    assert not (tmp_path / "corpus/documents").exists()
+    assert (tmp_path / ".rejected/documents/part-00000.parquet").is_file()
+
+
+def test_directory_moves_from_the_workspace(tmp_path: Path) -> None:
+    dataset = DirectoryDataset(filepath=str(tmp_path / "sft/sft_history"), stage="sft")
+    made = tmp_path / "work"
+    made.mkdir()
+    (made / "history.jsonl").write_text("{}\n")
+    dataset.save(made)
+    assert not made.exists()
+    assert (dataset.load() / "history.jsonl").read_text() == "{}\n"
+    (dataset.load() / "history.jsonl").write_text("")
+    with pytest.raises(DatasetError) as caught:
+        dataset.load()
+    assert "truncated" in str(user_error(caught.value))
+
+
+def test_metrics_are_finite_and_flat(tmp_path: Path) -> None:
+    dataset = MetricsDataset(filepath=str(tmp_path / "sft/metrics.json"), stage="sft")
+    dataset.save({"loss": 1.5, "steps": 3})
+    assert json.loads((tmp_path / "sft/metrics.json").read_text()) == dataset.load() == {"loss": 1.5, "steps": 3}
+    for bad in (float("nan"), float("inf"), {"nested": 1}):
+        with pytest.raises(DatasetError) as caught:
+            dataset.save({"loss": bad})
+        assert "metric loss" in str(user_error(caught.value))
+    assert dataset.load()["loss"] == 1.5

@@ -1,0 +1,42 @@
+"""Manifest, pipelines and catalog agree."""
+
+import pytest
+
+from pipelines import graph
+from pipelines.manifest import COMPUTE_CLASSES, load_manifest
+
+STAGES = tuple(load_manifest().stages)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_output_is_kept_under_its_stage(stage: str) -> None:
+    outline = graph.stage_graph(stage)
+    made = {name for node in outline.pipeline.nodes for name in node.outputs}
+    assert made == set(outline.outputs), "an output that the catalog does not keep would leave consumers silently stale"
+    for name in outline.outputs:
+        assert graph.producer(name) == stage
+        assert graph.dataset_path("laptop", name).parent == graph.data_folder("laptop") / stage
+    assert f"{stage}_metrics" in outline.outputs
+    assert outline.parameters == (stage,)
+
+
+def test_every_dataset_is_made_once_and_before_it_is_read() -> None:
+    made: list[str] = []
+    for stage in STAGES:
+        outline = graph.stage_graph(stage)
+        assert set(outline.inputs) <= set(made), f"{stage} reads what no earlier stage makes"
+        made += outline.outputs
+    assert sorted(made) == sorted(graph.catalog_entries(None))
+
+
+def test_every_node_has_a_compute_class_and_one_stage() -> None:
+    for stage in STAGES:
+        for node in graph.stage_graph(stage).pipeline.nodes:
+            assert stage in node.tags
+            assert len([tag for tag in node.tags if tag in COMPUTE_CLASSES]) <= 1
+            assert [tag for tag in node.tags if tag in STAGES] == [stage]
+
+
+def test_profiles_keep_apart() -> None:
+    paths = [graph.dataset_path(profile, name) for profile in load_manifest().profiles for name in graph.catalog_entries(profile)]
+    assert len(set(paths)) == len(paths)

@@ -1,0 +1,42 @@
+"""kedro.yml: what it says, and what it refuses."""
+
+import pytest
+
+from engine.errors import UserError
+from pipelines.manifest import load_manifest, parse_manifest
+
+GOOD = """
+default_profile: laptop
+profiles: [laptop]
+stages:
+  corpus: { pipeline: pipelines.corpus, group: data, compute: cpu }
+"""
+
+
+def test_our_own() -> None:
+    manifest = load_manifest()
+    assert manifest.default_profile == "laptop"
+    assert list(manifest.stages) == ["corpus", "rephrase", "tooluse", "tokenization", "pretrain", "extend", "sft", "rl", "evaluate"]
+    assert set(manifest.profiles) == {"smoke", "laptop", "h200", "moonlight", "k2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD.replace("{ pipeline", "pipeline"), "not valid YAML"),
+        (GOOD.replace("stages:", "steps:"), "stages"),
+        (GOOD.replace("cpu", "tpu"), "'tpu' is no compute class"),
+        (GOOD.replace(", compute: cpu", ""), "needs exactly"),
+        ("[]", "wrong kind"),
+    ],
+)
+def test_refusals(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_manifest(text)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="no profile 'desktop'.*laptop"):
+        load_manifest().profile("desktop")
+    with pytest.raises(UserError, match="no stage 'sfd'.*sft"):
+        load_manifest().stage("sfd")

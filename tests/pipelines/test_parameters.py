@@ -1,0 +1,47 @@
+"""Parameters are refused by name before any node starts."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from engine.errors import UserError
+from pipelines import graph
+from pipelines.manifest import load_manifest
+from pipelines.parameters import check_parameters
+
+
+@pytest.fixture
+def given() -> dict[str, Any]:
+    return copy.deepcopy(graph.parameters("laptop"))
+
+
+@pytest.mark.parametrize("profile", load_manifest().profiles)
+def test_every_profile_is_good(profile: str) -> None:
+    check_parameters(graph.parameters(profile), profile)
+
+
+def test_unknown_stage(given: dict[str, Any]) -> None:
+    given["pretrian"] = {}
+    with pytest.raises(UserError, match="top-level key 'pretrian' is no stage"):
+        check_parameters(given, "laptop")
+
+
+@pytest.mark.parametrize("stage", load_manifest().stages)
+def test_unknown_key_is_named_with_its_stage(given: dict[str, Any], stage: str) -> None:
+    given[stage]["nonsense"] = 1
+    with pytest.raises(UserError, match=rf"there is no parameter {stage}\.nonsense"):
+        check_parameters(given, "laptop")
+
+
+def test_close_key_is_suggested(given: dict[str, Any]) -> None:
+    given["rl"]["sede"] = given["rl"].pop("seed")
+    with pytest.raises(UserError, match=r"rl\.(sede|seed)"):
+        check_parameters(given, "laptop")
+
+
+@pytest.mark.parametrize("stage", load_manifest().stages)
+def test_wrong_kind_names_the_field(given: dict[str, Any], stage: str) -> None:
+    given[stage]["seed"] = "many"
+    with pytest.raises(UserError, match=rf"{stage}\.seed.*'many'"):
+        check_parameters(given, "laptop")
