@@ -54,7 +54,8 @@ def check(dataset: str, frame: "pl.LazyFrame", report_dir: Path) -> None:
         report_dir: data/<profile>/.runs/<stage>/gates.
 
     Raises:
-        GateRefused: an expectation does not hold. The report is written before.
+        GateRefused: an expectation does not hold. The report is written before; the dataset that called moves
+            the table to data/<profile>/.rejected/.
         UserError: gates.yml is at fault.
     """
     suite = load_suites().get(dataset)
@@ -66,10 +67,11 @@ def check(dataset: str, frame: "pl.LazyFrame", report_dir: Path) -> None:
     write_atomic(path, canonical_json(verdict.report))
     _write_docs(report_dir.parents[1])
     if not verdict.passed:
+        refused = report_dir.parents[2] / ".rejected" / dataset
         raise GateRefused(
-            f"{dataset} was refused by its gate: {'; '.join(verdict.failures)}. The table published before stays as it "
-            f"was; {path} holds all figures; correct the stage's parameters or input, or the suite in "
-            "conf/base/gates.yml.",
+            f"{dataset} was refused by its gate: {'; '.join(verdict.failures)}. It is kept in {refused}, the table "
+            f"published before stays as it was, and {path} holds all figures: correct the stage's parameters or "
+            "input, or the suite in conf/base/gates.yml.",
             verdict,
         )
 

@@ -1,0 +1,113 @@
+"""One multi-asset a stage, derived from manifest, pipelines and catalog; it runs whole or not at all."""
+
+import inspect
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from dags import report
+from dags.execute import cause, run_logged, stage_command
+from dags.lineage import dependencies, gated
+from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
+from engine.identity.records import read_records
+from pipelines import graph
+from pipelines.manifest import StageSpec
+
+KINDS = {"TableDataset": {"parquet", "polars"}, "DirectoryDataset": {"files"}, "MetricsDataset": {"json"}}
+
+ABOUT_GATE = "The table's gate, judged before it was published."
+
+
+class StageConfig(dg.Config):
+    """What can be chosen when a stage is materialised."""
+
+    force: bool = False
+
+
+def stage_assets(spec: StageSpec, profile: str, code_version: str) -> dg.AssetsDefinition:
+    """The assets of one stage."""
+    outline = graph.stage_graph(spec.name)
+
+    @dg.multi_asset(
+        name=spec.name,
+        specs=[_asset(spec, dataset, code_version) for dataset in outline.outputs],
+        check_specs=[dg.AssetCheckSpec(CHECK, asset=dataset, description=ABOUT_GATE) for dataset in gated(outline.outputs)],
+        can_subset=False,
+        op_tags={"stage": spec.name, "compute": spec.compute, "profile": profile},
+        description=f"`make repro STAGE={spec.name} PROFILE={profile}`",
+    )  # fmt: skip
+    def stage(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
+        yield from materialise(context, spec.name, profile, config.force)
+
+    return stage
+
+
+def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator[Any]:
+    """Bring a stage up to date and report what it left.
+
+    Raises:
+        dagster.Failure: the stage failed; the sentence that says why is its description.
+    """
+    report.report_all(context.instance, profile)  # so that the inputs' versions are those on disc
+    begun = time.time()
+    command = stage_command(stage, profile, force)
+    context.log.info(" ".join(command[2:]))
+    status, tail = run_logged(command, context.log.info)
+    if status:
+        yield from _refusals(stage, profile, begun)
+        raise dg.Failure(f"stage {stage} failed: {cause(tail)}", metadata={"output": dg.MetadataValue.md(_code(tail))})
+    good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] == "success"]
+    for dataset in graph.stage_graph(stage).outputs:
+        digest = graph.digest_of(profile, dataset)
+        made = [run for run in good if run["outputs"].get(dataset) == digest]
+        yield dg.MaterializeResult(
+            asset_key=dataset,
+            metadata=materialisation(profile, dataset, made[-1] if made else None),
+            data_version=dg.DataVersion(digest or "absent"),
+            check_results=[_check(profile, name) for name in gated((dataset,))],
+        )
+
+
+def _asset(spec: StageSpec, dataset: str, code_version: str) -> dg.AssetSpec:
+    entry = graph.catalog_entries(None)[dataset]
+    node = next(node for node in graph.stage_graph(spec.name).pipeline.nodes if dataset in node.outputs)
+    kind = str(entry["type"]).rpartition(".")[2]
+    return dg.AssetSpec(
+        key=dataset,
+        deps=dependencies(spec.name, dataset),
+        group_name=spec.group,
+        owners=[f"team:{spec.group}"],
+        kinds={*KINDS.get(kind, set()), *({"pytorch"} if dataset.endswith("_checkpoint") else set())},
+        code_version=code_version,
+        description=f"{inspect.getdoc(node.func) or node.name}\n\nStage `{spec.name}`, node `{node.name}`.",
+        metadata={"stage": spec.name, "compute": spec.compute, "dataset": kind},
+    )
+
+
+def _check(profile: str, dataset: str) -> dg.AssetCheckResult:
+    """The verdict on a table that was just published, judged again if the report at hand is not on this table."""
+    found = verdict(profile, dataset)
+    if found is None or not found["passed"]:
+        from pipelines import gates
+
+        gates.check(dataset, graph.dataset(profile, dataset).load(), gate_report(profile, dataset).parent)
+        found = verdict(profile, dataset)
+    assert found is not None
+    return dg.AssetCheckResult(passed=found["passed"], check_name=CHECK, metadata=verdict_metadata(profile, found))
+
+
+def _refusals(stage: str, profile: str, since: float) -> Iterator[dg.AssetCheckResult]:
+    """The gates that refused a table after `since`."""
+    for dataset in gated(graph.stage_graph(stage).outputs):
+        path = gate_report(profile, dataset)
+        found = verdict(profile, dataset)
+        if found and not found["passed"] and path.stat().st_mtime >= since:
+            yield dg.AssetCheckResult(
+                passed=False, asset_key=dataset, check_name=CHECK, metadata=verdict_metadata(profile, found)
+            )
+
+
+def _code(lines: list[str]) -> str:
+    return "\n".join(["```", *lines, "```"])

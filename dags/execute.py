@@ -1,0 +1,80 @@
+"""Running one stage the way everybody runs it: `dvc repro -s code STAGE`, its output line by line in Dagster's log."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dags.dvc_yaml import dvc_file
+from pipelines.manifest import ROOT
+
+GRACE_SECONDS = 10.0
+KEPT_LINES = 40
+
+
+def stage_command(stage: str, profile: str, force: bool = False) -> list[str]:
+    """The command that brings one stage up to date; `force` runs it even if nothing changed."""
+    file = dvc_file(profile).relative_to(ROOT)
+    return [sys.executable, "-m", "dvc", "repro", *(["-f"] if force else []), "-s", f"{file}:code", f"{file}:{stage}"]
+
+
+def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Run `command` in the repository, handing each line of its output to `say` as it comes.
+
+    If this process is interrupted (the run is cancelled in the UI), the command and its children are stopped.
+
+    Returns:
+        The exit status and the last lines.
+    """
+    tail: list[str] = []
+    with _stopped_with_us(command) as process:
+        assert process.stdout is not None
+        for raw in process.stdout:
+            if line := raw.rstrip():
+                say(line)
+                tail = [*tail[-KEPT_LINES + 1 :], line]
+        return process.wait(), tail
+
+
+def cause(tail: list[str]) -> str:
+    """The sentence in a failed command's output that a reader needs: ours, if there is one, else the last line."""
+    ours = [line for line in tail if line.startswith("error: ")]
+    return ours[-1].removeprefix("error: ") if ours else tail[-1] if tail else "no output"
+
+
+@contextmanager
+def _stopped_with_us(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _stop(process)
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    """Ask the whole process group to end; make it, if it does not."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The environment with our own `python`, `kedro` and `dvc` first on the path, and nobody phoning home."""
+    quiet = {
+        "KEDRO_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **quiet, "PATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}

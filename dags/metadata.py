@@ -1,0 +1,102 @@
+"""What an asset's page shows of one materialisation: rows, tokens, bytes, duration, hash, figures, loss plot."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from engine.artifacts.files import files_below
+from pipelines import graph
+
+CHECK = "great_expectations"
+PLOT_WIDTH = 720  # pixels; a plot inside the event log has to be small
+MOST_PLOTS = 4
+
+
+def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -> dict[str, Any]:
+    """Dagster metadata of a dataset as it is published now.
+
+    Args:
+        profile: whose data.
+        dataset: the asset.
+        record: the run record of the execution that made it; None if it came out of DVC's cache without one.
+    """
+    path = graph.dataset_path(profile, dataset)
+    found: dict[str, Any] = {"path": str(path), **_sizes(path)}
+    found |= {"hash": (record or {}).get("outputs", {}).get(dataset) or graph.digest_of(profile, dataset) or "absent"}
+    if record:
+        found |= {"seconds": float(record["seconds"]), "stage_key": record["key"], "run_record": record["path"].name}
+        found |= {"finished": str(record["finished"]), "host": str(record["host"]), "commit": str(record["commit"])}
+        figures = record["metrics"]
+        shown = (
+            figures if dataset.endswith("_metrics") else {name: figures[name] for name in figures if "tokens" in name}
+        )
+        found |= {f"metric/{name}": value for name, value in shown.items()}
+    if plots := _plots(path):
+        found["plots"] = dg.MetadataValue.md("\n\n".join(_inline(plot) for plot in plots))
+    return found
+
+
+def verdict(profile: str, dataset: str) -> dict[str, Any] | None:
+    """The latest gate report of a table; None if there is none."""
+    path = gate_report(profile, dataset)
+    return dict(json.loads(path.read_bytes())) if path.is_file() else None
+
+
+def gate_report(profile: str, dataset: str) -> Path:
+    """Where the gate leaves its report on a table."""
+    return graph.data_folder(profile) / ".runs" / graph.producer(dataset) / "gates" / f"{dataset}.json"
+
+
+def verdict_metadata(profile: str, report: dict[str, Any]) -> dict[str, Any]:
+    """What the asset check's page shows of a gate report."""
+    rows = [_expectation(row) for row in report["expectations"] if row["description"] or not row["passed"]]
+    docs = graph.data_folder(profile) / ".runs" / "data_docs" / f"{report['dataset']}.html"
+    table = "\n".join(["| | statistic | observed | expected |", "|---|---|---|---|", *rows])
+    return {
+        "rows": report["profile"]["row_count"],
+        "expectations": len(report["expectations"]),
+        "failures": "; ".join(report["failures"]) or "none",
+        "verdict": dg.MetadataValue.md(table),
+        "data_docs": dg.MetadataValue.url(docs.as_uri()),
+    }
+
+
+def _expectation(row: dict[str, Any]) -> str:
+    observed = row["observed"]
+    shown = f"{observed:.4g}" if isinstance(observed, float) else observed
+    return f"| {'✔' if row['passed'] else '✘'} | {row['statistic']} | {shown} | {row['description'] or row['type']} |"
+
+
+def _sizes(path: Path) -> dict[str, Any]:
+    if path.is_file():
+        return {"bytes": path.stat().st_size}
+    found: dict[str, Any] = {"bytes": sum(file.stat().st_size for file in files_below(path))}
+    manifest = path / "manifest.json"
+    counts = json.loads(manifest.read_bytes()).get("counts", {}) if manifest.is_file() else {}
+    if "rows" in counts:
+        found["dagster/row_count"] = int(counts["rows"])
+    if columns := counts.get("columns"):
+        found["dagster/column_schema"] = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+    return found
+
+
+def _plots(path: Path) -> list[Path]:
+    """The dataset's plots, loss curves first."""
+    found = [file for file in files_below(path) if file.suffix == ".png"] if path.is_dir() else []
+    return sorted(found, key=lambda file: ("loss" not in file.name, file.name))[:MOST_PLOTS]
+
+
+def _inline(path: Path) -> str:
+    """A PNG as a Markdown image, scaled down."""
+    from PIL import Image
+
+    picture = Image.open(path).convert("RGB")
+    if picture.width > PLOT_WIDTH:
+        picture = picture.resize((PLOT_WIDTH, picture.height * PLOT_WIDTH // picture.width))
+    buffer = io.BytesIO()
+    picture.quantize(64).save(buffer, "PNG", optimize=True)
+    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"

@@ -1,0 +1,129 @@
+"""Runs made in a shell, reported to Dagster as materialisations from their run records.
+
+    python -m dags.report
+
+A record counts as reported once an event of each asset that it made carries its name, whether this module, the
+sensor or a run inside Dagster wrote that event; so reporting twice does nothing.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from dags.lineage import dependencies, gated
+from dags.metadata import CHECK, materialisation, verdict, verdict_metadata
+from dags.profile import chosen_profile, dagster_home
+from dags.versions import code_version
+from engine.identity.records import read_records
+from pipelines import graph
+from pipelines.errors import report_errors
+from pipelines.manifest import load_manifest
+
+RECENT_EVENTS = 500
+Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+
+def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
+    """Events for every successful run record that Dagster has not seen, oldest first, inputs before outputs."""
+    runs = graph.data_folder(profile) / ".runs"
+    fresh: list[dict[str, Any]] = []
+    for stage in load_manifest().stages:
+        records = [record for record in read_records(runs / stage) if record["outcome"] == "success"]
+        if records:
+            known = _reported(instance, graph.stage_graph(stage).outputs[-1])
+            fresh += [record for record in records if record["path"].name not in known]
+    for record in sorted(fresh, key=lambda record: str(record["finished"])):
+        yield from _events(profile, record)
+
+
+def report_all(instance: dg.DagsterInstance, profile: str) -> int:
+    """Write the events of all unreported runs; return how many."""
+    events = list(unreported(instance, profile))
+    for event in events:
+        instance.report_runless_asset_event(event)
+    return len(events)
+
+
+def shell_run_sensor(profile: str) -> dg.SensorDefinition:
+    """The sensor that reports shell runs while the UI is open."""
+
+    @dg.sensor(
+        name="report_shell_runs",
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Reports runs made in a shell as materialisations, from their run records.",
+    )
+    def report_shell_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        events = list(unreported(context.instance, profile))
+        return dg.SensorResult(asset_events=events) if events else dg.SkipReason("every run record is reported")
+
+    return report_shell_runs
+
+
+def _reported(instance: dg.DagsterInstance, dataset: str) -> set[str]:
+    """Names of the run records that an asset's recent materialisations carry."""
+    found = instance.fetch_materializations(dg.AssetKey(dataset), limit=RECENT_EVENTS).records
+    events = [entry.asset_materialization for entry in found]
+    return {str(event.metadata["run_record"].value) for event in events if event and "run_record" in event.metadata}
+
+
+def _events(profile: str, record: dict[str, Any]) -> Iterator[Event]:
+    """The events of one record; what a later run has replaced since is told by the record alone."""
+    for dataset, digest in record["outputs"].items():
+        current = graph.digest_of(profile, dataset) == digest
+        metadata = materialisation(profile, dataset, record) if current else _remembered(dataset, record)
+        yield dg.AssetMaterialization(
+            asset_key=dataset,
+            description=f"run in a shell by {record['user']}",
+            metadata=metadata,
+            tags=_versions(dataset, digest, record),
+        )
+        found = verdict(profile, dataset) if current and gated((dataset,)) else None
+        if found and found["passed"]:
+            yield dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(dataset), check_name=CHECK, passed=True, metadata=verdict_metadata(profile, found)
+            )
+
+
+def _remembered(dataset: str, record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "hash": record["outputs"][dataset],
+        "seconds": float(record["seconds"]),
+        "run_record": record["path"].name,
+        "finished": str(record["finished"]),
+    }
+
+
+def _versions(dataset: str, digest: str, record: dict[str, Any]) -> dict[str, str]:
+    """The tags by which Dagster tells fresh from stale, as it would write them itself."""
+    known = {**record["parts"]["inputs"], **record["outputs"]}
+    tags = {
+        "dagster/code_version": code_version(record["parts"]["code"], record["parts"]["parameters"]),
+        "dagster/data_version": digest,
+        "dagster/data_version_is_user_provided": "true",
+    }
+    for name in dependencies(record["stage"], dataset):
+        if name in known:
+            tags[f"dagster/input_data_version/{name}"] = known[name]
+            tags[f"dagster/input_event_pointer/{name}"] = "NULL"
+    return tags
+
+
+def main() -> None:
+    """Report all runs of the profile."""
+    argparse.ArgumentParser(description="Report runs made in a shell to Dagster (profile: K2_PROFILE).").parse_args()
+    with report_errors():
+        from dags.ui import prepare_home
+
+        profile = chosen_profile()
+        prepare_home(dagster_home(profile))
+        os.environ["DAGSTER_HOME"] = str(dagster_home(profile))
+        with dg.DagsterInstance.get() as instance:
+            print(f"{report_all(instance, profile)} events reported to {dagster_home(profile)}")
+
+
+if __name__ == "__main__":
+    main()

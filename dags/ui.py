@@ -1,0 +1,73 @@
+"""`make ui`: Dagster's web page with its daemon, on this machine only, for the profile in K2_PROFILE.
+
+python -m dags.ui [--port 3000]
+"""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from dags.profile import chosen_profile, dagster_home
+from engine.artifacts.files import write_atomic
+from engine.errors import UserError
+from pipelines.errors import report_errors
+from pipelines.manifest import ROOT
+
+HOST = "127.0.0.1"
+SETTINGS = """# Written by `make ui`.
+telemetry: { enabled: false }
+nux: { enabled: false }
+# Runs start at once; the default coordinator only queues them for a daemon, and without one they wait for ever.
+run_coordinator:
+  module: dagster._core.run_coordinator
+  class: DefaultRunCoordinator
+"""
+
+
+def prepare_home(home: Path) -> None:
+    """Make Dagster's folder with its settings; what it has recorded stays."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.is_file() or settings.read_text(encoding="utf-8") != SETTINGS:
+        write_atomic(settings, SETTINGS.encode())
+
+
+def command(port: int) -> list[str]:
+    """The command that serves the definitions; it starts the daemon (sensors) too and stops it with itself."""
+    module = [sys.executable, "-m", "dagster", "dev", "-m", "dags.definitions", "-d", str(ROOT)]
+    return [*module, "-h", HOST, "-p", str(port), "--log-level", "warning"]
+
+
+def main() -> None:
+    """Start the page; Ctrl-C stops it."""
+    parser = argparse.ArgumentParser(description="Dagster's page for the profile in K2_PROFILE.")
+    parser.add_argument("--port", type=int, default=3000)
+    port = parser.parse_args().port
+    with report_errors():
+        profile = chosen_profile()
+        home = dagster_home(profile)
+        prepare_home(home)
+        _require_free(port)
+        os.environ |= {"DAGSTER_HOME": str(home), "K2_PROFILE": profile, "DO_NOT_TRACK": "1"}
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        print(f"Dagster for profile {profile}: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)
+        os.chdir(ROOT)
+        os.execv(sys.executable, command(port))
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(
+                f"{HOST}:{port} cannot be used ({error.strerror}): stop what listens there, or run "
+                f"`python -m dags.ui --port {port + 1}`."
+            ) from error
+
+
+if __name__ == "__main__":
+    main()

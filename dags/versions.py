@@ -1,0 +1,64 @@
+"""Each stage's code version: hash(code fingerprint, parameters read), as the stage key has it but without inputs.
+
+Fingerprinting reads every module of the repository, so the answer is kept beside Dagster's own state and holds
+for as long as no source or configuration file was touched; loading the definitions then costs a directory walk.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, digest_bytes, write_atomic
+from engine.identity.key import flatten, stage_key
+from pipelines import graph
+from pipelines.manifest import ROOT, load_manifest
+
+_WATCHED = ("conf", "engine", "kernels", "nodes", "pipelines", "kedro.yml", "requirements")
+
+
+def code_version(code: dict[str, dict[str, str]], flat_parameters: dict[str, Any]) -> str:
+    """The version of one stage's code and parameters, from the parts that a run record holds."""
+    return stage_key(code=code, parameters=flat_parameters, inputs={})
+
+
+def code_versions(profile: str, cache: Path) -> dict[str, str]:
+    """Stage → code version as the working tree stands now.
+
+    Args:
+        profile: whose parameters.
+        cache: a JSON file to remember the answer in; a foreign or broken one is ignored.
+    """
+    state = digest_bytes("".join(_stamps()).encode())
+    if known := _remembered(cache, state):
+        return known
+    resolved = graph.parameters(profile)
+    found = {stage: _current(stage, resolved) for stage in load_manifest().stages}
+    write_atomic(cache, canonical_json({"state": state, "versions": found}))
+    return found
+
+
+def _current(stage: str, resolved: dict[str, Any]) -> str:
+    read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
+    return code_version(graph.code_of(stage).as_dict(), flatten(read))
+
+
+def _remembered(cache: Path, state: str) -> dict[str, str] | None:
+    try:
+        known = json.loads(cache.read_bytes())
+        return dict(known["versions"]) if known["state"] == state else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _stamps() -> Iterator[str]:
+    """Path, size and modification time of every file that a code version can depend on."""
+    waiting = [ROOT / name for name in _WATCHED if (ROOT / name).exists()]
+    while waiting:
+        path = waiting.pop()
+        if path.is_dir():
+            waiting += sorted(Path(entry) for entry in os.scandir(path) if entry.name != "__pycache__")
+            continue
+        stat = path.stat()
+        yield f"{path} {stat.st_size} {stat.st_mtime_ns}\n"
