@@ -1,0 +1,52 @@
+"""One episode: a user, an agent and a world talk until the user is served or the turns run out."""
+
+from engine.toolworld.judge import Verdict, judge
+from engine.toolworld.keyed import keyed_random
+from engine.toolworld.messages import AgentFn, Message, calls_of, compact, parsed_arguments, tool_message
+from engine.toolworld.tasks import Task
+from engine.toolworld.user import Persona, UserSimulator, load_personas
+from engine.toolworld.world import FaultRates, World
+
+
+def run_episode(
+    task: Task, agent_fn: AgentFn, seed: int, who: Persona | None = None, faults: FaultRates | None = None
+) -> tuple[list[Message], Verdict]:
+    """Play `task` with `agent_fn` and judge it.
+
+    `agent_fn(messages, tools)` returns the next assistant message: OpenAI's format, arguments as a JSON string;
+    whatever it writes there is handled, a bad call is answered with an error. `seed` keys the faults, and the persona
+    when `who` is None. Without `faults` the world never errs by chance.
+    """
+    if who is None:
+        personas = list(load_personas().values())
+        who = keyed_random(seed, "persona", task.id).choice(personas)
+    world = World(task.domain, task.world_seed, faults, noise_seed=seed)
+    user = UserSimulator(task, who)
+    tools = task.openai_tools()
+    messages: list[Message] = [
+        {"role": "system", "content": task.system_prompt},
+        {"role": "user", "content": user.first()},
+    ]
+    for _ in range(task.max_turns):
+        message = agent_fn(list(messages), tools)
+        messages.append(message)
+        if calls := calls_of(message):
+            messages += [tool_message(call, answer(world, task, call)) for call in calls]
+            continue
+        reply = user.reply(str(message.get("content") or ""))
+        if reply is None:
+            break
+        messages.append({"role": "user", "content": reply})
+    return messages, judge(task, world, messages)
+
+
+def answer(world: World, task: Task, call: dict[str, object]) -> str:
+    """What the tool simulator says to `call`. A call that names no tool of the agent does not reach the world."""
+    function = call["function"]
+    assert isinstance(function, dict)
+    if function["name"] not in task.tools:
+        return compact({"error": "no such tool"})
+    arguments = parsed_arguments(call)
+    if arguments is None:
+        return compact({"error": "arguments are not JSON"})
+    return world.call(function["name"], arguments).text()

@@ -1,0 +1,159 @@
+"""Evidence from an episode, and the rubric's questions about it: was it called, was it said, was it made up."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from engine.toolworld.messages import Message, all_calls, is_text, parsed_arguments, words
+from engine.toolworld.specs import application_of, load_domains, load_tools
+from engine.toolworld.tasks import PICK, Goal, Step, Task
+from engine.toolworld.world import World
+
+_SENTENCE_END = re.compile(r"[.?!](?:\s+|$)")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that reached the world: where it stands in the transcript, what it was, how it ended."""
+
+    position: int
+    name: str
+    arguments: dict[str, Any]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the judge looks at: calls that reached the world, all calls counted, and the transcript."""
+
+    calls: tuple[Call, ...]
+    total_calls: int
+    messages: tuple[Message, ...]
+
+    @classmethod
+    def gather(cls, task: Task, world: World, messages: list[Message]) -> "Evidence":
+        """Pair the transcript's calls with the world's log; both are in the same order."""
+        made = list(all_calls(messages))
+        reached = [
+            (position, call)
+            for position, call in made
+            if call["function"]["name"] in task.tools and parsed_arguments(call) is not None
+        ]
+        calls = tuple(
+            Call(position, logged.tool, logged.arguments, logged.result.outcome)
+            for (position, _), logged in zip(reached, world.log, strict=True)
+        )
+        return cls(calls, len(made), tuple(messages))
+
+
+def matches_step(step: Step, call: Call) -> bool:
+    """Whether `call` is the one `step` expects; an amount may come in parts, its sum shows in the state."""
+    if call.name != step.tool or call.arguments.keys() != step.arguments.keys():
+        return False
+    return all(
+        wanted == PICK or name == "amount" or call.arguments[name] == wanted for name, wanted in step.arguments.items()
+    )
+
+
+def goal_match(goal: Goal, evidence: Evidence) -> list[Call] | None:
+    """The calls that carry out the goal's steps in order, or None when the pattern is not there."""
+    found: list[Call] = []
+    start = 0
+    for step in goal.steps:
+        index = next((i for i in range(start, len(evidence.calls)) if _carries(step, evidence.calls[i])), None)
+        if index is None:
+            return None
+        found.append(evidence.calls[index])
+        start = index + 1
+    return found
+
+
+def _carries(step: Step, call: Call) -> bool:
+    if not matches_step(step, call) or call.outcome != step.expects:
+        return False
+    # The state shows the sum of amounts only where the call succeeds; a refused one is compared here.
+    return step.expects == "ok" or call.arguments == step.arguments
+
+
+def facts_missing(task: Task, goal: Goal, evidence: Evidence) -> list[str]:
+    """Facts of the goal that no one sentence after its calls holds, and names that a listing did not give.
+
+    One sentence, because "Done. It is now open" must not count as saying that it is done.
+    """
+    matched = goal_match(goal, evidence)
+    if matched is None:
+        return [f"nothing to answer from: {goal.criterion}"]
+    after = matched[-1].position if matched else 0
+    texts = [str(m.get("content") or "") for m in evidence.messages[after:] if is_text(m)]
+    facts = [_picked(matched[-1]) if fact == PICK else fact for fact in goal.facts]
+    wanted = words(" ".join(facts))
+    said = any(wanted <= words(sentence) for text in texts for sentence in _SENTENCE_END.split(text))
+    problems = [] if said else [f"the answer does not say {', '.join(facts)}"]
+    if goal.kind == "list" and texts:
+        own_keys = {key.lower() for key in application_of(load_tools()[goal.steps[0].tool]).keys}
+        extra = words(texts[0]) & own_keys - {fact.lower() for fact in facts} - _other_words(task, goal)
+        problems += [f"the answer names '{key}', which was not listed" for key in sorted(extra)]
+    return problems
+
+
+def contradictions(task: Task, evidence: Evidence) -> list[str]:
+    """Sentences about a reported field of a record that give none of the values the task's goals found there.
+
+    A listing by the same field may name the record too, and with the value that was asked for it is no contradiction.
+    """
+    allowed: dict[tuple[str, str], set[str]] = {}
+    listed = {goal.facts[0].lower() for goal in task.goals if goal.kind == "list"}
+    for goal in task.goals:
+        if goal.report not in {"", "list", "pick"} and goal.steps[-1].expects == "ok":
+            key, value = goal.facts
+            allowed.setdefault((key.lower(), goal.report), set()).add(value.lower())
+    texts = [str(m.get("content") or "") for m in evidence.messages if is_text(m)]
+    sentences = [sentence for text in texts for sentence in _SENTENCE_END.split(text)]
+    return [
+        f"'{sentence}' contradicts the result"
+        for (key, field), values in allowed.items()
+        for sentence in sentences
+        if {key, field} <= words(sentence) and not (values | listed) & words(sentence)
+    ]
+
+
+def _picked(call: Call) -> str:
+    return str(call.arguments[application_of(load_tools()[call.name]).key])
+
+
+def _other_words(task: Task, goal: Goal) -> set[str]:
+    """Words that other goals of the task may bring into the same answer."""
+    others = [other for other in task.goals if other is not goal]
+    return words(" ".join(" ".join((*other.asks, *other.facts)) for other in others))
+
+
+def ungrounded_arguments(messages: list[Message]) -> list[str]:
+    """Argument values that nobody said before the call: a guessed name, an invented amount."""
+    known: set[str] = set()
+    problems = []
+    for message in messages:
+        for _, call in all_calls([message]):
+            for name, value in (parsed_arguments(call) or {}).items():
+                if not words(str(value)) <= known:
+                    problems.append(f"nobody said '{value}' for {name}")
+        if message["role"] in {"user", "tool"}:
+            known |= words(str(message["content"]))
+    return problems
+
+
+def ungrounded_words(task: Task, messages: list[Message]) -> list[str]:
+    """Numbers and record names in the agent's answers that neither the user nor a tool gave before."""
+    keys = {key.lower() for app in load_domains()[task.domain].applications.values() for key in app.keys}
+    known: set[str] = set()
+    problems = []
+    for message in messages:
+        if message["role"] in {"user", "tool"}:
+            known |= words(str(message["content"]))
+        elif message["role"] == "assistant":
+            said = words(str(message.get("content") or ""))
+            problems += [f"'{word}' is made up" for word in sorted(said - known) if word in keys or _is_number(word)]
+    return problems
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", word) is not None

@@ -1,0 +1,234 @@
+"""Tool specifications by hierarchical domain evolution: category -> application -> tool (K2 paper, 3.1.1).
+
+`domains.yml` holds the slots and `operations.yml` the forms; this module joins them into `ToolSpec`s whose
+parameters are JSON schemas. Everything else in the package works on these specs, so a new domain is data, not code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import UserError
+
+HERE = Path(__file__).parent
+Kind = Literal["read", "list", "set", "raise", "lower", "transfer", "add", "remove", "claim", "release"]
+READS: frozenset[str] = frozenset({"read", "list"})
+"""Operations that leave the world as it was."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class FieldSpec(_Frozen):
+    """One column of a record: a closed list of `values`, a `pool` of names, or whole numbers low..high by step."""
+
+    values: tuple[str, ...] = ()
+    pool: str = ""
+    low: int = 0
+    high: int = 0
+    step: int = 1
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the field holds whole numbers."""
+        return not self.values and not self.pool
+
+
+class ToolForm(_Frozen):
+    """One tool as domains.yml writes it: an operation and the slots it needs."""
+
+    does: Kind
+    field: str = ""
+    verb: str = ""
+    from_: str = Field("", alias="from")
+    to: str = ""
+    holder: str = ""
+
+
+class Application(_Frozen):
+    """A small table of records and the tools on it."""
+
+    entity: str
+    entities: str
+    key: str
+    keys: tuple[str, ...]
+    says: str
+    fields: dict[str, FieldSpec]
+    tools: dict[str, ToolForm]
+
+    @model_validator(mode="after")
+    def _tools_name_fields(self) -> "Application":
+        for name, form in self.tools.items():
+            for field in filter(None, (form.field, form.holder)):
+                if field not in self.fields:
+                    raise ValueError(
+                        f"tool '{name}' works on the field '{field}', which is not among {list(self.fields)}"
+                    )
+            if form.does in {"list", "set", "raise", "lower", "transfer", "claim", "release"} and not form.field:
+                raise ValueError(f"tool '{name}' does '{form.does}' and needs a field")
+        return self
+
+    def words(self, key: str) -> str:
+        """The record named `key` in words, e.g. "room 101"."""
+        return self.says.format(key=key)
+
+
+class Domain(_Frozen):
+    """One category of work with its applications; `role` is what an agent there is called."""
+
+    category: str
+    role: str
+    applications: dict[str, Application]
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """One callable tool; `parameters` is a JSON schema of an object."""
+
+    name: str
+    domain: str
+    application: str
+    origin: str
+    description: str
+    parameters: Mapping[str, Any]
+    returns: str
+    form: ToolForm
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a call may change the world."""
+        return self.form.does not in READS
+
+    def openai(self) -> dict[str, Any]:
+        """The tool as an OpenAI tool object, which is what an agent is shown."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+
+@cache
+def operations() -> dict[str, Any]:
+    """The forms of operations.yml: how each operation is described, asked for and answered."""
+    loaded: dict[str, Any] = yaml.safe_load((HERE / "operations.yml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def parse_domains(text: str, source: str = "domains.yml") -> dict[str, Domain]:
+    """Read a domain description; a malformed one is a `UserError` naming `source` and the field."""
+    try:
+        raw = yaml.safe_load(text)
+        pools: dict[str, list[str]] = raw["pools"]
+        return {name: Domain.model_validate(_with_pools(body, pools)) for name, body in raw["domains"].items()}
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{source}: {where}: {first['msg']}; correct the domain description.") from error
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{source} is not a domain description ({error}); it needs `pools` and `domains`.") from error
+
+
+def _with_pools(body: dict[str, Any], pools: dict[str, list[str]]) -> dict[str, Any]:
+    """Put a pool's names where the description gives only the pool's name."""
+    applications = {}
+    for name, application in body["applications"].items():
+        keys = application["keys"]
+        applications[name] = {**application, "keys": pools[keys] if isinstance(keys, str) else keys}
+        applications[name]["fields"] = {
+            field: {"values": pools[spec["pool"]]} if "pool" in spec else spec
+            for field, spec in application["fields"].items()
+        }
+    return {**body, "applications": applications}
+
+
+@cache
+def load_domains() -> dict[str, Domain]:
+    """The eight domains of domains.yml, by name."""
+    return parse_domains((HERE / "domains.yml").read_text(encoding="utf-8"))
+
+
+def choose_domains(names: tuple[str, ...] | list[str], source: str = "parameters/tooluse.yml") -> dict[str, Domain]:
+    """The domains called `names` (all of them when empty); an unknown name is a `UserError`."""
+    known = load_domains()
+    for name in names:
+        if name not in known:
+            raise UserError(f"{source}: domains: '{name}' is not a domain; choose among {', '.join(known)}.")
+    return {name: known[name] for name in (names or known)}
+
+
+@cache
+def load_tools() -> dict[str, ToolSpec]:
+    """Every tool of every domain by name, in the order of domains.yml."""
+    tools: dict[str, ToolSpec] = {}
+    for domain_name, domain in load_domains().items():
+        for app_name, application in domain.applications.items():
+            for name, form in application.tools.items():
+                if name in tools:
+                    raise UserError(f"domains.yml: the tool '{name}' appears twice; give each tool its own name.")
+                tools[name] = _tool(name, form, domain_name, domain.category, app_name, application)
+    return tools
+
+
+def application_of(tool: ToolSpec) -> Application:
+    """The application whose records `tool` works on."""
+    return load_domains()[tool.domain].applications[tool.application]
+
+
+def _tool(name: str, form: ToolForm, domain: str, category: str, app_name: str, app: Application) -> ToolSpec:
+    slots = {"entity": app.entity, "entities": app.entities, "field": form.field, "Verb": form.verb.capitalize()}
+    return ToolSpec(
+        name=name,
+        domain=domain,
+        application=app_name,
+        origin=f"synthetic:{category}/{domain}/{app_name}",
+        description=operations()[form.does]["description"].format(**slots),
+        parameters=_schema(form, app),
+        returns=_returns(form, app),
+        form=form,
+    )
+
+
+def _schema(form: ToolForm, app: Application) -> dict[str, Any]:
+    """JSON schema of the arguments: short, so that two to four tools fit a small context beside the dialogue."""
+    key, amount = {app.key: {"type": "string"}}, {"amount": {"type": "integer"}}
+    properties: dict[str, Any]
+    match form.does:
+        case "read" | "remove" | "release":
+            properties = dict(key)
+        case "list":
+            properties = {form.field: _field_schema(app.fields[form.field])}
+        case "set":
+            properties = {**key, form.field: _field_schema(app.fields[form.field])}
+        case "raise" | "lower":
+            properties = {**key, **amount}
+        case "transfer":
+            properties = {"from": {"type": "string"}, "to": {"type": "string"}, **amount}
+        case "claim":
+            properties = {**key, form.holder: {"type": "string"}}
+        case "add":
+            properties = {**key, **{name: _field_schema(spec) for name, spec in app.fields.items()}}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _field_schema(spec: FieldSpec) -> dict[str, Any]:
+    """A number, one of a few words, or (a long pool, whose list would eat the context) any string."""
+    if spec.is_number:
+        return {"type": "integer"}
+    if len(spec.values) > 5:
+        return {"type": "string"}
+    return {"type": "string", "enum": list(spec.values)}
+
+
+def _returns(form: ToolForm, app: Application) -> str:
+    match form.does:
+        case "read":
+            return "{" + ", ".join([app.key, *app.fields]) + "}"
+        case "list":
+            return "{" + app.entities + "}"
+        case "set" | "raise" | "lower" | "transfer" | "claim" | "release":
+            return "{ok, " + form.field + "}"
+    return "{ok}"

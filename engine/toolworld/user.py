@@ -1,0 +1,88 @@
+"""The user simulator: personas that ask in their own way, answer questions, and stop when served."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import yaml
+
+from engine.errors import UserError
+from engine.toolworld.specs import HERE
+from engine.toolworld.tasks import Goal, Task
+
+
+@dataclass(frozen=True)
+class Persona:
+    """How a user talks: what surrounds a request, one request a turn or all at once, details withheld until asked."""
+
+    name: str
+    opening: str
+    closing: str
+    stepwise: bool
+    withholds: bool
+    phrasing: int
+
+
+@cache
+def load_personas() -> dict[str, Persona]:
+    """The personas of personas.yml, by name."""
+    raw = yaml.safe_load((HERE / "personas.yml").read_text(encoding="utf-8"))
+    return {name: Persona(name=name, **body) for name, body in raw.items()}
+
+
+def persona(name: str) -> Persona:
+    """The persona called `name`; an unknown one is a `UserError`."""
+    known = load_personas()
+    if name not in known:
+        raise UserError(
+            f"parameters/tooluse.yml: personas: '{name}' is not a persona; choose among {', '.join(known)}."
+        )
+    return known[name]
+
+
+class UserSimulator:
+    """One user of one episode. `first` opens the dialogue; `reply` answers the agent, None when there is no more."""
+
+    def __init__(self, task: Task, who: Persona) -> None:
+        self.task, self.persona = task, who
+        self.withheld = withheld_goal(task, who)
+        self._told_detail = self.withheld is None
+        self._next = 0
+        self._puzzled = False
+
+    def first(self) -> str:
+        """The opening message: the first wish (stepwise) or all of them."""
+        count = 1 if self.persona.stepwise else len(self.task.goals)
+        wishes = " ".join(self._ask(index) for index in range(count))
+        self._next = count
+        return " ".join(filter(None, (self.persona.opening, wishes, self.persona.closing)))
+
+    def reply(self, text: str) -> str | None:
+        """The answer to the agent's `text`: the withheld detail when asked, else the next wish, else None."""
+        if text.rstrip().endswith("?"):
+            if not self._told_detail and self.withheld is not None and self.withheld < self._next:
+                self._told_detail = True
+                return f"{self.task.goals[self.withheld].missing_value}."
+            if not self._puzzled:
+                self._puzzled = True
+                return "I have told you all."
+            return None
+        if self._next == len(self.task.goals):
+            return None
+        self._next += 1
+        return self._ask(self._next - 1)
+
+    def _ask(self, index: int) -> str:
+        goal = self.task.goals[index]
+        return goal.vague if index == self.withheld else asked(goal, self.persona)
+
+
+def asked(goal: Goal, who: Persona) -> str:
+    """The goal's wish as `who` phrases it."""
+    return goal.asks[who.phrasing % len(goal.asks)]
+
+
+def withheld_goal(task: Task, who: Persona) -> int | None:
+    """Which goal's detail `who` withholds: the first that can be asked for without it, or None."""
+    if not who.withholds:
+        return None
+    return next((index for index, goal in enumerate(task.goals) if goal.vague), None)

@@ -1,0 +1,302 @@
+"""Wishes with their rubric, made by trying them on a scratch copy of the world.
+
+The programme owns the structure (which tool, which arguments, what must follow), the forms of operations.yml give the
+words. A goal is simulated before it is written down, so its checkpoints and facts are what really happens.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.toolworld.specs import Application, ToolSpec, application_of, operations
+from engine.toolworld.tasks import ANY_KEY, PICK, Checkpoint, Goal, Step
+from engine.toolworld.world import World, load_people
+
+AMOUNTS = (1, 2, 3, 4, 5, 6, 8, 9)
+"""Small amounts; multiplied by the field's step, so that balances stay round."""
+
+
+@dataclass
+class Draft:
+    """One task in the making: its scratch world, its draws, and the records already spoken for."""
+
+    world: World
+    rng: random.Random
+    taken: set[tuple[str, str]] = field(default_factory=set)
+
+    def keys(self, tool: ToolSpec) -> list[str]:
+        """Records of the tool's application that no earlier goal changes."""
+        return [key for key in self.world.state[tool.application] if (tool.application, key) not in self.taken]
+
+    def absent(self, tool: ToolSpec) -> list[str]:
+        """Names that the application has no record for."""
+        state = self.world.state[tool.application]
+        app = application_of(tool)
+        return [key for key in app.keys if key not in state and (tool.application, key) not in self.taken]
+
+    def pick(self, items: list[Any]) -> Any:
+        """One of `items`, or None when there are none."""
+        return self.rng.choice(items) if items else None
+
+
+Maker = Callable[[Draft, ToolSpec, bool], Goal | None]
+
+
+def make_goal(draft: Draft, tools: list[ToolSpec], impossible: bool) -> Goal | None:
+    """A goal for one of `tools`, or None when the drawn one does not fit the world."""
+    tool = draft.rng.choice(tools)
+    goal = SINGLE[tool.form.does](draft, tool, impossible)
+    return _seal(draft, goal) if goal else None
+
+
+def make_two_step(draft: Draft, tools: list[ToolSpec]) -> Goal | None:
+    """A goal that takes a look before it acts (claim any free one, set if), where the tools allow one."""
+    pairs = [
+        (maker, reader, writer)
+        for does, needs, maker in (("claim", "list", _claim_any), ("set", "read", _set_if))
+        for writer in tools
+        for reader in tools
+        if (writer.form.does, reader.form.does, writer.application) == (does, needs, reader.application)
+    ]
+    drawn = draft.pick(pairs)
+    goal = drawn[0](draft, drawn[1], drawn[2]) if drawn else None
+    return _seal(draft, goal) if goal else None
+
+
+def _seal(draft: Draft, goal: Goal) -> Goal | None:
+    """Play the goal on the scratch world and write down what changed; None if it did not go as planned."""
+    before = draft.world.diff()
+    values: dict[str, Any] = {}
+    picked = ""
+    for step in goal.steps:
+        arguments = {name: picked if value == PICK else value for name, value in step.arguments.items()}
+        result = draft.world.call(step.tool, arguments)
+        if result.outcome != step.expects:
+            return None
+        values = result.value
+        picked = next((value[0] for value in values.values() if isinstance(value, list) and value), picked)
+    after = draft.world.diff()
+    changed = {place: fields for place, fields in after.items() if before.get(place, "same") != fields}
+    draft.taken |= changed.keys()
+    any_key = goal.kind == "claim_any"
+    if any_key:  # any record may be chosen, so no other goal of this task may touch the application
+        draft.taken |= {(place[0], key) for place in changed for key in draft.world.state[place[0]]}
+    points = tuple(
+        Checkpoint(app, ANY_KEY if any_key else key, None if fields is None else dict(fields))
+        for (app, key), fields in changed.items()
+    )
+    return _with_facts(goal, values, points)
+
+
+def _with_facts(goal: Goal, values: dict[str, Any], points: tuple[Checkpoint, ...]) -> Goal:
+    """The goal with its checkpoints and the facts that its answer must hold."""
+    facts = goal.facts
+    if goal.steps[-1].expects == "edge":
+        facts = ("cannot", *str(values["error"]).split())
+    elif goal.report == "list":
+        listed = next(iter(values.values()))
+        facts = (*goal.facts, *listed) if listed else (*goal.facts, "no")
+    elif goal.report and goal.report != "pick":
+        facts = (*goal.facts, str(values[goal.report]))
+    return Goal(**{**vars(goal), "facts": facts, "checkpoints": points})
+
+
+# --- words -----------------------------------------------------------------------------------------------------
+
+
+def _sentence(template: str, slots: dict[str, Any]) -> str:
+    text = template.format(**slots)
+    return text[:1].upper() + text[1:]
+
+
+def _goal(kind: str, tool: ToolSpec, steps: list[Step], slots: dict[str, Any], report: str = "", **more: Any) -> Goal:
+    """Join the words of `kind` with the steps; `missing` in `more` names the argument a vague user leaves out."""
+    app, form = application_of(tool), tool.form
+    full = {
+        "entity": app.entity, "entities": app.entities, "Entities": app.entities.capitalize(), "field": form.field,
+        "verb": form.verb, "Verb": form.verb.capitalize(), "to": form.to, "free": form.from_, **slots,
+    }  # fmt: skip
+    full["It"] = str(full.get("it", ""))[:1].upper() + str(full.get("it", ""))[1:]
+    words = operations()[kind]
+    withheld = more.pop("missing", "")
+    asks = tuple(_sentence(ask, full) for ask in words["ask"])
+    return Goal(
+        kind=kind,
+        asks=asks,
+        steps=tuple(steps),
+        criterion=asks[0],
+        facts=more.pop("facts", ()),
+        answer=_sentence(words["answer"][0], full),
+        answer_none=_sentence(words["answer_none"], full) if "answer_none" in words else "",
+        report=report,
+        vague=_sentence(words["vague"], full) if withheld else "",
+        missing=withheld,
+        missing_value=str(steps[-1].arguments[withheld]) if withheld else "",
+        missing_argument=withheld,
+    )
+
+
+def _expects(impossible: bool) -> Any:
+    return "edge" if impossible else "ok"
+
+
+# --- one call --------------------------------------------------------------------------------------------------
+
+
+def _read(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app = application_of(tool)
+    # Reading what an earlier goal wrote is welcome ("then tell me"); a record that is gone is not there to read.
+    key = draft.pick(draft.absent(tool)) if impossible else draft.pick(list(draft.world.state[tool.application]))
+    record = draft.world.state[tool.application].get(key, {})
+    field_name = draft.pick([name for name in app.fields if impossible or record.get(name) != ""])
+    if key is None or field_name is None:
+        return None
+    slots = {"it": app.words(key), "field": field_name}
+    return _goal(
+        "read", tool, [Step(tool.name, {app.key: key}, _expects(impossible))], slots, report=field_name, facts=(key,)
+    )
+
+
+def _list(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app, name = application_of(tool), tool.form.field
+    if impossible or any(place[0] == tool.application for place in draft.taken):
+        return None
+    value = draft.pick(list(app.fields[name].values))
+    return _goal("list", tool, [Step(tool.name, {name: value})], {"value": value}, report="list", facts=(value,))
+
+
+def _set(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app, name = application_of(tool), tool.form.field
+    key = draft.pick(draft.absent(tool) if impossible else draft.keys(tool))
+    if key is None:
+        return None
+    current = draft.world.state[tool.application].get(key, {}).get(name)
+    value = draft.pick([value for value in app.fields[name].values if value != current])
+    step = Step(tool.name, {app.key: key, name: value}, _expects(impossible))
+    return _goal("set", tool, [step], {"it": app.words(key), "value": value}, report=name, missing=name, facts=(key,))
+
+
+def _amount(draft: Draft, app: Application, name: str) -> int:
+    return draft.rng.choice(AMOUNTS) * app.fields[name].step
+
+
+def _shift(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    """Raise and lower; impossible means more than there is (lower) or nobody of that name (raise)."""
+    app, name, does = application_of(tool), tool.form.field, tool.form.does
+    key = draft.pick(draft.absent(tool) if impossible and does == "raise" else draft.keys(tool))
+    if key is None:
+        return None
+    amount = _amount(draft, app, name)
+    if does == "lower" and impossible:
+        amount += draft.world.state[tool.application][key][name]
+    step = Step(tool.name, {app.key: key, "amount": amount}, _expects(impossible))
+    slots = {"it": app.words(key), "amount": amount}
+    return _goal(does, tool, [step], slots, report=name, missing="amount", facts=(key,))
+
+
+def _transfer(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app, name = application_of(tool), tool.form.field
+    keys = draft.keys(tool)
+    if len(keys) < 2:
+        return None
+    source, target = draft.rng.sample(keys, 2)
+    amount = _amount(draft, app, name)
+    if impossible:
+        amount += draft.world.state[tool.application][source][name]
+    step = Step(tool.name, {"from": source, "to": target, "amount": amount}, _expects(impossible))
+    slots = {"it": app.words(source), "it2": app.words(target), "amount": amount}
+    return _goal("transfer", tool, [step], slots, report=name, missing="amount", facts=(source,))
+
+
+def _add(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app = application_of(tool)
+    key = draft.pick(draft.keys(tool) if impossible else draft.absent(tool))
+    if key is None:
+        return None
+    values: dict[str, Any] = {
+        name: draft.rng.randrange(spec.low, spec.high + 1, spec.step)
+        if spec.is_number
+        else draft.rng.choice(spec.values)
+        for name, spec in app.fields.items()
+    }
+    details = " and ".join(f"{name} {value}" for name, value in values.items())
+    step = Step(tool.name, {app.key: key, **values}, _expects(impossible))
+    return _goal("add", tool, [step], {"it": app.words(key), "details": details}, facts=(key,))
+
+
+def _remove(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app = application_of(tool)
+    key = draft.pick(draft.absent(tool) if impossible else draft.keys(tool))
+    if key is None:
+        return None
+    step = Step(tool.name, {app.key: key}, _expects(impossible))
+    return _goal("remove", tool, [step], {"it": app.words(key)}, facts=(key,))
+
+
+def _claim(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app, form = application_of(tool), tool.form
+    state = draft.world.state[tool.application]
+    wanted = form.to if impossible else form.from_
+    key, by = (
+        draft.pick([k for k in draft.keys(tool) if state[k][form.field] == wanted]),
+        draft.pick(list(load_people())),
+    )
+    if key is None:
+        return None
+    step = Step(tool.name, {app.key: key, form.holder: by}, _expects(impossible))
+    slots = {"it": app.words(key), "by": by}
+    return _goal("claim", tool, [step], slots, facts=(key, by), missing=form.holder)
+
+
+def _release(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    app, form = application_of(tool), tool.form
+    state = draft.world.state[tool.application]
+    wanted = form.to if impossible else form.from_
+    key = draft.pick([k for k in draft.keys(tool) if state[k][form.field] == wanted])
+    if key is None:
+        return None
+    step = Step(tool.name, {app.key: key}, _expects(impossible))
+    return _goal("release", tool, [step], {"it": app.words(key)}, report=form.field, facts=(key,))
+
+
+SINGLE: dict[str, Maker] = {
+    "read": _read, "list": _list, "set": _set, "raise": _shift, "lower": _shift, "transfer": _transfer,
+    "add": _add, "remove": _remove, "claim": _claim, "release": _release,
+}  # fmt: skip
+"""Operation -> the maker of goals that take one call."""
+
+
+# --- two steps -------------------------------------------------------------------------------------------------
+
+
+def _claim_any(draft: Draft, lister: ToolSpec, claimer: ToolSpec) -> Goal | None:
+    app, form = application_of(claimer), claimer.form
+    state = draft.world.state[claimer.application]
+    if any(place[0] == claimer.application for place in draft.taken):
+        return None
+    if lister.form.field != form.field or not any(record[form.field] == form.from_ for record in state.values()):
+        return None
+    by = draft.pick(list(load_people()))
+    steps = [
+        Step(lister.name, {form.field: form.from_}),
+        Step(claimer.name, {app.key: PICK, form.holder: by}),
+    ]
+    return _goal("claim_any", claimer, steps, {"by": by}, report="pick", facts=(PICK, by), missing=form.holder)
+
+
+def _set_if(draft: Draft, reader: ToolSpec, setter: ToolSpec) -> Goal | None:
+    """A wish with a condition; where it does not hold, the right thing is to look and leave it."""
+    app, name = application_of(setter), setter.form.field
+    key = draft.pick(draft.keys(setter))
+    if key is None:
+        return None
+    current = draft.world.state[setter.application][key][name]
+    holds = draft.rng.random() < 0.6
+    others = [value for value in app.fields[name].values if value != current]
+    was = current if holds else draft.rng.choice(others)
+    value = draft.rng.choice([value for value in app.fields[name].values if value != was])
+    steps = [Step(reader.name, {app.key: key})]
+    if holds:
+        steps.append(Step(setter.name, {app.key: key, name: value}))
+    return _goal("set_if", setter, steps, {"it": app.words(key), "was": was, "value": value}, report=name, facts=(key,))
