@@ -1,0 +1,52 @@
+"""Which policy is kept: candidates are judged on a tuning split, neither trained on nor reported.
+
+Reinforcement learning at this size can collapse late; taking the last policy would report the collapse, taking the
+best on the reported split would flatter the result.
+"""
+
+import json
+from pathlib import Path
+
+from engine.artifacts.files import write_atomic
+from engine.model.checkpoint import load_checkpoint, save_checkpoint
+from engine.model.model import K2Model
+from engine.rollout.passrate import pass_rates
+from engine.rollout.seeds import key
+from engine.rollout.verifiable import items
+from engine.text.tokenizer import K2Tokenizer
+from nodes.rl.schema import Parameters
+
+
+class Candidates:
+    """Policies judged so far, each in a directory of its own: the weights, then the verdict."""
+
+    def __init__(self, model: K2Model, tokenizer: K2Tokenizer, p: Parameters, directory: Path) -> None:
+        self.model, self.tokenizer, self.p, self.directory = model, tokenizer, p, directory
+        self.asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
+
+    def consider(self, iteration: int, last: bool = False) -> None:
+        """Judge the policy before `iteration` if its turn has come; a verdict from before a kill stands."""
+        verdict = self.directory / f"{iteration:06d}" / "verdict.json"
+        if verdict.exists() or not (last or iteration % self.p.select_every == 0):
+            return
+        rates = pass_rates(
+            self.model,
+            self.tokenizer,
+            self.asked,
+            samples=self.p.tuning_samples,
+            max_new_tokens=self.p.max_new_tokens,
+            seed=key(self.p.seed, "rl tuning"),
+        )
+        save_checkpoint(verdict.parent, self.model, {})
+        told = {"iteration": iteration, "pass_rate": sum(rates) / len(rates)}
+        write_atomic(verdict, json.dumps(told).encode())
+
+    def judged(self) -> list[tuple[int, float]]:
+        """(iteration, pass rate on the tuning split) of every candidate, in order."""
+        told = [json.loads(path.read_bytes()) for path in sorted(self.directory.glob("*/verdict.json"))]
+        return [(int(verdict["iteration"]), float(verdict["pass_rate"])) for verdict in told]
+
+    def best(self) -> tuple[int, K2Model]:
+        """The best candidate, the earliest of equals, and its weights."""
+        iteration, _ = max(self.judged(), key=lambda verdict: (verdict[1], -verdict[0]))
+        return iteration, load_checkpoint(self.directory / f"{iteration:06d}")

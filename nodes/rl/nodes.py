@@ -1,0 +1,74 @@
+"""What the rl pipeline wires: one training node from the fine-tuned checkpoint to the policy that is kept."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodes.rl.schema import Parameters
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def train_rl(
+    tokenizer: Path,
+    sft_checkpoint: Path,
+    sft_examples: "pl.LazyFrame",
+    shards: Path,
+    parameters: dict[str, Any],
+    workspace: Path,
+) -> tuple[Path, "pl.LazyFrame", Path, dict[str, float | int | str]]:
+    """Improve the fine-tuned checkpoint by K2's objective; returns (checkpoint, rollouts, history, metrics).
+
+    The held-out reward is reported before and after with the paired interval of its difference, whatever came out;
+    `python -m benchmarks rl` is where it is required to rise.
+    """
+    import polars as pl
+
+    from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.text.tokenizer import K2Tokenizer
+    from engine.training.examples import encode, require
+    from engine.training.numerics import settle
+    from nodes.rl.history import write_history
+    from nodes.rl.outcome import outcome
+    from nodes.rl.policy import PolicyTraining
+    from nodes.rl.ptx import NaturalText
+    from nodes.rl.tables import read_rollouts
+
+    p = Parameters.model_validate(parameters)
+    settle(p.threads)
+    tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(sft_checkpoint)
+    wanted = [kind for kind, size in p.ptx.examples.items() if size]
+    used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(wanted)).collect()
+    ptx = encode(used.iter_rows(named=True), tok, p.ptx.max_tokens)
+    if p.ptx.weight > 0:
+        require(ptx, p.ptx.examples, "rl.ptx")
+    training = PolicyTraining(
+        model, tok, p, ptx=ptx, natural=NaturalText(shards, p.ptx, p.seed), work=workspace / "training"
+    )
+    history = training.run()
+    iteration, best = training.candidates.best()
+    metrics = outcome(load_checkpoint(sft_checkpoint), best, tok, p)
+    metrics |= training_metrics(history, training.candidates.judged(), iteration)
+    save_checkpoint(workspace / "checkpoint", best, {"stage": "rl", "iteration": iteration})
+    rollouts = read_rollouts(workspace / "training" / "rollouts")
+    directory = write_history(history, training.candidates.judged(), workspace / "history")
+    return workspace / "checkpoint", rollouts, directory, metrics
+
+
+def training_metrics(history: Path, judged: list[tuple[int, float]], kept: int) -> dict[str, float | int | str]:
+    """Headline figures of the run itself: which iteration was kept and how the last ones looked."""
+    import json
+
+    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    rates = dict(judged)
+    last = rows[-max(1, len(rows) // 10) :]
+    return {
+        "iteration_kept": kept,
+        "pass_rate_tuning_before": rates[0],
+        "pass_rate_tuning_kept": rates[kept],
+        "pass_rate_tuning_last": rates[max(rates)],
+        "steps_skipped": int(sum(row["skipped"] for row in rows)),
+        "truncated_share_last": sum(row["truncated"] for row in last) / len(last),
+        "entropy_first": rows[0]["entropy"],
+        "entropy_last": sum(row["entropy"] for row in last) / len(last),
+    }

@@ -1,0 +1,151 @@
+"""The policy's training: sample, then a few steps of K2's objective with PTX, and again.
+
+Everything hangs on the step and the model before it, so the loop's resume is exact: an iteration's responses are
+drawn anew after a kill, and what an iteration leaves on disc (rollouts, candidates) is written again with the same
+content.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.model.model import K2Model
+from engine.optim.muonclip import MuonClip
+from engine.optim.schedule import wsd
+from engine.rollout.seeds import key
+from engine.rollout.verifiable import Item, items
+from engine.text.tokenizer import K2Tokenizer
+from engine.training.examples import Encoded, batch_at
+from engine.training.loop import LoopSettings, train_loop
+from engine.training.padded import Padded, group_loss, group_of, pack_groups, response_logprobs
+from nodes.rl.candidates import Candidates
+from nodes.rl.objective import squared_objective
+from nodes.rl.ptx import NaturalText
+from nodes.rl.rollouts import Rollouts, collect
+from nodes.rl.schema import Parameters
+from nodes.rl.tables import write_rollouts
+
+POLICY = "policy"
+
+
+class SkippableMuonClip(MuonClip):
+    """MuonClip that stands still while `skip` is set, and can forget its past.
+
+    Where no prompt is informative there is no gradient, yet momentum and weight decay would still move the weights.
+    """
+
+    skip = False
+
+    def step(self) -> dict[str, float]:
+        """Move the weights, unless this step is to be skipped."""
+        if not self.skip:
+            return super().step()
+        for attention in self.model.attentions():
+            attention.reset_max_logit()
+        return {"max_logit": 0.0, "clipped_heads": 0.0}
+
+    def forget(self) -> None:
+        """Drop momenta and moments, as at the start."""
+        for momentum in self.momenta.values():
+            momentum.zero_()
+        self.adamw.state.clear()
+
+
+class PolicyTraining:
+    """The callbacks of the training loop for one run."""
+
+    def __init__(
+        self, model: K2Model, tokenizer: K2Tokenizer, p: Parameters, *, ptx: Encoded, natural: NaturalText, work: Path
+    ) -> None:
+        self.model, self.tokenizer, self.p, self.work = model, tokenizer, p, work
+        self.ptx, self.natural = ptx, natural
+        self.optimizer = SkippableMuonClip(
+            model, p.learning_rate, weight_decay=p.weight_decay, momentum=p.momentum, tau=p.qk_clip_tau
+        )
+        self.candidates = Candidates(model, tokenizer, p, work / "candidates")
+        self.asked = items(p.task, "rl", p.iterations * p.prompts, p.seed)
+        self.drawn: tuple[int, Rollouts] | None = None
+
+    def prompts_of(self, iteration: int) -> list[Item]:
+        """The iteration's prompts: no prompt is asked twice in a run."""
+        return self.asked[iteration * self.p.prompts : (iteration + 1) * self.p.prompts]
+
+    def batch_at(self, step: int) -> dict[str, Tensor]:
+        """Batch of a step; at the first of an iteration the policy is judged as a candidate and sampled from."""
+        iteration, inner = divmod(step, self.p.inner_steps)
+        if self.drawn is None or self.drawn[0] != iteration:
+            assert inner == 0, "a resume point stands between iterations"
+            self.candidates.consider(iteration)
+            rollouts = collect(self.model, self.tokenizer, self.prompts_of(iteration), iteration, self.p)
+            write_rollouts(rollouts.rows, self.work / "rollouts", iteration)
+            self.drawn = (iteration, rollouts)
+            if self.p.reset_optimizer:
+                self.optimizer.forget()
+        rollouts = self.drawn[1]
+        self.optimizer.skip = rollouts.policy is None
+        if rollouts.policy is None:
+            return {"empty": torch.zeros(())}
+        groups: dict[str, Padded] = {POLICY: rollouts.policy}
+        if self.p.ptx.weight > 0:
+            groups |= batch_at(self.ptx, self.p.ptx.examples, step, key(self.p.seed, "ptx"))
+            groups |= self.natural.batch_at(step)
+        return pack_groups(groups)
+
+    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """K2's objective plus the weighted PTX loss; figures for the history."""
+        assert self.drawn is not None
+        rollouts, p = self.drawn[1], self.p
+        figures: dict[str, Any] = {"temperature": rollouts.temperature, **rollouts.figures}
+        if rollouts.policy is None:
+            nothing = 0.0 * self.model.norm.weight.sum()  # a loss to go backward from; the optimizer stands still
+            return nothing, {**figures, "skipped": 1.0, "objective": 0.0, "kl": 0.0, "ratio_max": 0.0, "loss_ptx": 0.0}
+        logprobs_M = response_logprobs(self.model, group_of(batch, POLICY), rollouts.temperature)
+        ratio_M = (logprobs_M - rollouts.old_logprobs_M).detach()
+        total = p.prompts * p.samples
+        objective = squared_objective(logprobs_M, rollouts.old_logprobs_M, rollouts.advantages_M, p.tau, total=total)
+        figures |= {
+            "skipped": 0.0,
+            "objective": objective,
+            # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
+            "kl": (ratio_M.exp() - 1 - ratio_M).mean(),
+            "ratio_max": ratio_M.abs().max(),
+            "loss_ptx": 0.0,
+        }
+        language = {name: tensor for name, tensor in batch.items() if not name.startswith(f"{POLICY}/")}
+        if not language:
+            return objective, figures
+        ptx, by_kind = group_loss(self.model, language, lambda _: 1.0)
+        return objective + p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then linearly down to `final_rate` of the peak."""
+        p = self.p
+        return wsd(
+            step,
+            peak=p.learning_rate,
+            warmup=p.warmup_steps,
+            stable=0,
+            decay=0,
+            anneal=p.steps - p.warmup_steps,
+            decayed=p.learning_rate,
+            final=p.learning_rate * p.final_rate,
+        )
+
+    def run(self) -> Path:
+        """Train to the end, the last policy judged as well; the history file, one row a step."""
+        p = self.p
+        history = train_loop(
+            self.model,
+            self.optimizer,
+            batch_at=self.batch_at,
+            loss_fn=self.loss,
+            lr_at=self.learning_rate,
+            settings=LoopSettings(p.steps, p.checkpoint_every * p.inner_steps, key(p.seed, "rl"), p.threads, p.dtype),
+            work=self.work,
+            title="rl",
+        )
+        self.candidates.consider(p.iterations, last=True)
+        return history

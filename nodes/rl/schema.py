@@ -1,0 +1,90 @@
+"""Tables and parameters of the rl stage."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.artifacts.schema import TableSchema
+from engine.rollout.verifiable import TaskSettings
+
+ROLLOUTS: TableSchema = {
+    "iteration": "i64",
+    "prompt": "str",
+    "response": "str",
+    "answer": "str",
+    "reward": "f64",
+    "truncated": "bool",
+    "logprob": "f64",  # of the whole response, under the policy that drew it, at `temperature`
+    "temperature": "f64",
+}
+
+
+class Ptx(BaseModel):
+    """The auxiliary language-model loss on chosen data, against forgetting [K2 section 3.2.2]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(ge=0, description="of the PTX loss beside the policy objective")
+    chat: int = Field(ge=0, description="chats a step")
+    trajectory: int = Field(ge=0, description="tool trajectories a step")
+    natural: int = Field(ge=0, description="windows of natural text from the shards a step")
+    natural_tokens: int = Field(ge=2, description="length of such a window")
+    max_tokens: int = Field(ge=16, description="longest chat or trajectory taken")
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """Kind of fine-tuning example → number a step; demonstrations of the task itself are left out on purpose."""
+        return {"chat": self.chat, "trajectory": self.trajectory}
+
+
+class Parameters(BaseModel):
+    """Parameters of the rl stage, conf/<profile>/parameters/rl.yml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(ge=0, description="keys every draw of this stage")
+    task: TaskSettings = Field(description="the verifiable task; the same as sft's")
+    reward: Literal["verifier", "permuted"] = Field(
+        description="permuted shuffles the rewards within each prompt's responses: a control that must teach nothing"
+    )
+
+    iterations: int = Field(ge=1, description="rounds of sampling and training")
+    prompts: int = Field(ge=1, description="prompts an iteration (N)")
+    samples: int = Field(ge=2, description="responses a prompt (K)")
+    inner_steps: int = Field(ge=1, description="optimizer steps on each iteration's responses")
+    tau: float = Field(gt=0, description="weight of the log-ratio in the squared objective")
+    max_new_tokens: int = Field(ge=1, description="token budget of a response")
+    truncation_penalty: float = Field(ge=0, description="what a response cut off by the budget pays")
+    temperature_start: float = Field(gt=0, description="sampling temperature of the first iteration")
+    temperature_end: float = Field(gt=0, description="sampling temperature of the last iteration")
+    ptx: Ptx
+
+    learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
+    final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")
+    warmup_steps: int = Field(ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(ge=0, description="decoupled weight decay")
+    momentum: float = Field(ge=0, lt=1, description="Muon's momentum")
+    reset_optimizer: bool = Field(description="forget the optimizer's state at each iteration, as K1.5 does")
+    qk_clip_tau: float = Field(gt=0, description="QK-Clip's threshold on the largest attention logit of a head")
+    checkpoint_every: int = Field(ge=1, description="iterations between resume points")
+    threads: int = Field(ge=1, description="CPU threads of the training process")
+    dtype: str = Field(pattern="^(float32|bfloat16)$", description="compute type of forward and backward")
+
+    select_every: int = Field(ge=1, description="iterations between candidates for the checkpoint that is kept")
+    tuning_prompts: int = Field(ge=1, description="prompts of the tuning split that candidates are judged on")
+    tuning_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
+    evaluation_prompts: int = Field(ge=1, description="held-out prompts that before and after are reported on")
+    evaluation_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Parameters":
+        if self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps must be below iterations times inner_steps")
+        if self.temperature_end > self.temperature_start:
+            raise ValueError("temperature_end must not exceed temperature_start: the temperature decays")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.iterations * self.inner_steps

@@ -1,0 +1,24 @@
+"""Rollouts on disc: a file an iteration while training, one table at the end."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nodes.rl.schema import ROLLOUTS
+
+_TYPES = {"str": pl.String, "i64": pl.Int64, "f64": pl.Float64, "bool": pl.Boolean}
+
+
+def write_rollouts(rows: list[dict[str, Any]], directory: Path, iteration: int) -> None:
+    """Write one iteration's rows; the file appears whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    frame = pl.DataFrame(rows, schema={name: _TYPES[kind] for name, kind in ROLLOUTS.items()}, orient="row")
+    partial = directory / f".{iteration:06d}.partial"
+    frame.write_parquet(partial)
+    partial.rename(directory / f"{iteration:06d}.parquet")
+
+
+def read_rollouts(directory: Path) -> pl.LazyFrame:
+    """All iterations' rows, in order."""
+    return pl.scan_parquet(sorted(directory.glob("*.parquet")))

@@ -1,0 +1,59 @@
+"""Batches of examples: the loss mask, epochs without replacement, purity, and refusals."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import UserError
+from engine.training.examples import Encoded, batch_at, draw, encode, require
+from tests.nodes import toy
+
+MESSAGES = [
+    {"role": "system", "content": ""},
+    {"role": "user", "content": "4-1="},
+    {"role": "assistant", "content": "3"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return toy.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def row(kind="demonstration", messages=MESSAGES):
+    return {"kind": kind, "messages": json.dumps(messages), "tools": "[]"}
+
+
+def test_only_the_answer_and_its_end_are_counted(tokenizer):
+    ((ids, mask),) = encode([row()], tokenizer, 100).by_kind["demonstration"]
+    assert tokenizer.decode([i for i, counted in zip(ids, mask) if counted]) == "3<|im_end|>"
+
+
+def test_long_examples_are_left_out_and_counted(tokenizer):
+    encoded = encode([row(), row(messages=[*MESSAGES[:1], {"role": "user", "content": "x" * 200}])], tokenizer, 50)
+    assert encoded.left_out == 1
+    assert len(encoded.by_kind["demonstration"]) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 2**40))
+def test_every_epoch_takes_each_example_once(n, size, seed):
+    rows = [([i], [True]) for i in range(n)]
+    steps = -(-2 * n // size)
+    drawn = [ids[0] for step in range(steps) for ids, _ in draw(rows, "chat", step, size, seed)]
+    assert sorted(drawn[:n]) == sorted(drawn[n : 2 * n]) == list(range(n))
+
+
+def test_a_step_is_a_pure_function():
+    encoded = Encoded({"chat": [([i, i], [False, True]) for i in range(9)]}, 0)
+    late = batch_at(encoded, {"chat": 4, "trajectory": 0}, 7, seed=1)
+    assert list(late) == ["chat"]
+    assert late["chat"].ids_BT.tolist() == batch_at(encoded, {"chat": 4}, 7, seed=1)["chat"].ids_BT.tolist()
+    assert late["chat"].ids_BT.tolist() != batch_at(encoded, {"chat": 4}, 7, seed=2)["chat"].ids_BT.tolist()
+
+
+def test_a_kind_without_examples_is_refused_by_name():
+    with pytest.raises(UserError, match=r"sft\.batch\.trajectory"):
+        require(Encoded({"chat": [([1], [True])]}, 0), {"chat": 1, "trajectory": 2}, "sft.batch")

@@ -1,0 +1,77 @@
+"""An iteration's responses: log-probabilities, penalties, what is left out, and the permuted control."""
+
+import pytest
+import torch
+import yaml
+
+from engine.rollout.seeds import key
+from engine.rollout.verifiable import items
+from engine.training.padded import response_logprobs
+from nodes.rl import rollouts
+from nodes.rl.rollouts import collect, permuted
+from nodes.rl.schema import Parameters
+from tests.nodes import toy
+
+
+def parameters(**changes):
+    with open("conf/base/parameters/rl.yml") as file:
+        base = yaml.safe_load(file)["rl"]
+    small = {"task": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}, "prompts": 5, "samples": 4}
+    return Parameters.model_validate({**base, **small, "iterations": 4, "warmup_steps": 0, **changes})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return toy.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.mark.parametrize("iteration", [0, 3])
+def test_teacher_forced_logprobs_equal_the_samplers_at_its_temperature(tokenizer, iteration, monkeypatch):
+    """The ratio of the first inner step is 1: same weights, same temperature, cache or no cache."""
+    p = parameters(temperature_start=1.7, temperature_end=0.6)
+    draws = torch.rand(100, generator=torch.Generator().manual_seed(0)).tolist()
+    monkeypatch.setattr("engine.rollout.passrate.score", lambda item, text: float(draws.pop() > 0.5))
+    monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 2 for i in range(len(scores))])
+    model = toy.model()
+    drawn = collect(model, tokenizer, items(p.task, "rl", 5, 0), iteration, p)
+    assert drawn.policy is not None
+    model.train()
+    again = response_logprobs(model, drawn.policy, drawn.temperature)
+    assert drawn.temperature == pytest.approx(1.7 if iteration == 0 else 0.6)
+    torch.testing.assert_close(again.detach(), drawn.old_logprobs_M, atol=1e-5, rtol=0)
+
+
+def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer):
+    p = parameters(max_new_tokens=2, truncation_penalty=0.25)
+    drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
+    cut = [row for row in drawn.rows if row["truncated"]]
+    assert cut and all(row["reward"] == -0.25 for row in cut)
+    assert len(drawn.rows) == 20
+    assert drawn.figures["truncated"] == len(cut) / 20
+    if len(cut) == 20:
+        assert drawn.policy is None and drawn.advantages_M.numel() == 0
+
+
+def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
+    p = parameters()
+    rewards = [0.0] * 4 + [1.0, 0.0, 0.0, 0.0] + [1.0] * 4 + [0.0] * 8
+    monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: rewards)
+    drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
+    assert drawn.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert len(drawn.policy.ids_BT) == len(drawn.old_logprobs_M) == 4
+    assert drawn.figures["informative"] == pytest.approx(1 / 5)
+
+
+def test_permutation_keeps_each_prompts_rewards_and_loses_their_place():
+    rewards = torch.arange(60.0).view(6, 10)
+    shuffled = permuted(rewards, key(1, "x"))
+    assert [sorted(row) for row in shuffled.tolist()] == rewards.tolist()
+    assert (shuffled == rewards).float().mean() < 0.5
+    torch.testing.assert_close(shuffled, permuted(rewards, key(1, "x")))
+
+
+def test_the_same_seed_draws_the_same(tokenizer):
+    p = parameters()
+    asked = items(p.task, "rl", 5, 0)
+    assert collect(toy.model(), tokenizer, asked, 1, p).rows == collect(toy.model(), tokenizer, asked, 1, p).rows
+    assert collect(toy.model(), tokenizer, asked, 1, p).rows != collect(toy.model(), tokenizer, asked, 2, p).rows
