@@ -17,7 +17,7 @@ class Change:
     """`after` minus `before` on one metric; the verdict is "unclear" while the interval holds zero."""
 
     metric: str
-    label: str
+    title: str
     before: str
     after: str
     difference: Interval
@@ -44,13 +44,13 @@ def changes(results: Results, suites: Sequence[SuiteInfo], seed: int) -> tuple[C
     for suite in suites:
         for before, after in pairwise(results):
             if suite.name in results[before] and suite.name in results[after]:
-                change = _change(results[before][suite.name], results[after][suite.name], before, after, seed)
+                change = _change(suite, results[before][suite.name], results[after][suite.name], before, after, seed)
                 if change is not None:
                     found.append(change)
     return tuple(found)
 
 
-def _change(old: SuiteResult, new: SuiteResult, before: str, after: str, seed: int) -> Change | None:
+def _change(suite: SuiteInfo, old: SuiteResult, new: SuiteResult, before: str, after: str, seed: int) -> Change | None:
     if not new.rows:
         return None
     row = new.rows[0]
@@ -58,7 +58,8 @@ def _change(old: SuiteResult, new: SuiteResult, before: str, after: str, seed: i
         return None
     purpose = f"change {row.metric} {before} {after}"
     difference = paired_difference(new.outcomes[row.metric], old.outcomes[row.metric], seed, purpose)
-    return Change(row.metric, row.label, before, after, difference, row.unit, _verdict(difference, row), row.n)
+    title = f"{suite.title}: {row.label}"
+    return Change(row.metric, title, before, after, difference, row.unit, _verdict(difference, row), row.n)
 
 
 def _verdict(difference: Interval, row: Row) -> Verdict:

@@ -97,13 +97,3 @@ def to_json(sections: Sequence[Section]) -> dict[str, Any]:
         }
         for section in sections
     }
-
-
-def flat_metrics(results: Results) -> dict[str, float]:
-    """Every figure under "checkpoint/metric", for the metrics file."""
-    return {
-        f"{checkpoint}/{row.metric}": row.value
-        for checkpoint, by_suite in results.items()
-        for result in by_suite.values()
-        for row in result.rows
-    }

@@ -43,11 +43,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Card:
-    """One headline: what is measured, at the first and at the last checkpoint."""
+    """One headline: what is measured, at the first and at the last checkpoint that has it."""
 
     title: str
-    first: str
-    last: str
+    first: tuple[str, str]
+    last: tuple[str, str]
     improved: bool
 
 
@@ -76,9 +76,11 @@ def cards(sections: Sequence[Section]) -> list[Card]:
     found = []
     for section in sections:
         line = section.lines[0]
-        rows = [row for row in line.cells.values() if row is not None]
-        improved = rows[-1].value < rows[0].value if rows[0].better == "lower" else rows[-1].value > rows[0].value
-        found.append(Card(line.label, value_text_of(rows[0]), value_text_of(rows[-1]), improved))
+        rows = [(name, row) for name, row in line.cells.items() if row is not None]
+        (first, old), (last, new) = rows[0], rows[-1]
+        improved = new.value < old.value if old.better == "lower" else new.value > old.value
+        title = f"{section.suite.title}: {line.label}"
+        found.append(Card(title, (first, value_text_of(old)), (last, value_text_of(new)), improved))
     return found
 
 

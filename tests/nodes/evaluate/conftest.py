@@ -75,3 +75,112 @@ def facts() -> Facts:
         sources=(Source("stdlib", "code", "PSF-2.0", 120, 1_000_000), Source("factbook", "knowledge", "public", 9, 5)),
         seed=1,
     )
+
+
+FACTS = {
+    "Chile": "Santiago", "Peru": "Lima", "Japan": "Tokyo", "Kenya": "Nairobi", "Norway": "Oslo", "Cuba": "Havana",
+}  # fmt: skip
+SUMS = "4-1-7=-4\n2+2+9=13\n"
+
+
+def knowledge_text(country: str) -> str:
+    return f"{country} - Government\n\nCapital, name: {FACTS[country]}\nMap references: the world\nNote: see the atlas"
+
+
+@pytest.fixture(scope="session")
+def tok(tmp_path_factory):
+    from engine.text import bpe
+    from engine.text.tokenizer import K2Tokenizer
+
+    directory = tmp_path_factory.mktemp("tokenizer")
+    texts = [knowledge_text(c) for c in FACTS] + [SUMS * 5, "You are Kimi, an AI assistant created by Moonshot AI."]
+    bpe.save(bpe.train(texts, vocab_size=330, n_special=20, max_digits=1), directory, context_length=512)
+    return K2Tokenizer.load(directory)
+
+
+@pytest.fixture(scope="session")
+def shards(tok, tmp_path_factory):
+    """A test split of two natural domains, and a synthetic one that no suite may look at."""
+    import numpy as np
+
+    from engine.text.shard_writer import Entry, ShardWriter
+    from engine.text.shards import TokenShards
+
+    directory = tmp_path_factory.mktemp("shards") / "shards"
+    writer = ShardWriter(directory, tok, shard_tokens=1 << 20)
+    natural = {"knowledge": [knowledge_text(c) for c in FACTS] * 4, "maths": [SUMS * 8] * 4}
+    for domain, texts, kind in [
+        *((d, t, "natural") for d, t in natural.items()),
+        ("rewrites", ["zzz " * 400], "synthetic"),
+    ]:
+        ids = [np.array([*tok.encode(text), tok.eos_id]) for text in texts]
+        entries = [Entry(f"{domain}{i}", domain, 0, len(t.encode()), x) for i, (t, x) in enumerate(zip(texts, ids))]
+        writer.write("test", domain, kind, entries)
+    writer.close({"weights": {}})
+    return TokenShards.open(directory, tok)
+
+
+@pytest.fixture(scope="session")
+def data(shards):
+    import polars as pl
+
+    from nodes.evaluate.suites.material import Material
+    from nodes.tooluse.agents import make_agents
+    from nodes.tooluse.schema import Parameters as ToolUse
+    from nodes.tooluse.tasks import make_tasks
+
+    rows = [(c, "train", "knowledge", knowledge_text(c)) for c in FACTS]
+    rows += [("part", "train", "knowledge", "Capital, name: Nowhere\n\nCapital, name: Nowhere")]
+    rows += [("test", "test", "knowledge", "Mars - Government\n\nCapital, name: Olympus")]
+    rows += [("code", "train", "code", "x - y\n\nCapital, name: Code")]
+    documents = pl.DataFrame(rows, schema=["title", "split", "domain", "text"], orient="row")
+    p = ToolUse.model_validate(base_parameters("tooluse") | {"tasks": 60})
+    agents = make_agents(p.seed, ["bank", "hotel"], 4, p.tools_per_agent)
+    tasks = pl.DataFrame([task.to_row() for task in make_tasks(agents, p)])
+    return Material(shards, documents.lazy(), tasks.lazy())
+
+
+def base_parameters(stage: str) -> dict:
+    from pathlib import Path
+
+    import yaml
+
+    root = Path(__file__).resolve().parents[3]
+    return yaml.safe_load((root / f"conf/base/parameters/{stage}.yml").read_text())[stage]
+
+
+@pytest.fixture(scope="session")
+def p():
+    from nodes.evaluate.schema import Parameters
+
+    return Parameters.model_validate(
+        base_parameters("evaluate")
+        | {
+            "threads": 1,
+            "bits_per_byte": {"window": 24, "windows": 6, "batch": 4},
+            "quiz": {"fields": {"Capital, name": "capital", "Map references": "region"}, "questions": 5, "choices": 4,
+                     "max_answer_bytes": 20, "batch": 8},
+            "arithmetic": {"task": {}, "prompts": 20, "temperature": 1.0, "max_new_tokens": 6},
+            "tools": {"split": "test", "episodes": 3, "max_new_tokens": 8},
+            "lengths": {"length": 64, "windows": 3, "buckets": 8},
+            "samples": {"texts": ["Chile - "], "chats": ["4-1-7="], "max_new_tokens": 4},
+        }
+    )  # fmt: skip
+
+
+def tiny_model(tok, seed: int = 0, scaling: dict | None = None):
+    from engine.model.config import K2Config
+    from engine.model.model import K2Model
+
+    config = K2Config(
+        vocab_size=tok.vocab_size, hidden_size=32, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8,
+        n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=1,
+        routed_scaling_factor=1.5, max_position_embeddings=2048, rope_scaling=scaling,
+    )  # fmt: skip
+    return K2Model(config, seed)
+
+
+@pytest.fixture(scope="session")
+def tiny(tok):
+    return tiny_model(tok).eval()

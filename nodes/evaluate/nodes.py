@@ -1,0 +1,63 @@
+"""What the evaluate pipeline wires: one node that measures all checkpoints and writes the report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodes.evaluate.schema import Parameters
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def evaluate_checkpoints(
+    tokenizer: Path,
+    shards: Path,
+    documents: "pl.LazyFrame",
+    tasks: "pl.LazyFrame",
+    base_checkpoint: Path,
+    extended_checkpoint: Path,
+    sft_checkpoint: Path,
+    rl_checkpoint: Path,
+    pretrain_metrics: dict[str, Any],
+    extend_metrics: dict[str, Any],
+    sft_metrics: dict[str, Any],
+    rl_metrics: dict[str, Any],
+    parameters: dict[str, Any],
+    workspace: Path,
+) -> tuple[Path, dict[str, float | int | str]]:
+    """Every checkpoint on every suite; returns (report directory, metrics named metric_checkpoint)."""
+    from engine.model.checkpoint import load_config
+    from engine.model.size import n_params
+    from engine.text.shards import TokenShards
+    from engine.text.tokenizer import K2Tokenizer
+    from engine.training.numerics import settle
+    from nodes.evaluate.report.content import Facts
+    from nodes.evaluate.report.metrics import flat_metrics
+    from nodes.evaluate.report.sources import count_sources
+    from nodes.evaluate.report.write import write_report
+    from nodes.evaluate.run import evaluate_all
+    from nodes.evaluate.suites.material import Material
+    from nodes.evaluate.suites.registry import SUITES
+
+    p = Parameters.model_validate(parameters)
+    settle(p.threads)
+    tok = K2Tokenizer.load(tokenizer)
+    data = Material(TokenShards.open(shards, tok), documents, tasks)
+    checkpoints = {
+        "base": base_checkpoint,
+        "extended": extended_checkpoint,
+        "sft": sft_checkpoint,
+        "rl": rl_checkpoint,
+    }
+    results = evaluate_all(checkpoints, tok, data, p, workspace)
+    config, _ = load_config(rl_checkpoint)
+    facts = Facts(
+        results=results,
+        suites=tuple(suite.info for suite in SUITES),
+        metrics={"pretrain": pretrain_metrics, "extend": extend_metrics, "sft": sft_metrics, "rl": rl_metrics},
+        architecture=config.to_dict(),
+        parameters=n_params(config)[-1].total,
+        sources=count_sources(documents),
+        seed=p.seed,
+    )
+    return write_report(facts, workspace / "report"), flat_metrics(facts)

@@ -1,0 +1,77 @@
+"""Parameters of the evaluate stage. It makes no tables: its outputs are the report directory and the metrics."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.rollout.verifiable import TaskSettings
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BitsPerByte(_Strict):
+    """Held-out natural text, domain by domain."""
+
+    window: int = Field(ge=8, description="tokens a window; no longer than the base checkpoint's context")
+    windows: int = Field(ge=1, description="windows a domain, evenly spaced over the test split (fewer if it is short)")
+    batch: int = Field(ge=1, description="windows in a forward")
+
+
+class Quiz(_Strict):
+    """Multiple choice by likelihood over facts that stood in the training text."""
+
+    fields: dict[str, str] = Field(
+        min_length=1, description='field of the knowledge documents ("Field: value" lines) → its name in the report'
+    )
+    questions: int = Field(ge=1, description="questions a field (fewer if there are not so many facts)")
+    choices: int = Field(ge=2, description="answers offered, the right one included: chance is one in so many")
+    max_answer_bytes: int = Field(ge=1, description="facts with longer answers are no quiz questions")
+    batch: int = Field(ge=1, description="answers in a forward")
+
+
+class Arithmetic(_Strict):
+    """Verifiable sums of the evaluation split, which no other stage has seen."""
+
+    task: TaskSettings = Field(description="the verifiable task; the same as in sft.yml and rl.yml")
+    prompts: int = Field(ge=1, description="questions, each answered once greedily and once sampled")
+    temperature: float = Field(gt=0, description="temperature of the sampled answers; 1 is RL's own reward")
+    max_new_tokens: int = Field(ge=1, description="longest answer")
+
+
+class Tools(_Strict):
+    """Episodes of the tool world."""
+
+    split: Literal["train", "validation", "test"] = Field(description="which tasks are played; not those trained on")
+    episodes: int = Field(ge=1, description="tasks played (fewer if the split has fewer)")
+    max_new_tokens: int = Field(ge=1, description="longest assistant turn")
+
+
+class Lengths(_Strict):
+    """Loss by position in windows longer than the base checkpoint was trained at."""
+
+    length: int = Field(ge=16, description="tokens a window; the extended context")
+    windows: int = Field(ge=1, description="windows, evenly spaced over the test split (fewer if it is short)")
+    buckets: int = Field(ge=4, multiple_of=4, description="points of the curve; positions are pooled in so many groups")
+
+
+class Samples(_Strict):
+    """The same prompts to every checkpoint, greedily."""
+
+    texts: tuple[str, ...] = Field(description="beginnings of plain text to go on from")
+    chats: tuple[str, ...] = Field(description="user turns to answer in the chat format")
+    max_new_tokens: int = Field(ge=1, description="longest response")
+
+
+class Parameters(_Strict):
+    """Parameters of the evaluate stage, conf/<profile>/parameters/evaluate.yml."""
+
+    seed: int = Field(ge=0, description="keys the choice of questions, the samples and the bootstrap")
+    threads: int = Field(ge=1, description="CPU threads of the evaluating process")
+    bits_per_byte: BitsPerByte
+    quiz: Quiz
+    arithmetic: Arithmetic
+    tools: Tools
+    lengths: Lengths
+    samples: Samples

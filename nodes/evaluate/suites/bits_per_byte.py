@@ -1,0 +1,46 @@
+"""Bits per byte on held-out natural text by domain: comparable over tokenizers, unlike nats a token."""
+
+from math import log
+from typing import Final
+
+import torch
+
+from engine.model.model import K2Model
+from engine.text.tokenizer import K2Tokenizer
+from nodes.evaluate.intervals import bootstrap_ratio
+from nodes.evaluate.results import Row, SuiteResult, Unit
+from nodes.evaluate.schema import Parameters
+from nodes.evaluate.suites.likelihood import window_nats
+from nodes.evaluate.suites.material import Material
+
+TITLE: Final = "Held-out text"
+ABOUT: Final = (
+    "Windows of the test split's natural text, the same for every checkpoint, evenly spaced over each domain; "
+    "intervals by bootstrap over windows. Plain text, no chat format."
+)
+
+
+def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
+    """Bits per byte of all domains pooled and of each, and nats a token pooled."""
+    settings = p.bits_per_byte
+    stream = data.shards.split("test")
+    domains = list(dict.fromkeys(shard.domain for shard in stream.choose(kinds=["natural"])))
+    outcomes: dict[str, list[list[float]]] = {}
+    nats: list[float] = []
+    for domain in domains:
+        windows = stream.eval_windows(settings.window, [domain], ["natural"], settings.windows)
+        found = window_nats(model, torch.from_numpy(windows.tokens), settings.batch).sum(1).double()
+        bits, size = (found / log(2)).tolist(), windows.n_bytes.astype(float).tolist()
+        outcomes[f"bits_per_byte/{domain}"] = [bits, size]
+        nats += found.tolist()
+    pooled = [[value for pair in outcomes.values() for value in pair[part]] for part in (0, 1)]
+    outcomes = {"bits_per_byte/all": pooled, **outcomes}
+    rows = [_row(name, name.removeprefix("bits_per_byte/"), pair, "bits/byte", p) for name, pair in outcomes.items()]
+    outcomes["loss/all"] = [nats, [float(settings.window)] * len(nats)]
+    rows.append(_row("loss/all", "all, nats a token", outcomes["loss/all"], "nats/token", p))
+    return SuiteResult(tuple(rows), outcomes)
+
+
+def _row(metric: str, label: str, pair: list[list[float]], unit: Unit, p: Parameters) -> Row:
+    interval = bootstrap_ratio(pair[0], pair[1], p.seed, metric)
+    return Row(metric, label, interval.value, unit, "lower", len(pair[0]), interval.low, interval.high)

@@ -1,0 +1,52 @@
+"""Loss by position in windows as long as the extended context: whether a checkpoint can use it, or breaks down."""
+
+from typing import Final
+
+import torch
+
+from engine.model.model import K2Model
+from engine.text.tokenizer import K2Tokenizer
+from nodes.evaluate.intervals import bootstrap_ratio
+from nodes.evaluate.results import Row, SuiteResult
+from nodes.evaluate.schema import Parameters
+from nodes.evaluate.suites.likelihood import window_nats
+from nodes.evaluate.suites.material import Material
+
+TITLE: Final = "Long context"
+ABOUT: Final = (
+    "Windows of held-out natural text at the extended length; the loss of their first and their last quarter. "
+    "A checkpoint that is not extended breaks down in the last quarter."
+)
+
+
+def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
+    """Loss in the last and the first quarter of long windows, and the curve over all positions."""
+    settings = p.lengths
+    windows = data.shards.split("test").eval_windows(settings.length, None, ["natural"], settings.windows)
+    nats_NT = window_nats(model, torch.from_numpy(windows.tokens), 1).double()
+    quarter = settings.length // 4
+    parts = {
+        "lengths/last_quarter": (f"positions {settings.length - quarter + 1}–{settings.length}", nats_NT[:, -quarter:]),
+        "lengths/first_quarter": (f"positions 1–{quarter}", nats_NT[:, :quarter]),
+    }
+    rows, outcomes = [], {}
+    for metric, (label, part_NT) in parts.items():
+        sums, counts = part_NT.sum(1).tolist(), [float(part_NT.shape[1])] * len(part_NT)
+        interval = bootstrap_ratio(sums, counts, p.seed, metric)
+        rows.append(Row(metric, label, interval.value, "nats/token", "lower", len(sums), interval.low, interval.high))
+        outcomes[metric] = [sums, counts]
+    return SuiteResult(tuple(rows), outcomes, {"curve": _curve(nats_NT, settings.buckets, _trained_length(model))})
+
+
+def _curve(nats_NT: torch.Tensor, buckets: int, trained_length: int) -> dict[str, object]:
+    """Mean loss of each group of neighbouring positions, at the group's middle position."""
+    groups = torch.tensor_split(nats_NT.mean(0), buckets)
+    ends = torch.tensor([len(group) for group in groups]).cumsum(0).tolist()
+    middles = [end - len(group) / 2 for end, group in zip(ends, groups, strict=True)]
+    return {"positions": middles, "nats": [float(g.mean()) for g in groups], "trained_length": trained_length}
+
+
+def _trained_length(model: K2Model) -> int:
+    """The context without scaling: what the rotary frequencies were trained at."""
+    scaling = model.config.rope_scaling or {}
+    return int(scaling.get("original_max_position_embeddings", model.config.max_position_embeddings))

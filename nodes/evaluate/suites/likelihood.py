@@ -1,0 +1,41 @@
+"""Negative log-likelihood of tokens under a model, batch by batch.
+
+Shapes: N windows or rows, T positions, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.model.model import K2Model
+from engine.training.padded import pad, response_logprobs
+
+
+@torch.no_grad()
+def window_nats(model: K2Model, tokens_NT: Tensor, batch: int) -> Tensor:
+    """Nats of each target of each window: (N, T) ids give (N, T - 1), position t being the loss on token t + 1."""
+    return torch.cat([_nats(model, part) for part in tokens_NT.split(batch)])
+
+
+def _nats(model: K2Model, ids_BT: Tensor) -> Tensor:
+    logits_BTV = model(ids_BT[:, :-1]).float()
+    return torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+
+
+@torch.no_grad()
+def continuation_logprobs(
+    model: K2Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int
+) -> list[float]:
+    """Log-probability in nats of each row's continuation given its context; rows are (context, continuation) ids.
+
+    Rows are scored shortest first, so that a batch is padded little, and returned in their own order.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    found = [0.0] * len(rows)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        padded = pad([([*c, *a], [0] * len(c) + [1] * len(a)) for c, a in (rows[i] for i in chosen)])
+        for i, value in zip(chosen, response_logprobs(model, padded).tolist(), strict=True):
+            found[i] = value
+    return found

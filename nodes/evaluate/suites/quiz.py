@@ -1,0 +1,111 @@
+"""Multiple choice by likelihood over facts that stood in the training text, in the text's own form.
+
+A knowledge document names its subject in its first line ("Chile - Government") and its facts one a line
+("Capital, name: Santiago"). A question is the subject and a field; the answers offered are the true value and values
+of the same field from other documents; the model answers with the one it finds likeliest a byte.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from engine.errors import UserError
+from engine.model.model import K2Model
+from engine.text.permutation import key
+from engine.text.tokenizer import K2Tokenizer
+from nodes.evaluate.intervals import wilson
+from nodes.evaluate.results import Row, SuiteResult
+from nodes.evaluate.schema import Parameters, Quiz
+from nodes.evaluate.suites.likelihood import continuation_logprobs
+from nodes.evaluate.suites.material import Material
+
+TITLE: Final = "Knowledge quiz"
+ABOUT: Final = (
+    "Facts that stood in the training text, in its own form and without the chat format; the answer is the choice "
+    "with the highest likelihood a byte. Wrong choices are true of other subjects."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """`context` up to the colon; `answers` with their leading space, the right one at `right`."""
+
+    field: str
+    context: str
+    answers: tuple[str, ...]
+    right: int
+
+
+def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
+    """Share answered correctly, over all fields and by field."""
+    asked = questions(data.documents, p.quiz, p.seed)
+    scores = answer(model, tok, asked, p.quiz.batch)
+    groups = {"quiz/all": ("all fields", scores)}
+    for field, name in p.quiz.fields.items():
+        of_field = [score for score, question in zip(scores, asked, strict=True) if question.field == field]
+        if of_field:
+            groups[f"quiz/{name.replace(' ', '_')}"] = (name, of_field)
+    rows = []
+    for metric, (label, found) in groups.items():
+        interval = wilson(round(sum(found)), len(found))
+        bounds = (interval.low, interval.high, 1 / p.quiz.choices)
+        rows.append(Row(metric, label, interval.value, "share", "higher", len(found), *bounds))
+    return SuiteResult(tuple(rows), {metric: [found, [1.0] * len(found)] for metric, (_, found) in groups.items()})
+
+
+def answer(model: K2Model, tok: K2Tokenizer, asked: Sequence[Question], batch: int) -> list[float]:
+    """1.0 for each question whose right answer is the likeliest a byte, else 0.0."""
+    start = [tok.eos_id]  # what stands before a document in training
+    rows = [([*start, *tok.encode(q.context)], tok.encode(a)) for q in asked for a in q.answers]
+    logprobs = iter(continuation_logprobs(model, rows, batch))
+    scores = []
+    for question in asked:
+        rates = [next(logprobs) / len(a.encode()) for a in question.answers]
+        scores.append(1.0 if rates.index(max(rates)) == question.right else 0.0)
+    return scores
+
+
+def questions(documents: pl.LazyFrame, settings: Quiz, seed: int) -> list[Question]:
+    """At most `settings.questions` a field, drawn by hash; fields with too few different values are left out.
+
+    Raises UserError if no field gives a question.
+    """
+    found: list[Question] = []
+    facts = read_facts(documents, settings)
+    for field, of_field in facts.items():
+        values = sorted({value for _, value in of_field})
+        if len(values) < settings.choices:
+            continue
+        drawn = sorted(of_field, key=lambda fact: key(seed, "quiz", field, *fact))[: settings.questions]
+        found += [_question(field, subject, value, values, settings.choices, seed) for subject, value in drawn]
+    if not found:
+        raise UserError(
+            f"parameters/evaluate.yml: no field of evaluate.quiz.fields ({', '.join(settings.fields)}) has "
+            f"{settings.choices} different values in the knowledge documents: name fields that they hold."
+        )
+    return found
+
+
+def read_facts(documents: pl.LazyFrame, settings: Quiz) -> dict[str, list[tuple[str, str]]]:
+    """Field → (subject, value) of every short fact in the training documents whose first line is a subject."""
+    facts: dict[str, list[tuple[str, str]]] = {field: [] for field in settings.fields}
+    texts = documents.filter(pl.col("domain") == "knowledge", pl.col("split") == "train").select("text").collect()
+    for (text,) in texts.iter_rows():
+        subject, _, body = text.partition("\n\n")
+        if ": " in subject or "\n" in subject:
+            continue
+        for line in body.splitlines():
+            field, _, value = line.partition(": ")
+            if field in facts and 0 < len(value.encode()) <= settings.max_answer_bytes:
+                facts[field].append((subject, value))
+    return facts
+
+
+def _question(field: str, subject: str, value: str, values: Sequence[str], choices: int, seed: int) -> Question:
+    wrong = sorted((v for v in values if v != value), key=lambda v: key(seed, "choice", field, subject, v))
+    right = key(seed, "place", field, subject) % choices
+    answers = [f" {v}" for v in wrong[: choices - 1]]
+    answers.insert(right, f" {value}")
+    return Question(field, f"{subject}\n\n{field}:", tuple(answers), right)
