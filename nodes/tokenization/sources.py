@@ -50,7 +50,10 @@ def _rows(frame: pl.LazyFrame, table: str, columns: list[str]) -> Iterator[tuple
 
 def _dialogue(id_: str, messages: str, tools: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     try:
-        return normalise_call_ids(json.loads(messages)), json.loads(tools)
+        dialogue, declared = json.loads(messages), json.loads(tools)
+        if not (isinstance(dialogue, list) and dialogue and isinstance(declared, list)):
+            raise TypeError("each must be a list, and messages not an empty one")
+        return normalise_call_ids(dialogue), declared
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"trajectories, row {id_}: messages or tools are not OpenAI's JSON ({error}): run tooluse again."
