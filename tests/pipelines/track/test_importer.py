@@ -1,0 +1,121 @@
+"""Run records in MLflow: whole, once, resumable, and never at the cost of a run."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.manifest import ROOT
+from pipelines.track.__main__ import track
+from pipelines.track.importer import Importer, client, read_all_records
+
+PROFILES = iter(["smoke", "laptop", "h200", "moonlight"])
+
+
+@pytest.fixture
+def profile() -> str:
+    """A profile, and so an experiment, that no other test has used."""
+    return next(PROFILES)
+
+
+def runs_of(uri: str, profile: str) -> dict[str, Any]:
+    store = client(uri)
+    experiment = store.get_experiment_by_name(f"k2-pipeline/{profile}")
+    assert experiment is not None
+    return {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
+
+
+def test_a_run_arrives_whole(add_run, database, profile):
+    add_run("corpus", 1, profile)
+    add_run("pretrain", 2, profile, lr=0.01, steps=5)
+    assert track(profile, database)
+    found = runs_of(database, profile)
+    pretrain, parent = found["pretrain"], next(run for name, run in found.items() if name.startswith(profile))
+    assert pretrain.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert pretrain.data.params == {"pretrain.lr": "0.01", "pretrain.steps": "5"}
+    assert pretrain.data.metrics["loss"] == 2.5
+    assert pretrain.data.metrics["seconds"] == 30
+    assert parent.data.metrics["pretrain/loss"] == 2.5
+    assert parent.data.params["pretrain.lr"] == "0.01"
+    curve = client(database).get_metric_history(pretrain.info.run_id, "curves/loss")
+    assert [(point.step, point.value) for point in curve] == [(step, 3.0 - step / 10) for step in range(5)]
+    assert pretrain.data.metrics["curves/experts.max"] == 2
+    assert {entry.dataset.name for entry in pretrain.inputs.dataset_inputs} == {"tokenizer", "shards"}
+    assert [a.path for a in client(database).list_artifacts(pretrain.info.run_id, "plots/pretrain_history")] == [
+        "plots/pretrain_history/loss.png"
+    ]
+
+
+def test_importing_again_changes_nothing_and_a_new_run_is_added(add_run, database, profile):
+    add_run("pretrain", 1, profile, lr=0.01)
+    track(profile, database)
+    before = {name: run.to_dictionary() for name, run in runs_of(database, profile).items()}
+    track(profile, database)
+    assert {name: run.to_dictionary() for name, run in runs_of(database, profile).items()} == before
+    add_run("pretrain", 2, profile, lr=0.02)
+    add_run("pretrain", 3, profile, outcome="failed", lr=0.02)
+    track(profile, database)
+    records = read_all_records(profile)
+    importer = Importer(client(database), profile)
+    assert importer.import_all(records) == 0
+    stage_runs = [run for name, run in importer._runs.items() if name.startswith("pretrain/")]
+    assert sorted(run.info.status for run in stage_runs) == ["FAILED", "FINISHED", "FINISHED"]
+    assert {run.data.tags.get("k2.error") for run in stage_runs} == {None, "the disk is full"}
+
+
+def test_an_import_that_breaks_off_is_completed_by_the_next(add_run, database, profile, monkeypatch):
+    add_run("pretrain", 1, profile, lr=0.01)
+
+    class Broken(Exception):
+        pass
+
+    def break_off(*_: object) -> None:
+        raise Broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Importer, "_inputs", break_off)
+        with pytest.raises(Broken):
+            track(profile, database)
+    track(profile, database)
+    found = runs_of(database, profile)
+    assert len(found) == 2, "the half-written run was taken up, not doubled"
+    history = client(database).get_metric_history(found["pretrain"].info.run_id, "curves/loss")
+    assert len(history) == 5
+    assert found["pretrain"].data.tags["k2.complete"] == "true"
+
+
+def test_a_dead_server_costs_a_warning_and_the_records_stay(add_run, capsys):
+    record = add_run("pretrain", 1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    assert not track("smoke", uri)
+    assert "warning: MLflow at" in capsys.readouterr().err
+    assert Path(record["path"]).is_file()
+
+
+def test_curves_that_a_later_run_replaced_are_not_taken_for_its_own(add_run, database, profile):
+    first = add_run("pretrain", 1, profile, lr=0.01)
+    add_run("pretrain", 2, profile, lr=0.02)
+    track(profile, database)
+    importer = Importer(client(database), profile)
+    old = importer._runs[f"pretrain/{first['path'].stem}"]
+    assert "curves/loss" not in old.data.metrics
+    assert old.data.metrics["loss"] == 2.5
+    assert old.data.params == {"pretrain.lr": "0.01"}
+
+
+def test_the_command_refuses_an_unknown_profile_in_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.track", "--env", "lptop"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no profile 'lptop'")
+    assert "Traceback" not in done.stderr
