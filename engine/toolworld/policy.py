@@ -37,6 +37,7 @@ class _Progress:
     step: int = 0
     left: int | None = None
     pick: str = ""
+    wrong: dict[str, Any] | None = None  # kept, so that a busy service does not undo the mistake
     result: dict[str, Any] | None = None
     refused: str = ""
     done: bool = False
@@ -115,16 +116,18 @@ class TemplatePolicy:
     def _one_call(self, goal: int, index: int) -> dict[str, Any]:
         step, at = self._step(goal), self._progress[goal]
         arguments = {name: at.pick if value == PICK else value for name, value in step.arguments.items()}
-        if at.left is not None:
-            arguments["amount"] = at.left
-        if goal == self._target and not self.planted and at.step == len(self.task.goals[goal].steps) - 1:
-            if self.defect == "wrong_argument":
-                arguments = self._wrong(step.tool, arguments, self._rng.choice(sorted(arguments)))
-            elif self.defect == "malformed_call":
+        last_step = at.step == len(self.task.goals[goal].steps) - 1
+        if goal == self._target and not self.planted and last_step:
+            if self.defect == "malformed_call":
                 self.planted = True
                 return tool_call(step.tool, compact(arguments)[:-1], index)
-        if goal == self._withheld and self._guesses():
-            arguments = self._wrong(step.tool, arguments, self.task.goals[goal].missing_argument)
+            if self.defect == "wrong_argument":
+                at.wrong = self._wrong(step.tool, arguments, self._rng.choice(sorted(arguments)))
+        if goal == self._withheld and self._guesses() and last_step and at.wrong is None:
+            at.wrong = self._wrong(step.tool, arguments, self.task.goals[goal].missing_argument)
+        arguments = dict(at.wrong or arguments)
+        if at.left is not None:
+            arguments["amount"] = at.left
         return tool_call(step.tool, compact(arguments), index)
 
     def _wrong(self, tool: str, arguments: dict[str, Any], name: str) -> dict[str, Any]:
