@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.model.model import K2Model
+from kernels.cross_entropy import linear_cross_entropy
 
 IDS: Final = "ids"
 COUNTED: Final = "counted"
@@ -59,7 +60,9 @@ def response_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -
 
 def mean_nll(model: K2Model, batch: Padded) -> Tensor:
     """Mean negative log-likelihood of the counted tokens, in nats."""
-    return -token_logprobs(model, batch)[0].mean()
+    counted = batch.counted_BT[:, 1:]
+    hidden_MD = model.hidden(batch.ids_BT[:, :-1])[counted]
+    return linear_cross_entropy(hidden_MD, model.lm_head.weight, batch.ids_BT[:, 1:][counted])
 
 
 def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:

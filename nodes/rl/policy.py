@@ -19,6 +19,7 @@ from engine.rollout.seeds import key
 from engine.rollout.verifiable import Item, items
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import Encoded, batch_at
+from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.padded import Padded, group_loss, group_of, pack_groups, response_logprobs
 from nodes.rl.candidates import Candidates
@@ -31,27 +32,30 @@ from nodes.rl.tables import write_rollouts
 POLICY = "policy"
 
 
-class SkippableMuonClip(MuonClip):
-    """MuonClip that stands still while `skip` is set, and can forget its past.
+class Skippable:
+    """MuonClip for the training loop, which stands still while `skip` is set, and can forget its past.
 
     Where no prompt is informative there is no gradient, yet momentum and weight decay would still move the weights.
     """
 
-    skip = False
+    def __init__(self, optimizer: MuonClip) -> None:
+        self.optimizer, self.skip = optimizer, False
+        self.set_lr, self.zero_grad = optimizer.set_lr, optimizer.zero_grad
+        self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
 
     def step(self) -> dict[str, float]:
         """Move the weights, unless this step is to be skipped."""
         if not self.skip:
-            return super().step()
-        for attention in self.model.attentions():
+            return self.optimizer.step()
+        for attention in self.optimizer.model.attentions():
             attention.reset_max_logit()
         return {"max_logit": 0.0, "clipped_heads": 0.0}
 
     def forget(self) -> None:
         """Drop momenta and moments, as at the start."""
-        for momentum in self.momenta.values():
+        for momentum in self.optimizer.momenta.values():
             momentum.zero_()
-        self.adamw.state.clear()
+        self.optimizer.adamw.state.clear()
 
 
 class PolicyTraining:
@@ -62,9 +66,7 @@ class PolicyTraining:
     ) -> None:
         self.model, self.tokenizer, self.p, self.work = model, tokenizer, p, work
         self.ptx, self.natural = ptx, natural
-        self.optimizer = SkippableMuonClip(
-            model, p.learning_rate, weight_decay=p.weight_decay, momentum=p.momentum, tau=p.qk_clip_tau
-        )
+        self.optimizer = Skippable(make_optimizer(model, p.learning_rate, p.optimizer))
         self.candidates = Candidates(model, tokenizer, p, work / "candidates")
         self.asked = items(p.task, "rl", p.iterations * p.prompts, p.seed)
         self.drawn: tuple[int, Rollouts] | None = None
@@ -143,7 +145,15 @@ class PolicyTraining:
             batch_at=self.batch_at,
             loss_fn=self.loss,
             lr_at=self.learning_rate,
-            settings=LoopSettings(p.steps, p.checkpoint_every * p.inner_steps, key(p.seed, "rl"), p.threads, p.dtype),
+            settings=LoopSettings(
+                steps=p.steps,
+                checkpoint_every=p.checkpoint_every * p.inner_steps,
+                seed=key(p.seed, "rl"),
+                threads=p.threads,
+                dtype=p.dtype,
+                grad_clip=p.optimizer.grad_clip,
+                heads_every=p.steps + 1,  # never: a skipped step has none
+            ),
             work=self.work,
             title="rl",
         )

@@ -45,9 +45,10 @@ def train_sft(
     from engine.rollout.verifiable import items
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
+    from engine.training.history import read_history, write_history
     from engine.training.numerics import settle
     from nodes.sft import train
-    from nodes.sft.history import write_history
+    from nodes.sft.plots import draw_history
 
     p = Parameters.model_validate(parameters)
     settle(p.threads)
@@ -78,4 +79,6 @@ def train_sft(
     for kind, value in train.validation_nll(model, by_split["validation"]).items():
         metrics |= {f"validation_loss_{kind}": value, f"validation_loss_{kind}_before": before[kind]}
     save_checkpoint(workspace / "checkpoint", model, {"stage": "sft", "pass_rate_tuning": metrics["pass_rate_tuning"]})
-    return workspace / "checkpoint", write_history(history, workspace / "history"), metrics
+    directory = write_history(history, workspace / "history", "Fine-tuning")
+    draw_history(read_history(history), directory / "loss_by_kind.png")
+    return workspace / "checkpoint", directory, metrics

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.schema import TableSchema
 from engine.rollout.verifiable import TaskSettings
+from engine.training.settings import OptimizerSettings
 
 SFT_EXAMPLES: TableSchema = {
     "id": "str",
@@ -62,9 +63,7 @@ class Parameters(BaseModel):
     learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
     final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")
     warmup_steps: int = Field(ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(ge=0, description="decoupled weight decay")
-    momentum: float = Field(ge=0, lt=1, description="Muon's momentum")
-    qk_clip_tau: float = Field(gt=0, description="QK-Clip's threshold on the largest attention logit of a head")
+    optimizer: OptimizerSettings
     checkpoint_every: int = Field(ge=1, description="steps between resume points")
     threads: int = Field(ge=1, description="CPU threads of the training process")
     dtype: str = Field(pattern="^(float32|bfloat16)$", description="compute type of forward and backward")

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from engine.model.model import K2Model
-from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import wsd
 from engine.rollout.seeds import key
 from engine.training.examples import Encoded, batch_at
+from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.padded import group_loss, mean_nll, pack_groups, pad
 from nodes.sft.schema import Parameters
@@ -32,14 +32,21 @@ def learning_rate(p: Parameters, step: int) -> float:
 def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Path:
     """Train the model in place on `encoded`; the history file, one row a step."""
     sizes = p.batch.model_dump()
-    optimizer = MuonClip(model, p.learning_rate, weight_decay=p.weight_decay, momentum=p.momentum, tau=p.qk_clip_tau)
+    optimizer = make_optimizer(model, p.learning_rate, p.optimizer)
     return train_loop(
         model,
         optimizer,
         batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed)),
         loss_fn=lambda batch: group_loss(model, batch, p.weights.of),
         lr_at=lambda step: learning_rate(p, step),
-        settings=LoopSettings(p.steps, p.checkpoint_every, key(p.seed, "sft"), p.threads, p.dtype),
+        settings=LoopSettings(
+            steps=p.steps,
+            checkpoint_every=p.checkpoint_every,
+            seed=key(p.seed, "sft"),
+            threads=p.threads,
+            dtype=p.dtype,
+            grad_clip=p.optimizer.grad_clip,
+        ),
         work=work,
         title="sft",
     )

@@ -45,11 +45,13 @@ def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer
     p = parameters(max_new_tokens=2, truncation_penalty=0.25)
     drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
     cut = [row for row in drawn.rows if row["truncated"]]
-    assert cut and all(row["reward"] == -0.25 for row in cut)
+    assert cut
+    assert all(row["reward"] == -0.25 for row in cut)
     assert len(drawn.rows) == 20
     assert drawn.figures["truncated"] == len(cut) / 20
     if len(cut) == 20:
-        assert drawn.policy is None and drawn.advantages_M.numel() == 0
+        assert drawn.policy is None
+        assert drawn.advantages_M.numel() == 0
 
 
 def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):

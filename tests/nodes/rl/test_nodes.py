@@ -1,0 +1,133 @@
+"""The two training nodes on a toy, end to end: outputs, determinism, resume after a kill, and the step not taken."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from engine.model.checkpoint import load_checkpoint, save_checkpoint
+from engine.rollout import passrate
+from nodes.rl import policy, rollouts
+from nodes.rl.nodes import train_rl
+from nodes.rl.schema import ROLLOUTS
+from nodes.sft.nodes import build_examples, train_sft
+from nodes.sft.schema import SFT_EXAMPLES
+from tests.nodes import toy
+
+TASK = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+
+
+def parameters(stage, **changes):
+    with open(f"conf/base/parameters/{stage}.yml") as file:
+        return {**yaml.safe_load(file)[stage], "task": TASK, "threads": 1, "tuning_prompts": 8, **changes}
+
+
+SFT = {
+    "steps": 6, "warmup_steps": 1, "batch": {"chat": 2, "trajectory": 1, "demonstration": 16}, "tuning_samples": 1,
+}  # fmt: skip
+RL = {
+    "iterations": 4, "prompts": 6, "samples": 4, "warmup_steps": 1, "select_every": 2, "checkpoint_every": 1,
+    "evaluation_prompts": 10, "evaluation_samples": 1, "tuning_samples": 1, "max_new_tokens": 3,
+    "ptx": {"weight": 0.1, "chat": 2, "trajectory": 0, "natural": 0, "natural_tokens": 16, "max_tokens": 128},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """Tokenizer, base checkpoint, examples and a fine-tuned checkpoint."""
+    root = tmp_path_factory.mktemp("stage")
+    toy.tokenizer(root / "tokenizer")
+    save_checkpoint(root / "base", toy.model(), {})
+    facts = "Chile - Geography\n\nCapital: Santiago\nCurrency: peso\nClimate: dry\nLanguage: Spanish\n"
+    documents = pl.LazyFrame(
+        {"title": ["Chile: Geography"], "text": [facts], "split": ["train"], "domain": ["knowledge"]}
+    )
+    messages = json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+    dialogues = pl.LazyFrame(
+        {"id": ["a", "b"], "messages": [messages] * 2, "tools": ["[]"] * 2, "split": ["train", "validation"]}
+    )
+    examples = build_examples(documents, dialogues, parameters("sft", **SFT), root)
+    (root / "sft").mkdir()
+    checkpoint, history, metrics = train_sft(
+        root / "tokenizer", root / "base", examples.lazy(), parameters("sft", **SFT), root / "sft"
+    )
+    return root, examples, checkpoint, history, metrics
+
+
+def reinforce(stage, workspace: Path, **changes):
+    root, examples, checkpoint, _, _ = stage
+    workspace.mkdir(exist_ok=True)
+    return train_rl(
+        root / "tokenizer", checkpoint, examples.lazy(), root, parameters("rl", **{**RL, **changes}), workspace
+    )
+
+
+def test_examples_have_the_declared_columns_and_every_kind_in_both_splits(stage):
+    _, examples, *_ = stage
+    assert examples.columns == list(SFT_EXAMPLES)
+    kinds = examples.group_by("kind", "split").len()
+    assert kinds.height == 6
+
+
+def test_fine_tuning_lowers_the_loss_and_reports(stage):
+    _, _, checkpoint, history, metrics = stage
+    rows = [json.loads(line) for line in (history / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert metrics["validation_loss_demonstration"] < metrics["validation_loss_demonstration_before"]
+    assert 0 <= metrics["pass_rate_tuning"] <= 1
+    assert (history / "loss_by_kind.png").exists()
+    load_checkpoint(checkpoint)
+
+
+def test_reinforcement_gives_its_four_outputs(stage, tmp_path):
+    checkpoint, table, history, metrics = reinforce(stage, tmp_path)
+    frame = table.collect()
+    assert frame.columns == list(ROLLOUTS)
+    assert frame.height == 4 * 6 * 4
+    assert frame["iteration"].to_list() == sorted(frame["iteration"].to_list())
+    assert metrics["reward_gain_low"] <= metrics["reward_gain"] <= metrics["reward_gain_high"]
+    assert [row["iteration"] for row in json.loads((history / "candidates.json").read_text())] == [0, 2, 4]
+    assert (history / "curves.png").exists()
+    load_checkpoint(checkpoint)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(stage, tmp_path, monkeypatch):
+    def reward(item, text):  # an untrained toy is never right; let some first letters count
+        return float(sum(text.encode()) % 3 == 0)
+
+    monkeypatch.setattr(passrate, "score", reward)
+    whole = reinforce(stage, tmp_path / "whole")
+
+    def killed(model, tokenizer, asked, iteration, p, calls=[]):  # noqa: B006
+        calls.append(iteration)
+        if iteration == 3:
+            raise Killed
+        return rollouts.collect(model, tokenizer, asked, iteration, p)
+
+    monkeypatch.setattr(policy, "collect", killed)
+    with pytest.raises(Killed):
+        reinforce(stage, tmp_path / "cut")
+    monkeypatch.setattr(policy, "collect", rollouts.collect)
+    resumed = reinforce(stage, tmp_path / "cut")
+    for a, b in ((whole[0], resumed[0]), (whole[2], resumed[2])):
+        assert {f.name: f.read_bytes() for f in a.iterdir()} == {f.name: f.read_bytes() for f in b.iterdir()}
+    assert whole[3] == resumed[3]
+    assert whole[1].collect().equals(resumed[1].collect())
+
+
+def test_no_step_where_no_prompt_is_informative(stage, tmp_path, monkeypatch):
+    """Equal rewards everywhere: momentum, weight decay and PTX must not move the weights either."""
+    monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [0.0] * len(scores))
+    optimizer = {**parameters("rl")["optimizer"], "weight_decay": 0.5}
+    checkpoint, _, history, metrics = reinforce(stage, tmp_path, optimizer=optimizer)
+    assert metrics["steps_skipped"] == 8
+    before, after = load_checkpoint(stage[2]).state_dict(), load_checkpoint(checkpoint).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "Infinity" not in (history / "history.jsonl").read_text()
