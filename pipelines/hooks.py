@@ -1,11 +1,13 @@
 """What Kedro calls: parameters are checked before any node starts, and the runner learns its profile."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline.node import Node
 
 from pipelines.parameters import check_parameters
 
@@ -18,13 +20,15 @@ class RunContext:
 
     profile: str
     compute: dict[str, Any]
+    node_seconds: dict[str, float] = field(default_factory=dict)  # inside node functions only, filled as they end
 
 
 class RunContextHook:
-    """Checks all parameters and puts the run's context into the catalog."""
+    """Checks all parameters, puts the run's context into the catalog, and times the node functions."""
 
     def __init__(self) -> None:
         self._context: RunContext | None = None
+        self._begun = 0.0
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -37,3 +41,14 @@ class RunContextHook:
     def after_catalog_created(self, catalog: DataCatalog) -> None:
         """Hand the context to the runner."""
         catalog[RUN_CONTEXT] = MemoryDataset(self._context, copy_mode="assign")
+
+    @hook_impl
+    def before_node_run(self) -> None:
+        """A node function is about to be called (its inputs are loaded)."""
+        self._begun = time.monotonic()
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """It has returned (its outputs are not saved yet)."""
+        if self._context is not None:
+            self._context.node_seconds[node.name] = round(time.monotonic() - self._begun, 3)

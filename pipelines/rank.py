@@ -7,6 +7,7 @@ It loads the node's inputs, runs it in the stage's workspace and hands its outpu
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def main() -> None:
         die_with_parent(asked.parent)
     workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
     try:
-        exchange.write_outputs(workspace, asked.node, run_node(asked.env, asked.stage, asked.node, workspace))
+        outputs, seconds = run_node(asked.env, asked.stage, asked.node, workspace)
+        exchange.write_outputs(workspace, asked.node, outputs, seconds)
     except Exception as error:
         found = user_error(error) or full_disc(error)
         if found is None:
@@ -38,14 +40,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def run_node(profile: str, stage: str, name: str, workspace: Path) -> dict[str, Any]:
-    """Load a node's inputs, run it, return its outputs by dataset name."""
+def run_node(profile: str, stage: str, name: str, workspace: Path) -> tuple[dict[str, Any], float]:
+    """Load a node's inputs, run it, return its outputs by dataset name and the seconds it took."""
     if not workspace.is_dir():
         raise UserError(f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {stage}`.")
     node = next(node for node in graph.stage_graph(stage).pipeline.nodes if node.name == name)
     given = exchange.read_parameters(workspace, name)
     inputs = {key: _load(profile, key, given, workspace) for key in node.inputs}
-    return dict(node.run(inputs))
+    begun = time.monotonic()
+    return dict(node.run(inputs)), round(time.monotonic() - begun, 3)
 
 
 def _load(profile: str, name: str, given: dict[str, Any], workspace: Path) -> Any:

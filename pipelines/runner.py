@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,7 +62,6 @@ class StageRun:
     context: RunContext
     hook_manager: Any
     run_id: str | None
-    node_seconds: dict[str, float] = field(default_factory=dict)
 
     def execute(self) -> None:
         """Run the stage's nodes under its lock; write the record whether they succeed or fail."""
@@ -73,6 +72,7 @@ class StageRun:
             key = stage_key(**parts)
             workspace = self._workspace(folder, key)
             self.catalog["workspace"] = MemoryDataset(workspace, copy_mode="assign")
+            say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
             begun = {"started": records.now(), "attempt": self._attempt(workspace)}
             clock = time.monotonic()
             try:
@@ -83,6 +83,7 @@ class StageRun:
                 raise
             self._record(folder, key, parts, begun, clock, workspace, None)
             shutil.rmtree(workspace)
+            say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
 
     def _key_parts(self) -> dict[str, Any]:
         """What the stage key is made of, from what the stage is about to load."""
@@ -118,12 +119,10 @@ class StageRun:
         return counter.stat().st_size
 
     def _run_node(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
-        begun = time.monotonic()
         if launcher(self.context.compute, self._compute_class(node)) == "inplace":
             Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
         else:
             self._run_rank(node, workspace, key, held)
-        self.node_seconds[node.name] = round(time.monotonic() - begun, 3)
 
     def _compute_class(self, node: Node) -> str:
         """The node's own compute class (a tag), else its stage's."""
@@ -145,7 +144,8 @@ class StageRun:
             raise
         if status:
             exchange.raise_error(workspace, node.name, status)
-        for name, value in exchange.read_outputs(workspace, node.name).items():
+        outputs, self.context.node_seconds[node.name] = exchange.read_outputs(workspace, node.name)
+        for name, value in outputs.items():
             self.catalog.save(name, value)
 
     def _record(self, folder: Path, key: str, parts: dict[str, Any], begun: dict[str, Any], clock: float,
@@ -159,7 +159,7 @@ class StageRun:
             "parts": {**parts, "parameters": flatten(parts["parameters"])},
             "outputs": {name: graph.digest_of(self.context.profile, name) for name in outline.outputs} if not error else {},
             "outcome": outcome, "error": _sentence(error), **begun, "finished": records.now(),
-            "seconds": round(time.monotonic() - clock, 3), "node_seconds": self.node_seconds,
+            "seconds": round(time.monotonic() - clock, 3), "node_seconds": {node.name: self.context.node_seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {}, "job_id": None, **records.provenance(ROOT),
         }  # fmt: skip
         path = records.write_record(folder / ".runs" / self.stage, record)
@@ -170,6 +170,11 @@ class StageRun:
     def _metrics(self) -> dict[str, Any]:
         path = graph.dataset_path(self.context.profile, f"{self.stage}_metrics")
         return dict(json.loads(path.read_bytes()))
+
+
+def say(line: str) -> None:
+    """One line for whoever watches."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _sentence(error: BaseException | None) -> str | None:

@@ -24,15 +24,17 @@ def print_size(profile: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from engine.model.config import K2Config
-    from engine.model.size import parameter_table
+    from engine.model.size import config_from_parameters, n_params
 
-    config = K2Config.from_dict(graph.parameters(profile)["pretrain"]["model"])
+    given = graph.parameters(profile)
+    config = config_from_parameters(
+        given["pretrain"]["model"], given["tokenization"]["vocab_size"], given["pretrain"]["sequence_length"]
+    )
     table = Table(title=f"model of profile {profile}", title_justify="left")
     table.add_column("block")
     for column in ("total", "active a token"):
         table.add_column(column, justify="right")
-    for row in parameter_table(config):
+    for row in n_params(config):
         table.add_row(row.block, f"{row.total:,}", f"{row.active:,}", style="bold" if row.block == "sum" else None)
     Console().print(table)
 

@@ -26,8 +26,8 @@ def read_parameters(workspace: Path, node: str) -> dict[str, Any]:
     return dict(json.loads(_file(workspace, node, "parameters").read_bytes()))
 
 
-def write_outputs(workspace: Path, node: str, outputs: dict[str, Any]) -> None:
-    """Rank: hand over the node's outputs, dataset → path, JSON object or Polars frame."""
+def write_outputs(workspace: Path, node: str, outputs: dict[str, Any], seconds: float) -> None:
+    """Rank: hand over the node's outputs, dataset → path, JSON object or Polars frame; `seconds` the node took."""
     told: dict[str, Any] = {}
     for name, value in outputs.items():
         if isinstance(value, Path):
@@ -38,7 +38,7 @@ def write_outputs(workspace: Path, node: str, outputs: dict[str, Any]) -> None:
             table = workspace / _FOLDER / f"{node}.{name}.parquet"
             value.lazy().sink_parquet(table)
             told[name] = {"table": str(table.relative_to(workspace))}
-    write_atomic(_file(workspace, node, "outputs"), canonical_json(told))
+    write_atomic(_file(workspace, node, "outputs"), canonical_json({"seconds": seconds, "outputs": told}))
 
 
 def write_error(workspace: Path, node: str, sentence: str) -> None:
@@ -46,10 +46,10 @@ def write_error(workspace: Path, node: str, sentence: str) -> None:
     write_atomic(_file(workspace, node, "error"), canonical_json({"error": sentence}))
 
 
-def read_outputs(workspace: Path, node: str) -> dict[str, Any]:
-    """Driver: the outputs a finished rank left; tables come as lazy frames."""
+def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
+    """Driver: the outputs a finished rank left (tables come as lazy frames) and the seconds its node took."""
     told = json.loads(_file(workspace, node, "outputs").read_bytes())
-    return {name: _received(workspace, value) for name, value in told.items()}
+    return {name: _received(workspace, value) for name, value in told["outputs"].items()}, float(told["seconds"])
 
 
 def raise_error(workspace: Path, node: str, status: int) -> None:

@@ -16,8 +16,9 @@ def test_outputs_come_back(tmp_path: Path) -> None:
     frame = pl.DataFrame({"a": [1, 2]})
     exchange.write_parameters(tmp_path, "train", {"params:sft": {"lr": 0.1}})
     assert exchange.read_parameters(tmp_path, "train") == {"params:sft": {"lr": 0.1}}
-    exchange.write_outputs(tmp_path, "train", {"checkpoint": made, "metrics": {"loss": 1.5}, "rollouts": frame})
-    back = exchange.read_outputs(tmp_path, "train")
+    exchange.write_outputs(tmp_path, "train", {"checkpoint": made, "metrics": {"loss": 1.5}, "rollouts": frame}, 1.5)
+    back, seconds = exchange.read_outputs(tmp_path, "train")
+    assert seconds == 1.5
     assert back["checkpoint"] == made
     assert back["metrics"] == {"loss": 1.5}
     assert back["rollouts"].collect().equals(frame)

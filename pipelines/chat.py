@@ -1,0 +1,261 @@
+"""`make chat`: talk to a checkpoint in the terminal; tokens appear as they are drawn, tool calls as they are made.
+
+    python -m pipelines.chat --env laptop --checkpoint rl [--tools bank]
+
+The base and extended checkpoints have never seen the chat format: they go on from your text instead.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+from pipelines import graph
+from pipelines.errors import report_errors
+from pipelines.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from engine.model.model import K2Model
+    from engine.text.chat import ParsedTurn
+    from engine.text.tokenizer import K2Tokenizer
+
+CHECKPOINTS = {name: f"{name}_checkpoint" for name in ("base", "extended", "sft", "rl")}
+PLAIN = ("base", "extended")
+ROUNDS = 6
+"""Rounds of tool calls before the turn goes back to the user."""
+LEAST_ROOM = 16
+"""Tokens that must be left in the context for an answer to be worth starting."""
+HELP = "/reset forgets the dialogue, /temperature N changes how freely it draws, /quit ends (so does Ctrl-D)"
+
+
+class Toolbox:
+    """Tools that the model may call: those of a domain's first application, on a world that remembers."""
+
+    def __init__(self, domain: str, seed: int) -> None:
+        from engine.toolworld.specs import choose_domains, load_tools
+        from engine.toolworld.world import World
+
+        name, application = next(iter(choose_domains([domain], "--tools")[domain].applications.items()))
+        self.specs = [load_tools()[tool] for tool in list(application.tools)[:3]]
+        self.application = name
+        self.role = choose_domains([domain])[domain].role
+        self.world: World = World(domain, seed)
+
+    def introduce(self) -> str:
+        """The tools and the records, so that the user knows what to ask about."""
+        tools = ", ".join(f"{spec.name}({', '.join(spec.parameters['properties'])})" for spec in self.specs)
+        records = "\n".join(f"  {record}" for record in self.world.state[self.application].values())
+        return f"tools: {tools}\nrecords:\n{records}"
+
+
+class Chat:
+    """One dialogue with one model; everything it shows goes through `say`, without a line break of its own."""
+
+    def __init__(
+        self,
+        model: "K2Model",
+        tok: "K2Tokenizer",
+        *,
+        plain: bool = False,
+        toolbox: Toolbox | None = None,
+        temperature: float = 0.6,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+        say: Callable[[str], object] = sys.stdout.write,
+    ) -> None:
+        self.model, self.tok, self.plain, self.toolbox = model, tok, plain, toolbox
+        self.temperature, self.max_new_tokens, self.seed, self.say = temperature, max_new_tokens, seed, say
+        self.draws = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the dialogue; the world of the tools stays as it is."""
+        role = self.toolbox.role if self.toolbox else ""
+        self.messages: list[dict[str, Any]] = (
+            [{"role": "system", "content": f"You are a {role}. Use the tools."}] if role else []
+        )
+
+    def hear(self, text: str) -> None:
+        """Take what the user typed: a command, or something to answer."""
+        name, _, value = text.partition(" ")
+        if name == "/reset":
+            self.reset()
+            self.say("forgotten\n")
+        elif name == "/temperature":
+            self._set_temperature(value)
+        elif text.startswith("/"):
+            self.say(HELP + "\n")
+        elif self.plain:
+            self._continue(text)
+        elif text.strip():
+            self._answer(text)
+
+    def _set_temperature(self, value: str) -> None:
+        try:
+            wanted = float(value)
+        except ValueError:
+            wanted = -1.0
+        if not 0 <= wanted <= 10:
+            self.say("give a number from 0 (always the likeliest token) to 10, as in /temperature 0.6\n")
+            return
+        self.temperature = wanted
+
+    def _continue(self, text: str) -> None:
+        ids = [self.tok.eos_id, *self.tok.encode(text)]
+        if len(ids) + LEAST_ROOM > self.model.config.max_position_embeddings:
+            self.say(f"too long: the context holds {self.model.config.max_position_embeddings} tokens\n")
+            return
+        self.say(text)
+        self._show(self._draw(ids, self.tok.eos_id))
+        self.say("\n")
+
+    def _answer(self, text: str) -> None:
+        self.messages.append({"role": "user", "content": text})
+        for _ in range(ROUNDS):
+            ids = self._prompt()
+            if ids is None:
+                del self.messages[max(i for i, m in enumerate(self.messages) if m["role"] == "user") :]
+                self.say(f"too long: the context holds {self.model.config.max_position_embeddings} tokens\n")
+                return
+            turn = self._turn(ids)
+            self.messages.append(turn.message())
+            if not turn.calls:
+                return
+            for call in self.messages[-1]["tool_calls"]:
+                self._call(call)
+
+    def _prompt(self) -> list[int] | None:
+        """Ids of the dialogue; the oldest exchanges go where it exceeds the context, None if that does not help."""
+        from engine.text.chat import encode_chat
+
+        tools = [spec.openai() for spec in self.toolbox.specs] if self.toolbox else None
+        while True:
+            ids, _ = encode_chat(self.tok, self.messages, tools, add_generation_prompt=True)
+            if len(ids) + LEAST_ROOM <= self.model.config.max_position_embeddings:
+                return ids
+            users = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
+            if len(users) < 2:
+                return None
+            del self.messages[users[0] : users[1]]
+            self.say("(the context is full: the oldest exchange is forgotten)\n")
+
+    def _turn(self, ids: list[int]) -> "ParsedTurn":
+        """Draw one assistant turn, showing its text as it comes; calls are shown when they are made."""
+        from engine.text.chat import parse_turn_ids
+        from engine.text.special import TOOL_TOKENS
+
+        marks = {self.tok.special(name) for name in TOOL_TOKENS}
+        drawn: list[int] = []
+
+        def text_only() -> Iterator[int]:
+            calling = False
+            for token in self._draw(ids, self.tok.im_end_id):
+                drawn.append(token)
+                calling = calling or token in marks
+                if not calling:
+                    yield token
+
+        self._show(text_only())
+        self.say("\n")
+        turn = parse_turn_ids(self.tok, drawn)
+        if turn.problems:
+            self.say(f"(malformed: {'; '.join(turn.problems)})\n")
+        return turn
+
+    def _draw(self, ids: list[int], stop: int) -> Iterator[int]:
+        from engine.rollout.generate import stream
+
+        self.draws += 1
+        room = min(self.max_new_tokens, self.model.config.max_position_embeddings - len(ids))
+        return stream(self.model, ids, room, self.temperature, self.seed + self.draws, stop)
+
+    def _show(self, tokens: Iterator[int]) -> None:
+        from engine.text.tokenizer import StreamDecoder
+
+        decoder = StreamDecoder(self.tok)
+        for token in tokens:
+            self.say(decoder.push(token))
+        self.say(decoder.finish())
+
+    def _call(self, call: dict[str, Any]) -> None:
+        """Run one call on the world, show both ways, and put the answer into the dialogue."""
+        from engine.toolworld.messages import compact, parsed_arguments, tool_message
+
+        function, arguments = call["function"], parsed_arguments(call)
+        known = self.toolbox is not None and function["name"] in {spec.name for spec in self.toolbox.specs}
+        if self.toolbox is None or not known:
+            result = compact({"error": "no such tool"})
+        elif arguments is None:
+            result = compact({"error": "arguments are not JSON"})
+        else:
+            result = self.toolbox.world.call(function["name"], arguments).text()
+        self.say(f"  → {function['name']} {function['arguments']}\n  ← {result}\n")
+        self.messages.append(tool_message(call, result))
+
+
+def main() -> None:
+    """Load a checkpoint of a profile and talk until the user has had enough."""
+    parser = argparse.ArgumentParser(description="Talk to a checkpoint.")
+    parser.add_argument("--env", default=None, help="profile")
+    parser.add_argument("--checkpoint", default="rl", help=f"one of {', '.join(CHECKPOINTS)}")
+    parser.add_argument("--tools", default=None, metavar="DOMAIN", help="give it tools, as of bank, shop or hotel")
+    parser.add_argument("--temperature", type=float, default=0.6, help="0.6 is what Moonshot recommends for K2")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0, help="same seed and words, same answers")
+    asked = parser.parse_args()
+    with report_errors():
+        converse(start(asked), asked.checkpoint)
+
+
+def start(asked: argparse.Namespace) -> Chat:
+    """The dialogue that the command line asks for. Raises UserError for an unknown or missing checkpoint."""
+    if asked.checkpoint not in CHECKPOINTS:
+        raise UserError(f"there is no checkpoint {asked.checkpoint!r}: choose one of {', '.join(CHECKPOINTS)}.")
+    if asked.tools and asked.checkpoint in PLAIN:
+        raise UserError(f"--tools needs a checkpoint that knows the chat format: sft or rl, not {asked.checkpoint}.")
+    profile = load_manifest().profile(asked.env)
+    tokenizer = graph.dataset(profile, "tokenizer").load()
+    checkpoint = graph.dataset(profile, CHECKPOINTS[asked.checkpoint]).load()
+    from engine.model.checkpoint import load_checkpoint
+    from engine.text.tokenizer import K2Tokenizer
+
+    return Chat(
+        load_checkpoint(checkpoint),
+        K2Tokenizer.load(tokenizer),
+        plain=asked.checkpoint in PLAIN,
+        toolbox=Toolbox(asked.tools, asked.seed) if asked.tools else None,
+        temperature=asked.temperature,
+        max_new_tokens=asked.max_new_tokens,
+        seed=asked.seed,
+        say=_write,
+    )
+
+
+def converse(chat: Chat, checkpoint: str) -> None:
+    """Read lines from the terminal until its end or /quit."""
+    kind = "goes on from your text" if chat.plain else "answers"
+    _write(f"The {checkpoint} checkpoint {kind}. {HELP}.\n")
+    if chat.toolbox:
+        _write(chat.toolbox.introduce() + "\n")
+    while True:
+        try:
+            text = input("\nyou> ")
+        except (EOFError, KeyboardInterrupt):
+            _write("\n")
+            return
+        if text.strip() == "/quit":
+            return
+        try:
+            chat.hear(text)
+        except KeyboardInterrupt:
+            _write("\n(stopped)\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

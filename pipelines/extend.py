@@ -1,0 +1,19 @@
+"""extend: a long-context anneal, then YaRN."""
+
+from kedro.pipeline import Node, Pipeline
+
+from nodes.extend.nodes import train_extend
+
+
+def create_pipeline() -> Pipeline:
+    """The stage's nodes."""
+    return Pipeline(
+        [
+            Node(
+                train_extend,
+                inputs=["tokenizer", "shards", "base_checkpoint", "params:extend", "workspace"],
+                outputs=["extended_checkpoint", "extend_report", "extend_metrics"],
+                name="train_extend",
+            ),
+        ]
+    )

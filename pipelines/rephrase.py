@@ -1,0 +1,19 @@
+"""rephrase: style- and perspective-diverse rewrites, gated for fidelity."""
+
+from kedro.pipeline import Node, Pipeline
+
+from nodes.rephrase.nodes import rephrase_documents
+
+
+def create_pipeline() -> Pipeline:
+    """The stage's nodes."""
+    return Pipeline(
+        [
+            Node(
+                rephrase_documents,
+                inputs=["documents", "params:rephrase", "workspace"],
+                outputs=["rewrites", "rejected_rewrites", "rephrase_metrics"],
+                name="rephrase_documents",
+            ),
+        ]
+    )
