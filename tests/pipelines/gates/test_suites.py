@@ -1,0 +1,192 @@
+"""Every suite of gates.yml accepts a sound table and refuses each broken one, naming what is wrong."""
+
+import json
+
+import polars as pl
+import pytest
+import yaml
+
+from engine.errors import UserError
+from pipelines import gates, graph
+from pipelines.gates import gate, suites
+
+N = 40
+LONG = "The quick brown fox jumps over the lazy dog. " * 8
+SPLITS = ["train"] * 30 + ["validation"] * 5 + ["test"] * 5
+DOMAINS = ["web", "code", "maths", "knowledge"] * 10
+IDS = [f"{i:016x}" for i in range(N)]
+GOOD = {
+    "documents": {
+        "id": IDS, "domain": DOMAINS, "source": ["stdlib"] * N, "title": ["t"] * N, "text": [LONG] * N,
+        "split": SPLITS, "license": ["PSF-2.0"] * N, "n_bytes": [len(LONG)] * N,
+    },
+    "rewrites": {
+        "id": IDS, "source_id": IDS, "domain": DOMAINS, "style": ["notes"] * N, "perspective": ["teacher"] * N,
+        "chunks": [1] * N, "text": [LONG] * N, "generator": ["template"] * N, "n_bytes": [len(LONG)] * N,
+    },
+    "tools": {
+        "name": IDS, "domain": ["travel"] * N, "origin": ["spec"] * N, "description": ["books a flight"] * N,
+        "parameters": ['{"type": "object"}'] * N, "returns": ["a booking"] * N, "stateful": [True] * N,
+    },
+    "agents": {"id": IDS, "domain": ["travel"] * N, "system_prompt": [LONG] * N, "tools": [["book_flight"]] * N},
+    "tasks": {
+        "id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "instruction": ["book the cheapest flight"] * N,
+        "rubric": ['[{"check": "booked"}]'] * N, "difficulty": ["simple"] * N, "split": SPLITS,
+    },
+    "trajectories": {
+        "id": IDS, "task_id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "split": SPLITS, "messages": [LONG] * N,
+        "tools": ["[]"] * N, "score": [0.95] * N, "verdict": ["{}"] * N, "turns": [3] * N, "generator": ["template"] * N,
+    },
+    "sft_examples": {
+        "id": IDS, "kind": ["chat", "trajectory", "demonstration", "chat"] * 10, "messages": [LONG] * N,
+        "tools": ["[]"] * N, "split": ["train"] * 30 + ["validation"] * 10,
+    },
+}  # fmt: skip
+NONE = pl.lit(None)
+BAD = [
+    ("documents", {"id": pl.lit("same")}, "id.duplicate_share"),
+    ("documents", {"text": pl.lit(LONG + "\ufffd" * 9)}, "text.replacement_share"),
+    ("documents", {"text": pl.lit("scrap")}, "text.chars_p50"),
+    ("documents", {"text": pl.when(pl.col("id") == IDS[0]).then(pl.lit("")).otherwise("text")}, "text.empty_share"),
+    ("documents", {"text": pl.when(pl.col("id") == IDS[0]).then(NONE).otherwise("text")}, "text.null_share"),
+    ("documents", {"domain": pl.lit("gossip")}, "domain.other"),
+    ("documents", {"split": pl.lit("train")}, "split.validation"),
+    ("documents", {"license": pl.lit("")}, "license.empty_share"),
+    ("rewrites", {"source_id": pl.lit("")}, "source_id.empty_share"),
+    ("rewrites", {"text": pl.lit("no")}, "text.chars_min"),
+    ("rewrites", {"generator": pl.lit("oracle")}, "generator.other"),
+    ("rewrites", {"chunks": pl.lit(0, dtype=pl.Int64)}, "chunks.min"),
+    ("tools", {"name": pl.lit("same")}, "name.duplicate_share"),
+    ("tools", {"description": pl.lit("x")}, "description.chars_min"),
+    ("agents", {"tools": pl.lit([], dtype=pl.List(pl.String))}, "tools.items_min"),
+    ("agents", {"system_prompt": pl.lit("you")}, "system_prompt.chars_min"),
+    ("tasks", {"rubric": pl.lit("")}, "rubric.chars_min"),
+    ("tasks", {"split": pl.lit("test")}, "split.train"),
+    ("trajectories", {"score": pl.lit(1.5)}, "score.max"),
+    ("trajectories", {"score": pl.lit(0.2)}, "score.mean"),
+    (
+        "trajectories",
+        {"score": pl.when(pl.col("id") == IDS[0]).then(float("nan")).otherwise("score")},
+        "score.nan_share",
+    ),
+    ("trajectories", {"messages": pl.lit("[]")}, "messages.chars_p05"),
+    ("sft_examples", {"kind": pl.lit("poem")}, "kind.other"),
+    ("sft_examples", {"split": pl.lit("test")}, "split.other"),
+]
+
+
+def table(name: str) -> pl.LazyFrame:
+    return pl.LazyFrame(GOOD[name])
+
+
+def judged(name: str, frame: pl.LazyFrame) -> gates.GateReport:
+    suite = suites.load_suites()[name]
+    return gates.judge(name, gates.profile_table(frame, gate._schema(frame), suite.key, suite.shares), name)
+
+
+@pytest.fixture
+def reports(tmp_path):
+    """data/<profile>/.runs/<stage>/gates."""
+    return tmp_path / "smoke" / ".runs" / "stage" / "gates"
+
+
+def test_every_gated_table_of_the_catalog_has_a_suite_and_a_declared_schema():
+    gated = {name: entry for name, entry in graph.catalog_entries(None).items() if entry.get("gate")}
+    assert set(gates.gated_tables()) == {entry["gate"] for entry in gated.values()} == set(GOOD)
+    for name in gated:
+        schema = graph.dataset(None, name).schema  # type: ignore[attr-defined]
+        assert gate._schema(table(name)) == schema, f"{name}: this test's good table is not of the declared schema"
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_sound_table_passes(name, reports):
+    gates.check(name, table(name), reports)
+    report = json.loads((reports / f"{name}.json").read_text())
+    assert report["passed"]
+    assert report["failures"] == []
+    assert report["profile"]["row_count"] == N
+    assert report["result"]["statistics"]["evaluated_expectations"] == len(suites.load_suites()[name].expectations)
+
+
+@pytest.mark.parametrize(("name", "change", "statistic"), BAD)
+def test_a_broken_table_is_refused_by_name(name, change, statistic):
+    verdict = judged(name, table(name).with_columns(**change))
+    assert not verdict.passed
+    assert any(failure.startswith(f"{statistic} is ") for failure in verdict.failures)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_empty_table_is_refused(name):
+    verdict = judged(name, table(name).head(0))
+    assert not verdict.passed
+    assert verdict.failures[0].startswith("row_count is 0")
+
+
+def test_a_refusal_names_the_table_its_failures_its_report_and_where_it_went(reports):
+    with pytest.raises(gates.GateRefused) as refused:
+        gates.check("tools", table("tools").with_columns(name=pl.lit("same")), reports)
+    assert str(refused.value).startswith(
+        "tools was refused by its gate: name.duplicate_share is 0.975, expected at most 0"
+    )
+    assert str(reports.parents[2] / ".rejected" / "tools") in str(refused.value)
+    assert not json.loads((reports / "tools.json").read_text())["passed"]
+
+
+def test_a_verdict_is_the_same_bytes_again(reports):
+    gates.check("agents", table("agents"), reports)
+    first = (reports / "agents.json").read_bytes()
+    gates.check("agents", table("agents"), reports)
+    assert (reports / "agents.json").read_bytes() == first
+
+
+def test_data_docs_stand_alone_and_name_each_table(reports):
+    gates.check("agents", table("agents"), reports)
+    with pytest.raises(gates.GateRefused):
+        gates.check("tasks", table("tasks").head(0), reports)
+    docs = reports.parents[1] / "data_docs"
+    pages = {path.name: path.read_text() for path in docs.glob("*.html")}
+    assert set(pages) == {"agents.html", "tasks.html", "index.html"}
+    assert not any("http://" in page or "https://" in page for page in pages.values())
+    assert "passed" in pages["index.html"]
+    assert "refused" in pages["index.html"]
+    assert "system_prompt.chars_min" in pages["agents.html"]
+
+
+def test_a_table_without_a_suite_is_not_judged(reports):
+    gates.check("rejected_documents", table("documents").head(0), reports)
+    assert not reports.exists()
+
+
+def test_a_statistic_that_does_not_exist_is_an_error_of_the_suite():
+    with pytest.raises(UserError, match=r"suite agents names the statistic row_count, which agents does not have"):
+        gates.judge("agents", {"rows": 1}, "agents")
+    with pytest.raises(UserError, match="has no suite nothing for agents"):
+        gates.judge("agents", {"rows": 1}, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("a: {key: id}", "suite a has no field expectations"),
+        ("a: {kex: id, expectations: [{type: t, column: c}]}", "unknown field kex"),
+        ("a: {expectations: [{type: t}]}", "needs the fields type and column"),
+    ],
+)
+def test_a_malformed_gates_file_is_refused_in_one_sentence(tmp_path, content, message):
+    path = tmp_path / "gates.yml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as refused:
+        suites.load_suites(path)
+    assert str(path) in str(refused.value)
+
+
+def test_an_unknown_expectation_type_is_an_error_of_the_suite(monkeypatch):
+    rule = {"type": "expect_the_moon", "column": "row_count"}
+    monkeypatch.setattr(gate, "load_suites", lambda: {"agents": suites.Suite("agents", "id", {}, [rule])})
+    with pytest.raises(UserError, match=r"gates.yml: suite agents: .*expect_the_moon"):
+        gates.judge("agents", {"row_count": 1}, "agents")
+
+
+def test_gates_file_is_yaml_that_kedro_reads_too():
+    assert set(yaml.safe_load(suites.GATES.read_text())) >= set(graph.config(None)["gates"])

@@ -1,0 +1,148 @@
+"""Bad input at the command line: one sentence naming file, field and remedy; exit 1; earlier artifacts intact."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from tests.project import PROFILE, Project
+
+LOCAL = {"domain": "web", "license": "CC0", "max_bytes": 100000, "text_column": "text"}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def project(copy: Project) -> Project:
+    copy.run("git", "checkout", "-q", "--", ".")
+    shutil.rmtree(copy.path / "data", ignore_errors=True)
+    return copy
+
+
+def refused(project: Project, *command: str) -> str:
+    done = project.run(*command, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+def run_stage(project: Project, stage: str) -> str:
+    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    return refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", stage)
+
+
+def with_source(project: Project, **source: object) -> None:
+    """Replace the corpus stage's sources by one of our own."""
+    path = project.path / "conf/base/parameters/corpus.yml"
+    content = yaml.safe_load(path.read_text())
+    content["corpus"]["sources"] = {"mine": {**LOCAL, **source}}
+    path.write_text(yaml.safe_dump(content))
+    (project.path / f"conf/{PROFILE}/parameters/corpus.yml").unlink()
+
+
+def test_unknown_profile(project: Project) -> None:
+    assert "no profile 'desktop'" in refused(project, "kedro", "run", "--env", "desktop")
+    assert "smoke, laptop" in refused(project, "python", "-m", "pipelines.status", "--env", "desktop")
+
+
+def test_unknown_stage(project: Project) -> None:
+    assert "no stage 'pretrian'" in refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "pretrian")
+
+
+def test_unknown_parameter(project: Project) -> None:
+    project.append(f"conf/{PROFILE}/parameters/sft.yml", "  stepps: 3\n")
+    error = refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "corpus")
+    assert "sft.stepps" in error
+    assert "did you mean steps" in error
+    assert "sft.stepps" in refused(project, "python", "-m", "pipelines.code", "--env", PROFILE)
+
+
+def test_malformed_yaml(project: Project) -> None:
+    project.append(f"conf/{PROFILE}/parameters/rl.yml", "  steps: [1\n")
+    error = refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "corpus")
+    assert f"conf/{PROFILE}/parameters/rl.yml" in error
+
+
+def parquet(path: Path) -> None:
+    pl.DataFrame({"body": ["x"]}).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "make", "words"),
+    [
+        ("parquet", "gone.parquet", lambda path: None, ["gone.parquet"]),
+        ("jsonl", "empty.jsonl", lambda path: path.write_text(""), ["empty.jsonl"]),
+        ("parquet", "other.parquet", parquet, ["other.parquet", "text", "body"]),
+        ("text", "latin.txt", lambda path: path.write_bytes(b"caf\xe9 au lait"), ["latin.txt", "UTF-8"]),
+    ],
+)
+def test_bad_source(project: Project, tmp_path: Path, kind: str, name: str, make: Callable[[Path], object], words: list[str]) -> None:
+    make(tmp_path / name)
+    source = {"kind": kind, "path": str(tmp_path / name)}
+    with_source(project, **source)
+    if kind == "text":
+        path = project.path / "conf/base/parameters/corpus.yml"
+        path.write_text(path.read_text().replace("      text_column: text\n", ""))
+    error = run_stage(project, "corpus")
+    for word in words:
+        assert word in error
+    assert not project.data("corpus").exists()
+
+
+def test_missing_input_names_the_stage_that_makes_it(project: Project) -> None:
+    assert "make repro STAGE=tokenization" in run_stage(project, "pretrain")
+
+
+@pytest.mark.parametrize(("field", "value", "words"), [("schema", 0, "schema is 0"), ("stage", "elsewhere", "elsewhere/documents")])
+def test_foreign_or_older_manifest(project: Project, field: str, value: object, words: str) -> None:
+    folder = project.data("corpus", "documents")
+    folder.mkdir(parents=True)
+    manifest = {"schema": 1, "stage": "corpus", "dataset": "documents", "counts": {}, "files": {}}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, field: value}))
+    error = run_stage(project, "rephrase")
+    assert words in error
+    assert "make repro STAGE=corpus" in error
+
+
+def test_full_disc_keeps_what_was_there(project: Project, tmp_path: Path) -> None:
+    """On a file system of 2 MB of its own, in a user and mount namespace (no root wanted)."""
+    script = f"""
+import sys
+from pathlib import Path
+import polars as pl
+from pipelines.datasets import TableDataset
+from pipelines.errors import report_errors
+dataset = TableDataset(filepath="{tmp_path}/disc/corpus/rejected_documents", stage="corpus",
+                       table="nodes.corpus.schema.REJECTED_DOCUMENTS", may_be_empty=True)
+columns = ("id", "domain", "source", "title", "reason")
+import random
+random.seed(0)
+def rows(n): return pl.DataFrame({{c: [random.randbytes(40).hex() for _ in range(n)] for c in columns}})
+dataset.save(rows(10))
+try:
+    with report_errors():
+        dataset.save(rows(20000))
+except SystemExit as error:
+    assert error.code == 1
+    assert dataset.load().collect().height == 10, "the earlier table is intact"
+    assert [p.name for p in Path("{tmp_path}/disc/corpus").iterdir()] == ["rejected_documents"]
+    print("intact")
+"""
+    (tmp_path / "disc").mkdir()
+    mount = f"mount -t tmpfs -o size=2m tmpfs {tmp_path}/disc && exec {sys.executable} -c \"$SCRIPT\""
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount], capture_output=True, text=True,
+                          env={"SCRIPT": script, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": "."}, check=False)  # fmt: skip
+    assert "intact" in done.stdout, done.stdout + done.stderr
+    assert "error: the disc is full" in done.stderr
+    assert "Traceback" not in done.stderr
