@@ -119,11 +119,9 @@ def _validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict
     context, gx = _context()
     configuration = gx.expectations.expectation_configuration.ExpectationConfiguration
     rules = [_configuration(configuration, rule, suite.name) for rule in suite.expectations]
-    # an undefined statistic is null, which every other expectation would let pass
-    known = [
-        configuration(type="expect_column_values_to_not_be_null", kwargs={"column": column})
-        for column in dict.fromkeys(rule["column"] for rule in suite.expectations)
-    ]
+    # an undefined statistic (of no rows) is null, which every other expectation would let pass
+    undefined = dict.fromkeys(rule["column"] for rule in suite.expectations if _plain(profile[rule["column"]]) is None)
+    known = [configuration(type="expect_column_values_to_not_be_null", kwargs={"column": name}) for name in undefined]
     expectations = gx.ExpectationSuite(name=suite.name)
     try:
         expectations.add_expectation_configurations([*rules, *known])
