@@ -22,10 +22,12 @@ STAGES = {
 """Stages whose metrics make up the training recipe, with the name that a reader knows."""
 
 BASELINES = {
-    "bigram": "bigram",
-    "kneser_ney_3gram": "Kneser–Ney 3-gram",
-    "kneser_ney_5gram": "Kneser–Ney 5-gram",
+    "bigram_bits_per_byte": "bigram",
+    "kneser_ney_3gram_bits_per_byte": "Kneser–Ney 3-gram",
+    "kneser_ney_5gram_bits_per_byte": "Kneser–Ney 5-gram",
+    "validation_bits_per_byte": "base checkpoint",
 }
+"""Pre-training's metrics that compare counting with learning, on the validation split."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,6 @@ def samples(results: Results) -> list[dict[str, Any]]:
 
 
 def baselines(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Bits per byte of the n-gram models that pre-training measured on the same text, best last."""
-    found = [
-        (title, float(metrics[f"{name}_bits_per_byte"]))
-        for name, title in BASELINES.items()
-        if f"{name}_bits_per_byte" in metrics
-    ]
+    """Bits per byte that pre-training measured on one text: n-gram models and the base checkpoint, best last."""
+    found = [(title, float(metrics[name])) for name, title in BASELINES.items() if name in metrics]
     return sorted(found, key=lambda pair: -pair[1])

@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.text.tokenizer import K2Tokenizer
 from nodes.evaluate.intervals import bootstrap_ratio
@@ -23,6 +24,7 @@ ABOUT: Final = (
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
     """Bits per byte of all domains pooled and of each, and nats a token pooled."""
     settings = p.bits_per_byte
+    _check_window(model, settings.window)
     stream = data.shards.split("test")
     domains = list(dict.fromkeys(shard.domain for shard in stream.choose(kinds=["natural"])))
     outcomes: dict[str, list[list[float]]] = {}
@@ -44,3 +46,11 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
 def _row(metric: str, label: str, pair: list[list[float]], unit: Unit, p: Parameters) -> Row:
     interval = bootstrap_ratio(pair[0], pair[1], p.seed, metric)
     return Row(metric, label, interval.value, unit, "lower", len(pair[0]), interval.low, interval.high)
+
+
+def _check_window(model: K2Model, window: int) -> None:
+    if window > model.config.max_position_embeddings:
+        raise UserError(
+            f"parameters/evaluate.yml: evaluate.bits_per_byte.window is {window}, but a checkpoint's context is "
+            f"{model.config.max_position_embeddings}: lower it, so that no checkpoint is asked for more than it learnt."
+        )

@@ -95,7 +95,9 @@ def tok(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
     texts = [knowledge_text(c) for c in FACTS] + [SUMS * 5, "You are Kimi, an AI assistant created by Moonshot AI."]
     bpe.save(bpe.train(texts, vocab_size=330, n_special=20, max_digits=1), directory, context_length=512)
-    return K2Tokenizer.load(directory)
+    tokenizer = K2Tokenizer.load(directory)
+    tokenizer.home = directory
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -140,13 +142,23 @@ def data(shards):
     return Material(shards, documents.lazy(), tasks.lazy())
 
 
-def base_parameters(stage: str) -> dict:
+def base_parameters(stage: str, profile: str = "base") -> dict:
     from pathlib import Path
 
     import yaml
 
     root = Path(__file__).resolve().parents[3]
-    return yaml.safe_load((root / f"conf/base/parameters/{stage}.yml").read_text())[stage]
+    return yaml.safe_load((root / f"conf/{profile}/parameters/{stage}.yml").read_text())[stage]
+
+
+@pytest.fixture(scope="session")
+def base_of():
+    return base_parameters
+
+
+@pytest.fixture(scope="session")
+def smoke_of():
+    return lambda stage: base_parameters(stage, "smoke")
 
 
 @pytest.fixture(scope="session")
@@ -184,3 +196,8 @@ def tiny_model(tok, seed: int = 0, scaling: dict | None = None):
 @pytest.fixture(scope="session")
 def tiny(tok):
     return tiny_model(tok).eval()
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tok):
+    return lambda seed, scaling: tiny_model(tok, seed, scaling)
