@@ -1,0 +1,49 @@
+"""Command line of the benchmarks.
+
+python -m benchmarks --list
+python -m benchmarks NAME --json benchmarks/results/NAME.json
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.report import Report
+from engine.errors import UserError
+
+BENCHMARKS = {
+    "rl": "held-out reward before and after reinforcement learning on 5 fresh seeds, with two controls",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one benchmark; 0 if every row met its target, 1 if not or on a user's error, 3 if work is left."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against a named baseline.")
+    parser.add_argument("--list", action="store_true", help="name the benchmarks")
+    commands = parser.add_subparsers(dest="name", metavar="NAME")
+    given = sys.argv[1:] if arguments is None else arguments
+    for name, about in BENCHMARKS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        command.add_argument("--json", type=Path, default=None, help="write the result here")
+        if name in given:
+            importlib.import_module(f"benchmarks.{name}").add_arguments(command)
+    asked = parser.parse_args(given)
+    if asked.list or asked.name is None:
+        print("\n".join(f"{name:12} {about}" for name, about in BENCHMARKS.items()))
+        return 0
+    try:
+        report: Report | None = importlib.import_module(f"benchmarks.{asked.name}").run(asked)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if report is None:
+        return 3
+    report.show()
+    if asked.json is not None:
+        report.write(asked.json)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

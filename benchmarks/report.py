@@ -1,0 +1,101 @@
+"""What every benchmark gives: rows against a baseline, as a table and as JSON (DESIGN's format)."""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside its baseline.
+
+    `target` says in words what is required, and `ok` whether it was met; None where nothing is required.
+    """
+
+    case: str
+    value: float
+    unit: str
+    baseline: str
+    baseline_value: float
+    target: str | None = None
+    ok: bool | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Value over baseline; None over zero."""
+        return self.value / self.baseline_value if self.baseline_value else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of one benchmark."""
+
+    settings: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row met its target."""
+        return all(row.ok is not False for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Commit, machine, settings and rows."""
+        return {
+            "commit": commit(),
+            "machine": machine(),
+            "settings": self.settings,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        write_atomic(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+
+    def show(self) -> None:
+        """Print the rows as a table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("case", "value", "unit", "baseline", "ratio", "target", "")
+        for row in self.rows:
+            met = "" if row.ok is None else ("ok" if row.ok else "MISSED")
+            ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+            base = f"{row.baseline_value:.4g} {row.baseline}"
+            table.add_row(row.case, f"{row.value:.4g}", row.unit, base, ratio, row.target or "", met)
+        Console().print(table)
+
+
+def commit() -> str:
+    """The commit that was measured, marked where the tree differs from it."""
+    asked = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return found.stdout.strip() or "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, Python and torch: what a figure may hang on. No host name."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

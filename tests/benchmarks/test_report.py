@@ -1,0 +1,87 @@
+"""The benchmarks' rows, verdicts and command line."""
+
+import argparse
+import json
+
+import pytest
+
+from benchmarks import rl
+from benchmarks.__main__ import main
+from benchmarks.report import Report, Row
+from engine.errors import UserError
+
+
+def result(gain, low=None, high=None):
+    low, high = gain - 0.03 if low is None else low, gain + 0.03 if high is None else high
+    return {
+        "reward_before": 0.4, "reward_after": 0.4 + gain, "reward_gain": gain,
+        "reward_gain_low": low, "reward_gain_high": high, "cpu_seconds": 100.0,
+    }  # fmt: skip
+
+
+def report(gains):
+    results = {(seed, arm): result(gain if arm == "rl" else 0.0) for seed, gain in enumerate(gains) for arm in rl.ARMS}
+    return rl.summarise(list(range(len(gains))), results, {})
+
+
+def test_median_and_no_significant_loss_are_required():
+    assert report([0.06, 0.10, 0.05, -0.02, 0.2]).ok
+    assert not report([0.04, 0.04, 0.04, 0.2, 0.2]).ok
+    assert not report([0.10, 0.10, 0.10, -0.04, 0.2]).ok
+
+
+def test_json_has_the_agreed_fields(tmp_path):
+    made = report([0.06])
+    made.write(tmp_path / "rl.json")
+    told = json.loads((tmp_path / "rl.json").read_text())
+    assert list(told) == ["commit", "machine", "settings", "rows"]
+    fields = {"case", "value", "unit", "baseline", "baseline_value", "ratio", "target", "ok"}
+    assert all(set(row) == fields for row in told["rows"])
+    made.show()
+
+
+def test_a_row_over_a_zero_baseline_has_no_ratio():
+    assert Row("case", 1.0, "s", "nothing", 0.0).ratio is None
+    assert Report({}, [Row("case", 1.0, "s", "nothing", 0.0)]).ok
+
+
+def test_list_names_the_benchmarks(capsys):
+    assert main(["--list"]) == 0
+    assert capsys.readouterr().out.startswith("rl ")
+
+
+def test_missing_inputs_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["rl"]) == 1
+    assert "data/laptop/tokenization/tokenizer does not exist" in capsys.readouterr().err
+
+
+def test_profiles_merge_deeply(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for environment, text in (("base", "rl: {a: 1, ptx: {b: 2, c: 3}}"), ("laptop", "rl: {ptx: {c: 4}}")):
+        folder = tmp_path / "conf" / environment / "parameters"
+        folder.mkdir(parents=True)
+        (folder / "rl.yml").write_text(text)
+    assert rl.stage_parameters("rl", "laptop") == {"a": 1, "ptx": {"b": 2, "c": 4}}
+
+
+def test_arms_are_done_in_pieces_and_never_twice(tmp_path, monkeypatch):
+    inputs = {name: tmp_path / name for name in ("tokenizer", "checkpoint", "examples", "shards")}
+    for path in inputs.values():
+        path.mkdir()
+    (inputs["checkpoint"] / "model.safetensors").write_bytes(b"weights")
+    done = []
+
+    def arm(self, seed, name, folder=None):
+        done.append((seed, name))
+        return result(0.1)
+
+    monkeypatch.setattr(rl.Bench, "_rl", arm)
+    monkeypatch.setattr(rl.Bench, "_further_sft", lambda self, seed, folder: arm(self, seed, "sft"))
+    asked = argparse.Namespace(profile="laptop", work=tmp_path / "work", seeds=[1, 2], units=4, **inputs)
+    assert rl.run(asked) is None
+    assert rl.run(asked) is not None
+    assert done == [(seed, name) for seed in (1, 2) for name in rl.ARMS]
+    (inputs["checkpoint"] / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(UserError, match="another checkpoint"):
+        rl.run(asked)
