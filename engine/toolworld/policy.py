@@ -108,7 +108,8 @@ class TemplatePolicy:
         return assistant("", [self._one_call(goal, index + offset) for offset, goal in enumerate(batch)])
 
     def _is_read(self, goal: int) -> bool:
-        return load_tools()[self._step(goal).tool].form.does in READS
+        """Whether the goal is one read: a look that an act follows must not overtake another goal's write."""
+        return len(self.task.goals[goal].steps) == 1 and load_tools()[self._step(goal).tool].form.does in READS
 
     def _step(self, goal: int) -> Step:
         return self.task.goals[goal].steps[self._progress[goal].step]
@@ -159,8 +160,10 @@ class TemplatePolicy:
         goal = self._target
         if self.defect != "missing_step" or self.planted or goal not in open_goals:
             return
-        at = self._progress[goal]
-        if at.step == len(self.task.goals[goal].steps) - 1:
+        at, step = self._progress[goal], self._step(goal)
+        # What another goal's call tells may be answered without one more: that would be no defect.
+        told = any(step in other.steps for index, other in enumerate(self.task.goals) if index != goal)
+        if at.step == len(self.task.goals[goal].steps) - 1 and not told:
             at.done = self.planted = True
             at.result = None
 

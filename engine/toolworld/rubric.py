@@ -1,6 +1,7 @@
 """Evidence from an episode, and the rubric's questions about it: was it called, was it said, was it made up."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,24 +98,41 @@ def facts_missing(task: Task, goal: Goal, evidence: Evidence) -> list[str]:
 
 
 def contradictions(task: Task, evidence: Evidence) -> list[str]:
-    """Sentences about a reported field of a record that give none of the values the task's goals found there.
+    """Sentences about a reported field of a record that give another value, or that came before any call told it.
 
-    A listing by the same field may name the record too, and with the value that was asked for it is no contradiction.
+    A listing by the same field may name the record too; a sentence that gives the whole listing is no contradiction.
     """
     allowed: dict[tuple[str, str], set[str]] = {}
-    listed = {goal.facts[0].lower() for goal in task.goals if goal.kind == "list"}
+    known_from: dict[tuple[str, str, str], int] = {}
     for goal in task.goals:
-        if goal.report not in {"", "list", "pick"} and goal.steps[-1].expects == "ok":
-            key, value = goal.facts
-            allowed.setdefault((key.lower(), goal.report), set()).add(value.lower())
-    texts = [str(m.get("content") or "") for m in evidence.messages if is_text(m)]
-    sentences = [sentence for text in texts for sentence in _SENTENCE_END.split(text)]
-    return [
-        f"'{sentence}' contradicts the result"
-        for (key, field), values in allowed.items()
-        for sentence in sentences
-        if {key, field} <= words(sentence) and not (values | listed) & words(sentence)
-    ]
+        if goal.report in {"", "list", "pick"} or goal.steps[-1].expects != "ok":
+            continue
+        key, value = (fact.lower() for fact in goal.facts)
+        allowed.setdefault((key, goal.report), set()).add(value)
+        if matched := goal_match(goal, evidence):
+            place = (key, goal.report, value)
+            known_from[place] = min(matched[-1].position, known_from.get(place, matched[-1].position))
+    listings = [words(" ".join(goal.facts)) for goal in task.goals if goal.kind == "list"]
+    problems = []
+    for position, sentence, said in _sentences(evidence):
+        if any(listing <= said for listing in listings):
+            continue
+        for (key, field), values in allowed.items():
+            if not {key, field} <= said:
+                continue
+            if not values & said:
+                problems.append(f"'{sentence}' contradicts the result")
+            elif all(position < known_from.get((key, field, value), 0) for value in values & said):
+                problems.append(f"'{sentence}' was said before any call told it")
+    return problems
+
+
+def _sentences(evidence: Evidence) -> Iterator[tuple[int, str, set[str]]]:
+    """(position of the message, sentence, its words) of everything the agent said to the user."""
+    for position, message in enumerate(evidence.messages):
+        if is_text(message):
+            for sentence in _SENTENCE_END.split(str(message.get("content") or "")):
+                yield position, sentence, words(sentence)
 
 
 def _picked(call: Call) -> str:

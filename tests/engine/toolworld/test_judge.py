@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import UserError
-from engine.toolworld import FaultRates, Task, World, persona, run_episode
+from engine.toolworld import FaultRates, Goal, Step, Task, World, persona, run_episode
 from engine.toolworld.messages import assistant, tool_call
 
 BRIEF, VAGUE, STEPWISE = persona("brief"), persona("vague"), persona("stepwise")
@@ -97,6 +97,39 @@ def test_the_value_told_about_another_moment_is_a_contradiction(bank, perfect, s
     lines = [perfect[1], *perfect[:2], late]
     _, verdict = run_episode(bank, script(*lines), 0, BRIEF)
     assert "facts" in failed(verdict)
+
+
+def test_a_right_value_told_before_any_call_is_a_guess(bank, perfect, script):
+    sent, told = perfect[2].rsplit(" The balance", 1)
+    lines = ["Which amount?", f"{sent} Wait.", perfect[0], perfect[1], perfect[2]]
+    _, verdict = run_episode(bank, script(*lines), 0, VAGUE)
+    assert not verdict.passed
+    early = "The balance" + told
+    _, verdict = run_episode(bank, script(early, perfect[0], perfect[1], perfect[2]), 0, STEPWISE)
+    assert any("before any call" in reason for reason in verdict.reasons)
+
+
+def test_a_wrong_value_beside_a_listing_of_that_value_is_a_contradiction(script):
+    tools = ("get_card", "list_cards")
+    state = World("bank", 3).state["cards"]
+    key, other = next((k, o) for k in state for o in state if state[k]["state"] != state[o]["state"])
+    value, wrong = state[key]["state"], state[other]["state"]
+    listed = [k for k in state if state[k]["state"] == wrong]
+    task = Task(
+        "a", "bank", "You are a bank clerk.", tools, 3,
+        (
+            Goal("list", (f"Which cards have state {wrong}?",), (Step("list_cards", {"state": wrong}),), "listed",
+                 (wrong, *listed), "", report="list"),
+            Goal("read", (f"What is the state of the {key} card?",), (Step("get_card", {"card": key}),), "told",
+                 (key, value), "", report="state"),
+        ),
+        "medium", 10, id="t",
+    )  # fmt: skip
+    calls = [[("list_cards", {"state": wrong}), ("get_card", {"card": key})]]
+    listing = f"Cards with state {wrong}: {', '.join(listed)}."
+    assert run_episode(task, script(*calls, f"{listing} The state of the {key} card is {value}."), 0, BRIEF)[1].passed
+    both = f"{listing} The state of the {key} card is {value}. The state of the {key} card is {wrong}."
+    assert failed(run_episode(task, script(*calls, both), 0, BRIEF)[1]) == {"facts"}
 
 
 def test_one_call_too_many_costs_score_and_not_the_pass(bank, perfect, script):
