@@ -26,14 +26,14 @@ class StageConfig(dg.Config):
     force: bool = False
 
 
-def stage_assets(spec: StageSpec, profile: str, code_version: str) -> dg.AssetsDefinition:
+def stage_assets(spec: StageSpec, profile: str, code_version: str | None) -> dg.AssetsDefinition:
     """The assets of one stage."""
     outline = graph.stage_graph(spec.name)
 
     @dg.multi_asset(
         name=spec.name,
         specs=[_asset(spec, dataset, code_version) for dataset in outline.outputs],
-        check_specs=[dg.AssetCheckSpec(CHECK, asset=dataset, description=ABOUT_GATE) for dataset in gated(outline.outputs)],
+        check_specs=[dg.AssetCheckSpec(CHECK, asset=name, description=ABOUT_GATE) for name in gated(outline.outputs)],
         can_subset=False,
         op_tags={"stage": spec.name, "compute": spec.compute, "profile": profile},
         description=f"`make repro STAGE={spec.name} PROFILE={profile}`",
@@ -70,7 +70,7 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
         )
 
 
-def _asset(spec: StageSpec, dataset: str, code_version: str) -> dg.AssetSpec:
+def _asset(spec: StageSpec, dataset: str, code_version: str | None) -> dg.AssetSpec:
     entry = graph.catalog_entries(None)[dataset]
     node = next(node for node in graph.stage_graph(spec.name).pipeline.nodes if dataset in node.outputs)
     kind = str(entry["type"]).rpartition(".")[2]

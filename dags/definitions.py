@@ -18,7 +18,7 @@ def definitions(profile: str) -> dg.Definitions:
     versions = code_versions(profile, dagster_home(profile) / "code_versions.json")
     stages = load_manifest().stages
     return dg.Definitions(
-        assets=[stage_assets(spec, profile, versions[spec.name]) for spec in stages.values()],
+        assets=[stage_assets(spec, profile, versions.get(spec.name)) for spec in stages.values()],
         jobs=[dg.define_asset_job("whole_graph", description=f"`make run PROFILE={profile}`")],
         sensors=[shell_run_sensor(profile)],
         executor=dg.in_process_executor,  # one stage at a time: each is a process that wants the whole machine

@@ -24,12 +24,14 @@ def code_version(code: dict[str, dict[str, str]], flat_parameters: dict[str, Any
 
 
 def code_versions(profile: str, cache: Path) -> dict[str, str]:
-    """Stage → code version as the working tree stands now.
+    """Stage → code version as the working tree stands now; nothing before the profile's first run.
 
     Args:
         profile: whose parameters.
         cache: a JSON file to remember the answer in; a foreign or broken one is ignored.
     """
+    if not any((graph.data_folder(profile) / ".runs").glob("*/*.json")):
+        return {}  # nothing to compare with, so nothing to compute
     state = digest_bytes("".join(_stamps()).encode())
     if known := _remembered(cache, state):
         return known
