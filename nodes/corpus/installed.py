@@ -105,6 +105,11 @@ def read_factbook(source: FactbookSource) -> Iterator[RawDocument]:
                     yield RawDocument(f"{name}: {category.strip()}", "\n".join(_fields(name, category.strip(), fields)))
 
 
+# Addresses and numbers to dial are no knowledge; the samples are in other languages.
+_LEFT_OUT = frozenset(
+    "telephone|FAX|email address and website|embassy|chancery|mailing address|consulate(s) general|consulate(s)|"
+    "consulate general|Map references|major-language sample(s)".split("|")
+)
 _UNSET = ("", "none", "na", "n/a")
 
 
@@ -120,7 +125,7 @@ def _country_name(country: dict[str, Any]) -> str:
 def _fields(name: str, category: str, fields: dict[str, Any]) -> Iterator[str]:
     yield f"{name} - {category}\n"
     for field, value in fields.items():
-        if "language sample" not in field:
+        if field not in _LEFT_OUT:
             yield from _lines(field.strip(), value)
 
 
@@ -136,7 +141,7 @@ def _lines(field: str, value: Any) -> Iterator[str]:
     for key, inner in value.items() if isinstance(value, dict) else ():
         if key == "text":
             yield from _lines(field, inner)
-        elif "language sample" not in key:
+        elif key.strip() not in _LEFT_OUT:
             yield from _lines(_label(field, key.strip()), inner)
 
 

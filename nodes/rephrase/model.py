@@ -1,0 +1,42 @@
+"""A language model as writer: each piece with the excerpt it stands in and the rewrites so far."""
+
+from engine.llm import ChatClient, ChatRequest
+from nodes.rephrase.pieces import Piece
+
+_SYSTEM = (
+    "You rewrite passages. Keep every number, name and fact exactly; add nothing, leave nothing out. "
+    "Answer with the rewritten passage only."
+)
+
+
+class ModelWriter:
+    """Rewrites through a chat client; the same piece gives the same request, so a rerun is answered by the cache."""
+
+    def __init__(self, client: ChatClient, max_tokens: int, temperature: float, seed: int) -> None:
+        self.generator: str = client.provider
+        self._client, self._max_tokens, self._temperature, self._seed = client, max_tokens, temperature, seed
+
+    def rewrite(self, piece: Piece) -> str:
+        """The model's reply to the rewriting prompt."""
+        request = ChatRequest(
+            messages=(("system", _SYSTEM), ("user", prompt(piece))),
+            max_tokens=self._max_tokens,
+            temperature=self._temperature,
+            seed=self._seed,
+            purpose="rephrase",
+        )
+        return self._client.chat(request).text.strip()
+
+
+def prompt(piece: Piece) -> str:
+    """The user's message: the excerpt and the rewrite so far if there is more than one piece, then the passage."""
+    parts = []
+    if piece.excerpt.strip() != piece.text.strip():
+        parts.append(f"The whole text:\n{piece.excerpt}")
+    if piece.previous:
+        parts.append(f"Rewritten so far:\n{' '.join(piece.previous)}")
+    parts.append(
+        f"Rewrite this passage as {piece.style.prompt}. Write from the viewpoint of {piece.perspective.prompt}.\n"
+        f"Passage:\n{piece.text}"
+    )
+    return "\n\n".join(parts)

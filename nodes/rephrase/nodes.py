@@ -1,0 +1,61 @@
+"""What the rephrase pipeline wires."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodes.rephrase.schema import REJECTED_REWRITES, REWRITES, Parameters
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def rephrase_documents(
+    documents: "pl.LazyFrame", parameters: dict[str, Any], workspace: Path
+) -> "tuple[pl.DataFrame, pl.DataFrame, dict[str, float | int | str]]":
+    """Rewrite training documents in many styles and perspectives; keep what the fidelity gate accepts.
+
+    Returns rewrites, rejected_rewrites and rephrase_metrics. Replies of language models are cached in `workspace`,
+    so that a rerun after a kill repeats no call. Raises UserError if the model cannot be had or reached.
+    """
+    import polars as pl
+
+    from engine.artifacts.tables import polars_schema
+    from engine.llm import client
+    from engine.progress import progress
+    from nodes.rephrase.model import ModelWriter
+    from nodes.rephrase.template import TemplateWriter
+    from nodes.rephrase.write import fulfil, model_orders, orders
+
+    p = Parameters.model_validate(parameters)
+    train = documents.filter(pl.col("split") == "train").collect()
+    by_rule, by_model = orders(p, train), model_orders(p, train)
+    rows = []
+    with progress("rephrasing", len(by_rule) + len(by_model)) as bar:
+        template = TemplateWriter()
+        for order in by_rule:
+            rows.append(fulfil(p, order, template, p.chunk_bytes))
+            bar.advance(1)
+        with client(p.model.llm, workspace / "llm", "parameters/rephrase.yml: rephrase.model.llm") as chat:
+            model = ModelWriter(chat, p.model.max_tokens, p.model.temperature, p.seed)
+            for order in by_model:
+                rows.append(fulfil(p, order, model, p.model.chunk_bytes))
+                bar.advance(1)
+    frame = pl.DataFrame(rows, schema=polars_schema(REJECTED_REWRITES)).sort("id")
+    accepted = frame.filter(pl.col("reasons").list.len() == 0).select(list(REWRITES))
+    return accepted, frame.filter(pl.col("reasons").list.len() > 0), _metrics(train, frame)
+
+
+def _metrics(train: "pl.DataFrame", frame: "pl.DataFrame") -> dict[str, float | int | str]:
+    import polars as pl
+
+    fine = pl.col("reasons").list.len() == 0
+    shares = frame.group_by("generator").agg(fine.mean().alias("share"), pl.len()).sort("generator")
+    return {
+        "source_documents": frame["source_id"].n_unique(),
+        "train_documents": train.height,
+        "rewrites": frame.height,
+        "accepted": frame.filter(fine).height,
+        "accepted_bytes": int(frame.filter(fine)["n_bytes"].sum()),
+        **{f"accepted_share_{name}": round(share, 4) for name, share, _ in shares.iter_rows()},
+        **{f"rewrites_{name}": count for name, _, count in shares.iter_rows()},
+    }

@@ -1,0 +1,101 @@
+"""Mathematics as learning notes (arXiv 2507.20534 section 2.2, after SwallowMath): the way to the answer, spelt out."""
+
+import re
+
+from nodes.rephrase.pieces import Piece, choose
+
+_ASKS = (
+    (re.compile(r"^Find the Greatest Common Divisor \(GCD\) of these numbers: (\d+), (\d+)\.?$"),
+     "We look for the greatest common divisor (GCD) of the numbers {0} and {1}."),
+    (re.compile(r"^Find the Least Common Multiple \(LCM\) of these numbers: (\d+), (\d+)\.?$"),
+     "We look for the least common multiple (LCM) of the numbers {0} and {1}."),
+    (re.compile(r"^Find the prime factorization of (\d+)\.?$"), "Take {0} apart: what is its prime factorization?"),
+    (re.compile(r"^(?:Solve the following multiplication|Calculate the following): (.+?)\.?$"),
+     "The multiplication to solve is {0}."),
+    (re.compile(r"^Simplify the fraction (.+?) to its lowest terms\.?$"),
+     "The fraction {0} is to be simplified to lowest terms."),
+    (re.compile(r"^(?:Solve for|Find the value of) (\w+)(?::| in the equation:) (.+)$"),
+     "In the equation {1}, the unknown to solve for is {0}; we want its value."),
+    (re.compile(r"^How many legs are there in total if you have (.+)\?$"),
+     "Count the legs, in total, of {0}."),
+    (re.compile(r"^(.+), \?$"), "How does the sequence {0} go on?"),
+)  # fmt: skip
+_IDEAS = (
+    ("Greatest Common Divisor", "Idea: divide, keep the remainder, and divide again until none is left."),
+    ("Least Common Multiple", "Idea: the product of both numbers, divided by their common divisor."),
+    ("prime factorization", "Idea: divide by the smallest prime as long as it goes."),
+    ("multiplication", "Idea: multiply digit by digit, then add up."),
+    ("fraction", "Idea: divide both parts by their common divisor."),
+    ("equation", "Idea: put the value in and see whether both sides agree."),
+    ("legs", "Idea: multiply each count by the legs of that animal, then add up."),
+)
+_GIVEN = ("Given", "What we know", "The problem")
+_FIRST = ("First", "Start with", "To begin")
+_NEXT = ("Then", "Next", "After that")
+_LAST = ("Finally", "Lastly", "At the end")
+_ANSWERS = ("So the answer is {}.", "Answer found: {}.", "The result is {}.", "Hence the answer: {}.")
+_SUM_LEADS = ("To work out {}, go from left to right.", "Take {} step by step.", "How much is {}? Start on the left.")
+
+
+def problem_note(text: str, piece: Piece) -> str:
+    """A worked problem ("Problem: ... Solution: ... Answer: ...") as a note with its idea, steps and result."""
+    question, _, rest = text.removeprefix("Problem: ").partition("\nSolution:\n")
+    steps, _, answer = rest.rpartition("Answer: ")
+    lines = [_asked(question, piece)]
+    lines += [idea for word, idea in _IDEAS if word in question][:1]
+    lines += _steps([step for step in steps.split("\n") if step.strip()], f"{piece.key}:{question}")
+    lines.append(choose(_ANSWERS, piece.key, question, "answer").format(answer.strip()))
+    return "\n".join(lines)
+
+
+def _asked(question: str, piece: Piece) -> str:
+    for pattern, told in _ASKS:
+        match = pattern.match(question)
+        if match:
+            return told.format(*match.groups())
+    *given, asked = re.split(r"(?<=[.?!]) (?=[A-Z])", question)
+    if not given:
+        return f"Asked: {question}"
+    return f"Asked: {asked}\n{choose(_GIVEN, piece.key, question)}: {' '.join(given)}"
+
+
+def _steps(steps: list[str], key: str) -> list[str]:
+    """The steps with words that lead from one to the next; small letters only before figures and grammar."""
+    told = []
+    for at, step in enumerate(steps):
+        leads = _FIRST if at == 0 else _LAST if at == len(steps) - 1 and at > 1 else _NEXT
+        told.append(f"{choose(leads, key, at)}: {step}" if len(steps) > 1 else f"Step: {step}")
+    return told
+
+
+def sum_note(line: str, piece: Piece) -> str:
+    """A sum, with or without its steps, worked from left to right in words."""
+    expression, steps, answer = _parts(line)
+    key = f"{piece.key}:{line}"
+    if ":" in line:
+        joined = _joined(steps)
+        return f"{choose(_SUM_LEADS, key).format(expression)} {joined} {choose(_ANSWERS, key, 'answer').format(answer)}"
+    return f"{_joined(steps[:-1]) if len(steps) > 1 else ''} {steps[-1]}. Put together: {line}.".strip()
+
+
+def _parts(line: str) -> tuple[str, list[str], str]:
+    """Expression, steps and answer of a sum in any of the corpus's three forms."""
+    if ":" in line:
+        expression, _, rest = line.partition(": ")
+        steps, _, answer = rest.partition(". Answer: ")
+        return expression, steps.split("; "), answer
+    expression, _, answer = (part.strip() for part in line.partition("="))
+    numbers = re.findall(r"\d+", expression)
+    signs = re.findall(r"[+\-]", expression)
+    steps, total = [], int(numbers[0])
+    for sign, number in zip(signs, numbers[1:]):
+        after = total + int(number) if sign == "+" else total - int(number)
+        steps.append(f"{total} {sign} {number} = {after}")
+        total = after
+    return expression, steps, answer
+
+
+def _joined(steps: list[str]) -> str:
+    if len(steps) == 1:
+        return f"{steps[0]}."
+    return f"First {', then '.join(steps)}."

@@ -1,0 +1,136 @@
+"""A document as a writer gets it: pieces at natural boundaries, each made of units of one kind.
+
+Chunk-wise autoregressive rewriting (arXiv 2507.20534, figure 4): a long document is cut into pieces; each is rewritten
+given the excerpt it stands in and the rewrites so far, and the rewrites are joined.
+"""
+
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal, Protocol, TypeVar
+
+from nodes.rephrase.schema import Perspective, Style
+from nodes.rephrase.words import sentences
+
+Kind = Literal["record", "sentence", "problem", "sum", "verbatim"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The least a writer handles: a `Field: value` line, a sentence, a worked problem, a sum, or text kept as it is."""
+
+    kind: Kind
+    text: str
+    paragraph: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece to rewrite, with what a writer may look at."""
+
+    units: tuple[Unit, ...]
+    title: str
+    excerpt: str
+    previous: tuple[str, ...]
+    style: Style
+    perspective: Perspective
+    key: str  # decides every choice of the template engine
+
+    @property
+    def text(self) -> str:
+        """The piece as text."""
+        return join(self.units)
+
+    @property
+    def subject(self) -> str:
+        """What the document is about: its title up to the colon, without the part's number."""
+        return re.sub(r" \(part \d+\)$", "", self.title).split(":")[0].strip()
+
+
+class Writer(Protocol):
+    """Rewrites one piece; `generator` is what the tables call it."""
+
+    generator: str
+
+    def rewrite(self, piece: Piece) -> str:
+        """The piece in the asked style and perspective."""
+        ...
+
+
+def choose(options: "tuple[T, ...] | list[T]", *key: object) -> T:
+    """One of `options`, by the hash of `key`."""
+    digest = blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    return options[int.from_bytes(digest, "big") % len(options)]
+
+
+def join(units: "tuple[Unit, ...] | list[Unit]") -> str:
+    """Units as text again: sentences of one paragraph on one line, everything else on lines of its own."""
+    lines: list[str] = []
+    before: Unit | None = None
+    for unit in units:
+        if before and unit.kind == before.kind == "sentence" and unit.paragraph == before.paragraph:
+            lines[-1] += f" {unit.text}"
+        else:
+            if before and unit.paragraph != before.paragraph:
+                lines.append("")
+            lines.append(unit.text)
+        before = unit
+    return "\n".join(lines)
+
+
+def pieces_of(text: str, chunk_bytes: int) -> list[tuple[Unit, ...]]:
+    """Cut a document between units into pieces of at most `chunk_bytes`, except where one unit is longer."""
+    pieces: list[list[Unit]] = [[]]
+    size = 0
+    for unit in units_of(text):
+        length = len(unit.text.encode()) + 1
+        if pieces[-1] and size + length > chunk_bytes:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(unit)
+        size += length
+    return [tuple(piece) for piece in pieces if piece]
+
+
+_RECORD = re.compile(r"[A-Za-z(][^:\n?!]{1,90}: \S")
+_HEADER = re.compile(r"[^\n:]{1,120} - [A-Z][^\n:.]{1,60}")
+_SUM = re.compile(r"\d[\d +\-]*(?:=|: \d)")
+
+
+def units_of(text: str) -> list[Unit]:
+    """Read a document's structure from its text alone."""
+    units: list[Unit] = []
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
+        if paragraph.startswith("Problem: "):
+            units.append(Unit("problem", paragraph, number))
+        elif _HEADER.fullmatch(paragraph.strip()):
+            continue  # "Chile - Geography": the title says the same
+        else:
+            units += _paragraph(paragraph, number)
+    return units
+
+
+def _paragraph(paragraph: str, number: int) -> list[Unit]:
+    lines = [line for line in paragraph.split("\n") if line.strip()]
+    if all(_SUM.match(line) for line in lines):
+        return [Unit("sum", line, number) for line in lines]
+    if len(lines) > 0 and sum(bool(_RECORD.match(line)) for line in lines) >= 0.8 * len(lines) and _is_prose(paragraph, 3):
+        return [Unit("record" if _RECORD.match(line) else "verbatim", line, number) for line in lines]
+    if not _is_prose(paragraph, 6):
+        return [Unit("verbatim", paragraph.strip("\n"), number)]
+    unwrapped = re.sub(r"\s+", " ", paragraph).strip()
+    return [Unit("sentence", sentence, number) for sentence in sentences(unwrapped)]
+
+
+_CODE = re.compile(r">>>|::=|^\s*(?:[-*+•]|\d+\.|\w+\)) |[{}|\\<>]{2}|\b(?:def|self|import|return) \w+[(:]|^\W+$|\w+\(.*\)\s*$")
+
+
+def _is_prose(paragraph: str, min_words: int) -> bool:
+    """Running text: words enough, mostly letters, no code, tables or list marks."""
+    letters = sum(character.isalpha() or character.isspace() for character in paragraph)
+    return (
+        len(paragraph.split()) >= min_words
+        and (letters >= 0.8 * len(paragraph) or bool(_RECORD.match(paragraph)))
+        and not any(_CODE.search(line) for line in paragraph.split("\n"))
+    )

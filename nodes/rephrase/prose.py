@@ -1,0 +1,130 @@
+"""Paraphrasing sentences by rule: clauses move, words give way to synonyms, facts stay as they are."""
+
+import re
+from collections.abc import Callable
+
+from nodes.rephrase.pieces import choose
+from nodes.rephrase.words import FUNCTION_WORDS, TWO_WAY
+
+# Words that a synonym must not touch: after these a word is often part of a name or of a fixed term.
+_PHRASES = sorted(TWO_WAY, key=len, reverse=True)
+_SYNONYM = re.compile(rf"(?<![\w\-'.(`])({'|'.join(map(re.escape, _PHRASES))})(?![\w\-'(`=])")
+_TIME = r"(?:In|By|During|Since|After|Between|From|Until|On) (?:[a-z]+ ){0,4}(?:[A-Z][a-z]+ )?\d{3,4}s?(?: and \d{4})?"
+_FRONTED = re.compile(rf"^({_TIME}), ([^,;:()]+)\.$")
+_BACKED = re.compile(r"^([A-Z][^,;:()]+) (in (?:[A-Z][a-z]+ )?\d{4})\.$")
+_RELATIVE = re.compile(r", which (was|is|has|had|lasted|led|ended|became|began|remains|includes|contains|means) ([^,;:]+)\.$")
+_CONTRAST = re.compile(r"^(Although|While|Though) ([^,;:()]+), ([^,;:()]+)\.$")
+_CONDITION = re.compile(r"^(If|When|Because) ([^,;:()]+), (?!then\b)([^,;:()]+)\.$")
+_TRAILING = re.compile(r"^([A-Z][^,;:()]+),? (if|when|because|unless) ([^,;:()]+)\.$")
+_ESTIMATE = re.compile(r"\((\d{4}) est\.\)")
+
+
+def paraphrase(sentence: str, key: str, thorough: float = 0.8) -> str:
+    """The sentence in other words; `thorough` is the share of possible word changes that is made."""
+    return synonyms(restructure(sentence, key), key, thorough)
+
+
+def synonyms(text: str, key: str, thorough: float = 0.8) -> str:
+    """Replace words by synonyms where the context allows, each by its own draw."""
+
+    def put(match: re.Match[str]) -> str:
+        if int(choose(tuple(range(100)), key, match[0], match.start())) >= 100 * thorough:
+            return match[0]
+        return TWO_WAY[match[1]]
+
+    return _articles(_SYNONYM.sub(put, text))
+
+
+def _articles(text: str) -> str:
+    """`a extra` and `an big` do not stand; only words that this module brings in are looked at."""
+    text = re.sub(r"\b([Aa])n (roughly|rapidly|big|whole|main|considerable|present|starting|matching)\b", r"\1 \2", text)
+    return re.sub(r"\b([Aa]) (extra|almost|earlier|uncommon|easily|enough)\b", r"\1n \2", text)
+
+
+def restructure(sentence: str, key: str) -> str:
+    """The first rule that fits and is drawn; the sentence itself where none does."""
+    for name, rule in _RULES:
+        changed = rule(sentence)
+        if changed != sentence and choose((True, True, True, False), key, name):
+            return changed
+    return sentence
+
+
+def _back_time(sentence: str) -> str:
+    match = _FRONTED.match(sentence)
+    return f"{_upper(match[2])} {_lower(match[1])}." if match else sentence
+
+
+def _front_time(sentence: str) -> str:
+    match = _BACKED.match(sentence)
+    return f"{_upper(match[2])}, {lower_start(match[1])}." if match else sentence
+
+
+def _untie_relative(sentence: str) -> str:
+    match = _RELATIVE.search(sentence)
+    return f"{sentence[: match.start()]}; this {match[1]} {match[2]}." if match else sentence
+
+
+def _turn_contrast(sentence: str) -> str:
+    match = _CONTRAST.match(sentence)
+    return f"{_upper(match[3])}, {_lower(match[1])} {match[2]}." if match else sentence
+
+
+def _turn_condition(sentence: str) -> str:
+    match = _CONDITION.match(sentence)
+    return f"{_upper(match[3])} {_lower(match[1])} {match[2]}." if match else sentence
+
+
+def _front_condition(sentence: str) -> str:
+    match = _TRAILING.match(sentence)
+    if not match or re.search(r"\b(?:and|or|but)\b", match[0]):
+        return sentence
+    return f"{_upper(match[2])} {match[3]}, {lower_start(match[1])}."
+
+
+_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("back_time", _back_time),
+    ("contrast", _turn_contrast),
+    ("condition", _turn_condition),
+    ("relative", _untie_relative),
+    ("front_time", _front_time),
+    ("front_condition", _front_condition),
+)
+
+
+def mark(sentence: str, marker: str) -> str:
+    """Put a discourse marker before a sentence: "Note that the inner code ..."."""
+    return f"{marker} {lower_start(sentence)}"
+
+
+def lower_start(sentence: str) -> str:
+    """Small first letter if the first word is grammar; a name or an unknown word keeps its capital."""
+    first = re.match(r"[A-Za-z']+", sentence)
+    return _lower(sentence) if first and first[0].lower() in FUNCTION_WORDS and first[0] != "I" else sentence
+
+
+def can_lower(sentence: str) -> bool:
+    """Whether a marker may stand before the sentence without a stray capital after it."""
+    return lower_start(sentence) != sentence
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def spell_estimate(text: str, key: str) -> str:
+    """`(2025 est.)` in words."""
+    return _ESTIMATE.sub(choose((r"(\1 estimate)", r"by a \1 estimate", r"as estimated for \1"), key), text)
+
+
+def vary_list(text: str, key: str) -> str:
+    """A list of short items without figures in another order, its last item after an "and"; others unchanged."""
+    items = text.split(", ")
+    if len(items) < 3 or re.search(r"[\d;:.()/]| and | or |\b(?:other|some|mostly|etc)\b", text) or max(map(len, items)) > 30:
+        return text
+    turned = sorted(items, key=lambda item: str(choose(tuple(range(10**6)), key, item)))
+    return f"{', '.join(turned[:-1])} and {turned[-1]}"

@@ -1,0 +1,109 @@
+"""`Field: value` lines as sentences, questions or points: what a country's or an element's record says, told."""
+
+import re
+
+from nodes.rephrase.pieces import Piece, choose
+from nodes.rephrase.prose import paraphrase, spell_estimate, synonyms, vary_list
+from nodes.rephrase.words import sentences
+
+_QUALIFIERS = frozenset("total male female urban rural land water forest other".split())
+# Fields whose subfields need words of their own; {} is the subfield.
+_OF_FIELD = {
+    "Country name": "{}",
+    "Capital": "{} of the capital",
+    "Executive branch": "{}",
+    "Judicial branch": "{}",
+    "Legislative branch": "{}",
+    "Constitution": "{} of the constitution",
+    "Land use": "share of land use under {}",
+    "Urbanization": "{} (urbanization)",
+    "Age structure": "age structure share of {}",
+    "Nationality": "{} for the nationality",
+    "Electricity generation sources": "share of {} in electricity generation sources",
+    "National anthem(s)": "{} of the national anthem(s)",
+    "Elevation": "{} in elevation",
+}
+_NUMERIC = re.compile(r"[-~$]?\d")
+
+_FIGURES = (
+    "The {label} {of} is {value}.",
+    "For {subject}, the {label} comes to {value}.",
+    "The {label} {of} stands at {value}.",
+    "{subject} reports {value} as its {label}.",
+)
+_FIGURES_IT = ("Its {label} is {value}.", "The {label} comes to {value}.", "The {label} is put at {value}.")
+_WORDS = (
+    "The {label} {of} is described as {value}.",
+    "As to the {label} {of}, the entry gives {value}.",
+    "On the {label} {of}, one reads: {value}.",
+)
+_WORDS_IT = ("Its {label} is given as {value}.", "As for the {label}: {value}.", "The {label} reads: {value}.")
+_QUESTIONS = (
+    "What is the {label} {of}?",
+    "What does the entry on {subject} say about its {label}?",
+    "How is the {label} {of} described?",
+)
+_COUNTED = ("What is the {label} {of}?", "Which figure is given for the {label} {of}?", "What is known of the {label} {of}?")
+
+
+def label_of(field: str) -> str:
+    """The field's name as a noun phrase: "Area, land" is the land area."""
+    base, note = (field.removesuffix(" (note)"), "note on the ") if field.endswith(" (note)") else (field, "")
+    main, _, sub = base.partition(", ")
+    if not sub:
+        return note + _small(main.replace(" - ", ", "))
+    if sub == "name":
+        return f"{note}name of the {_small(main)}"
+    if main in _OF_FIELD:
+        return note + _OF_FIELD[main].format(_small(sub))
+    if sub in _QUALIFIERS:
+        return f"{note}{sub} {_small(main)}"
+    return f"{note}{_small(sub)} ({_small(main)})"
+
+
+def _small(text: str) -> str:
+    """Small first letter, except of acronyms and one-letter words."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def tell(line: str, piece: Piece, at: int) -> str:
+    """One record line in the layout of the piece's style; `at` is its place in the piece."""
+    field, _, value = line.partition(": ")
+    key = f"{piece.key}:{field}"
+    label, prose = label_of(field.strip()), _told(value.strip(), key)
+    of = f"of {piece.subject}"
+    if piece.style.layout == "question_answer":
+        asked = _COUNTED if _NUMERIC.match(value) else _QUESTIONS
+        question = choose(asked, key, "question").format(label=label, of=of, subject=piece.subject)
+        return f"Q: {question}\nA: {_upper(_closed(prose))}"
+    if piece.style.layout == "points":
+        return f"- {_upper(prose)} ({label})" if _is_short(prose) else f"- On the {label}: {_closed(prose)}"
+    if not _is_phrase(value):
+        return f"{choose(('On the', 'As for the', 'Concerning the'), key, 'lead')} {label} {of}: {_upper(_closed(prose))}"
+    named = at % 4 == 0  # the subject's name now and then, "its" between
+    frames = (_FIGURES if named else _FIGURES_IT) if _NUMERIC.match(value) else (_WORDS if named else _WORDS_IT)
+    return choose(frames, key, "frame").format(label=label, of=of, subject=piece.subject, value=prose.rstrip("."))
+
+
+def _told(value: str, key: str) -> str:
+    """The value itself in other words."""
+    if _is_phrase(value):
+        return synonyms(vary_list(spell_estimate(value, key), key), key)
+    return " ".join(paraphrase(sentence, f"{key}:{n}") for n, sentence in enumerate(sentences(value)))
+
+
+def _is_phrase(value: str) -> bool:
+    """No full sentence: what fits behind "is described as"."""
+    return len(sentences(value)) == 1 and not value.endswith(".") and len(value) < 240
+
+
+def _is_short(value: str) -> bool:
+    return len(value) < 60 and ":" not in value
+
+
+def _closed(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

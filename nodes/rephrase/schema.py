@@ -1,0 +1,95 @@
+"""What the rephrase stage takes and gives: its parameters and its tables."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.artifacts.schema import TableSchema
+from engine.llm.protocol import LLMSettings
+
+Layout = Literal["prose", "question_answer", "points", "notes"]
+
+REWRITES: TableSchema = {
+    "id": "str",
+    "source_id": "str",
+    "domain": "str",
+    "style": "str",
+    "perspective": "str",
+    "chunks": "i64",
+    "text": "str",
+    "generator": "str",
+    "n_bytes": "i64",
+}
+REJECTED_REWRITES: TableSchema = {**REWRITES, "reasons": "list[str]"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Style(_Strict):
+    """A way to write. A language model reads `prompt`; the template engine obeys `layout` and uses `openers`."""
+
+    layout: Layout
+    prompt: str = Field(min_length=1, description='completes "Rewrite the passage as ..."')
+    openers: tuple[str, ...] = Field((), description="first line of a rewrite; {subject} is what it is about")
+
+
+class Perspective(_Strict):
+    """Who writes. A language model reads `prompt`; the template engine puts a marker before some sentences."""
+
+    prompt: str = Field(min_length=1, description='completes "Write from the viewpoint of ..."')
+    markers: tuple[str, ...] = ()
+
+
+class GateLimits(_Strict):
+    """From where the fidelity gate refuses; numbers, names, negations and directions have no tolerance."""
+
+    max_lost_words: float = Field(ge=0, le=1, description="content words of the source not in the rewrite, as a share")
+    max_new_words: float = Field(ge=0, le=1, description="content words of the rewrite not in the source, as a share")
+    max_copied: float = Field(ge=0, le=1, description="runs of five words that are the source's, as a share")
+    min_length_ratio: float = Field(ge=0)
+    max_length_ratio: float = Field(gt=0)
+
+
+class ModelRewrites(_Strict):
+    """Documents that a language model rewrites as well, whatever the template engine does."""
+
+    documents: int = Field(ge=0, description="how many; 0 for none")
+    domains: tuple[str, ...]
+    max_document_bytes: int = Field(ge=1, description="longer documents are not given to it")
+    chunk_bytes: int = Field(ge=64, description="a chunk it rewrites at once")
+    max_tokens: int = Field(ge=8, description="of one reply")
+    temperature: float = Field(ge=0)
+    llm: LLMSettings
+
+
+class Parameters(_Strict):
+    """Everything that decides the rewrites."""
+
+    seed: int
+    shares: dict[str, float] = Field(description="domain → share of its training documents that is rewritten")
+    styles_by_domain: dict[str, tuple[str, ...]] = Field(description="domain → styles used for it")
+    rewrites_per_document: int = Field(ge=1, description="distinct (style, perspective) pairs a document")
+    chunk_bytes: int = Field(ge=64, description="a long document is rewritten in pieces of about so many bytes")
+    excerpt_bytes: int = Field(ge=256, description="of a long document, given to the writer with every piece")
+    styles: dict[str, Style]
+    perspectives: dict[str, Perspective] = Field(min_length=1)
+    gate: GateLimits
+    model: ModelRewrites
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Parameters":
+        for domain, share in self.shares.items():
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"shares.{domain} is {share}, but a share lies between 0 and 1")
+        for domain in {*(name for name, share in self.shares.items() if share), *self.model.domains}:
+            names = self.styles_by_domain.get(domain, ())
+            if not names:
+                raise ValueError(f"styles_by_domain.{domain} names no style, but documents of {domain} are rewritten")
+            unknown = sorted(set(names) - set(self.styles))
+            if unknown:
+                raise ValueError(f"styles_by_domain.{domain} names {', '.join(unknown)}, which styles does not define")
+            if len(names) * len(self.perspectives) < self.rewrites_per_document:
+                raise ValueError(f"{domain} has fewer (style, perspective) pairs than rewrites_per_document")
+        return self

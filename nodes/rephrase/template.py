@@ -1,0 +1,81 @@
+"""The template engine: a deterministic writer whose rewrites are faithful by construction, and judged all the same."""
+
+import re
+
+from nodes.rephrase.notes import problem_note, sum_note
+from nodes.rephrase.pieces import Piece, Unit, choose, join
+from nodes.rephrase.prose import can_lower, mark, paraphrase
+from nodes.rephrase.records import tell
+from nodes.rephrase.words import words
+
+_ABOUT = ("What is said about {}?", "What should one know about {}?", "What does the text tell us about {}?")
+_GENERAL = ("What comes next?", "What else is said?", "What follows?", "What is noted here?")
+
+
+class TemplateWriter:
+    """Rewrites by rule; every choice hangs on the piece's key."""
+
+    generator = "template"
+
+    def rewrite(self, piece: Piece) -> str:
+        """The piece, unit by unit, in the layout of its style; the first piece opens with the style's opener."""
+        told: list[Unit] = []
+        marked = _marked_before(piece)
+        for at, unit in enumerate(piece.units):
+            text, marked = self._unit(unit, piece, at, marked)
+            kind = unit.kind if piece.style.layout in ("prose", "notes") else "verbatim"
+            told.append(Unit(kind if kind == "sentence" else "verbatim", text, unit.paragraph))
+        opener = _opener(piece)
+        return f"{opener}\n\n{_laid_out(told, piece)}" if opener else _laid_out(told, piece)
+
+    def _unit(self, unit: Unit, piece: Piece, at: int, marked: int) -> tuple[str, int]:
+        """The unit's rewrite, and how many sentences ago a marker was set."""
+        match unit.kind:
+            case "record":
+                return tell(unit.text, piece, at), marked + 1
+            case "problem":
+                return problem_note(unit.text, piece), marked
+            case "sum":
+                return sum_note(unit.text, piece), marked
+            case "verbatim":
+                return unit.text, marked
+            case "sentence":
+                return self._sentence(unit.text, piece, at, marked)
+
+    def _sentence(self, sentence: str, piece: Piece, at: int, marked: int) -> tuple[str, int]:
+        key = f"{piece.key}:{at}"
+        told = paraphrase(sentence, key)
+        if piece.style.layout == "question_answer":
+            return f"Q: {_question(sentence, key)}\nA: {told}", marked + 1
+        if piece.style.layout == "points":
+            return f"- {told}", marked + 1
+        if marked >= 2 and piece.perspective.markers and can_lower(told):
+            return mark(told, choose(piece.perspective.markers, key, "marker")), 0
+        return told, marked + 1
+
+
+def _marked_before(piece: Piece) -> int:
+    """Sentences since the last marker in the rewrites so far: a marker is not repeated across the seam."""
+    tail = piece.previous[-1][-200:] if piece.previous else ""
+    return 0 if any(marker in tail for marker in piece.perspective.markers) else 2
+
+
+def _opener(piece: Piece) -> str:
+    if piece.previous or not piece.style.openers:
+        return ""
+    return choose(piece.style.openers, piece.key, "opener").format(subject=piece.subject)
+
+
+def _question(sentence: str, key: str) -> str:
+    """A question whose answer is the sentence: about the first name in it, if it has one."""
+    inner = re.sub(r"^\W*\w+", "", sentence)
+    named = [word for word in words(inner) if word[0].isupper() and len(word) > 2 and word[1:].islower()]
+    return choose(_ABOUT, key, "question").format(named[0]) if named else choose(_GENERAL, key, "question")
+
+
+def _laid_out(told: list[Unit], piece: Piece) -> str:
+    """Records of one paragraph flow into running text in the prose layouts; the other layouts keep lines."""
+    if piece.style.layout == "prose" and all(unit.kind == "record" for unit in piece.units):
+        lines = [unit.text for unit in told]
+        return "\n".join(" ".join(lines[at : at + 4]) for at in range(0, len(lines), 4))
+    return join(told)

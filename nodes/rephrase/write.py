@@ -1,0 +1,122 @@
+"""Which documents are rewritten, how, and what becomes of each rewrite."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import product
+
+import polars as pl
+
+from nodes.rephrase.gate import judge
+from nodes.rephrase.pieces import Piece, Writer, join, pieces_of
+from nodes.rephrase.schema import Parameters
+
+
+@dataclass(frozen=True)
+class Order:
+    """One rewrite to make."""
+
+    source_id: str
+    domain: str
+    title: str
+    text: str
+    style: str
+    perspective: str
+
+
+Row = dict[str, str | int | list[str]]
+
+
+def orders(p: Parameters, documents: pl.DataFrame) -> list[Order]:
+    """The template engine's orders: `shares` of each domain's documents, `rewrites_per_document` pairs each."""
+    return [
+        Order(row["id"], row["domain"], row["title"], row["text"], style, perspective)
+        for row in documents.sort("id").iter_rows(named=True)
+        if unit_hash(p.seed, "share", row["id"]) < p.shares.get(row["domain"], 0.0)
+        for style, perspective in _pairs(p, row["id"], row["domain"])[: p.rewrites_per_document]
+    ]
+
+
+def model_orders(p: Parameters, documents: pl.DataFrame) -> list[Order]:
+    """The language model's orders: `model.documents` short documents, spread evenly over its domains, one pair each."""
+    short = documents.filter(pl.col("n_bytes") <= p.model.max_document_bytes).sort("id")
+    by_domain = []
+    for domain in p.model.domains:
+        rows = list(short.filter(pl.col("domain") == domain).iter_rows(named=True))
+        rows.sort(key=lambda row: unit_hash(p.seed, "model", row["id"]))
+        by_domain.append(rows)
+    longest = max((len(rows) for rows in by_domain), default=0)
+    turn = [rows[at] for at in range(longest) for rows in by_domain if at < len(rows)]
+    return [
+        Order(row["id"], row["domain"], row["title"], row["text"], *_pairs(p, row["id"], row["domain"])[0])
+        for row in turn[: p.model.documents]
+    ]
+
+
+def _pairs(p: Parameters, document: str, domain: str) -> list[tuple[str, str]]:
+    """All (style, perspective) pairs of a domain, in this document's own order."""
+    pairs = product(p.styles_by_domain[domain], sorted(p.perspectives))
+    return sorted(pairs, key=lambda pair: unit_hash(p.seed, "pair", document, *pair))
+
+
+def unit_hash(*parts: object) -> float:
+    """A number in [0, 1) that depends on `parts` alone."""
+    digest = blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row:
+    """Rewrite one document piece by piece and judge each piece; columns of schema.REJECTED_REWRITES."""
+    done: list[str] = []
+    reasons: list[str] = []
+    for number, (piece, told) in enumerate(_rewritten(p, order, writer, chunk_bytes), 1):
+        done.append(told)
+        reasons += [f"piece {number}: {reason}" for reason in judge(piece.text, told, p.gate, order.title)]
+    text = "\n\n".join(done)
+    identity = blake2b(f"{order.source_id}:{writer.generator}:{text}".encode(), digest_size=8).hexdigest()
+    return {
+        "id": identity,
+        "source_id": order.source_id,
+        "domain": order.domain,
+        "style": order.style,
+        "perspective": order.perspective,
+        "chunks": len(done),
+        "text": text,
+        "generator": writer.generator,
+        "n_bytes": len(text.encode()),
+        "reasons": reasons,
+    }
+
+
+def _rewritten(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Iterator[tuple[Piece, str]]:
+    """Each piece with its rewrite: the next one sees the excerpt around it and the rewrites so far."""
+    parts = pieces_of(order.text, chunk_bytes)
+    texts = [join(part) for part in parts]
+    done: list[str] = []
+    for at, units in enumerate(parts):
+        piece = Piece(
+            units=units,
+            title=order.title,
+            excerpt=_excerpt(texts, at, p.excerpt_bytes),
+            previous=tuple(done),
+            style=p.styles[order.style],
+            perspective=p.perspectives[order.perspective],
+            key=f"{p.seed}:{order.source_id}:{order.style}:{order.perspective}:{at}",
+        )
+        done.append(writer.rewrite(piece))
+        yield piece, done[-1]
+
+
+def _excerpt(texts: list[str], at: int, max_bytes: int) -> str:
+    """The pieces around piece `at`, the one before and the one after in turn, while they fit."""
+    low, high = at, at + 1
+    size = len(texts[at].encode())
+    while True:
+        grown = False
+        for index in (low - 1, high):
+            if 0 <= index < len(texts) and size + len(texts[index].encode()) <= max_bytes:
+                size += len(texts[index].encode())
+                low, high = min(low, index), max(high, index + 1)
+                grown = True
+        if not grown:
+            return "\n\n".join(texts[low:high])
