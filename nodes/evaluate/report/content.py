@@ -63,6 +63,7 @@ def gather(facts: Facts) -> dict[str, Any]:
         "changes": changes(facts.results, facts.suites, facts.seed),
         "samples": samples(facts.results),
         "published": json.loads(PUBLISHED.read_text(encoding="utf-8")),
+        "titles": {suite.name: suite.title for suite in facts.suites},
         "baselines": baselines(facts.metrics.get("pretrain", {})),
         "recipe": {title: dict(facts.metrics.get(stage, {})) for stage, title in STAGES.items()},
         "architecture": facts.architecture,
