@@ -1,0 +1,93 @@
+"""Language modelling as every training stage needs it: the next-token loss, and its measure on held-out windows.
+
+Shapes: B rows, N windows, T targets of a window.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.model.model import K2Model
+from engine.optim.muonclip import MuonClip
+from engine.optim.schedule import wsd
+from engine.text.shards import EvalWindows
+from engine.training.numerics import autocast
+from engine.training.settings import OptimizerSettings, Schedule
+from kernels.cross_entropy import linear_cross_entropy
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Mean loss of some text: nats a token and bits a byte."""
+
+    nats_per_token: float
+    bits_per_byte: float
+
+
+def loss_of(nats: float, tokens: int, n_bytes: int) -> Loss:
+    """Means from a sum of nats over `tokens` targets that stand for `n_bytes` bytes of text."""
+    return Loss(nats / tokens, nats / (math.log(2) * n_bytes))
+
+
+def next_token_loss(model: K2Model, ids: Tensor) -> Tensor:
+    """Mean loss of predicting ids[:, 1:] from what precedes, nats; ids (B, T+1)."""
+    hidden = model.hidden(ids[:, :-1])
+    return linear_cross_entropy(hidden.flatten(0, 1), model.lm_head.weight, ids[:, 1:].flatten())
+
+
+@torch.no_grad()
+def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dtype: str = "float32") -> Tensor:
+    """Loss of each target of `windows` (N, T+1), in nats; (N, T). The model's mode is restored."""
+    training = model.training
+    model.eval()
+    rows = max(1, batch_tokens // windows.shape[1])
+    parts = []
+    with autocast(dtype, next(model.parameters()).device.type):
+        for start in range(0, len(windows), rows):
+            ids = torch.from_numpy(windows[start : start + rows])
+            logprobs = model(ids[:, :-1]).float().log_softmax(-1)
+            parts.append(-logprobs.gather(-1, ids[:, 1:, None])[..., 0])
+    model.train(training)
+    return torch.cat(parts)
+
+
+def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32") -> dict[str, Loss]:
+    """Loss on each domain of the windows and, under "", on all of them."""
+    nats_N = token_nats(model, windows.tokens, dtype=dtype).double().sum(1).numpy()
+    targets = windows.tokens.shape[1] - 1
+    names = np.array(windows.domains)
+    out = {"": loss_of(float(nats_N.sum()), nats_N.size * targets, int(windows.n_bytes.sum()))}
+    for name in sorted(set(windows.domains)):
+        of = names == name
+        out[name] = loss_of(float(nats_N[of].sum()), int(of.sum()) * targets, int(windows.n_bytes[of].sum()))
+    return out
+
+
+def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> MuonClip:
+    """MuonClip as the parameters describe it."""
+    return MuonClip(
+        model,
+        lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        tau=settings.tau,
+        adamw_lr_factor=settings.adamw_lr_factor,
+        ns_dtype=torch.float32 if settings.newton_schulz_dtype == "float32" else torch.bfloat16,
+    )
+
+
+def rate_of(schedule: Schedule) -> Callable[[int], float]:
+    """The learning rate by step (from 0) that a schedule describes."""
+    s = schedule
+
+    def at(step: int) -> float:
+        return wsd(
+            step, peak=s.peak, warmup=s.warmup, stable=s.stable, decay=s.decay, anneal=s.anneal,
+            decayed=s.decayed, final=s.final,
+        )  # fmt: skip
+
+    return at

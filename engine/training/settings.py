@@ -1,0 +1,52 @@
+"""Parameters that training stages share: schedule and optimizer. Light to import, for the stages' schemas."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Schedule(BaseModel):
+    """WSD: lengths of the phases in steps, rates at their ends (K2: 2e-4 → 2e-5 → 7e-6)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    warmup: int = Field(ge=0)
+    stable: int = Field(ge=0)
+    decay: int = Field(ge=0)
+    anneal: int = Field(ge=0)
+    peak: float = Field(gt=0)
+    decayed: float = Field(gt=0)
+    final: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if not self.final <= self.decayed <= self.peak:
+            raise ValueError(
+                "the rates must fall: final <= decayed <= peak; correct schedule.final or schedule.decayed"
+            )
+        if self.steps == 0:
+            raise ValueError("the phases add up to no step; give warmup, stable, decay or anneal at least one")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return self.warmup + self.stable + self.decay + self.anneal
+
+    @property
+    def anneal_start(self) -> int:
+        """First step (from 0) of the anneal."""
+        return self.steps - self.anneal
+
+
+class OptimizerSettings(BaseModel):
+    """MuonClip's numbers; see engine/optim/muonclip.py."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight_decay: float = Field(ge=0)
+    momentum: float = Field(ge=0, lt=1)
+    tau: float = Field(ge=0, description="QK-Clip's threshold; 0 switches it off")
+    adamw_lr_factor: float = Field(gt=0)
+    newton_schulz_dtype: Literal["float32", "bfloat16"]
+    grad_clip: float | None = Field(default=None, gt=0)

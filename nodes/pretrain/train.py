@@ -1,0 +1,101 @@
+"""Pre-training: batches of packed text, WSD, MuonClip, router biases; what is measured on the way and at the end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.model.config import K2Config
+from engine.model.model import K2Model
+from engine.model.size import config_from_parameters, n_params
+from engine.text.shards import EvalWindows, TokenShards
+from engine.training.history import Row
+from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss, rate_of
+from engine.training.loop import LoopSettings, train_loop
+from nodes.pretrain.schema import Parameters
+
+NATURAL = ("natural",)
+
+
+def configuration(p: Parameters, vocab_size: int) -> K2Config:
+    """The model's configuration; its context is the length it is trained at."""
+    return config_from_parameters(p.model.model_dump(), vocab_size, p.sequence_length)
+
+
+def final_windows(shards: TokenShards, p: Parameters) -> EvalWindows:
+    """The validation windows of natural text that model and baselines are compared on."""
+    return shards.eval_windows("validation", p.sequence_length, NATURAL, p.validation.final_windows)
+
+
+def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> Path:
+    """Train the model in place; the history file, one row a step."""
+    stream = shards.split("train")
+    few = shards.eval_windows("validation", p.sequence_length, NATURAL, p.validation.windows)
+
+    def batch_at(step: int) -> dict[str, torch.Tensor]:
+        return {"ids": torch.from_numpy(stream.batch(step, p.batch_size, p.sequence_length, p.seed))}
+
+    def after_step(completed: int, row: dict[str, Any]) -> None:
+        if completed % p.validation.every == 0:
+            row["validation_loss"] = losses_by_domain(model, few, p.dtype)[""].nats_per_token
+
+    return train_loop(
+        model,
+        make_optimizer(model, p.schedule.peak, p.optimizer),
+        batch_at,
+        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        rate_of(p.schedule),
+        LoopSettings(p.schedule.steps, p.checkpoint_every, p.seed, p.threads, p.dtype, grad_clip=p.optimizer.grad_clip),
+        work,
+        "pretrain",
+        micro_batches=p.micro_batches,
+        after_step=after_step,
+        # Moonlight: the bias moves until the cooldown, and stands still in it.
+        bias_rate_at=lambda step: p.router_bias_rate if step < p.schedule.anneal_start else 0.0,
+    )
+
+
+def figures(
+    by_domain: Mapping[str, Loss],
+    ngrams: Mapping[str, Loss],
+    rows: list[dict[str, Any]],
+    p: Parameters,
+    config: K2Config,
+) -> dict[str, float | int | str]:
+    """The headline metrics."""
+    total = n_params(config)[-1]
+    out: dict[str, float | int | str] = {
+        "validation_loss": by_domain[""].nats_per_token,
+        "validation_bits_per_byte": by_domain[""].bits_per_byte,
+        "gain_over_bigram": ngrams["bigram"].nats_per_token - by_domain[""].nats_per_token,
+    }
+    for name, loss in ngrams.items():
+        out |= {f"{name}_loss": loss.nats_per_token, f"{name}_bits_per_byte": loss.bits_per_byte}
+    out |= {f"bits_per_byte_{name}": loss.bits_per_byte for name, loss in by_domain.items() if name}
+    out |= {
+        "steps": p.schedule.steps,
+        "tokens": p.schedule.steps * p.batch_size * p.sequence_length,
+        "parameters": total.total,
+        "parameters_active": total.active,
+        "final_training_loss": _mean([row["loss"] for row in rows[-50:]]),
+        "peak_max_logit": max(row["max_logit"] for row in rows),
+        "clipped_heads": sum(row["clipped_heads"] for row in rows),
+        "expert_load_max_over_mean": _mean(
+            [row["expert_load_mean"] for row in rows[-50:] if "expert_load_mean" in row]
+        ),
+    }
+    return out
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 1.0
+
+
+def baseline_table(by_domain: Mapping[str, Loss], ngrams: Mapping[str, Loss]) -> dict[str, Row]:
+    """What baselines.json holds: the model and each n-gram on the same tokens."""
+    entries = {**ngrams, "model": by_domain[""]}
+    return {
+        name: {"nats_per_token": loss.nats_per_token, "bits_per_byte": loss.bits_per_byte}
+        for name, loss in entries.items()
+    }
