@@ -7,7 +7,7 @@ no Great Expectations.
 import dagster as dg
 
 from dags.assets import stage_assets
-from dags.profile import chosen_profile, dagster_home
+from dags.home import chosen_profile, dagster_home
 from dags.report import shell_run_sensor
 from dags.versions import code_versions
 from pipelines.manifest import load_manifest

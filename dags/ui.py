@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from dags.profile import chosen_profile, dagster_home
+from dags.home import chosen_profile, dagster_home
 from engine.artifacts.files import write_atomic
 from engine.errors import UserError
 from pipelines.errors import report_errors
