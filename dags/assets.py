@@ -49,6 +49,7 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
 
     Raises:
         dagster.Failure: the stage failed; the sentence that says why is its description.
+
     """
     report.report_all(context.instance, profile)  # so that the inputs' versions are those on disc
     begun = time.time()

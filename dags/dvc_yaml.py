@@ -1,7 +1,7 @@
 """dvc.yaml, generated: DVC's view of the manifest, the pipelines and the catalog, one file a profile.
 
-    python -m dags.dvc_yaml           writes dvc.yaml and conf/<profile>/dvc.yaml
-    python -m dags.dvc_yaml --check   exits 1 if one of them is not what would be written
+python -m dags.dvc_yaml           writes dvc.yaml and conf/<profile>/dvc.yaml
+python -m dags.dvc_yaml --check   exits 1 if one of them is not what would be written
 """
 
 import argparse
@@ -34,7 +34,7 @@ def dvc_view(profile: str) -> dict[str, Any]:
 
 def render(profile: str) -> str:
     """The text of a profile's dvc.yaml."""
-    return HEADER + yaml.safe_dump(dvc_view(profile), sort_keys=False, width=140)
+    return HEADER + str(yaml.safe_dump(dvc_view(profile), sort_keys=False, width=140))
 
 
 def _code_stage(profile: str) -> dict[str, Any]:
@@ -75,7 +75,9 @@ def main() -> None:
         path = dvc_file(profile)
         text = render(profile)
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
-            sys.exit(f"error: {path.relative_to(ROOT)} is not what kedro.yml, pipelines and catalog say: run `make views`.")
+            sys.exit(
+                f"error: {path.relative_to(ROOT)} is not what kedro.yml, pipelines and catalog say: run `make views`."
+            )
         if not check:
             path.write_text(text, encoding="utf-8")
 

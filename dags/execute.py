@@ -28,6 +28,7 @@ def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, lis
 
     Returns:
         The exit status and the last lines.
+
     """
     tail: list[str] = []
     with _stopped_with_us(command) as process:

@@ -23,6 +23,7 @@ def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -
         profile: whose data.
         dataset: the asset.
         record: the run record of the execution that made it; None if it came out of DVC's cache without one.
+
     """
     path = graph.dataset_path(profile, dataset)
     found: dict[str, Any] = {"path": str(path), **_sizes(path)}

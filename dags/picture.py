@@ -1,6 +1,6 @@
 """The README's picture of the graph: docs/img/graph.svg, drawn from manifest, pipelines and catalog.
 
-    python -m dags.picture [--check]
+python -m dags.picture [--check]
 """
 
 import argparse
@@ -43,7 +43,11 @@ def place() -> dict[str, Box]:
     boxes: dict[str, Box] = {}
     for stage in load_manifest().stages:
         column = depth[stage] = max((depth[name] + 1 for name in feeders(stage)), default=0)
-        lines = tuple(name for name in graph.stage_graph(stage).outputs if not name.startswith("rejected_") and not name.endswith("_metrics"))
+        lines = tuple(
+            name
+            for name in graph.stage_graph(stage).outputs
+            if not name.startswith("rejected_") and not name.endswith("_metrics")
+        )
         boxes[stage] = Box(stage, MARGIN + column * (WIDTH + GAP_X), heights.get(column, MARGIN), lines)
         heights[column] = boxes[stage].y + boxes[stage].height + GAP_Y
     return boxes
@@ -55,7 +59,8 @@ def draw() -> str:
     width = max(box.x for box in boxes.values()) + WIDTH + MARGIN
     height = max(box.y + box.height for box in boxes.values()) + MARGIN + 20
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        ' font-family="system-ui, sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     parts += [_edge(boxes[source], boxes[stage]) for stage in boxes for source in _direct(stage)]
@@ -81,18 +86,21 @@ def _direct(stage: str) -> list[str]:
 def _edge(a: Box, b: Box) -> str:
     x1, y1, x2, y2 = a.x + WIDTH, a.y + HEAD // 2, b.x, b.y + HEAD // 2
     bend = (x2 - x1) // 2 if x2 - x1 < WIDTH else GAP_X
-    return f'<path d="M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}" fill="none" stroke="#999" stroke-width="1.4"/>'
+    curve = f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
+    return f'<path d="{curve}" fill="none" stroke="#999" stroke-width="1.4"/>'
 
 
 def _box(box: Box) -> str:
     spec = load_manifest().stage(box.stage)
     colour = COLOURS[spec.group]
+    header = f"M{box.x} {box.y + HEAD}V{box.y + 6}q0 -6 6 -6h{WIDTH - 12}q6 0 6 6V{box.y + HEAD}z"
     lines = "".join(
-        f'<text x="{box.x + 10}" y="{box.y + HEAD + 12 + LINE * i}" fill="#333">{escape(line)}</text>' for i, line in enumerate(box.lines)
+        f'<text x="{box.x + 10}" y="{box.y + HEAD + 12 + LINE * i}" fill="#333">{escape(line)}</text>'
+        for i, line in enumerate(box.lines)
     )
     return (
         f'<rect x="{box.x}" y="{box.y}" width="{WIDTH}" height="{box.height}" rx="6" fill="#fafafa" stroke="{colour}"/>'
-        f'<path d="M{box.x} {box.y + HEAD}V{box.y + 6}q0 -6 6 -6h{WIDTH - 12}q6 0 6 6V{box.y + HEAD}z" fill="{colour}"/>'
+        f'<path d="{header}" fill="{colour}"/>'
         f'<text x="{box.x + 10}" y="{box.y + 17}" fill="#fff" font-weight="600" font-size="13">{box.stage}</text>'
         f'<text x="{box.x + WIDTH - 10}" y="{box.y + 17}" fill="#fff" text-anchor="end">{spec.compute}</text>{lines}'
     )

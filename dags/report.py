@@ -13,9 +13,9 @@ from typing import Any
 
 import dagster as dg
 
+from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, materialisation, verdict, verdict_metadata
-from dags.home import chosen_profile, dagster_home
 from dags.versions import code_version
 from engine.identity.records import read_records
 from pipelines import graph

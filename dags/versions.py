@@ -29,6 +29,7 @@ def code_versions(profile: str, cache: Path) -> dict[str, str]:
     Args:
         profile: whose parameters.
         cache: a JSON file to remember the answer in; a foreign or broken one is ignored.
+
     """
     if not any((graph.data_folder(profile) / ".runs").glob("*/*.json")):
         return {}  # nothing to compare with, so nothing to compute

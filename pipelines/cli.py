@@ -42,9 +42,10 @@ def _own_run() -> click.Command:
     for parameter in command.params:
         if parameter.name == "runner":
             parameter.default = RUNNER
-    command.params.append(click.Option(["--fresh"], is_flag=True, help="Drop the stage's unfinished work and start over."))
+    command.params.append(
+        click.Option(["--fresh"], is_flag=True, help="Drop the stage's unfinished work and start over.")
+    )
     return command
 
 
 cli.add_command(_own_run(), "run")
-

@@ -29,6 +29,7 @@ def current(stage: str, profile: str) -> dict[str, dict[str, str]]:
 
     Raises:
         UserError: the code file is missing or was written before the last edit.
+
     """
     now = graph.code_of(stage).as_dict()
     path = code_file(stage, profile)

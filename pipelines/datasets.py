@@ -54,9 +54,12 @@ class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.Da
         table: its schema, as a dotted path into nodes/<stage>/schema.py.
         gate: the suite in gates.yml that judges it before it is published.
         may_be_empty: no rows is a fine result (tables of rejects).
+
     """
 
-    def __init__(self, *, filepath: str, stage: str, table: str, gate: str | None = None, may_be_empty: bool = False) -> None:
+    def __init__(
+        self, *, filepath: str, stage: str, table: str, gate: str | None = None, may_be_empty: bool = False
+    ) -> None:
         self._path = Path(filepath)
         self._stage, self._table, self._gate, self._may_be_empty = stage, table, gate, may_be_empty
         self._dataset = self._path.name
@@ -83,9 +86,13 @@ class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.Da
         try:
             rows = tables.write(data, partial, self.schema, name=self._dataset)
             if not rows and not self._may_be_empty:
-                raise UserError(f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters.")
+                raise UserError(
+                    f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters."
+                )
             self._judge(partial)
-            manifest.seal(partial, stage=self._stage, dataset=self._dataset, counts={"rows": rows, "columns": self.schema})
+            manifest.seal(
+                partial, stage=self._stage, dataset=self._dataset, counts={"rows": rows, "columns": self.schema}
+            )
             files.publish(partial, self._path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -132,8 +139,12 @@ class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
     def save(self, data: dict[str, Any]) -> None:
         """Write the metrics; a number that is not finite is refused by name."""
         for name, value in data.items():
-            if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not -float("inf") < value < float("inf")):
-                raise UserError(f"{self._path}: the metric {name} is {value!r}; stage {self._stage} must give a finite number or text.")
+            if not isinstance(value, (str, int, float)) or (
+                isinstance(value, float) and not -float("inf") < value < float("inf")
+            ):
+                raise UserError(
+                    f"{self._path}: the metric {name} is {value!r}; stage {self._stage} must give a finite number."
+                )
         files.write_atomic(self._path, files.canonical_json(data))
 
     def _describe(self) -> dict[str, Any]:

@@ -51,7 +51,11 @@ def bf16() -> Finding:
     path = Path("/proc/cpuinfo")
     flags = path.read_text() if path.is_file() else ""
     found = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
-    means = "training in bfloat16 is fast" if found else "set dtype: float32 for speed; results differ from a bfloat16 machine's"
+    means = (
+        "training in bfloat16 is fast"
+        if found
+        else "set dtype: float32 for speed; results differ from a bfloat16 machine's"
+    )
     return Finding("bf16", ", ".join(found) or "none", means, bool(found))
 
 
@@ -67,22 +71,32 @@ def namespaces() -> Finding:
     if child == 0:
         os._exit(0 if ctypes.CDLL(None).unshare(_CLONE_NEWUSER) == 0 else 1)
     good = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    return Finding("user namespaces", "yes" if good else "refused", "model-written code can be sandboxed" if good else
-                   "model-written code will not be run", good)  # fmt: skip
+    return Finding(
+        "user namespaces",
+        "yes" if good else "refused",
+        "model-written code can be sandboxed" if good else "model-written code will not be run",
+        good,
+    )
 
 
 def slurm() -> Finding:
     """Whether jobs can be submitted from here."""
     path = shutil.which("sbatch")
-    return Finding("Slurm", path or "no sbatch", "jobs can be submitted" if path else "only needed by moonlight and k2", bool(path))
+    return Finding(
+        "Slurm", path or "no sbatch", "jobs can be submitted" if path else "only needed by moonlight and k2", bool(path)
+    )
 
 
 def gpu() -> Finding:
     """NVIDIA GPUs, as the driver names them."""
     if shutil.which("nvidia-smi") is None:
         return Finding("GPU", "none", "only needed by h200, moonlight and k2", False)
-    asked = subprocess.run(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-                           capture_output=True, text=True, check=False)  # fmt: skip
+    asked = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     names = "; ".join(asked.stdout.strip().splitlines())
     return Finding("GPU", names or asked.stderr.strip() or "driver gives none", "for the profile h200", bool(names))
 

@@ -24,8 +24,10 @@ def full_disc(error: BaseException | None) -> UserError | None:
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or "No space left on device" in str(error):
             where = getattr(error, "filename", None) or "the data folder"
-            return UserError(f"the disc is full while writing {where}: free some space (`make clean` helps) and run the same "
-                             "command again; earlier artifacts are intact.")  # fmt: skip
+            return UserError(
+                f"the disc is full while writing {where}: free some space (`make clean` helps) and run the same "
+                "command again; earlier artifacts are intact."
+            )
         error = error.__cause__ or error.__context__
     return None
 

@@ -1,7 +1,6 @@
 """extend: a long-context anneal, then YaRN."""
 
 from kedro.pipeline import Node, Pipeline
-
 from nodes.extend.nodes import train_extend
 
 

@@ -1,6 +1,6 @@
-"""The graph as all views see it: each stage's nodes, datasets, parameters and code, from manifest, pipelines and catalog.
+"""The graph as all views see it: each stage's nodes, datasets, parameters and code.
 
-Nothing heavy is imported: no torch, no mlflow, no Great Expectations.
+Read from manifest, pipelines and catalog; nothing heavy is imported: no torch, no mlflow, no Great Expectations.
 """
 
 import importlib
@@ -56,9 +56,13 @@ def config(profile: str | None) -> OmegaConfigLoader:
     """The configuration of a profile: base, overlaid."""
     name = load_manifest().profile(profile)
     return OmegaConfigLoader(
-        conf_source=str(ROOT / "conf"), base_env="base", env=name, default_run_env=name,
-        config_patterns=CONFIG_PATTERNS, merge_strategy={"parameters": "soft", "compute": "soft"},
-    )  # fmt: skip
+        conf_source=str(ROOT / "conf"),
+        base_env="base",
+        env=name,
+        default_run_env=name,
+        config_patterns=CONFIG_PATTERNS,
+        merge_strategy={"parameters": "soft", "compute": "soft"},
+    )
 
 
 @cache

@@ -52,6 +52,7 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
 
     Raises:
         UserError: malformed YAML, a missing or unknown field, an unknown compute class.
+
     """
     try:
         content = yaml.safe_load(text)
@@ -61,7 +62,9 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
         stages = {name: _stage(name, fields, path) for name, fields in content["stages"].items()}
         return Manifest(content["default_profile"], tuple(content["profiles"]), stages)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: the field {error} is missing or of the wrong kind: it needs default_profile, profiles and stages.") from error
+        raise UserError(
+            f"{path}: the field {error} is missing or of the wrong kind: it needs default_profile, profiles and stages."
+        ) from error
 
 
 @cache
@@ -74,8 +77,10 @@ def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:
     if set(fields) != _FIELDS:
         raise UserError(f"{path}: stage {name} has the fields {sorted(fields)}; it needs exactly {sorted(_FIELDS)}.")
     if fields["compute"] not in COMPUTE_CLASSES:
-        raise UserError(f"{path}: stage {name}, field compute: {fields['compute']!r} is no compute class; "
-                        f"choose one of {', '.join(COMPUTE_CLASSES)}.")  # fmt: skip
+        raise UserError(
+            f"{path}: stage {name}, field compute: {fields['compute']!r} is no compute class; "
+            f"choose one of {', '.join(COMPUTE_CLASSES)}."
+        )
     return StageSpec(name, **fields)
 
 

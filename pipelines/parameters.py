@@ -19,11 +19,14 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
 
     Raises:
         UserError: an unknown stage or key, a missing key, a value of the wrong kind; the field is named.
+
     """
     stages = load_manifest().stages
     for name in parameters:
         if name not in stages:
-            raise UserError(f"conf/{profile}/parameters: the top-level key {name!r} is no stage; choose one of {', '.join(stages)}.")
+            raise UserError(
+                f"conf/{profile}/parameters: the top-level key {name!r} is no stage; choose one of {', '.join(stages)}."
+            )
     for stage in stages:
         try:
             parameter_model(stage).model_validate(parameters.get(stage, {}))

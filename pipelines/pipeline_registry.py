@@ -10,9 +10,9 @@ from pipelines.manifest import load_manifest
 
 def register_pipelines() -> dict[str, Pipeline]:
     """The pipelines that were asked for by name, or all of them, each node tagged with its stage."""
-    requested = getattr(kedro.framework.project.pipelines, "_requested_pipelines", None)  # None: all
+    requested: list[str] | None = getattr(kedro.framework.project.pipelines, "_requested_pipelines", None)
     everything = not requested or "__default__" in requested
-    names = [name for name in load_manifest().stages if everything or name in requested]
+    names = [name for name in load_manifest().stages if everything or name in (requested or ())]
     found = {name: stage_pipeline(name) for name in names}
     if everything:
         found["__default__"] = sum(found.values(), Pipeline([]))

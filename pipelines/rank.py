@@ -2,7 +2,8 @@
 
     python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef
 
-It loads the node's inputs, runs it in the stage's workspace and hands its outputs to the driver (engine/launch/exchange).
+It loads the node's inputs, runs it in the stage's workspace and hands its outputs to the driver
+(engine/launch/exchange).
 """
 
 import argparse
@@ -43,7 +44,9 @@ def main() -> None:
 def run_node(profile: str, stage: str, name: str, workspace: Path) -> tuple[dict[str, Any], float]:
     """Load a node's inputs, run it, return its outputs by dataset name and the seconds it took."""
     if not workspace.is_dir():
-        raise UserError(f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {stage}`.")
+        raise UserError(
+            f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {stage}`."
+        )
     node = next(node for node in graph.stage_graph(stage).pipeline.nodes if node.name == name)
     given = exchange.read_parameters(workspace, name)
     inputs = {key: _load(profile, key, given, workspace) for key in node.inputs}

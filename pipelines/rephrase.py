@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from nodes.rephrase.nodes import rephrase_documents
+from nodes.rephrase.nodes import rephrase
 
 
 def create_pipeline() -> Pipeline:
@@ -10,10 +10,10 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
-                rephrase_documents,
+                rephrase,
                 inputs=["documents", "params:rephrase", "workspace"],
                 outputs=["rewrites", "rejected_rewrites", "rephrase_metrics"],
-                name="rephrase_documents",
+                name="rephrase",
             ),
         ]
     )

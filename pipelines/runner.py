@@ -39,8 +39,14 @@ CLOCKS = "timing.jsonl"
 class StageRunner(SequentialRunner):
     """Runs a pipeline stage by stage, in the manifest's order."""
 
-    def run(self, pipeline: Pipeline, catalog: Any, hook_manager: Any = None, run_id: str | None = None,
-            only_missing_outputs: bool = False) -> dict[str, Any]:  # fmt: skip
+    def run(
+        self,
+        pipeline: Pipeline,
+        catalog: Any,
+        hook_manager: Any = None,
+        run_id: str | None = None,
+        only_missing_outputs: bool = False,
+    ) -> dict[str, Any]:
         """Run every stage that has nodes in `pipeline`; stop at the first that fails."""
         if only_missing_outputs:
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
@@ -92,7 +98,10 @@ class StageRun:
         for name in outline.inputs:
             found = graph.digest_of(self.context.profile, name)
             if found is None:
-                raise UserError(f"stage {self.stage} needs {name}, which is not there: run `make repro STAGE={graph.producer(name)}`.")
+                raise UserError(
+                    f"stage {self.stage} needs {name}, which is not there: "
+                    f"run `make repro STAGE={graph.producer(name)}`."
+                )
             inputs[name] = found
         return {
             "code": code.current(self.stage, self.context.profile),
@@ -133,8 +142,8 @@ class StageRun:
         """Run a node in a child process that holds the stage's lock too and dies with this one; publish here."""
         given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         exchange.write_parameters(workspace, node.name, given)
-        command = [sys.executable, "-m", "pipelines.rank", "--env", self.context.profile, "--stage", self.stage,
-                   "--node", node.name, "--key", key, "--parent", str(os.getpid())]  # fmt: skip
+        words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key, "parent": os.getpid()}
+        command = [sys.executable, "-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
         rank = subprocess.Popen(command, cwd=ROOT, pass_fds=(held.fileno(),))
         try:
             status = rank.wait()
@@ -148,20 +157,37 @@ class StageRun:
         for name, value in outputs.items():
             self.catalog.save(name, value)
 
-    def _record(self, folder: Path, key: str, parts: dict[str, Any], begun: dict[str, Any], clock: float,
-                workspace: Path, error: BaseException | None) -> None:  # fmt: skip
+    def _record(
+        self,
+        folder: Path,
+        key: str,
+        parts: dict[str, Any],
+        begun: dict[str, Any],
+        clock: float,
+        workspace: Path,
+        error: BaseException | None,
+    ) -> None:
         """Append the run record, with the clocks that the nodes left beside it."""
         outline = graph.stage_graph(self.stage)
+        profile, seconds = self.context.profile, self.context.node_seconds
         whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
         outcome = "failed" if error else "success" if whole else "partial"
         record = {
-            "stage": self.stage, "profile": self.context.profile, "key": key,
+            "stage": self.stage,
+            "profile": profile,
+            "key": key,
             "parts": {**parts, "parameters": flatten(parts["parameters"])},
-            "outputs": {name: graph.digest_of(self.context.profile, name) for name in outline.outputs} if not error else {},
-            "outcome": outcome, "error": _sentence(error), **begun, "finished": records.now(),
-            "seconds": round(time.monotonic() - clock, 3), "node_seconds": {node.name: self.context.node_seconds.get(node.name, 0.0) for node in self.nodes},
-            "metrics": self._metrics() if outcome == "success" else {}, "job_id": None, **records.provenance(ROOT),
-        }  # fmt: skip
+            "outputs": {} if error else {name: graph.digest_of(profile, name) for name in outline.outputs},
+            "outcome": outcome,
+            "error": _sentence(error),
+            **begun,
+            "finished": records.now(),
+            "seconds": round(time.monotonic() - clock, 3),
+            "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
+            "metrics": self._metrics() if outcome == "success" else {},
+            "job_id": None,
+            **records.provenance(ROOT),
+        }
         path = records.write_record(folder / ".runs" / self.stage, record)
         if (clocks := workspace / CLOCKS).exists():
             path.with_suffix("").mkdir()
@@ -181,5 +207,3 @@ def _sentence(error: BaseException | None) -> str | None:
     if error is None:
         return None
     return str(user_error(error) or f"{type(error).__name__}: {error}")
-
-

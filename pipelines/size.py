@@ -1,6 +1,6 @@
 """`make size`: parameters by block of a profile's model, counted on the meta device.
 
-    python -m pipelines.size --env k2
+python -m pipelines.size --env k2
 """
 
 import argparse

@@ -56,20 +56,35 @@ def _status(stage: str, profile: str | None, before: dict[str, StageStatus]) -> 
     inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
     whole = {name: digest for name, digest in inputs.items() if digest is not None}
     key = stage_key(**parts, inputs=whole) if len(whole) == len(inputs) else None
-    state, reason = _judge(stage, profile, outline, runs, last, key, {**parts, "inputs": inputs}, before)
+    state, reason = _judge(profile, outline, runs, last, key, {**parts, "inputs": inputs}, before)
     return StageStatus(
-        stage, state, reason, key, last, last["path"] if last else None,
-        stage_key(**parts, inputs={}), float(last["seconds"]) if last else None,
-    )  # fmt: skip
+        stage,
+        state,
+        reason,
+        key,
+        last,
+        last["path"] if last else None,
+        stage_key(**parts, inputs={}),
+        float(last["seconds"]) if last else None,
+    )
 
 
-def _judge(stage: str, profile: str | None, outline: graph.StageGraph, runs: list[dict[str, Any]], last: dict[str, Any] | None,
-           key: str | None, now: dict[str, Any], before: dict[str, StageStatus]) -> tuple[State, str]:  # fmt: skip
+def _judge(
+    profile: str | None,
+    outline: graph.StageGraph,
+    runs: list[dict[str, Any]],
+    last: dict[str, Any] | None,
+    key: str | None,
+    now: dict[str, Any],
+    before: dict[str, StageStatus],
+) -> tuple[State, str]:
     if runs and runs[-1]["outcome"] == "failed":
         return "failed", str(runs[-1]["error"])
     if last is None:
         return "missing", "never run"
-    waiting = [name for name in dict.fromkeys(graph.producer(name) for name in outline.inputs) if before[name].state != "fresh"]
+    waiting = [
+        name for name in dict.fromkeys(graph.producer(name) for name in outline.inputs) if before[name].state != "fresh"
+    ]
     if waiting:
         return "stale", f"its input stage {waiting[0]} is {before[waiting[0]].state}"
     for name, digest in last["outputs"].items():
@@ -129,7 +144,9 @@ def print_plan(profile: str) -> None:
     known = sum(status.seconds or 0 for status in due)
     unknown = sum(status.seconds is None for status in due)
     more = f" and {unknown} stages never timed" if unknown else ""
-    console.print(f"{len(due)} of {len(statuses)} stages would run: about {known:.0f} s{more}." if due else "All is fresh.")
+    console.print(
+        f"{len(due)} of {len(statuses)} stages would run: about {known:.0f} s{more}." if due else "All is fresh."
+    )
 
 
 if __name__ == "__main__":

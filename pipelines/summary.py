@@ -1,6 +1,6 @@
 """The table at the end of `make run`: stage, time, artifact, size, headline metric; then where to look next.
 
-    python -m pipelines.summary --env laptop [--begin]
+python -m pipelines.summary --env laptop [--begin]
 """
 
 import argparse
@@ -39,7 +39,13 @@ def print_summary(profile: str, wall_seconds: float | None) -> None:
     from rich.table import Table
 
     table = Table(title=f"profile {profile}", title_justify="left")
-    for column, justify in (("stage", "left"), ("seconds", "right"), ("artifacts", "left"), ("size", "right"), ("headline", "left")):
+    for column, justify in (
+        ("stage", "left"),
+        ("seconds", "right"),
+        ("artifacts", "left"),
+        ("size", "right"),
+        ("headline", "left"),
+    ):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     statuses = stage_status(profile)
     for status in statuses.values():
@@ -52,7 +58,9 @@ def print_summary(profile: str, wall_seconds: float | None) -> None:
     report = graph.dataset_path(profile, "report")
     if report.is_dir():
         console.print(f"report:   {(report / 'report.html').relative_to(ROOT)}")
-    console.print("next:     make plan · make chat · make ui · make compare · edit conf/base/parameters/sft.yml, then make repro")
+    console.print(
+        "next:     make plan · make chat · make ui · make compare · edit conf/base/parameters/sft.yml, then make repro"
+    )
 
 
 def _row(status: StageStatus, profile: str) -> tuple[str, str, str, str, str]:

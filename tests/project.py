@@ -26,20 +26,33 @@ class Project:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         for name in listed.stdout.splitlines():
             source = ROOT / name
             if source.is_file() and not name.endswith("dvc.lock"):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, path / name)
-        for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"]):
+        for words in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"],
+        ):
             subprocess.run(["git", *words], cwd=path, check=True, capture_output=True)
 
     def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy."""
-        done = subprocess.run(command, cwd=self.path, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, cwd=self.path, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+        )
         if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
+            raise AssertionError(
+                f"{' '.join(command)} failed ({done.returncode}):\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
+            )
         return done
 
     def start(self, *command: str) -> "subprocess.Popen[str]":

@@ -23,6 +23,7 @@ def seal(directory: Path, *, stage: str, dataset: str, counts: dict[str, Any]) -
         stage: the stage that made it.
         dataset: its name in the catalog.
         counts: rows, columns or whatever else the content determines.
+
     """
     files = {
         path.relative_to(directory).as_posix(): {"blake2b": digest_file(path), "size": path.stat().st_size}
@@ -41,6 +42,7 @@ def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any
 
     Raises:
         UserError: it is missing, not JSON, of another schema version, or another dataset's.
+
     """
     path = directory / MANIFEST
     remedy = f"run `make repro STAGE={stage}` to make it again"
@@ -66,6 +68,7 @@ def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
 
     Raises:
         UserError: a file is missing, truncated, changed or unknown.
+
     """
     manifest = read_manifest(directory, stage=stage, dataset=dataset)
     remedy = f"run `make repro STAGE={stage}` to make it again"
@@ -75,8 +78,10 @@ def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
             raise UserError(f"{path} is missing although {MANIFEST} lists it: {remedy}.")
         size = path.stat().st_size
         if size != want["size"]:
-            raise UserError(f"{path} is {'truncated' if size < want['size'] else 'longer than sealed'}: "
-                            f"{size} bytes where {MANIFEST} says {want['size']}; {remedy}.")  # fmt: skip
+            raise UserError(
+                f"{path} is {'truncated' if size < want['size'] else 'longer than sealed'}: "
+                f"{size} bytes where {MANIFEST} says {want['size']}; {remedy}."
+            )
         if digest_file(path) != want["blake2b"]:
             raise UserError(f"{path} does not match its hash in {MANIFEST}, so it was changed after sealing: {remedy}.")
     known = {*manifest["files"], MANIFEST}

@@ -41,6 +41,7 @@ def write(data: Table, directory: Path, schema: TableSchema, *, name: str) -> in
 
     Raises:
         UserError: columns or types differ from the declared schema; the message names them.
+
     """
     directory.mkdir(parents=True)
     want = polars_schema(schema)

@@ -49,6 +49,7 @@ def stage_code(root: Path, entries: list[str], catalog: dict[str, Any]) -> Stage
         root: the repository.
         entries: dotted modules: the stage's pipeline module and the modules of its dataset classes.
         catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
+
     """
     found = reach(root, entries, _IMPORTS)
     return StageCode(
@@ -102,6 +103,6 @@ def _owners() -> dict[str, list[str]]:
     for distribution in importlib.metadata.distributions():
         tops = distribution.read_text("top_level.txt")
         name = distribution.metadata["Name"].lower()
-        for top in (tops.split() if tops else [name.replace("-", "_")]):
+        for top in tops.split() if tops else [name.replace("-", "_")]:
             owners.setdefault(top, []).append(name)
     return owners

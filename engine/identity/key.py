@@ -15,6 +15,7 @@ def stage_key(code: dict[str, dict[str, str]], parameters: dict[str, Any], input
         code: the stage's `StageCode` as plain data.
         parameters: parameter name → resolved value, only those that the stage's nodes take.
         inputs: dataset → content digest, only those that come from other stages.
+
     """
     parts = {"code": fingerprint(code), "parameters": parameters, "inputs": inputs}
     return digest_bytes(canonical_json(parts))[:KEY_LENGTH]

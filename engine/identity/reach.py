@@ -32,6 +32,7 @@ def reach(root: Path, entries: list[str], cache: dict[Path, list[str]] | None = 
 
     Raises:
         UserError: an entry does not exist, or an import's name is computed.
+
     """
     cache = {} if cache is None else cache
     modules: dict[str, Path] = {}
@@ -39,7 +40,9 @@ def reach(root: Path, entries: list[str], cache: dict[Path, list[str]] | None = 
     waiting = list(entries)
     for entry in entries:
         if _find(root, entry) is None:
-            raise UserError(f"kedro.yml names the module {entry}, which is not in {root}: create it or correct the entry.")
+            raise UserError(
+                f"kedro.yml names the module {entry}, which is not in {root}: create it or correct the entry."
+            )
     while waiting:
         name = waiting.pop()
         if name in modules:
@@ -78,8 +81,10 @@ def _imports(path: Path, name: str) -> list[str]:
             base = _absolute(node, package)
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif _is_computed_import(node):
-            raise UserError(f"{path}, line {getattr(node, 'lineno', 0)}: an import by a computed name hides what the "
-                            "stage depends on; write a plain import.")  # fmt: skip
+            raise UserError(
+                f"{path}, line {getattr(node, 'lineno', 0)}: an import by a computed name hides what the "
+                "stage depends on; write a plain import."
+            )
     return found
 
 

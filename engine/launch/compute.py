@@ -16,6 +16,7 @@ def launcher(compute: dict[str, Any], name: str) -> str:
 
     Raises:
         UserError: the class is missing, has an unknown field or an unknown launcher.
+
     """
     if name not in compute:
         raise UserError(f"compute.yml has no class {name!r}: add `{name}: {{ launcher: inplace }}`.")
@@ -24,5 +25,7 @@ def launcher(compute: dict[str, Any], name: str) -> str:
         raise UserError(f"compute.yml: class {name} must have exactly the field launcher, not {settings!r}.")
     chosen = settings["launcher"]
     if chosen not in LAUNCHERS:
-        raise UserError(f"compute.yml: class {name}, field launcher: {chosen!r} is unknown; choose one of {', '.join(LAUNCHERS)}.")
+        raise UserError(
+            f"compute.yml: class {name}, field launcher: {chosen!r} is unknown; choose one of {', '.join(LAUNCHERS)}."
+        )
     return str(chosen)

@@ -57,7 +57,11 @@ def raise_error(workspace: Path, node: str, status: int) -> None:
     path = _file(workspace, node, "error")
     if path.exists():
         raise UserError(json.loads(path.read_bytes())["error"])
-    how = f"was killed by signal {-status}" if status < 0 else f"failed with exit code {status} (its traceback stands above)"
+    how = (
+        f"was killed by signal {-status}"
+        if status < 0
+        else f"failed with exit code {status} (its traceback stands above)"
+    )
     raise UserError(f"node {node} {how}; run the same command again and it goes on from its last checkpoint.")
 
 

@@ -23,6 +23,7 @@ def die_with_parent(parent: int) -> None:
 
     Args:
         parent: process id of the parent as the parent itself saw it.
+
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -35,9 +36,11 @@ def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
     Args:
         path: the lock file; made if missing, never removed.
         what: named in the error, e.g. "stage pretrain of profile laptop".
+        patience: seconds.
 
     Raises:
         UserError: another process still holds it.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
@@ -51,7 +54,9 @@ def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
                 file.seek(0)
                 owner = file.read().strip() or "unknown"
                 file.close()
-                raise UserError(f"{what} is already running (process {owner} holds {path}): wait for it or stop it.") from None
+                raise UserError(
+                    f"{what} is already running (process {owner} holds {path}): wait for it or stop it."
+                ) from None
             time.sleep(0.1)
     file.truncate(0)
     file.write(str(os.getpid()))

@@ -41,6 +41,7 @@ def track(profile: str, uri: str) -> bool:
 
     Returns:
         Whether MLflow now holds every record.
+
     """
     records = read_all_records(profile)
     if not records:
@@ -93,6 +94,7 @@ def _require_listening(uri: str) -> None:
 
     Raises:
         OSError: nothing answers there.
+
     """
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):

@@ -19,6 +19,7 @@ class Version:
         name: stage and key of the run that opened it; stays the same as runs are added.
         runs: stage → the run whose outputs count.
         members: every record first seen with this version, failed ones too, oldest first.
+
     """
 
     name: str
@@ -34,6 +35,7 @@ def versions(records: list[Record]) -> list[Version]:
 
     Args:
         records: run records of one profile, as `read_records` returns them, in any order.
+
     """
     found: list[Version] = []
     done: list[Record] = []

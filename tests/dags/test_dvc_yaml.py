@@ -26,10 +26,17 @@ def test_each_stage_depends_on_its_inputs_and_its_own_code(profile: str) -> None
         assert len(stages[stage]["deps"]) == len(outline.inputs) + 1
         outs = [*stages[stage]["outs"], *stages[stage]["metrics"]]
         assert len(outs) == len(outline.outputs)
-        assert all(options == {"persist": True} for out in outs for options in out.values()), "DVC deletes plain outs before a stage starts"
+        assert all(options == {"persist": True} for out in outs for options in out.values()), (
+            "DVC deletes plain outs before a stage starts"
+        )
 
 
 def test_profiles_have_ledgers_of_their_own() -> None:
     assert len({dvc_file(profile).parent for profile in PROFILES}) == len(PROFILES)
-    outs = [next(iter(out)) for profile in PROFILES for stage in dvc_view(profile)["stages"].values() for out in stage["outs"]]
+    outs = [
+        next(iter(out))
+        for profile in PROFILES
+        for stage in dvc_view(profile)["stages"].values()
+        for out in stage["outs"]
+    ]
     assert len(set(outs)) == len(outs)

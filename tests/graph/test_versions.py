@@ -57,9 +57,9 @@ def test_plan_agrees_with_dvc(project: Project) -> None:
 
 def test_a_rerun_makes_the_same_bytes(project: Project) -> None:
     before = {stage: project.digests(stage) for stage in ("corpus", "tooluse", "tokenization", "evaluate")}
-    for stage in before:
+    for stage, digests in before.items():
         project.repro("-f", "-s", f"{LEDGER}:{stage}")
-        assert project.digests(stage) == before[stage], f"{stage} is not deterministic"
+        assert project.digests(stage) == digests, f"{stage} is not deterministic"
 
 
 def stages_with_new_code(project: Project) -> set[str]:
@@ -70,10 +70,19 @@ def stages_with_new_code(project: Project) -> set[str]:
 
 
 def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Project) -> None:
-    for name in ("nodes/rl/objective.py", "engine/optim/muonclip.py", "engine/text/shards.py", "pipelines/sft.py", "engine/errors.py"):
+    for name in (
+        "nodes/rl/objective.py",
+        "engine/optim/muonclip.py",
+        "engine/text/shards.py",
+        "pipelines/sft.py",
+        "engine/errors.py",
+    ):
         module = name.removesuffix(".py").replace("/", ".")
-        want = {stage for stage, spec in load_manifest().stages.items()
-                if module in reach(edited.path, [spec.pipeline, "pipelines.datasets"]).modules}  # fmt: skip
+        want = {
+            stage
+            for stage, spec in load_manifest().stages.items()
+            if module in reach(edited.path, [spec.pipeline, "pipelines.datasets"]).modules
+        }
         assert want
         edited.append(name, "\n_UNUSED = 1\n")
         assert stages_with_new_code(edited) == want
@@ -90,7 +99,9 @@ def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited:
     plan = edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
     assert "nodes.tooluse.tables" in " ".join(plan.split())
     edited.repro()
-    assert edited.ran_since(before) == ["tooluse"], "early cutoff: the trajectories are the same, so nothing after them runs"
+    assert edited.ran_since(before) == ["tooluse"], (
+        "early cutoff: the trajectories are the same, so nothing after them runs"
+    )
 
 
 def test_a_parameter_reruns_its_readers_and_what_hangs_on_their_outputs(edited: Project) -> None:
@@ -99,7 +110,9 @@ def test_a_parameter_reruns_its_readers_and_what_hangs_on_their_outputs(edited: 
     text = (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").read_text()
     seed = re.search(r"seed: (\d+)", (edited.path / "conf/base/parameters/evaluate.yml").read_text())
     assert seed is not None
-    (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").write_text(f"{text.rstrip()}\n  seed: {int(seed[1]) + 1}\n")
+    (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").write_text(
+        f"{text.rstrip()}\n  seed: {int(seed[1]) + 1}\n"
+    )
     plan = " ".join(edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout.split())
     assert "evaluate.seed" in plan
     edited.repro()

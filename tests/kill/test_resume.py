@@ -41,7 +41,12 @@ def family(dvc: "subprocess.Popen[str]") -> dict[str, psutil.Process]:
 
 def steps_done(workspace: Path) -> int:
     """The furthest step that any history below the workspace has reached."""
-    rows = [line for path in workspace.rglob("history.jsonl") for line in path.read_text().splitlines() if line.endswith("}")]
+    rows = [
+        line
+        for path in workspace.rglob("history.jsonl")
+        for line in path.read_text().splitlines()
+        if line.endswith("}")
+    ]
     return max((json.loads(row).get("step", 0) for row in rows), default=0)
 
 
@@ -70,7 +75,9 @@ def test_killed_and_resumed(project: Project, stage: str, victim: str) -> None:
     assert len(project.records(stage)) >= runs + 1
 
 
-def wait_for_progress(project: Project, stage: str, dvc: "subprocess.Popen[str]", step: int) -> dict[str, psutil.Process]:
+def wait_for_progress(
+    project: Project, stage: str, dvc: "subprocess.Popen[str]", step: int
+) -> dict[str, psutil.Process]:
     """Wait until the rank has trained `step` steps; return the processes."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:

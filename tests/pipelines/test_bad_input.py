@@ -87,7 +87,9 @@ def parquet(path: Path) -> None:
         ("text", "latin.txt", lambda path: path.write_bytes(b"caf\xe9 au lait"), ["latin.txt", "UTF-8"]),
     ],
 )
-def test_bad_source(project: Project, tmp_path: Path, kind: str, name: str, make: Callable[[Path], object], words: list[str]) -> None:
+def test_bad_source(
+    project: Project, tmp_path: Path, kind: str, name: str, make: Callable[[Path], object], words: list[str]
+) -> None:
     make(tmp_path / name)
     source = {"kind": kind, "path": str(tmp_path / name)}
     with_source(project, **source)
@@ -104,7 +106,9 @@ def test_missing_input_names_the_stage_that_makes_it(project: Project) -> None:
     assert "make repro STAGE=tokenization" in run_stage(project, "pretrain")
 
 
-@pytest.mark.parametrize(("field", "value", "words"), [("schema", 0, "schema is 0"), ("stage", "elsewhere", "elsewhere/documents")])
+@pytest.mark.parametrize(
+    ("field", "value", "words"), [("schema", 0, "schema is 0"), ("stage", "elsewhere", "elsewhere/documents")]
+)
 def test_foreign_or_older_manifest(project: Project, field: str, value: object, words: str) -> None:
     folder = project.data("corpus", "documents")
     folder.mkdir(parents=True)
@@ -140,9 +144,10 @@ except SystemExit as error:
     print("intact")
 """
     (tmp_path / "disc").mkdir()
-    mount = f"mount -t tmpfs -o size=2m tmpfs {tmp_path}/disc && exec {sys.executable} -c \"$SCRIPT\""
-    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount], capture_output=True, text=True,
-                          env={"SCRIPT": script, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": "."}, check=False)  # fmt: skip
+    mount = f'mount -t tmpfs -o size=2m tmpfs {tmp_path}/disc && exec {sys.executable} -c "$SCRIPT"'
+    environment = {"SCRIPT": script, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": "."}
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "intact" in done.stdout, done.stdout + done.stderr
     assert "error: the disc is full" in done.stderr
     assert "Traceback" not in done.stderr

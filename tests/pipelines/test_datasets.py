@@ -12,7 +12,9 @@ from pipelines.errors import user_error
 
 
 def rejects(path: Path) -> TableDataset:
-    return TableDataset(filepath=str(path), stage="corpus", table="nodes.corpus.schema.REJECTED_DOCUMENTS", may_be_empty=True)
+    return TableDataset(
+        filepath=str(path), stage="corpus", table="nodes.corpus.schema.REJECTED_DOCUMENTS", may_be_empty=True
+    )
 
 
 FRAME = pl.DataFrame([{"id": "1", "domain": "web", "source": "s", "title": "t", "reason": "short"}])
@@ -37,15 +39,33 @@ def test_refused_table_leaves_the_last_good_one(tmp_path: Path) -> None:
 
 
 def test_empty_table_is_refused_where_the_catalog_does_not_allow_it(tmp_path: Path) -> None:
-    dataset = TableDataset(filepath=str(tmp_path / "corpus/rejected_documents"), stage="corpus", table="nodes.corpus.schema.REJECTED_DOCUMENTS")
+    dataset = TableDataset(
+        filepath=str(tmp_path / "corpus/rejected_documents"),
+        stage="corpus",
+        table="nodes.corpus.schema.REJECTED_DOCUMENTS",
+    )
     with pytest.raises(DatasetError) as caught:
         dataset.save(FRAME[:0])
     assert "no rows" in str(user_error(caught.value))
 
 
 def test_a_gate_that_refuses_sets_the_table_aside(tmp_path: Path) -> None:
-    dataset = TableDataset(filepath=str(tmp_path / "corpus/documents"), stage="corpus", table="nodes.corpus.schema.DOCUMENTS", gate="documents")
-    row = {"id": "1", "domain": "web", "source": "s", "title": "t", "text": "\ufffd" * 50, "split": "train", "license": "x", "n_bytes": 150}
+    dataset = TableDataset(
+        filepath=str(tmp_path / "corpus/documents"),
+        stage="corpus",
+        table="nodes.corpus.schema.DOCUMENTS",
+        gate="documents",
+    )
+    row = {
+        "id": "1",
+        "domain": "web",
+        "source": "s",
+        "title": "t",
+        "text": "\ufffd" * 50,
+        "split": "train",
+        "license": "x",
+        "n_bytes": 150,
+    }
     with pytest.raises(DatasetError) as caught:
         dataset.save(pl.DataFrame([row, row]))
     assert "documents" in str(user_error(caught.value))

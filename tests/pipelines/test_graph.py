@@ -38,5 +38,9 @@ def test_every_node_has_a_compute_class_and_one_stage() -> None:
 
 
 def test_profiles_keep_apart() -> None:
-    paths = [graph.dataset_path(profile, name) for profile in load_manifest().profiles for name in graph.catalog_entries(profile)]
+    paths = [
+        graph.dataset_path(profile, name)
+        for profile in load_manifest().profiles
+        for name in graph.catalog_entries(profile)
+    ]
     assert len(set(paths)) == len(paths)

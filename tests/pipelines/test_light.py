@@ -11,7 +11,8 @@ HEAVY = ("torch", "mlflow", "great_expectations", "transformers", "polars")
 @pytest.mark.parametrize(
     "statement",
     [
-        "from kedro.framework.startup import bootstrap_project; bootstrap_project('.'); from kedro.framework.project import pipelines; list(pipelines.values())",
+        "from kedro.framework.startup import bootstrap_project; bootstrap_project('.');"
+        "from kedro.framework.project import pipelines; list(pipelines.values())",
         "from pipelines.status import stage_status; stage_status('smoke')",
         "from dags.dvc_yaml import render; render('k2')",
     ],

@@ -16,7 +16,17 @@ stages:
 def test_our_own() -> None:
     manifest = load_manifest()
     assert manifest.default_profile == "laptop"
-    assert list(manifest.stages) == ["corpus", "rephrase", "tooluse", "tokenization", "pretrain", "extend", "sft", "rl", "evaluate"]
+    assert list(manifest.stages) == [
+        "corpus",
+        "rephrase",
+        "tooluse",
+        "tokenization",
+        "pretrain",
+        "extend",
+        "sft",
+        "rl",
+        "evaluate",
+    ]
     assert set(manifest.profiles) == {"smoke", "laptop", "h200", "moonlight", "k2"}
 
 

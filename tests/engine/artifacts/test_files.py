@@ -58,7 +58,6 @@ def test_killed_while_publishing_leaves_old_or_new(tmp_path: Path) -> None:
             os._exit(0)
         os.waitpid(child, os.WNOHANG)
 
-
         time.sleep(0.003 * (moment + 1))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -66,7 +65,12 @@ def test_killed_while_publishing_leaves_old_or_new(tmp_path: Path) -> None:
         assert len({path.read_text() for path in files.files_below(target)}) == 1
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_canonical_json_does_not_depend_on_order(value: object) -> None:
     def backwards(item: object) -> object:
         if isinstance(item, dict):

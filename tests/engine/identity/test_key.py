@@ -31,7 +31,11 @@ def test_key_depends_on_each_part_and_not_on_order() -> None:
     assert stage_key(**backwards) == key
 
 
-@given(st.dictionaries(st.text("abc", min_size=1), st.integers() | st.dictionaries(st.text("abc", min_size=1), st.integers())))
+@given(
+    st.dictionaries(
+        st.text("abc", min_size=1), st.integers() | st.dictionaries(st.text("abc", min_size=1), st.integers())
+    )
+)
 def test_flatten_keeps_every_leaf(nested: dict[str, object]) -> None:
     leaves = sum(max(len(value), 1) if isinstance(value, dict) else 1 for value in nested.values())
     assert len(flatten(nested)) == leaves

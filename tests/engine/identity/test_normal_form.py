@@ -35,7 +35,10 @@ def test_no_change(old: str, new: str) -> None:
     assert source_digest(SOURCE) == source_digest(SOURCE.replace(old, new))
 
 
-@pytest.mark.parametrize(("old", "new"), [("LIMIT = 3", "LIMIT = 4"), ("x * 2", "x * 3"), ("*, y", "y"), ('"a"', '"b"'), ("x >", "x >="), ("!", "?")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("LIMIT = 3", "LIMIT = 4"), ("x * 2", "x * 3"), ("*, y", "y"), ('"a"', '"b"'), ("x >", "x >="), ("!", "?")],
+)
 def test_change(old: str, new: str) -> None:
     assert old in SOURCE
     assert source_digest(SOURCE) != source_digest(SOURCE.replace(old, new))

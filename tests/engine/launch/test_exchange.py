@@ -39,7 +39,11 @@ def test_errors_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("compute", "words"),
-    [({}, "no class 'train'"), ({"train": {"launcher": "ssh"}}, "'ssh' is unknown"), ({"train": {"launcher": "local", "gpus": 8}}, "exactly the field launcher")],
+    [
+        ({}, "no class 'train'"),
+        ({"train": {"launcher": "ssh"}}, "'ssh' is unknown"),
+        ({"train": {"launcher": "local", "gpus": 8}}, "exactly the field launcher"),
+    ],
 )
 def test_bad_compute_class(compute: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):

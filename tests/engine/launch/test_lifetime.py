@@ -12,11 +12,20 @@ import pytest
 from engine.errors import UserError
 from engine.launch.lifetime import lock
 
-SLEEPER = "import os, sys, time; from engine.launch.lifetime import die_with_parent; die_with_parent(int(sys.argv[1])); print(1, flush=True); time.sleep(60)"
-PARENT = (
-    "import os, subprocess, sys; child = subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())], stdout=subprocess.PIPE);"
-    "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
-)
+SLEEPER = """
+import sys, time
+from engine.launch.lifetime import die_with_parent
+die_with_parent(int(sys.argv[1]))
+print(1, flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
 
 
 def alive(pid: int) -> bool:
