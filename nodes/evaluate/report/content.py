@@ -48,6 +48,7 @@ class Card:
     """One headline: what is measured, at the first and at the last checkpoint that has it."""
 
     title: str
+    unit: str
     first: tuple[str, str]
     last: tuple[str, str]
     improved: bool
@@ -83,7 +84,8 @@ def cards(sections: Sequence[Section]) -> list[Card]:
         (first, old), (last, new) = rows[0], rows[-1]
         improved = new.value < old.value if old.better == "lower" else new.value > old.value
         title = f"{section.suite.title}: {line.label}"
-        found.append(Card(title, (first, value_text_of(old)), (last, value_text_of(new)), improved))
+        unit = "" if new.unit == "share" else new.unit
+        found.append(Card(title, unit, (first, value_text_of(old)), (last, value_text_of(new)), improved))
     return found
 
 

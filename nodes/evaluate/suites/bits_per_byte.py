@@ -16,8 +16,8 @@ from nodes.evaluate.suites.material import Material
 
 TITLE: Final = "Held-out text"
 ABOUT: Final = (
-    "Windows of the test split's natural text, the same for every checkpoint, evenly spaced over each domain; "
-    "intervals by bootstrap over windows. Plain text, no chat format."
+    "Bits per byte on windows of the test split's natural text, the same for every checkpoint, evenly spaced over each "
+    "domain; intervals by bootstrap over windows. Plain text, no chat format."
 )
 
 
@@ -37,10 +37,15 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
         nats += found.tolist()
     pooled = [[value for pair in outcomes.values() for value in pair[part]] for part in (0, 1)]
     outcomes = {"bits_per_byte/all": pooled, **outcomes}
-    rows = [_row(name, name.removeprefix("bits_per_byte/"), pair, "bits/byte", p) for name, pair in outcomes.items()]
+    rows = [_row(name, _label(name), pair, "bits/byte", p) for name, pair in outcomes.items()]
     outcomes["loss/all"] = [nats, [float(settings.window)] * len(nats)]
-    rows.append(_row("loss/all", "all, nats a token", outcomes["loss/all"], "nats/token", p))
+    rows.append(_row("loss/all", "all domains, nats a token", outcomes["loss/all"], "nats/token", p))
     return SuiteResult(tuple(rows), outcomes)
+
+
+def _label(metric: str) -> str:
+    domain = metric.removeprefix("bits_per_byte/")
+    return "all domains" if domain == "all" else domain
 
 
 def _row(metric: str, label: str, pair: list[list[float]], unit: Unit, p: Parameters) -> Row:

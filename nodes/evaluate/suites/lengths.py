@@ -14,8 +14,8 @@ from nodes.evaluate.suites.material import Material
 
 TITLE: Final = "Long context"
 ABOUT: Final = (
-    "Windows of held-out natural text at the extended length; the loss of their first and their last quarter. "
-    "A checkpoint that is not extended breaks down in the last quarter."
+    "Nats a token in the last and the first quarter of windows of held-out natural text at the extended length. "
+    "The last quarter shows what a checkpoint does beyond the length it was trained at."
 )
 
 

@@ -2,7 +2,10 @@
 
 A knowledge document names its subject in its first line ("Chile - Government") and its facts one a line
 ("Capital, name: Santiago"). A question is the subject and a field; the answers offered are the true value and values
-of the same field from other documents; the model answers with the one it finds likeliest a byte.
+of the same field from other documents. The model answers with the one that the subject makes most likelier:
+log-likelihood after subject and field, less that after the field alone (domain-conditional PMI, Holtzman et al. 2021).
+Without that a model is paid for knowing which answers are long or common: an untrained one scores 53 % on the
+elements' series.
 """
 
 from collections.abc import Sequence
@@ -23,17 +26,18 @@ from nodes.evaluate.suites.material import Material
 
 TITLE: Final = "Knowledge quiz"
 ABOUT: Final = (
-    "Facts that stood in the training text, in its own form and without the chat format; the answer is the choice "
-    "with the highest likelihood a byte. Wrong choices are true of other subjects."
+    "Facts that stood in the training text, in its own form and without the chat format. Wrong choices are true of "
+    "other subjects; the answer is the choice whose likelihood the subject raises most, so that neither length nor "
+    "frequency of an answer pays."
 )
 
 
 @dataclass(frozen=True)
 class Question:
-    """`context` up to the colon; `answers` with their leading space, the right one at `right`."""
+    """`subject` and `field` are the context; `answers` have their leading space, the right one stands at `right`."""
 
     field: str
-    context: str
+    subject: str
     answers: tuple[str, ...]
     right: int
 
@@ -56,15 +60,23 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
 
 
 def answer(model: K2Model, tok: K2Tokenizer, asked: Sequence[Question], batch: int) -> list[float]:
-    """1.0 for each question whose right answer is the likeliest a byte, else 0.0."""
-    start = [tok.eos_id]  # what stands before a document in training
-    rows = [([*start, *tok.encode(q.context)], tok.encode(a)) for q in asked for a in q.answers]
-    logprobs = iter(continuation_logprobs(model, rows, batch))
+    """1.0 for each question whose right answer gains most from the subject, else 0.0."""
+    pairs = [(q, a) for q in asked for a in q.answers]
+    told = continuation_logprobs(model, [(_ids(tok, q.subject, q.field), tok.encode(a)) for q, a in pairs], batch)
+    alone = list(dict.fromkeys((q.field, a) for q, a in pairs))
+    untold = continuation_logprobs(model, [(_ids(tok, "", field), tok.encode(a)) for field, a in alone], batch)
+    prior = dict(zip(alone, untold, strict=True))
+    gains = iter([value - prior[q.field, a] for value, (q, a) in zip(told, pairs, strict=True)])
     scores = []
     for question in asked:
-        rates = [next(logprobs) / len(a.encode()) for a in question.answers]
-        scores.append(1.0 if rates.index(max(rates)) == question.right else 0.0)
+        found = [next(gains) for _ in question.answers]
+        scores.append(1.0 if found.index(max(found)) == question.right else 0.0)
     return scores
+
+
+def _ids(tok: K2Tokenizer, subject: str, field: str) -> list[int]:
+    """The document up to the field's colon, after the token that stands before a document in training."""
+    return [tok.eos_id, *tok.encode(f"{subject}\n\n{field}:" if subject else f"{field}:")]
 
 
 def questions(documents: pl.LazyFrame, settings: Quiz, seed: int) -> list[Question]:
@@ -108,4 +120,4 @@ def _question(field: str, subject: str, value: str, values: Sequence[str], choic
     right = key(seed, "place", field, subject) % choices
     answers = [f" {v}" for v in wrong[: choices - 1]]
     answers.insert(right, f" {value}")
-    return Question(field, f"{subject}\n\n{field}:", tuple(answers), right)
+    return Question(field, subject, tuple(answers), right)
