@@ -1,0 +1,58 @@
+"""Running a command for Dagster: every line is heard, and nothing is left behind when the run is cancelled."""
+
+import os
+import sys
+import time
+
+import pytest
+
+from dags.execute import cause, run_logged, stage_command
+
+
+def test_lines_arrive_in_order_with_the_exit_status():
+    heard: list[str] = []
+    script = "import sys; print('one'); print('two', file=sys.stderr); print('50 %\\rdone'); sys.exit(3)"
+    status, tail = run_logged([sys.executable, "-u", "-c", script], heard.append)
+    assert status == 3
+    assert heard == tail == ["one", "two", "50 %", "done"]
+
+
+def test_a_cancelled_run_stops_the_command_and_its_children(tmp_path):
+    script = f"sleep 60 & echo $! > {tmp_path}/child; echo ready; wait"
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_logged(["bash", "-c", script], interrupt)
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 5
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("tail", "sentence"),
+    [
+        (["x", "error: the disk is full", "ERROR: failed"], "the disk is full"),
+        (["x", "ERROR: lock"], "ERROR: lock"),
+        ([], "no output"),
+    ],
+)
+def test_the_cause_is_our_own_sentence_if_there_is_one(tail, sentence):
+    assert cause(tail) == sentence
+
+
+def test_each_profile_has_its_own_ledger():
+    assert stage_command("sft", "laptop")[2:] == ["dvc", "repro", "-s", "dvc.yaml:code", "dvc.yaml:sft"]
+    assert stage_command("sft", "k2", force=True)[4:7] == ["-f", "-s", "conf/k2/dvc.yaml:code"]

@@ -1,0 +1,128 @@
+"""Pressing the button: the stage runs as in a shell, and what it left is shown."""
+
+import dagster as dg
+import pytest
+
+from dags import assets, report
+from dags.definitions import definitions
+from dags.metadata import CHECK
+from engine.artifacts.files import canonical_json, write_atomic
+from pipelines import graph
+
+
+@pytest.fixture
+def press(runs, instance, monkeypatch):
+    """Materialise a stage whose command is `work(stage)`: lines said, exit status."""
+
+    def go(stage, work, force=False):
+        called = []
+
+        def stub(command, say):
+            called.append(command)
+            status, lines = work(stage)
+            for line in lines:
+                say(line)
+            return status, lines
+
+        monkeypatch.setattr(assets, "run_logged", stub)
+        made = next(item for item in definitions("smoke").assets if item.op.name == stage)
+        config = {"ops": {stage: {"config": {"force": force}}}}
+        result = dg.materialize([made], instance=instance, run_config=config, raise_on_error=False)
+        return result, called[0]
+
+    return go
+
+
+def gate_report(runs, dataset: str, stage: str, passed: bool) -> None:
+    failures = [] if passed else ["row_count is 0, expected at least 1"]
+    row = {
+        "type": "t",
+        "statistic": "row_count",
+        "observed": 7,
+        "arguments": {},
+        "passed": passed,
+        "description": "some rows",
+    }
+    content = {
+        "dataset": dataset,
+        "passed": passed,
+        "failures": failures,
+        "profile": {"row_count": 7},
+        "expectations": [row],
+    }
+    write_atomic(runs.root / f"data/smoke/.runs/{stage}/gates/{dataset}.json", canonical_json(content))
+
+
+def test_a_stage_shows_rows_tokens_bytes_plot_duration_and_hash(press, runs):
+    def work(stage):
+        gate_report(runs, "documents", "corpus", True)
+        runs.add("tokenization", 1)
+        runs.add(stage, 2, lr=0.01)
+        return 0, ["step 1", "step 2"]
+
+    result, command = press("pretrain", work)
+    assert result.success
+    assert command[2:] == ["dvc", "repro", "-s", "conf/smoke/dvc.yaml:code", "conf/smoke/dvc.yaml:pretrain"]
+    found = {
+        event.asset_key.to_user_string(): event.materialization for event in result.get_asset_materialization_events()
+    }
+    assert set(found) == set(graph.stage_graph("pretrain").outputs)
+    history = found["pretrain_history"].metadata
+    assert history["seconds"].value == 30.0
+    assert history["metric/train_tokens"].value == 1000
+    assert history["bytes"].value > 0
+    assert history["plots"].value.startswith("![loss](data:image/png;base64,")
+    assert found["pretrain_metrics"].metadata["metric/loss"].value == 2.5
+    for name, event in found.items():
+        assert event.metadata["hash"].value == graph.digest_of("smoke", name) == event.tags["dagster/data_version"]
+
+
+def test_rows_and_the_gate_s_verdict_are_shown(press, runs):
+    def work(stage):
+        runs.add(stage, 1)
+        gate_report(runs, "documents", stage, True)
+        return 0, []
+
+    result, _ = press("corpus", work)
+    documents = next(e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("documents"))
+    assert documents.materialization.metadata["dagster/row_count"].value == 7
+    (verdict,) = result.get_asset_check_evaluations()
+    assert (verdict.check_name, verdict.passed) == (CHECK, True)
+    assert "| ✔ | row_count | 7 | some rows |" in verdict.metadata["verdict"].value
+
+
+def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
+    def work(stage):
+        gate_report(runs, "documents", stage, False)
+        return 1, ["noise", "error: documents was refused by its gate: row_count is 0", "ERROR: failed to reproduce"]
+
+    result, _ = press("corpus", work)
+    assert not result.success
+    (verdict,) = result.get_asset_check_evaluations()
+    assert not verdict.passed
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert (
+        "stage corpus failed: documents was refused by its gate: row_count is 0"
+        in failure.event_specific_data.error.message
+    )
+    assert not result.get_asset_materialization_events()
+
+
+def test_force_is_passed_on(press, runs):
+    def work(stage):
+        runs.add(stage, 1)
+        gate_report(runs, "documents", stage, True)
+        return 0, []
+
+    _, command = press("corpus", work, force=True)
+    assert "-f" in command
+
+
+def test_a_run_inside_dagster_is_not_reported_a_second_time(press, runs, instance):
+    def work(stage):
+        runs.add(stage, 1)
+        gate_report(runs, "documents", stage, True)
+        return 0, []
+
+    press("corpus", work)
+    assert list(report.unreported(instance, "smoke")) == []

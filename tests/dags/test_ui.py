@@ -1,0 +1,64 @@
+"""Dagster's home and page."""
+
+import socket
+
+import pytest
+import yaml
+
+from dags import ui, versions
+from dags.home import chosen_profile, dagster_home
+from engine.errors import UserError
+from pipelines import graph
+
+
+def test_home_is_made_once_and_what_it_holds_stays(tmp_path):
+    home = tmp_path / "home"
+    ui.prepare_home(home)
+    (home / "history").write_text("events")
+    ui.prepare_home(home)
+    assert (home / "history").read_text() == "events"
+    settings = yaml.safe_load((home / "dagster.yaml").read_text())
+    assert settings["telemetry"] == settings["nux"] == {"enabled": False}
+    assert settings["run_coordinator"]["class"] == "DefaultRunCoordinator"
+
+
+def test_profiles_have_homes_of_their_own(monkeypatch):
+    monkeypatch.setenv("K2_PROFILE", "smoke")
+    assert dagster_home(chosen_profile()) != dagster_home("laptop")
+
+
+def test_a_taken_port_is_refused_in_one_sentence():
+    with socket.socket() as taken:
+        taken.bind((ui.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be used .*--port {port + 1}"):
+            ui._require_free(port)
+
+
+def test_code_versions_are_remembered_until_a_file_is_touched(runs, tmp_path, monkeypatch):
+    cache = tmp_path / "versions.json"
+    assert versions.code_versions("smoke", cache) == {}, "no run, nothing to compare with"
+    runs.add("corpus", 1)
+    calls = []
+    monkeypatch.setattr(versions, "_current", lambda stage, _: calls.append(stage) or f"v{len(calls)}")
+    watched = tmp_path / "engine"
+    watched.mkdir()
+    (watched / "loop.py").write_text("a")
+    monkeypatch.setattr(versions, "ROOT", tmp_path)
+    first = versions.code_versions("smoke", cache)
+    assert versions.code_versions("smoke", cache) == first
+    assert len(calls) == len(first)
+    (watched / "loop.py").write_text("ab")
+    assert versions.code_versions("smoke", cache) != first
+    cache.write_text("{broken")
+    assert set(versions.code_versions("smoke", cache)) == set(first)
+
+
+def test_a_record_and_the_working_tree_give_one_version():
+    stage = "corpus"
+    resolved = graph.parameters("smoke")
+    from engine.identity.key import flatten
+
+    code = graph.code_of(stage).as_dict()
+    assert versions._current(stage, resolved) == versions.code_version(code, flatten({"corpus": resolved["corpus"]}))
