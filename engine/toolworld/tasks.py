@@ -117,6 +117,9 @@ class Task:
         try:
             rubric = json.loads(row["rubric"])
             goals = tuple(_goal(raw) for raw in rubric["goals"])
+            # A table made with another domains.yml names tools that this one does not have.
+            for name in (*rubric["tools"], *(step.tool for goal in goals for step in goal.steps)):
+                load_tools()[name]
             return cls(
                 agent_id=row["agent_id"], domain=row["domain"], system_prompt=rubric["system_prompt"],
                 tools=tuple(rubric["tools"]), world_seed=rubric["world_seed"], goals=goals,

@@ -176,6 +176,12 @@ def test_a_foreign_rubric_is_refused(bank, rubric):
         Task.from_row({**bank.to_row(), "rubric": rubric})
 
 
+def test_a_task_with_tools_of_another_domain_file_is_refused(bank):
+    row = replace(bank, tools=("get_account", "melt_account")).to_row()
+    with pytest.raises(UserError, match="melt_account.*run tooluse again"):
+        Task.from_row(row)
+
+
 def test_an_unknown_persona_is_refused():
     with pytest.raises(UserError, match="'grumpy' is not a persona; choose among brief"):
         persona("grumpy")
