@@ -57,7 +57,7 @@ def evaluate_checkpoints(
         metrics={"pretrain": pretrain_metrics, "extend": extend_metrics, "sft": sft_metrics, "rl": rl_metrics},
         architecture=config.to_dict(),
         parameters=n_params(config)[-1].total,
-        sources=count_sources(documents),
+        sources=count_sources(data.trained_documents()),
         seed=p.seed,
     )
     return write_report(facts, workspace / "report"), flat_metrics(facts)

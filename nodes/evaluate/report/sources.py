@@ -17,10 +17,9 @@ class Source:
 
 
 def count_sources(documents: pl.LazyFrame) -> tuple[Source, ...]:
-    """Count the training split by source, domain and licence, largest first."""
+    """Count documents by source, domain and licence, largest first."""
     counted = (
-        documents.filter(pl.col("split") == "train")
-        .group_by("source", "domain", "license")
+        documents.group_by("source", "domain", "license")
         .agg(pl.len().cast(pl.Int64).alias("documents"), pl.col("n_bytes").sum().alias("bytes"))
         .sort(["bytes", "source", "domain", "license"], descending=[True, False, False, False])
         .collect()

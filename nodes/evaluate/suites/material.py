@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from engine.text.shards import TokenShards
+from engine.text.shards import INDEX_FILE, TokenShards
 
 
 @dataclass(frozen=True)
@@ -14,3 +14,8 @@ class Material:
     shards: TokenShards
     documents: pl.LazyFrame
     tasks: pl.LazyFrame
+
+    def trained_documents(self) -> pl.LazyFrame:
+        """The documents that were packed for training: the corpus holds more than the token budget takes."""
+        packed = pl.scan_parquet(self.shards.directory / INDEX_FILE).filter(pl.col("split") == "train")
+        return self.documents.join(packed.select("id").unique(), on="id", how="semi")

@@ -44,7 +44,7 @@ class Question:
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
     """Share answered correctly, over all fields and by field."""
-    asked = questions(data.documents, p.quiz, p.seed)
+    asked = questions(data.trained_documents(), p.quiz, p.seed)
     scores = answer(model, tok, asked, p.quiz.batch)
     groups = {"quiz/all": ("all fields", scores)}
     for field, name in p.quiz.fields.items():
@@ -101,10 +101,10 @@ def questions(documents: pl.LazyFrame, settings: Quiz, seed: int) -> list[Questi
 
 
 def read_facts(documents: pl.LazyFrame, settings: Quiz) -> dict[str, list[tuple[str, str]]]:
-    """Field → (subject, value) of every short fact in the training documents whose first line is a subject."""
+    """Field → (subject, value) of every short fact in the knowledge documents whose first line is a subject."""
     facts: dict[str, list[tuple[str, str]]] = {field: [] for field in settings.fields}
-    texts = documents.filter(pl.col("domain") == "knowledge", pl.col("split") == "train").select("text").collect()
-    for (text,) in texts.iter_rows():
+    texts = documents.filter(pl.col("domain") == "knowledge").select("id", "text").collect().sort("id")
+    for text in texts["text"]:
         subject, _, body = text.partition("\n\n")
         if ": " in subject or "\n" in subject:
             continue

@@ -24,9 +24,14 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
         response = ""
         if len(ids) + settings.max_new_tokens <= model.config.max_position_embeddings:
             completion = generate(model, [ids], settings.max_new_tokens, 0.0, p.seed, stop)[0]
-            response = tok.decode([token for token in completion.tokens if token != stop])
+            response = visible(tok.decode([token for token in completion.tokens if token != stop]))
         found.append({"kind": kind, "prompt": prompt, "response": response})
     return SuiteResult((), {}, {"samples": found})
+
+
+def visible(text: str) -> str:
+    r"""`text` with control characters written out, as in \x1b: a report must survive what a model may write."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _chat(tok: K2Tokenizer, text: str) -> list[int]:

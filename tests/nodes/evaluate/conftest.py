@@ -118,6 +118,8 @@ def shards(tok, tmp_path_factory):
         ids = [np.array([*tok.encode(text), tok.eos_id]) for text in texts]
         entries = [Entry(f"{domain}{i}", domain, 0, len(t.encode()), x) for i, (t, x) in enumerate(zip(texts, ids))]
         writer.write("test", domain, kind, entries)
+    packed = [Entry(c, "knowledge", 0, 1, np.array([*tok.encode(c), tok.eos_id])) for c in (*FACTS, "part", "code")]
+    writer.write("train", "knowledge", "natural", packed)
     writer.close({"weights": {}})
     return TokenShards.open(directory, tok)
 
@@ -133,9 +135,9 @@ def data(shards):
 
     rows = [(c, "train", "knowledge", knowledge_text(c)) for c in FACTS]
     rows += [("part", "train", "knowledge", "Capital, name: Nowhere\n\nCapital, name: Nowhere")]
-    rows += [("test", "test", "knowledge", "Mars - Government\n\nCapital, name: Olympus")]
+    rows += [("unpacked", "train", "knowledge", "Mars - Government\n\nCapital, name: Olympus")]
     rows += [("code", "train", "code", "x - y\n\nCapital, name: Code")]
-    documents = pl.DataFrame(rows, schema=["title", "split", "domain", "text"], orient="row")
+    documents = pl.DataFrame(rows, schema=["id", "split", "domain", "text"], orient="row")
     p = ToolUse.model_validate(base_parameters("tooluse") | {"tasks": 60})
     agents = make_agents(p.seed, ["bank", "hotel"], 4, p.tools_per_agent)
     tasks = pl.DataFrame([task.to_row() for task in make_tasks(agents, p)])

@@ -143,6 +143,10 @@ def test_samples_are_kept_in_the_order_asked(tok, data, p, tiny):
     assert all(isinstance(s["response"], str) for s in found)
 
 
+def test_control_characters_are_written_out():
+    assert samples.visible("a\tb\n\x1b[31m\x00é\ufffd") == "a\tb\n\\x1b[31m\\x00é\ufffd"
+
+
 def test_lockstep_asks_all_waiting_episodes_at_once_in_their_order():
     rounds = []
 

@@ -104,7 +104,7 @@ def _known(tok, asked):
 
 
 def test_quiz_of_a_model_that_knows_the_answers_is_1_and_of_one_that_avoids_them_0(tok, data, p):
-    asked = quiz.questions(data.documents, p.quiz, p.seed)
+    asked = quiz.questions(data.trained_documents(), p.quiz, p.seed)
     knows, avoids = (Rigged(tok.vocab_size, _known(tok, asked), weight) for weight in (30.0, -30.0))
     assert quiz.run(knows, tok, data, p).row("quiz/all").value == 1.0
     assert quiz.run(avoids, tok, data, p).row("quiz/all").value == 0.0
@@ -112,7 +112,7 @@ def test_quiz_of_a_model_that_knows_the_answers_is_1_and_of_one_that_avoids_them
 
 def test_common_or_long_answers_do_not_pay(tok, data, p):
     """A model that loves one wrong answer whatever the subject gains nothing by it."""
-    asked = quiz.questions(data.documents, p.quiz, p.seed)
+    asked = quiz.questions(data.trained_documents(), p.quiz, p.seed)
     loved = asked[0].answers[(asked[0].right + 1) % 4]
     known = _known(tok, asked)
     for question in asked:
@@ -126,7 +126,7 @@ def test_common_or_long_answers_do_not_pay(tok, data, p):
 
 
 def test_questions_come_from_training_facts_with_a_subject(data, p):
-    asked = quiz.questions(data.documents, p.quiz, p.seed)
+    asked = quiz.questions(data.trained_documents(), p.quiz, p.seed)
     assert len(asked) == 5
     assert {q.field for q in asked} == {"Capital, name"}  # "Map references" has one value only
     for question in asked:
@@ -134,16 +134,16 @@ def test_questions_come_from_training_facts_with_a_subject(data, p):
         assert question.field == "Capital, name"
         assert len(set(question.answers)) == 4
         assert not {" Nowhere", " Olympus", " Code"} & set(question.answers)
-    assert asked == quiz.questions(data.documents, p.quiz, p.seed)
-    assert asked != quiz.questions(data.documents, p.quiz, p.seed + 1)
+    assert asked == quiz.questions(data.trained_documents(), p.quiz, p.seed)
+    assert asked != quiz.questions(data.trained_documents(), p.quiz, p.seed + 1)
 
 
 def test_right_places_are_spread(data, p):
-    places = [q.right for seed in range(30) for q in quiz.questions(data.documents, p.quiz, seed)]
+    places = [q.right for seed in range(30) for q in quiz.questions(data.trained_documents(), p.quiz, seed)]
     assert all(20 <= places.count(place) <= 60 for place in range(4))
 
 
 def test_corpus_without_such_facts_is_refused_by_field(p):
-    empty = pl.LazyFrame({"text": ["a\n\nb"], "domain": ["knowledge"], "split": ["train"]})
+    empty = pl.LazyFrame({"id": ["x"], "text": ["a\n\nb"], "domain": ["knowledge"], "split": ["train"]})
     with pytest.raises(UserError, match=r"evaluate\.quiz\.fields"):
         quiz.questions(empty, p.quiz, 1)

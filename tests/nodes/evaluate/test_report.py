@@ -163,9 +163,8 @@ def test_baselines_are_sorted_and_optional():
     assert [value for _, value in found] == [2.7, 2.5]
 
 
-def test_sources_count_the_training_split_only():
-    frame = pl.DataFrame({
-        "source": ["a", "a", "b"], "domain": ["web"] * 3, "license": ["x"] * 3, "split": ["train", "test", "train"],
-        "n_bytes": [5, 7, 9],
-    })  # fmt: skip
-    assert [(s.source, s.documents, s.bytes) for s in count_sources(frame.lazy())] == [("b", 1, 9), ("a", 1, 5)]
+def test_sources_are_counted_largest_first():
+    frame = pl.DataFrame(
+        {"source": ["a", "a", "b"], "domain": ["web"] * 3, "license": ["x"] * 3, "n_bytes": [5, 7, 90]}
+    )
+    assert [(s.source, s.documents, s.bytes) for s in count_sources(frame.lazy())] == [("b", 1, 90), ("a", 2, 12)]
