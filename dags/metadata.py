@@ -26,7 +26,7 @@ def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -
 
     """
     path = graph.dataset_path(profile, dataset)
-    found: dict[str, Any] = {"path": str(path), **_sizes(path)}
+    found: dict[str, Any] = {"path": dg.MetadataValue.path(path), **_sizes(path)}
     found |= {"hash": (record or {}).get("outputs", {}).get(dataset) or graph.digest_of(profile, dataset) or "absent"}
     if record:
         found |= {"seconds": float(record["seconds"]), "stage_key": record["key"], "run_record": record["path"].name}
@@ -62,7 +62,7 @@ def verdict_metadata(profile: str, report: dict[str, Any]) -> dict[str, Any]:
         "expectations": len(report["expectations"]),
         "failures": "; ".join(report["failures"]) or "none",
         "verdict": dg.MetadataValue.md(table),
-        "data_docs": dg.MetadataValue.url(docs.as_uri()),
+        "data_docs": dg.MetadataValue.path(docs),
     }
 
 
