@@ -36,6 +36,7 @@ def write_docs(runs: Path) -> Path:
 
     Returns:
         The index page.
+
     """
     folder = runs / "data_docs"
     reports = [(path, json.loads(path.read_bytes())) for path in sorted(runs.glob("*/gates/*.json"))]

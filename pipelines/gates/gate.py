@@ -28,6 +28,7 @@ class GateReport:
         passed: whether every expectation holds.
         failures: one phrase for each that does not: the statistic, what was observed, what was expected.
         report: plain data for the JSON file: profile, expectations and Great Expectations' own result.
+
     """
 
     passed: bool
@@ -57,6 +58,7 @@ def check(dataset: str, frame: "pl.LazyFrame", report_dir: Path) -> None:
         GateRefused: an expectation does not hold. The report is written before; the dataset that called moves
             the table to data/<profile>/.rejected/.
         UserError: gates.yml is at fault.
+
     """
     suite = load_suites().get(dataset)
     if suite is None:
@@ -86,6 +88,7 @@ def judge(dataset: str, profile_frame: dict[str, Statistic], suite: str) -> Gate
 
     Raises:
         UserError: the suite is unknown, or names a statistic or an expectation that does not exist.
+
     """
     suites = load_suites()
     if suite not in suites:

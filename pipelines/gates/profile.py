@@ -35,6 +35,7 @@ def profile_table(
         `.chars_p05`, `.chars_p50`, `.chars_p95`, `.chars_max`, `.replacement_share` (of all characters);
         numbers `.min`, `.mean`, `.max`, `.nan_share`; flags `.true_share`; lists `.items_min`, `.items_mean`,
         `.items_max`; `<key>.duplicate_share`; `<column>.<value>` for each share. A statistic of no rows is nan.
+
     """
     import polars as pl
 

@@ -23,6 +23,7 @@ class Suite:
         shares: column → the values whose shares are measured (anything else counts as `<column>.other`).
         expectations: Great Expectations configurations: `type`, `column` (a statistic of the profile), the
             type's own arguments, and a `description`.
+
     """
 
     name: str
@@ -37,6 +38,7 @@ def load_suites(path: Path = GATES) -> dict[str, Suite]:
 
     Raises:
         UserError: the file is not YAML, or a suite has an unknown or a missing field.
+
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -35,7 +35,8 @@ GOOD = {
     },
     "trajectories": {
         "id": IDS, "task_id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "split": SPLITS, "messages": [LONG] * N,
-        "tools": ["[]"] * N, "score": [0.95] * N, "verdict": ["{}"] * N, "turns": [3] * N, "generator": ["template"] * N,
+        "tools": ["[]"] * N, "score": [0.95] * N, "verdict": ["{}"] * N, "turns": [3] * N,
+        "generator": ["template"] * N,
     },
     "sft_examples": {
         "id": IDS, "kind": ["chat", "trajectory", "demonstration", "chat"] * 10, "messages": [LONG] * N,
