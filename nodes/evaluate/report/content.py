@@ -65,6 +65,7 @@ def gather(facts: Facts) -> dict[str, Any]:
         "samples": samples(facts.results),
         "published": json.loads(PUBLISHED.read_text(encoding="utf-8")),
         "titles": {suite.name: suite.title for suite in facts.suites},
+        "faults": faults(facts.results),
         "baselines": baselines(facts.metrics.get("pretrain", {})),
         "recipe": {title: dict(facts.metrics.get(stage, {})) for stage, title in STAGES.items()},
         "architecture": facts.architecture,
@@ -105,6 +106,12 @@ def samples(results: Results) -> list[dict[str, Any]]:
         }
         for index, asked in enumerate(prompts)
     ]
+
+
+def faults(results: Results) -> dict[str, dict[str, int]]:
+    """Checkpoint → commonest faults in its tool use, with the number of episodes that had them."""
+    found = {name: suites["tools"].details.get("problems", {}) for name, suites in results.items() if "tools" in suites}
+    return {name: problems for name, problems in found.items() if problems}
 
 
 def baselines(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:

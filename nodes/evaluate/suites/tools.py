@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 
@@ -29,8 +29,14 @@ ABOUT: Final = (
 )
 
 Tools = list[dict[str, Any]]
-Turn = tuple[Message, list[str]]
-"""An assistant message, and what was malformed about the model's writing of it."""
+
+
+class Turn(NamedTuple):
+    """An assistant message, what was malformed about the calls in it, and what else went wrong ("" for nothing)."""
+
+    message: Message
+    malformed: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass
@@ -41,7 +47,8 @@ class Played:
     valid: bool = False
     success: bool = False
     score: float = 0.0
-    problems: list[str] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
@@ -79,13 +86,14 @@ def _episode(task: Task, seed: int) -> Callable[[Callable[[tuple[list[Message], 
         played = Played()
 
         def agent(messages: list[Message], tools: Tools) -> Message:
-            message, problems = ask((messages, tools))
-            played.problems += problems
-            return message
+            turn = ask((messages, tools))
+            played.malformed += turn.malformed
+            played.notes += [turn.note] if turn.note else []
+            return turn.message
 
         messages, verdict = run_episode(task, agent, seed)
         calls = [call for message in messages for call in calls_of(message)]
-        played.well_formed = bool(calls) and not played.problems
+        played.well_formed = bool(calls) and not played.malformed
         played.valid = played.well_formed and not any(_invalid(task, call) for call in calls)
         played.success, played.score = verdict.passed, verdict.score
         return played
@@ -105,19 +113,19 @@ def answer_all(
     prompts = [encode_chat(tok, messages, tools, add_generation_prompt=True)[0] for messages, tools in asked]
     room = model.config.max_position_embeddings - p.tools.max_new_tokens
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
-    turns: list[Turn] = [({"role": "assistant", "content": ""}, ["the dialogue exceeds the context"]) for _ in prompts]
+    turns = [Turn({"role": "assistant", "content": ""}, note="the dialogue exceeds the context") for _ in prompts]
     done = generate(model, [prompts[i] for i in fitting], p.tools.max_new_tokens, 0.0, p.seed, tok.im_end_id)
     for index, completion in zip(fitting, done, strict=True):
-        turn = parse_turn_ids(tok, completion.tokens)
-        cut = ["the turn has no end"] if completion.truncated else []
-        turns[index] = (turn.message(), [*turn.problems, *cut])
+        parsed = parse_turn_ids(tok, completion.tokens)
+        note = "a turn has no end" if completion.truncated else ""
+        turns[index] = Turn(parsed.message(), parsed.problems, note)
     return turns
 
 
 def _common(played: Sequence[Played]) -> dict[str, int]:
-    """How many episodes had each of the commonest kinds of malformed writing."""
+    """How many episodes had each of the commonest faults of writing."""
     counts: dict[str, int] = {}
     for one in played:
-        for problem in sorted(set(one.problems)):
+        for problem in sorted({*one.malformed, *one.notes}):
             counts[problem] = counts.get(problem, 0) + 1
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:5])

@@ -48,6 +48,7 @@ def invented_results() -> dict[str, dict[str, SuiteResult]]:
             "arithmetic": _share("arithmetic", 0.05 + 0.25 * i),
             "samples": SuiteResult((), {}, {"samples": samples}),
         }
+    results["sft"]["tools"] = SuiteResult((), {}, {"problems": {"call id 'a|b' is <odd>": 3}})
     results["base"]["lengths"] = _lengths(3.5, 256)
     results["extended"]["lengths"] = _lengths(3.2, 512)
     return results

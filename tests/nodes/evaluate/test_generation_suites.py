@@ -69,7 +69,7 @@ def with_agents(monkeypatch, agents):
         turns = []
         for messages, offered in asked:
             number = episodes.setdefault((messages[0]["content"], messages[1]["content"]), len(episodes))
-            turns.append((agents[number](messages, offered), []))
+            turns.append(tools.Turn(agents[number](messages, offered)))
         return turns
 
     monkeypatch.setattr(tools, "answer_all", answer_all)
@@ -86,7 +86,9 @@ def test_a_perfect_agent_scores_1_on_every_row(monkeypatch, tok, data, p, tiny):
 
 
 def test_a_silent_agent_scores_0_on_every_row(monkeypatch, tok, data, p, tiny):
-    monkeypatch.setattr(tools, "answer_all", lambda model, tok, asked, p: [(assistant("I cannot."), []) for _ in asked])
+    monkeypatch.setattr(
+        tools, "answer_all", lambda model, tok, asked, p: [tools.Turn(assistant("I cannot.")) for _ in asked]
+    )
     assert [row.value for row in tools.run(tiny, tok, data, p).rows] == [0.0, 0.0, 0.0]
 
 
@@ -95,7 +97,7 @@ def test_a_well_formed_call_of_an_unknown_tool_is_not_valid(monkeypatch, tok, da
         calls = [
             assistant("", [tool_call("no_such_tool", "{}", 0)]) if len(m) == 2 else assistant("Done.") for m, _ in asked
         ]
-        return [(message, []) for message in calls]
+        return [tools.Turn(message) for message in calls]
 
     monkeypatch.setattr(tools, "answer_all", answer_all)
     result = tools.run(tiny, tok, data, p)
@@ -108,18 +110,19 @@ def test_turns_are_read_back_from_the_ids_a_model_writes(monkeypatch, tok, data,
     whole, _ = encode_chat(tok, [{"role": "user", "content": "x"}, written])
     turn = whole[len(prompt) :]
     monkeypatch.setattr(tools, "generate", lambda *a: [Completion(turn, [0.0] * len(turn), False)])
-    [(message, problems)] = tools.answer_all(tiny, tok, [([{"role": "user", "content": "x"}], [])], p)
-    assert (message, problems) == (written, [])
+    [read] = tools.answer_all(tiny, tok, [([{"role": "user", "content": "x"}], [])], p)
+    assert read == tools.Turn(written)
     monkeypatch.setattr(tools, "generate", lambda *a: [Completion(turn[:-4], [0.0], True)])
-    [(_, problems)] = tools.answer_all(tiny, tok, [([{"role": "user", "content": "x"}], [])], p)
-    assert "the turn has no end" in problems
+    [cut] = tools.answer_all(tiny, tok, [([{"role": "user", "content": "x"}], [])], p)
+    assert cut.note == "a turn has no end"
+    assert cut.malformed
 
 
 def test_a_dialogue_beyond_the_context_gets_an_empty_turn(tok, p, tiny):
     long = [{"role": "user", "content": "x" * 5000}]
-    [(message, problems)] = tools.answer_all(tiny, tok, [(long, [])], p)
-    assert message == {"role": "assistant", "content": ""}
-    assert problems == ["the dialogue exceeds the context"]
+    [turn] = tools.answer_all(tiny, tok, [(long, [])], p)
+    assert turn.message == {"role": "assistant", "content": ""}
+    assert turn.note == "the dialogue exceeds the context"
 
 
 def test_tools_of_an_untrained_model_run_and_repeat(tok, data, p, tiny):

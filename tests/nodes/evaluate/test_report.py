@@ -71,7 +71,15 @@ def test_html_is_whole_and_needs_nothing_else(written):
     assert not re.search(r"https?://", re.sub(r"\{[^}]*\}", "", page))
     assert "<script>" not in page  # a sample's text is text
     assert {"changes", "comparison", "plots", "samples", "recipe", "data", "published"} <= set(parser.ids)
-    for wanted in ("Kneser–Ney 5-gram", "PSF-2.0", "not comparable", "4-1-7=", "(nothing)", "How quiz <is> measured."):
+    for wanted in (
+        "Kneser–Ney 5-gram",
+        "PSF-2.0",
+        "not comparable",
+        "4-1-7=",
+        "(nothing)",
+        "How quiz <is> measured.",
+        "call id 'a|b' is <odd>",
+    ):
         assert wanted in "".join(parser.text), wanted
 
 
