@@ -92,7 +92,7 @@ class LatentAttention(nn.Module):
         if self.training and torch.is_grad_enabled():
             torch.maximum(self.max_logit_H, max_logit(q.detach(), k.detach(), self.scale), out=self.max_logit_H)
         # Fused attention wants heads of one width; without the padding it would write out all logits.
-        v = F.pad(v, (0, c.qk_head_dim - c.v_head_dim)).transpose(1, 2)
+        v = F.pad(v, (0, max(0, c.qk_head_dim - c.v_head_dim))).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return y[..., : c.v_head_dim].transpose(1, 2)
 

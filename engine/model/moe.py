@@ -16,7 +16,7 @@ from kernels.experts import experts
 
 
 @lru_cache
-def gate_factor(n_experts: int, k: int, samples: int = 200_000) -> float:
+def gate_factor(n_experts: int, k: int, samples: int = 20_000) -> float:
     """The routed scaling factor that gives a mixture the output size of a dense feed-forward.
 
     Mean of 1/‖p‖₂ over Gaussian router logits, sigmoid, top k, normalised to sum 1 (Moonlight, figure 6):

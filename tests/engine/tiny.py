@@ -1,0 +1,30 @@
+"""A model small enough to build in every test."""
+
+from dataclasses import replace
+
+from engine.model.config import K2Config
+
+CONFIG = K2Config(
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    moe_intermediate_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    q_lora_rank=24,
+    kv_lora_rank=16,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=8,
+    v_head_dim=12,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_shared_experts=1,
+    first_k_dense_replace=1,
+    routed_scaling_factor=1.4,
+    max_position_embeddings=64,
+    initializer_range=0.2,
+)
+
+
+def config(**changes):
+    return replace(CONFIG, **changes)

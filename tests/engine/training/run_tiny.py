@@ -1,0 +1,49 @@
+"""A tiny training run as a script, for the kill test: python -m tests.engine.training.run_tiny WORK."""
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from engine.model.model import K2Model
+from engine.optim.muonclip import MuonClip
+from engine.training.loop import LoopSettings, train_loop
+from tests.engine.tiny import config
+
+STEPS = 24
+
+
+def batch_at(step):
+    return {"ids": torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(step))}
+
+
+def run(work, after_step=None, steps=STEPS, lr=0.01, threads=1, micro_batches=1, dtype="float32"):
+    model = K2Model(config())
+    optimizer = MuonClip(model, lr, tau=0.5)
+
+    def loss_fn(batch):
+        ids = batch["ids"]
+        loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())
+        return loss, {"twice": 2 * loss}
+
+    settings = LoopSettings(steps, 5, 0, threads, dtype, heads_every=4)
+    history = train_loop(
+        model, optimizer, batch_at, loss_fn, lambda step: lr / (1 + step), settings, work, "tiny",
+        micro_batches=micro_batches, after_step=after_step, bias_rate_at=lambda step: 0.01,
+    )  # fmt: skip
+    return model, optimizer, history
+
+
+def digest(model, optimizer, history):
+    """Of weights, router biases, optimizer state and history, all bits."""
+    out = hashlib.blake2b(history.read_bytes())
+    for state in (model.state_dict(), optimizer.state_dict()):
+        for name, tensor in sorted(state.items()):
+            out.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return out.hexdigest()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), after_step=lambda step, row: time.sleep(0.05))  # slow enough to be killed half way

@@ -1,0 +1,82 @@
+"""Every fast op against its readable reference, values and gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import cross_entropy, experts, max_logit, newton_schulz
+
+
+def draws(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 7), st.data())
+def test_experts_equal_the_reference_with_gradients(tokens, n_experts, data):
+    k = data.draw(st.integers(1, n_experts))
+    x, gate_up, down = draws(1, tokens, 16), draws(2, n_experts, 16, 16), draws(3, n_experts, 16, 8)
+    chosen = draws(4, tokens, n_experts).topk(k, dim=-1).indices
+    gates = draws(5, tokens, k).sigmoid()
+    results = []
+    for op in (experts.reference, lambda *a: experts.experts(*a)[0]):
+        leaves = [t.clone().requires_grad_() for t in (x, gates, gate_up, down)]
+        y = op(leaves[0], chosen, *leaves[1:])
+        (y * draws(6, *y.shape)).sum().backward()
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    for expected, got in zip(*results):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_count_their_tokens_also_when_some_get_none():
+    chosen = torch.tensor([[0, 2], [0, 2], [2, 0]])
+    y, load = experts.experts(draws(1, 3, 16), chosen, torch.ones(3, 2), draws(2, 4, 16, 16), draws(3, 4, 16, 8))
+    assert load.tolist() == [3, 0, 3, 0]
+    assert y.isfinite().all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 300), st.integers(2, 3))
+def test_max_logit_is_exact_at_any_length(length, heads):
+    q, k = draws(1, 2, heads, length, 8), draws(2, 2, heads, length, 8)
+    got, expected = max_logit.max_logit(q, k, 0.3), max_logit.reference(q, k, 0.3)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_max_logit_keeps_its_sign_and_leaves_masked_pairs_out():
+    q = torch.ones(1, 1, 2, 1)
+    k = torch.tensor([-3.0, 5.0]).view(1, 1, 2, 1)
+    assert max_logit.max_logit(q[:, :, :1], k[:, :, :1], 1.0).item() == -3.0
+    q[0, 0, 1] = -1.0  # the pair (query 0, key 1) would give 5 but is masked; -1·-3 is the largest seen
+    assert max_logit.max_logit(q, k, 1.0).item() == 3.0
+
+
+@pytest.mark.parametrize(("rows", "vocabulary"), [(5, 11), (700, 33)])
+def test_linear_cross_entropy_equals_the_reference_with_gradients(rows, vocabulary):
+    x, weight = draws(1, rows, 8), draws(2, vocabulary, 8)
+    targets = draws(3, rows, vocabulary).argmax(-1)
+    results = []
+    for op in (cross_entropy.reference, cross_entropy.linear_cross_entropy):
+        a, b = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = op(a, b, targets)
+        (3 * loss).backward()
+        results.append((loss.detach(), a.grad, b.grad))
+    for expected, got in zip(*results):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy.linear_cross_entropy(x, weight, targets), results[0][0])
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16), (3, 12, 20)])
+def test_newton_schulz_equals_the_map_of_singular_values(shape):
+    x = draws(7, *shape)
+    got = newton_schulz.newton_schulz(x, dtype=torch.float32)
+    expected = torch.stack([newton_schulz.reference(m) for m in x.view(-1, *shape[-2:])]).view(shape)
+    torch.testing.assert_close(got, expected.float(), rtol=1e-3, atol=1e-3)
+
+
+def test_newton_schulz_brings_singular_values_near_one_and_leaves_zero_alone():
+    s = torch.linalg.svdvals(newton_schulz.newton_schulz(draws(8, 32, 64), dtype=torch.float32))
+    assert 0.6 < s.min() <= s.max() < 1.3
+    assert newton_schulz.newton_schulz(torch.zeros(4, 6)).abs().max() == 0
