@@ -105,14 +105,13 @@ def _without_near_duplicates(p: Parameters, kept: pl.DataFrame) -> pl.DataFrame:
     roots = clusters(len(ids), [*((i, j) for i, j, _ in pairs), *siblings])
     reasons = [f"near_duplicate of {ids[gone[at]]}" if at in gone else None for at in range(len(ids))]
     return kept.with_columns(
-        pl.Series("reason", reasons, dtype=pl.String), pl.Series("group", [ids[root] for root in roots], dtype=pl.String)
+        pl.Series("reason", reasons, dtype=pl.String),
+        pl.Series("group", [ids[root] for root in roots], dtype=pl.String),
     )
 
 
 def _similar(settings: NearDuplicates, kept: pl.DataFrame, seed: int) -> list[tuple[int, int, float]]:
-    signed = signatures(
-        shingles(kept["text"].to_list(), settings.shingle_words), settings.bands * settings.rows, seed
-    )
+    signed = signatures(shingles(kept["text"].to_list(), settings.shingle_words), settings.bands * settings.rows, seed)
     return similar_pairs(signed, settings.bands, settings.rows, settings.cluster_similarity)
 
 
@@ -120,9 +119,13 @@ def split(p: Parameters, judged: pl.DataFrame) -> pl.DataFrame:
     """The documents that stay, with their split by the hash of their group; columns of schema.DOCUMENTS."""
     kept = judged.filter(pl.col("reason").is_null())
     splits = [_split_of(p, group) for group in kept["group"]]
-    return kept.with_columns(
-        pl.Series("split", splits, dtype=pl.String), pl.col("text").str.len_bytes().cast(pl.Int64).alias("n_bytes")
-    ).select("id", "domain", "source", "title", "text", "split", "license", "n_bytes").sort("id")
+    return (
+        kept.with_columns(
+            pl.Series("split", splits, dtype=pl.String), pl.col("text").str.len_bytes().cast(pl.Int64).alias("n_bytes")
+        )
+        .select("id", "domain", "source", "title", "text", "split", "license", "n_bytes")
+        .sort("id")
+    )
 
 
 def _split_of(p: Parameters, group: str) -> str:

@@ -10,7 +10,9 @@ from nodes.corpus.document import Origin
 from nodes.corpus.schema import Parameters
 
 
-def describe(p: Parameters, judged: pl.DataFrame, documents: pl.DataFrame, origins: dict[str, Origin]) -> dict[str, Any]:
+def describe(
+    p: Parameters, judged: pl.DataFrame, documents: pl.DataFrame, origins: dict[str, Origin]
+) -> dict[str, Any]:
     """The card as data: per source its origin, licence and counts; refusals by reason; counts by domain and split."""
     reasons = _refusals(judged)
     return {

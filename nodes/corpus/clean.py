@@ -6,10 +6,7 @@ from nodes.corpus.schema import Quality
 
 # The most frequent English function words: their share tells English running text from other languages and from
 # word lists (Gopher's stop-word rule, arXiv 2112.11446, with more words so that short texts are judged fairly).
-_STOP_WORDS = (
-    "the of and to in is a that for it as with by on be are this from or an at not was which if has have its can will "
-    "one when all no but they you were their more than been"
-).split()
+_STOP_WORDS = ["the", "of", "and", "to", "in", "is", "a", "that", "for", "it", "as", "with", "by", "on", "be", "are", "this", "from", "or", "an", "at", "not", "was", "which", "if", "has", "have", "its", "can", "will", "one", "when", "all", "no", "but", "they", "you", "were", "their", "more", "than", "been"]
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u2060\ufeff]"
 
 

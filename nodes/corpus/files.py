@@ -68,9 +68,7 @@ def _parquet(where: str, source: FileSource, path: str, file_system: Any) -> Ite
             raise UserError(f"{where}.path: {path} is not a Parquet file ({_first_line(error)})") from None
         for field, column in zip(("text_column", "title_column"), wanted):
             if column not in present:
-                raise UserError(
-                    f"{where}.{field}: {path} has no column {column!r}; it has {', '.join(present)}"
-                )
+                raise UserError(f"{where}.{field}: {path} has no column {column!r}; it has {', '.join(present)}")
         stream.seek(0)
         frame = pl.read_parquet(stream, columns=sorted(set(wanted)))
     for row, values in enumerate(frame.select(wanted).iter_rows()):

@@ -64,9 +64,7 @@ def _coefficients(hashes: int, seed: int) -> tuple[U64, U64]:
     return pairs[:, 0] | np.uint64(1), pairs[:, 1].copy()
 
 
-def similar_pairs(
-    signed: NDArray[np.uint32], bands: int, rows: int, similarity: float
-) -> list[tuple[int, int, float]]:
+def similar_pairs(signed: NDArray[np.uint32], bands: int, rows: int, similarity: float) -> list[tuple[int, int, float]]:
     """Pairs (i < j, estimated Jaccard >= `similarity`) among documents that share a band.
 
     In a band shared by many documents each is compared with the first and with the one before it, not with all: the

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from nodes.rephrase.arithmetic import Facts, facts_of, invented_equations
 from nodes.rephrase.schema import GateLimits
@@ -18,156 +19,215 @@ from nodes.rephrase.words import (
     FUNCTION_WORDS,
     NEGATIONS,
     POLAR_WORDS,
+    SPELT_NUMBERS,
     carries_meaning,
     concept,
     sentences,
     words,
 )
 
-_SPELT = frozenset(
-    """two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
-    nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand thousands million millions
-    billion billions trillion dozen half quarter third fourth fifth sixth seventh eighth ninth tenth twice thrice""".split()
-)
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d[\d,]*(?:\.\d+)?")
-_LEAD = re.compile(r"^[\s\-*•>\"'(\[]*(?:[QA]: )?[\s\"'(\[]*")
-
-
-def judge(source: str, rewrite: str, limits: GateLimits, title: str = "") -> list[str]:
-    """Reasons to refuse `rewrite` of `source`, empty if it is faithful; `title` counts as part of the source."""
-    known, told = _read(source), _read(rewrite)
-    reasons = [
-        *_numbers(known, told),
-        *_names(source, rewrite, title),
-        *_same_counts("negation", known.negations, told.negations),
-        *_same_counts("direction", known.polar, told.polar),
-        *_content(known, told, limits, title),
-        *_form(source, rewrite, limits),
-    ]
-    return reasons or _company(source, rewrite)
+_LEAD = re.compile(r"[\s\-*•>\"'(\[]*(?:[QA]: )?[\s\"'(\[]*")
+_ANSWER = re.compile(r"\?\s*\nA: ")
+_OWN_REACH, _OTHER_REACH = 2, 6  # neighbours that a number has, and within which one of them must stay
+_LONG_SENTENCE = 40  # characters; shorter ones may well repeat
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """What the gate sees of a text."""
+class Reading:
+    """What the gate sees of a text; computed once, since a source is read for each of its rewrites."""
 
-    facts: Facts
-    spelt: Counter[str]
-    negations: Counter[str]
-    polar: Counter[str]
-    concepts: Counter[str]
+    text: str
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Words and numbers as written."""
+        return _TOKEN.findall(self.text)
+
+    @cached_property
+    def low(self) -> list[str]:
+        """The words in small letters, hyphenated ones taken apart."""
+        return [part for word in words(self.text) for part in word.lower().split("-")]
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Numbers, expressions, equations."""
+        return facts_of(self.text)
+
+    @cached_property
+    def spelt(self) -> "Counter[str]":
+        """Numbers written as words."""
+        return Counter(word for word in self.low if word in SPELT_NUMBERS)
+
+    @cached_property
+    def negations(self) -> "Counter[str]":
+        """How often something is denied, whatever the word."""
+        return Counter("not" for word in self.low if word in NEGATIONS or word.endswith(("n't", "n’t")))
+
+    @cached_property
+    def polar(self) -> "Counter[str]":
+        """Words of direction."""
+        return Counter(word for word in self.low if word in POLAR_WORDS)
+
+    @cached_property
+    def concepts(self) -> set[str]:
+        """Meanings of the content words."""
+        return {concept(word) for word in self.low if carries_meaning(word)}
+
+    @cached_property
+    def capitalised(self) -> set[str]:
+        """All words with a capital."""
+        return {_bare(token) for token in self.tokens if token[0].isupper()}
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """Its sentences; an answer belongs to its question."""
+        return sentences(_ANSWER.sub(", ", self.text))
+
+    @cached_property
+    def names(self) -> set[str]:
+        """Capitalised words that do not owe their capital to the start of a sentence."""
+        found = set()
+        for sentence in sentences(self.text):
+            lead = _LEAD.match(sentence)
+            start = lead.end() if lead else 0
+            for match in _TOKEN.finditer(sentence, start):
+                word = match[0]
+                if word[0].isupper() and (word[1:2].isupper() or not _opens(sentence, start, match.start())):
+                    found.add(_bare(word))
+        return found - {"I"}
+
+    @cached_property
+    def runs(self) -> set[tuple[str, ...]]:
+        """Runs of five words."""
+        low = [token.lower() for token in self.tokens]
+        return {tuple(low[at : at + 5]) for at in range(max(len(low) - 4, 1))}
+
+    def neighbours(self, reach: int) -> dict[str, list[set[str]]]:
+        """For each number, at each place, the nearest `reach` content words of its sentence on either side."""
+        found: dict[str, list[set[str]]] = {}
+        for sentence in self.sentences:
+            tokens = _TOKEN.findall(sentence)
+            if not any(token[0].isdigit() for token in tokens):
+                continue
+            content = [
+                (at, concept(token))
+                for at, token in enumerate(tokens)
+                if not token[0].isdigit() and carries_meaning(token)
+            ]
+            for at, token in enumerate(tokens):
+                if token[0].isdigit():
+                    left = [word for where, word in content if where < at][-reach:]
+                    right = [word for where, word in content if where > at][:reach]
+                    found.setdefault(token.replace(",", ""), []).append({*left, *right})
+        return found
 
 
-def _read(text: str) -> _Reading:
-    low = [word.lower() for word in words(text)]
-    parts = [part for word in low for part in word.split("-")]
-    return _Reading(
-        facts_of(text),
-        Counter(part for part in parts if part in _SPELT),
-        Counter("not" for word in low if word in NEGATIONS or word.endswith(("n't", "n’t"))),
-        Counter(part for part in parts if part in POLAR_WORDS),
-        Counter(concept(word) for word in low if carries_meaning(word)),
-    )
+def _bare(word: str) -> str:
+    return word.replace("’", "'").removesuffix("'s")
 
 
-def _numbers(known: _Reading, told: _Reading) -> Iterator[str]:
+def _opens(sentence: str, start: int, at: int) -> bool:
+    """Whether a word at `at` starts the sentence or what follows a colon or a full stop in it."""
+    return at == start or sentence[:at].rstrip(" \"'(").endswith((":", ".", "?"))
+
+
+@lru_cache(maxsize=64)
+def read(text: str) -> Reading:
+    """The reading of a text, kept for the next rewrites of the same source."""
+    return Reading(text)
+
+
+def judge(
+    source: str,
+    rewrite: str,
+    limits: GateLimits,
+    title: str = "",
+    longest: float = 2.0,
+    method_words: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Reasons to refuse `rewrite` of `source`, empty if it is faithful.
+
+    `title` counts as part of the source; `method_words` may come in (how a kind of problem is solved); the rewrite may
+    be `longest` times as long as the source.
+    """
+    known, told, named = read(source), Reading(rewrite), read(title)
+    reasons = [
+        *_numbers(known, told),
+        *_names(known, told, named, method_words),
+        *_same_counts("negation", known.negations, told.negations, set()),
+        *_same_counts("direction", known.polar, told.polar, set(named.low)),
+        *_content(known, told, named, limits, {concept(word) for word in method_words}),
+        *_form(known, told, limits, longest),
+    ]
+    return reasons or _company(known, told)
+
+
+def _numbers(known: Reading, told: Reading) -> Iterator[str]:
     """Every number, expression and equation of the source is there as often; anything else is a true equation."""
     for kind in ("numbers", "expressions"):
         have, want = getattr(told.facts, kind), getattr(known.facts, kind)
-        yield from (f"number_lost: {one}" for one in sorted((want - have)))
-        extra = have - want
-        if kind == "expressions":
-            extra = Counter({one: n for one, n in extra.items() if one not in told.facts.sides})
-        yield from (f"number_invented: {one}" for one in sorted(extra))
+        yield from (f"number_lost: {one}" for one in sorted(want - have))
+        extra = [one for one in sorted(have - want) if kind == "numbers" or one not in told.facts.sides]
+        yield from (f"number_invented: {one}" for one in extra)
     yield from (f"equation_lost: {one}" for one in sorted(known.facts.equations - told.facts.equations))
     yield from invented_equations(known.facts, told.facts)
     yield from (f"number_lost: {one}" for one in sorted(known.spelt - told.spelt))
     yield from (f"number_invented: {one}" for one in sorted(told.spelt - known.spelt))
 
 
-def _same_counts(what: str, known: Counter[str], told: Counter[str]) -> Iterator[str]:
+def _same_counts(what: str, known: "Counter[str]", told: "Counter[str]", besides: set[str]) -> Iterator[str]:
+    """A word of the title may be said as often as the rewrite likes."""
     for one in sorted((known - told) + (told - known)):
-        yield f"{what}_changed: {one} {known[one]} to {told[one]} times"
+        if one not in besides:
+            yield f"{what}_changed: {one} {known[one]} to {told[one]} times"
 
 
-def names(text: str) -> set[str]:
-    """Capitalised words that do not owe their capital to the start of a sentence."""
-    found = set()
-    for sentence in sentences(text):
-        body = sentence[_LEAD.match(sentence).end() :]  # type: ignore[union-attr]
-        for match in _TOKEN.finditer(body):
-            word = match[0]
-            starts = match.start() == 0 or body[: match.start()].rstrip().endswith((":", "."))
-            if word[0].isupper() and (not starts or word[1:2].isupper()):
-                found.add(word.replace("’", "'").removesuffix("'s"))
-    return found - {"I"}
-
-
-def _capitalised(text: str) -> set[str]:
-    return {word.replace("’", "'").removesuffix("'s") for word in _TOKEN.findall(text) if word[0].isupper()}
-
-
-def _names(source: str, rewrite: str, title: str) -> Iterator[str]:
-    have = _capitalised(rewrite)
-    yield from (f"name_lost: {name}" for name in sorted(names(source) - have))
-    allowed = _capitalised(source) | _capitalised(title)
-    yield from (f"name_invented: {name}" for name in sorted(names(rewrite) - allowed))
-    low = {word.lower() for word in _TOKEN.findall(f"{title} {source}")}
-    for word in sorted(have - allowed - names(rewrite)):
+def _names(known: Reading, told: Reading, named: Reading, method_words: frozenset[str]) -> Iterator[str]:
+    low = set(told.low)
+    lost = [name for name in sorted(known.names - told.capitalised) if not set(name.lower().split("-")) <= low]
+    yield from (f"name_lost: {name}" for name in lost)
+    allowed = known.capitalised | named.capitalised
+    yield from (f"name_invented: {name}" for name in sorted(told.names - allowed))
+    meant = known.concepts | named.concepts
+    for word in sorted(told.capitalised - allowed - told.names):
         plain = word.lower()
-        is_known = plain in low or plain in FUNCTION_WORDS or plain in FRAMING_WORDS or concept(plain) in map(concept, low)
-        if not is_known and plain not in NEGATIONS and plain not in _SPELT and carries_meaning(plain):
+        if carries_meaning(plain) and concept(plain) not in meant and plain not in method_words | _HARMLESS:
             yield f"word_invented: {word}"
 
 
-def _content(known: _Reading, told: _Reading, limits: GateLimits, title: str) -> Iterator[str]:
-    want, have = set(known.concepts), set(told.concepts)
-    lost = sorted(want - have)
-    if len(lost) > limits.max_lost_words * max(len(want), 1):
-        yield f"content_lost: {len(lost)} of {len(want)} words, such as {', '.join(lost[:3])}"
-    added = sorted(have - want - {concept(word) for word in words(title)})
-    if len(added) > limits.max_new_words * max(len(have), 1):
-        yield f"content_invented: {len(added)} of {len(have)} words, such as {', '.join(added[:3])}"
+_HARMLESS = NEGATIONS | SPELT_NUMBERS | FUNCTION_WORDS | FRAMING_WORDS  # judged elsewhere, or grammar
 
 
-def _form(source: str, rewrite: str, limits: GateLimits) -> Iterator[str]:
-    ratio = len(rewrite) / max(len(source), 1)
-    if not limits.min_length_ratio <= ratio <= limits.max_length_ratio:
+def _content(known: Reading, told: Reading, named: Reading, limits: GateLimits, method: set[str]) -> Iterator[str]:
+    lost = sorted(known.concepts - told.concepts)
+    if len(lost) > limits.max_lost_words * len(known.concepts):
+        yield f"content_lost: {len(lost)} of {len(known.concepts)} words, such as {', '.join(lost[:3])}"
+    added = sorted(told.concepts - known.concepts - named.concepts - method)
+    if len(added) > limits.max_new_words * len(told.concepts):
+        yield f"content_invented: {len(added)} of {len(told.concepts)} words, such as {', '.join(added[:3])}"
+
+
+def _form(known: Reading, told: Reading, limits: GateLimits, longest: float) -> Iterator[str]:
+    ratio = len(told.text) / max(len(known.text), 1)
+    if not limits.shortest <= ratio <= longest:
         yield f"length: {ratio:.2f} times the source"
-    said = sentences(rewrite)
-    repeated = [one for one, n in Counter(one for one in said if len(one) > 40).items() if n > source.count(one) + 1]
-    if repeated:
-        yield f"repetition: {repeated[0][:60]}"
-    original = _runs(source)
-    shared = len(original & _runs(rewrite)) / max(len(_runs(rewrite)), 1)
-    if shared > limits.max_copied:
-        yield f"copy: {shared:.0%} of the word runs are the source's"
+    for sentence, count in Counter(sentences(told.text)).items():
+        if count > 1 and len(sentence) > _LONG_SENTENCE and count > known.text.count(sentence[4:-4]):
+            yield f"repetition: {sentence[:60]}"
+            break
+    copied = len(known.runs & told.runs) / len(told.runs)
+    if copied > limits.max_copied:
+        yield f"copy: {copied:.0%} of the word runs are the source's"
 
 
-def _runs(text: str, n: int = 5) -> set[tuple[str, ...]]:
-    tokens = [token.lower() for token in _TOKEN.findall(text)]
-    return {tuple(tokens[i : i + n]) for i in range(max(len(tokens) - n + 1, 1))}
-
-
-def _company(source: str, rewrite: str) -> list[str]:
+def _company(known: Reading, told: Reading) -> list[str]:
     """Numbers whose neighbours in the rewrite are none of those in the source: attached to another fact."""
-    before, after = _neighbours(source, 2), _neighbours(rewrite, 6)
-    return [
-        f"number_moved: {number} stood beside {', '.join(sorted(min(companies, key=sorted)))}"
-        for number, companies in sorted(before.items())
-        if all(companies) and not all(any(company & other for other in after.get(number, [])) for company in companies)
-    ]
-
-
-def _neighbours(text: str, reach: int) -> dict[str, list[set[str]]]:
-    """For each number, at each place it stands, the nearest `reach` content words of its sentence on either side."""
-    found: dict[str, list[set[str]]] = {}
-    for sentence in sentences(text):
-        tokens = _TOKEN.findall(sentence)
-        content = [(at, concept(token)) for at, token in enumerate(tokens) if not token[0].isdigit() and carries_meaning(token)]
-        for at, token in enumerate(tokens):
-            if token[0].isdigit():
-                left = [word for where, word in content if where < at][-reach:]
-                right = [word for where, word in content if where > at][:reach]
-                found.setdefault(token.replace(",", ""), []).append({*left, *right})
-    return found
+    after = told.neighbours(_OTHER_REACH)
+    moved = []
+    for number, companies in sorted(known.neighbours(_OWN_REACH).items()):
+        for company in companies:
+            if company and not any(company & other for other in after.get(number, ())):
+                moved.append(f"number_moved: {number} stood beside {', '.join(sorted(company))}")
+                break
+    return moved

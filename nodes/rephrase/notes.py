@@ -21,28 +21,34 @@ _ASKS = (
     (re.compile(r"^(.+), \?$"), "How does the sequence {0} go on?"),
 )  # fmt: skip
 _IDEAS = (
-    ("Greatest Common Divisor", "Idea: divide, keep the remainder, and divide again until none is left."),
+    ("Greatest Common Divisor", "Idea: divide, keep the remainder, and divide again until it is zero."),
     ("Least Common Multiple", "Idea: the product of both numbers, divided by their common divisor."),
-    ("prime factorization", "Idea: divide by the smallest prime as long as it goes."),
+    ("prime factorization", "Idea: divide by small prime factors as long as it goes."),
     ("multiplication", "Idea: multiply digit by digit, then add up."),
     ("fraction", "Idea: divide both parts by their common divisor."),
     ("equation", "Idea: put the value in and see whether both sides agree."),
     ("legs", "Idea: multiply each count by the legs of that animal, then add up."),
 )
 _GIVEN = ("Given", "What we know", "The problem")
+# What the ideas and questions may say about the method beyond the problem's own words.
+METHOD_WORDS = frozenset(
+    ["divide", "divided", "remainder", "again", "zero", "product", "common", "divisor", "small", "prime", "factors", "long", "multiply", "digit", "agree", "sides", "parts", "count", "animal", "sequence", "equation", "unknown", "solve", "fraction", "simplified", "lowest", "terms", "apart", "multiplication"]
+)
 _FIRST = ("First", "Start with", "To begin")
-_NEXT = ("Then", "Next", "After that")
+_NEXT = ("Then", "Next", "And then")
 _LAST = ("Finally", "Lastly", "At the end")
 _ANSWERS = ("So the answer is {}.", "Answer found: {}.", "The result is {}.", "Hence the answer: {}.")
+_TOGETHER = ("Put together", "In short", "So")
 _SUM_LEADS = ("To work out {}, go from left to right.", "Take {} step by step.", "How much is {}? Start on the left.")
 
 
-def problem_note(text: str, piece: Piece) -> str:
-    """A worked problem ("Problem: ... Solution: ... Answer: ...") as a note with its idea, steps and result."""
+def problem_note(text: str, piece: Piece, with_idea: bool) -> str:
+    """A worked problem ("Problem: ... Solution: ... Answer: ...") as a note with its steps and result, and its idea where asked."""
     question, _, rest = text.removeprefix("Problem: ").partition("\nSolution:\n")
     steps, _, answer = rest.rpartition("Answer: ")
     lines = [_asked(question, piece)]
-    lines += [idea for word, idea in _IDEAS if word in question][:1]
+    if with_idea:
+        lines += [idea for word, idea in _IDEAS if word in question][:1]
     lines += _steps([step for step in steps.split("\n") if step.strip()], f"{piece.key}:{question}")
     lines.append(choose(_ANSWERS, piece.key, question, "answer").format(answer.strip()))
     return "\n".join(lines)
@@ -75,7 +81,7 @@ def sum_note(line: str, piece: Piece) -> str:
     if ":" in line:
         joined = _joined(steps)
         return f"{choose(_SUM_LEADS, key).format(expression)} {joined} {choose(_ANSWERS, key, 'answer').format(answer)}"
-    return f"{_joined(steps[:-1]) if len(steps) > 1 else ''} {steps[-1]}. Put together: {line}.".strip()
+    return f"{_joined(steps)} {choose(_TOGETHER, key)}: {line}."
 
 
 def _parts(line: str) -> tuple[str, list[str], str]:
@@ -96,6 +102,4 @@ def _parts(line: str) -> tuple[str, list[str], str]:
 
 
 def _joined(steps: list[str]) -> str:
-    if len(steps) == 1:
-        return f"{steps[0]}."
-    return f"First {', then '.join(steps)}."
+    return f"{steps[0]}." if len(steps) == 1 else f"First {', then '.join(steps)}."

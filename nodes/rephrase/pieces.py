@@ -115,7 +115,11 @@ def _paragraph(paragraph: str, number: int) -> list[Unit]:
     lines = [line for line in paragraph.split("\n") if line.strip()]
     if all(_SUM.match(line) for line in lines):
         return [Unit("sum", line, number) for line in lines]
-    if len(lines) > 0 and sum(bool(_RECORD.match(line)) for line in lines) >= 0.8 * len(lines) and _is_prose(paragraph, 3):
+    if (
+        len(lines) > 0
+        and sum(bool(_RECORD.match(line)) for line in lines) >= 0.8 * len(lines)
+        and _is_prose(paragraph, 3)
+    ):
         return [Unit("record" if _RECORD.match(line) else "verbatim", line, number) for line in lines]
     if not _is_prose(paragraph, 6):
         return [Unit("verbatim", paragraph.strip("\n"), number)]
@@ -123,7 +127,9 @@ def _paragraph(paragraph: str, number: int) -> list[Unit]:
     return [Unit("sentence", sentence, number) for sentence in sentences(unwrapped)]
 
 
-_CODE = re.compile(r">>>|::=|^\s*(?:[-*+•]|\d+\.|\w+\)) |[{}|\\<>]{2}|\b(?:def|self|import|return) \w+[(:]|^\W+$|\w+\(.*\)\s*$")
+_CODE = re.compile(
+    r">>>|::=|^\s*(?:[-*+•]|\d+\.|\w+\)) |[{}|\\<>]{2}|\b(?:def|self|import|return) \w+[(:]|^\W+$|\w+\(.*\)\s*$"
+)
 
 
 def _is_prose(paragraph: str, min_words: int) -> bool:

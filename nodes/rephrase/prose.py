@@ -4,15 +4,17 @@ import re
 from collections.abc import Callable
 
 from nodes.rephrase.pieces import choose
-from nodes.rephrase.words import FUNCTION_WORDS, TWO_WAY
+from nodes.rephrase.words import FUNCTION_WORDS, SYNONYMS
 
 # Words that a synonym must not touch: after these a word is often part of a name or of a fixed term.
-_PHRASES = sorted(TWO_WAY, key=len, reverse=True)
+_PHRASES = sorted(SYNONYMS, key=len, reverse=True)
 _SYNONYM = re.compile(rf"(?<![\w\-'.(`])({'|'.join(map(re.escape, _PHRASES))})(?![\w\-'(`=])")
 _TIME = r"(?:In|By|During|Since|After|Between|From|Until|On) (?:[a-z]+ ){0,4}(?:[A-Z][a-z]+ )?\d{3,4}s?(?: and \d{4})?"
 _FRONTED = re.compile(rf"^({_TIME}), ([^,;:()]+)\.$")
 _BACKED = re.compile(r"^([A-Z][^,;:()]+) (in (?:[A-Z][a-z]+ )?\d{4})\.$")
-_RELATIVE = re.compile(r", which (was|is|has|had|lasted|led|ended|became|began|remains|includes|contains|means) ([^,;:]+)\.$")
+_RELATIVE = re.compile(
+    r", which (was|is|has|had|lasted|led|ended|became|began|remains|includes|contains|means) ([^,;:]+)\.$"
+)
 _CONTRAST = re.compile(r"^(Although|While|Though) ([^,;:()]+), ([^,;:()]+)\.$")
 _CONDITION = re.compile(r"^(If|When|Because) ([^,;:()]+), (?!then\b)([^,;:()]+)\.$")
 _TRAILING = re.compile(r"^([A-Z][^,;:()]+),? (if|when|because|unless) ([^,;:()]+)\.$")
@@ -30,14 +32,16 @@ def synonyms(text: str, key: str, thorough: float = 0.8) -> str:
     def put(match: re.Match[str]) -> str:
         if int(choose(tuple(range(100)), key, match[0], match.start())) >= 100 * thorough:
             return match[0]
-        return TWO_WAY[match[1]]
+        return SYNONYMS[match[1]]
 
     return _articles(_SYNONYM.sub(put, text))
 
 
 def _articles(text: str) -> str:
     """`a extra` and `an big` do not stand; only words that this module brings in are looked at."""
-    text = re.sub(r"\b([Aa])n (roughly|rapidly|big|whole|main|considerable|present|starting|matching)\b", r"\1 \2", text)
+    text = re.sub(
+        r"\b([Aa])n (roughly|rapidly|big|whole|main|considerable|present|starting|matching)\b", r"\1 \2", text
+    )
     return re.sub(r"\b([Aa]) (extra|almost|earlier|uncommon|easily|enough)\b", r"\1n \2", text)
 
 
@@ -48,6 +52,20 @@ def restructure(sentence: str, key: str) -> str:
         if changed != sentence and choose((True, True, True, False), key, name):
             return changed
     return sentence
+
+
+_VERBS = ["return", "create", "make", "get", "set", "check", "test", "convert", "compute", "find", "give", "read", "write", "open", "close", "print", "parse", "raise", "remove", "add", "append", "insert", "delete", "update", "build", "encode", "decode", "send", "receive", "call", "start", "stop", "run", "list", "show", "display", "format", "copy", "move", "load", "store", "save", "define", "determine", "handle", "process", "register", "replace", "split", "join", "format", "initialize", "execute", "register", "wait", "connect", "compile", "extract", "generate", "iterate", "retrieve", "produce", "provide", "perform", "represent", "apply", "search"]
+_IMPERATIVE = re.compile(rf"^({'|'.join(sorted({verb.capitalize() for verb in _VERBS}))}) (?![=:(])")
+
+
+def _third_person(sentence: str) -> str:
+    """A docstring's imperative told as a fact: "Return the list" is "This returns the list"."""
+    match = _IMPERATIVE.match(sentence)
+    if not match or re.search(r"^\w+ (?:and|or) ", sentence):
+        return sentence
+    verb = match[1].lower()
+    ending = "es" if verb.endswith(("s", "sh", "ch", "ss", "x")) else "ies" if verb.endswith("py") else "s"
+    return f"This {verb.removesuffix('y') if ending == 'ies' else verb}{ending} {sentence[match.end() :]}"
 
 
 def _back_time(sentence: str) -> str:
@@ -83,6 +101,7 @@ def _front_condition(sentence: str) -> str:
 
 
 _RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("third_person", _third_person),
     ("back_time", _back_time),
     ("contrast", _turn_contrast),
     ("condition", _turn_condition),
@@ -124,7 +143,11 @@ def spell_estimate(text: str, key: str) -> str:
 def vary_list(text: str, key: str) -> str:
     """A list of short items without figures in another order, its last item after an "and"; others unchanged."""
     items = text.split(", ")
-    if len(items) < 3 or re.search(r"[\d;:.()/]| and | or |\b(?:other|some|mostly|etc)\b", text) or max(map(len, items)) > 30:
+    if (
+        len(items) < 3
+        or re.search(r"[\d;:.()/]| and | or |\b(?:other|some|mostly|etc)\b", text)
+        or max(map(len, items)) > 30
+    ):
         return text
     turned = sorted(items, key=lambda item: str(choose(tuple(range(10**6)), key, item)))
     return f"{', '.join(turned[:-1])} and {turned[-1]}"

@@ -6,7 +6,7 @@ from nodes.rephrase.pieces import Piece, choose
 from nodes.rephrase.prose import paraphrase, spell_estimate, synonyms, vary_list
 from nodes.rephrase.words import sentences
 
-_QUALIFIERS = frozenset("total male female urban rural land water forest other".split())
+_QUALIFIERS = frozenset(["total", "male", "female", "urban", "rural", "land", "water", "forest", "other"])
 # Fields whose subfields need words of their own; {} is the subfield.
 _OF_FIELD = {
     "Country name": "{}",
@@ -43,7 +43,11 @@ _QUESTIONS = (
     "What does the entry on {subject} say about its {label}?",
     "How is the {label} {of} described?",
 )
-_COUNTED = ("What is the {label} {of}?", "Which figure is given for the {label} {of}?", "What is known of the {label} {of}?")
+_COUNTED = (
+    "What is the {label} {of}?",
+    "Which figure is given for the {label} {of}?",
+    "What is known of the {label} {of}?",
+)
 
 
 def label_of(field: str) -> str:
@@ -79,7 +83,9 @@ def tell(line: str, piece: Piece, at: int) -> str:
     if piece.style.layout == "points":
         return f"- {_upper(prose)} ({label})" if _is_short(prose) else f"- On the {label}: {_closed(prose)}"
     if not _is_phrase(value):
-        return f"{choose(('On the', 'As for the', 'Concerning the'), key, 'lead')} {label} {of}: {_upper(_closed(prose))}"
+        return (
+            f"{choose(('On the', 'As for the', 'Concerning the'), key, 'lead')} {label} {of}: {_upper(_closed(prose))}"
+        )
     named = at % 4 == 0  # the subject's name now and then, "its" between
     frames = (_FIGURES if named else _FIGURES_IT) if _NUMERIC.match(value) else (_WORDS if named else _WORDS_IT)
     return choose(frames, key, "frame").format(label=label, of=of, subject=piece.subject, value=prose.rstrip("."))

@@ -32,6 +32,7 @@ class Style(_Strict):
 
     layout: Layout
     prompt: str = Field(min_length=1, description='completes "Rewrite the passage as ..."')
+    longest: float = Field(gt=0, description="longest rewrite, in lengths of the source; questions and steps take room")
     openers: tuple[str, ...] = Field((), description="first line of a rewrite; {subject} is what it is about")
 
 
@@ -48,8 +49,7 @@ class GateLimits(_Strict):
     max_lost_words: float = Field(ge=0, le=1, description="content words of the source not in the rewrite, as a share")
     max_new_words: float = Field(ge=0, le=1, description="content words of the rewrite not in the source, as a share")
     max_copied: float = Field(ge=0, le=1, description="runs of five words that are the source's, as a share")
-    min_length_ratio: float = Field(ge=0)
-    max_length_ratio: float = Field(gt=0)
+    shortest: float = Field(ge=0, description="shortest rewrite, in lengths of the source")
 
 
 class ModelRewrites(_Strict):

@@ -6,7 +6,7 @@ from nodes.rephrase.notes import problem_note, sum_note
 from nodes.rephrase.pieces import Piece, Unit, choose, join
 from nodes.rephrase.prose import can_lower, mark, paraphrase
 from nodes.rephrase.records import tell
-from nodes.rephrase.words import words
+from nodes.rephrase.words import NEGATIONS, words
 
 _ABOUT = ("What is said about {}?", "What should one know about {}?", "What does the text tell us about {}?")
 _GENERAL = ("What comes next?", "What else is said?", "What follows?", "What is noted here?")
@@ -34,7 +34,7 @@ class TemplateWriter:
             case "record":
                 return tell(unit.text, piece, at), marked + 1
             case "problem":
-                return problem_note(unit.text, piece), marked
+                return problem_note(unit.text, piece, with_idea=at == 0 and not piece.previous), marked
             case "sum":
                 return sum_note(unit.text, piece), marked
             case "verbatim":
@@ -69,7 +69,11 @@ def _opener(piece: Piece) -> str:
 def _question(sentence: str, key: str) -> str:
     """A question whose answer is the sentence: about the first name in it, if it has one."""
     inner = re.sub(r"^\W*\w+", "", sentence)
-    named = [word for word in words(inner) if word[0].isupper() and len(word) > 2 and word[1:].islower()]
+    named = [
+        word
+        for word in words(inner)
+        if word[0].isupper() and len(word) > 2 and word[1:].islower() and word.lower() not in NEGATIONS
+    ]
     return choose(_ABOUT, key, "question").format(named[0]) if named else choose(_GENERAL, key, "question")
 
 

@@ -5,42 +5,24 @@ from functools import lru_cache
 
 # Grammar, not content.
 FUNCTION_WORDS = frozenset(
-    """a about above according across after again against all along also although am among an and another any are around
-    as at away be because been before being below between both but by can could did do does done down due during each
-    either else enough etc even ever every few for from further had has have having he hence her here hers him his how
-    however i if in instead into is it its itself just like made make makes many may me might mine more most much must
-    my near of off often on once one only onto or other others our out over own per quite rather same shall she should
-    since so some still such than that the their them then there therefore these they this those though through thus
-    to together too toward towards under until unless up upon us very via was we were what when where whereas whether
-    which while who whole whom whose why will with within would yes yet you your""".split()
+    ["a", "about", "above", "according", "across", "after", "again", "against", "all", "along", "also", "although", "am", "among", "an", "and", "another", "any", "are", "around", "as", "at", "away", "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could", "did", "do", "does", "done", "down", "due", "during", "each", "either", "else", "enough", "etc", "even", "ever", "every", "few", "for", "from", "further", "had", "has", "have", "having", "he", "hence", "her", "here", "hers", "him", "his", "how", "however", "i", "if", "in", "instead", "into", "is", "it", "its", "itself", "just", "like", "made", "make", "makes", "many", "may", "me", "might", "mine", "more", "most", "much", "must", "my", "near", "of", "off", "often", "on", "once", "one", "only", "onto", "or", "other", "others", "our", "out", "over", "own", "per", "quite", "rather", "same", "shall", "she", "should", "since", "so", "some", "still", "such", "than", "that", "the", "their", "them", "then", "there", "therefore", "these", "they", "this", "those", "though", "through", "thus", "to", "together", "too", "toward", "towards", "under", "until", "unless", "up", "upon", "us", "very", "via", "was", "we", "were", "what", "when", "where", "whereas", "whether", "which", "while", "who", "whole", "whom", "whose", "why", "will", "with", "within", "would", "yes", "yet", "you", "your"]
 )
 # Words with which a rewrite may speak about its source without adding to it.
 FRAMING_WORDS = frozenset(
-    """answer answers ask asked asks begin beginning brief briefing call called case come comes consider dear describe
-    described describes description detail details entry exercise explain explained fact facts find following follows
-    give given gives heading hold holds idea important item key know known learn learner learned lesson let list listed
-    lists look matter mean meaning means mention mentioned mentions name named namely next note noted notes notice now
-    number numbers observe page part piece point points problem put question read reader reads recall record recorded
-    records remain remember remains report reported reports respect result say says section see set shown shows
-    simply sketch solution stand stands start state stated states step steps student study sum summary talk task teacher
-    tell tells text thing things think topic turn turns understand way we work worked worth write written quick
-    regard regards concerning regarding key takeaway takeaways reading keep mind q short words plain finally lastly
-    estimate estimated amount amounts equal equals plus minus take add subtract get gets goes carry out left right side
-    total running value calculation check figure figures ask gives leaves""".split()
+    ["answer", "answers", "ask", "asked", "asks", "begin", "beginning", "brief", "briefing", "call", "called", "case", "come", "comes", "consider", "dear", "describe", "described", "describes", "description", "detail", "details", "entry", "exercise", "explain", "explained", "fact", "facts", "find", "following", "follows", "give", "given", "gives", "heading", "hold", "holds", "idea", "important", "item", "key", "know", "known", "learn", "learner", "learned", "lesson", "let", "list", "listed", "lists", "look", "matter", "mean", "meaning", "means", "mention", "mentioned", "mentions", "name", "named", "namely", "next", "note", "noted", "notes", "notice", "now", "number", "numbers", "observe", "page", "part", "piece", "point", "points", "problem", "put", "question", "read", "reader", "reads", "recall", "record", "recorded", "records", "remain", "remember", "remains", "report", "reported", "reports", "respect", "result", "say", "says", "section", "see", "set", "shown", "shows", "simply", "sketch", "solution", "stand", "stands", "start", "state", "stated", "states", "step", "steps", "student", "study", "sum", "summary", "talk", "task", "teacher", "tell", "tells", "text", "thing", "things", "think", "topic", "turn", "turns", "understand", "way", "we", "work", "worked", "worth", "write", "written", "quick", "regard", "regards", "concerning", "regarding", "key", "takeaway", "takeaways", "reading", "keep", "mind", "q", "short", "words", "plain", "finally", "lastly", "estimate", "estimated", "amount", "amounts", "equal", "equals", "plus", "minus", "take", "add", "subtract", "get", "gets", "goes", "carry", "out", "left", "right", "side", "total", "running", "value", "calculation", "check", "figure", "figures", "gives", "leaves", "start", "question", "questions", "today", "learning", "study", "first", "est", "estimates", "call", "calls", "called", "hence", "result", "results"]
 )
-NEGATIONS = frozenset("not no never none nor neither without cannot nothing nobody nowhere hardly".split())
+NEGATIONS = frozenset(["not", "no", "never", "none", "nor", "neither", "without", "cannot", "nothing", "nobody", "nowhere", "hardly"])
+SPELT_NUMBERS = frozenset(
+    ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion", "billions", "trillion", "dozen", "half", "quarter", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "twice", "thrice"]
+)
 # A sentence that loses or gains one of these says something else.
 POLAR_WORDS = frozenset(
-    """increase decrease rise fall grow decline gain lose win import export male female north south east west northern
-    southern eastern western highest lowest higher lower largest smallest larger smaller majority minority true false
-    maximum minimum positive negative always sometimes success failure allow forbid enable disable before after
-    above below more less fewer most least accept reject urban rural public private legal illegal
-    optional required mutable immutable ascending descending""".split()
+    ["increase", "decrease", "rise", "fall", "grow", "decline", "gain", "lose", "win", "import", "export", "male", "female", "north", "south", "east", "west", "northern", "southern", "eastern", "western", "highest", "lowest", "higher", "lower", "largest", "smallest", "larger", "smaller", "majority", "minority", "true", "false", "maximum", "minimum", "positive", "negative", "always", "sometimes", "success", "failure", "allow", "forbid", "enable", "disable", "before", "after", "above", "below", "more", "less", "fewer", "most", "least", "accept", "reject", "urban", "rural", "public", "private", "legal", "illegal", "mutable", "immutable", "ascending", "descending"]
 )
 
-# Pairs that may replace each other in running text without a change of meaning or of grammar. Each word of a pair is
-# the other's synonym for the gate; the template engine replaces left by right, and right by left where marked.
-TWO_WAY = {
+# Left may be replaced by right in running text without a change of meaning or of grammar. For the gate the content
+# words of a pair mean the same. Pairs with a negation or a word of direction on one side only have no place here.
+SYNONYMS = {
     "approximately": "roughly",
     "numerous": "many",
     "began": "started",
@@ -81,7 +63,6 @@ TWO_WAY = {
     "ceased": "stopped",
     "ended": "came to an end",
     "resulted in": "led to",
-    "prior to": "before",
     "in order to": "so as to",
     "as well as": "and also",
     "due to": "because of",
@@ -89,11 +70,9 @@ TWO_WAY = {
     "a number of": "several",
     "such as": "for example",
     "in particular": "especially",
-    "at least": "no fewer than",
     "although": "even though",
     "despite": "in spite of",
     "throughout": "all through",
-    "including": "among them",
     "specified": "given",
     "specifies": "states",
     "provided": "supplied",
@@ -152,6 +131,62 @@ TWO_WAY = {
     "resembles": "looks like",
     "essential": "vital",
     "rare": "uncommon",
+    "established": "set up",
+    "can be": "may be",
+    "must be": "has to be",
+    "should be": "ought to be",
+    "does not": "doesn't",
+    "do not": "don't",
+    "is not": "isn't",
+    "are not": "aren't",
+    "was not": "wasn't",
+    "did not": "didn't",
+    "for example": "for instance",
+    "instead of": "rather than",
+    "using": "with the help of",
+    "based on": "built on",
+    "each": "every",
+    "are used to": "serve to",
+    "known as": "called",
+    "annually": "every year",
+    "as a result": "in consequence",
+    "in recent years": "lately",
+    "led by": "headed by",
+    "agreed to": "consented to",
+    "forced to": "compelled to",
+    "continued to": "went on to",
+    "continues to": "goes on to",
+    "seized": "took hold of",
+    "took place": "was held",
+    "in which": "where",
+    "at the time": "then",
+    "along with": "together with",
+    "whether or not": "whether",
+    "depending on": "according to",
+    "depends on": "hangs on",
+    "a sequence of": "a series of",
+    "is equivalent to": "does the same as",
+    "is called": "gets called",
+    "are called": "get called",
+    "is returned": "comes back",
+    "are returned": "come back",
+    "note that": "mind that",
+    "you can": "one can",
+    "you should": "one should",
+    "you may": "one may",
+    "behaves like": "acts like",
+    "at most": "at the very most",
+    "a set of": "a group of",
+    "associated with": "tied to",
+    "refers to": "points to",
+    "consists of": "is made up of",
+    "bordering": "next to",
+    "small": "little",
+    "nation": "country",
+    "nations": "countries",
+    "agreement": "accord",
+    "elected": "voted in",
+    "able to": "in a position to",
 }
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -175,7 +210,7 @@ def stem(word: str) -> str:
 
 
 def _families() -> dict[str, str]:
-    """Stem → representative of its synonyms; connected through TWO_WAY's content words."""
+    """Stem → representative of its synonyms; connected through SYNONYMS' content words."""
     root: dict[str, str] = {}
 
     def find(one: str) -> str:
@@ -183,7 +218,7 @@ def _families() -> dict[str, str]:
             one = root[one]
         return one
 
-    for left, right in TWO_WAY.items():
+    for left, right in SYNONYMS.items():
         stems = [stem(word) for phrase in (left, right) for word in phrase.split() if carries_meaning(word)]
         for other in stems[1:]:
             a, b = sorted((find(stems[0]), find(other)))
@@ -222,4 +257,6 @@ def sentences(text: str) -> list[str]:
 
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")
-_ABBREVIATION = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Dr|St|Gen|Col|Sen|e\.g|i\.e|cf|vs|ca|approx|est|etc|No|Jr|Sr|U\.S)\.)$")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:[A-Z]|Mr|Mrs|Dr|St|Gen|Col|Sen|e\.g|i\.e|cf|vs|ca|approx|est|etc|No|Jr|Sr|U\.S)\.)$"
+)

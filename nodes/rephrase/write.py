@@ -8,6 +8,7 @@ from itertools import product
 import polars as pl
 
 from nodes.rephrase.gate import judge
+from nodes.rephrase.notes import METHOD_WORDS
 from nodes.rephrase.pieces import Piece, Writer, join, pieces_of
 from nodes.rephrase.schema import Parameters
 
@@ -71,7 +72,9 @@ def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row
     reasons: list[str] = []
     for number, (piece, told) in enumerate(_rewritten(p, order, writer, chunk_bytes), 1):
         done.append(told)
-        reasons += [f"piece {number}: {reason}" for reason in judge(piece.text, told, p.gate, order.title)]
+        method = METHOD_WORDS if piece.style.layout == "notes" else frozenset()
+        found = judge(piece.text, told, p.gate, order.title, piece.style.longest, method)
+        reasons += [f"piece {number}: {reason}" for reason in found]
     text = "\n\n".join(done)
     identity = blake2b(f"{order.source_id}:{writer.generator}:{text}".encode(), digest_size=8).hexdigest()
     return {
