@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from nodes.rephrase.nodes import rephrase
+from nodes.rephrase.nodes import rephrase_documents
 
 
 def create_pipeline() -> Pipeline:
@@ -10,10 +10,10 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             Node(
-                rephrase,
+                rephrase_documents,
                 inputs=["documents", "params:rephrase", "workspace"],
                 outputs=["rewrites", "rejected_rewrites", "rephrase_metrics"],
-                name="rephrase",
+                name="rephrase_documents",
             ),
         ]
     )
