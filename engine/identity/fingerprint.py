@@ -6,6 +6,7 @@ the distributions it reaches.
 """
 
 import importlib.metadata
+import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -87,9 +88,12 @@ def _package_of(folder: Path, top: Path) -> Path:
 
 
 def _versions(names: frozenset[str]) -> dict[str, str]:
-    """Distribution → version for imported top-level names; the local build tag (`+cpu`) is not identity."""
+    """Distribution → version for imported top-level names, and Python's own, whose library the corpus reads.
+
+    The local build tag (`+cpu`) is not identity.
+    """
     owners = _owners()
-    found: dict[str, str] = {}
+    found = {"python": platform.python_version()}
     for name in names:
         for distribution in owners.get(name, []):
             found[distribution] = importlib.metadata.version(distribution).partition("+")[0]

@@ -44,7 +44,7 @@ def test_code_counts_prompts_and_versions_but_not_the_unreached(project: Path) -
 
     before = code()
     assert list(before["files"]) == ["app/prompts/hello.md"]
-    assert list(before["distributions"]) == ["polars"]
+    assert list(before["distributions"]) == ["polars", "python"]
     (project / "app/other.py").write_text("unreached = 2\n")
     assert code() == before
     (project / "app/late.py").write_text("g = 2\n")
