@@ -82,8 +82,15 @@ def serve(uri: str, port: int) -> None:
                 f"`python -m pipelines.track --serve --port {port + 1}`."
             ) from error
     print(f"MLflow: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)
-    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    # without the last, MLflow starts seven job workers that this project has no use for
+    os.environ |= {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONWARNINGS": "ignore",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level warning"]
     if where := artifact_root(uri):
         command += ["--default-artifact-root", where]
     os.execv(sys.executable, [*command, "--host", HOST, "--port", str(port)])

@@ -60,11 +60,14 @@ class Importer:
         return written
 
     def _find_experiment(self) -> str:
-        name = f"k2-pipeline/{self._profile}"
+        name = experiment_name(self._profile)
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(self._client.create_experiment(name, artifact_location=artifact_root(self._client.tracking_uri)))
+        where = artifact_root(self._client.tracking_uri)
+        made = str(self._client.create_experiment(name, artifact_location=where))
+        self._client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
+        return made
 
     def _known_runs(self) -> "dict[str, Run]":
         """Record or version name → its MLflow run."""
@@ -155,6 +158,11 @@ class Importer:
         ]
         if found:
             self._client.log_inputs(run_id, datasets=found)
+
+
+def experiment_name(profile: str) -> str:
+    """One experiment a profile: runs of different sizes are not compared by accident."""
+    return f"k2-pipeline-{profile}"
 
 
 def artifact_root(uri: str) -> str | None:

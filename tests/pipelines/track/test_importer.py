@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.manifest import ROOT
 from pipelines.track.__main__ import track
-from pipelines.track.importer import Importer, client, read_all_records
+from pipelines.track.importer import Importer, client, experiment_name, read_all_records
 
 PROFILES = iter(["smoke", "laptop", "h200", "moonlight"])
 
@@ -23,7 +23,7 @@ def profile() -> str:
 
 def runs_of(uri: str, profile: str) -> dict[str, Any]:
     store = client(uri)
-    experiment = store.get_experiment_by_name(f"k2-pipeline/{profile}")
+    experiment = store.get_experiment_by_name(experiment_name(profile))
     assert experiment is not None
     return {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
 
