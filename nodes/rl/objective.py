@@ -32,15 +32,17 @@ def informative(rewards_NK: Tensor) -> Tensor:
 
 
 def squared_objective(
-    logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, tau: float, total: int
+    logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, counts_M: Tensor, tau: float, *, total: int
 ) -> Tensor:
     """K2's objective over 2 tau; log-probabilities are sums over a response.
 
-    `total` is the number N*K of responses drawn, which the sum is divided by: M may be fewer, where prompts that
-    carry nothing were left out, and such prompts count as zero in the mean.
+    Response m stands for `counts_M` equal draws for the same prompt, with the mean of their advantages: the same
+    gradient as each draw on its own, for one forward (the loss lacks the constant spread of advantages within such
+    a set, which is zero where reward is a function of the response). `total` is the number N*K of all draws, which
+    the sum is divided by: prompts that carry nothing are left out of M and count as zero in the mean.
     """
     residual_M = advantages_M - tau * (logprobs_M - old_logprobs_M)
-    return residual_M.square().sum() / (total * 2 * tau)
+    return (counts_M * residual_M.square()).sum() / (total * 2 * tau)
 
 
 def penalised(scores: list[float], truncated: list[bool], penalty: float) -> list[float]:

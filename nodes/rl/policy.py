@@ -106,13 +106,20 @@ class PolicyTraining:
             return nothing, {**figures, "skipped": 1.0, "objective": 0.0, "kl": 0.0, "ratio_max": 0.0, "loss_ptx": 0.0}
         logprobs_M = response_logprobs(self.model, group_of(batch, POLICY), rollouts.temperature)
         ratio_M = (logprobs_M - rollouts.old_logprobs_M).detach()
-        total = p.prompts * p.samples
-        objective = squared_objective(logprobs_M, rollouts.old_logprobs_M, rollouts.advantages_M, p.tau, total=total)
+        objective = squared_objective(
+            logprobs_M,
+            rollouts.old_logprobs_M,
+            rollouts.advantages_M,
+            rollouts.counts_M,
+            p.tau,
+            total=p.prompts * p.samples,
+        )
+        share_M = rollouts.counts_M / rollouts.counts_M.sum()
         figures |= {
             "skipped": 0.0,
             "objective": objective,
             # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
-            "kl": (ratio_M.exp() - 1 - ratio_M).mean(),
+            "kl": (share_M * (ratio_M.exp() - 1 - ratio_M)).sum(),
             "ratio_max": ratio_M.abs().max(),
             "loss_ptx": 0.0,
         }

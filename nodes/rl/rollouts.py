@@ -1,9 +1,12 @@
 """One iteration's responses: sampled, judged, penalised, centred; what carries no signal set apart.
 
-Shapes: N prompts, K responses each, M responses of informative prompts, T tokens.
+Short answers are often drawn more than once for the same prompt; such draws are trained on as one row with a count,
+which makes many responses a prompt (a better baseline, less noise) cost little more than a few.
+
+Shapes: N prompts, K responses each, M distinct responses of informative prompts, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +27,16 @@ from nodes.rl.schema import Parameters
 class Rollouts:
     """An iteration's responses.
 
-    `policy` holds prompt and response of the M responses of informative prompts, the response counted;
-    `old_logprobs_M` are whole-response sums under the policy that drew them, at its temperature.
+    `policy` holds prompt and response of the M distinct responses of informative prompts, the response's tokens
+    counted; `counts_M` how often each was drawn, `advantages_M` their mean advantage, `old_logprobs_M` whole-response
+    sums under the policy that drew them, at its temperature.
     """
 
     rows: list[dict[str, Any]]
     policy: Padded | None
     old_logprobs_M: Tensor
     advantages_M: Tensor
+    counts_M: Tensor
     temperature: float
     figures: dict[str, float]
 
@@ -54,20 +59,42 @@ def collect(model: K2Model, tokenizer: K2Tokenizer, asked: Sequence[Item], itera
     if p.reward == "permuted":
         rewards_NK = permuted(rewards_NK, key(p.seed, "permuted rewards", iteration))
     live_N = informative(rewards_NK)
-    live = live_N[:, None].expand(-1, p.samples).flatten().tolist()
-    kept = [response for response, alive in zip(responses, live, strict=True) if alive]
     rows = [
         table_row(response, reward, iteration, temperature)
         for response, reward in zip(responses, rewards_NK.flatten().tolist(), strict=True)
     ]
+    live = live_N[:, None].expand(-1, p.samples).flatten().tolist()
+    distinct = merge(
+        (response, advantage)
+        for response, advantage, alive in zip(responses, advantages(rewards_NK).flatten().tolist(), live, strict=True)
+        if alive
+    )
     return Rollouts(
         rows=rows,
-        policy=pad([_counted(response) for response in kept]) if kept else None,
-        old_logprobs_M=torch.tensor([sum(response.completion.logprobs) for response in kept]),
-        advantages_M=advantages(rewards_NK)[live_N].flatten(),
+        policy=pad([_counted(one.response) for one in distinct]) if distinct else None,
+        old_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for one in distinct]),
+        advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for one in distinct]),
+        counts_M=torch.tensor([float(len(one.advantages)) for one in distinct]),
         temperature=temperature,
-        figures=figures_of(responses, float(live_N.float().mean())),
+        figures=figures_of(responses, float(live_N.float().mean())) | {"distinct": len(distinct) / len(responses)},
     )
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """A response and the advantages of all draws of it."""
+
+    response: Response
+    advantages: list[float]
+
+
+def merge(drawn: Iterable[tuple[Response, float]]) -> list[Distinct]:
+    """Join equal responses to the same question, in the order of their first draw."""
+    found: dict[tuple[str, tuple[int, ...]], Distinct] = {}
+    for response, advantage in drawn:
+        name = (response.item.key, tuple(response.completion.tokens))
+        found.setdefault(name, Distinct(response, [])).advantages.append(advantage)
+    return list(found.values())
 
 
 def permuted(rewards_NK: Tensor, seed: int) -> Tensor:

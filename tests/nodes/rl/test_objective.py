@@ -17,7 +17,8 @@ def test_gradient_is_the_closed_form(seed, tau, n, k):
     old = -3 * torch.rand(n, k, generator=g, dtype=torch.float64)
     new = (old + 0.3 * torch.randn(n, k, generator=g, dtype=torch.float64)).requires_grad_()
     a = advantages(rewards)
-    loss = squared_objective(new.flatten(), old.flatten(), a.flatten(), tau, n * k)
+    once = torch.ones(n * k, dtype=torch.float64)
+    loss = squared_objective(new.flatten(), old.flatten(), a.flatten(), once, tau, total=n * k)
     (gradient,) = torch.autograd.grad(loss, new)
     paper = -(2 * tau / (n * k)) * (a - tau * (new.detach() - old))
     torch.testing.assert_close(gradient, paper / (2 * tau), rtol=1e-12, atol=1e-14)
@@ -26,7 +27,7 @@ def test_gradient_is_the_closed_form(seed, tau, n, k):
 def test_loss_is_k2s_over_two_tau():
     new, old, a, tau = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0]), torch.tensor([0.5, -0.5]), 0.7
     by_hand = ((0.5 - 0.7 * 0.5) ** 2 + (-0.5 + 0.7 * 1.0) ** 2) / 2
-    assert squared_objective(new, old, a, tau, 2).item() == pytest.approx(by_hand / 1.4)
+    assert squared_objective(new, old, a, torch.ones(2), tau, total=2).item() == pytest.approx(by_hand / 1.4)
 
 
 @given(st.lists(st.lists(st.sampled_from([-0.5, 0.0, 1.0]), min_size=4, max_size=4), min_size=1, max_size=5))
@@ -44,3 +45,15 @@ def test_a_cut_off_response_pays_and_its_score_is_dropped():
 def test_temperature_falls_linearly_and_one_iteration_stays_at_the_start():
     assert [temperature_at(i, 3, 1.2, 0.8) for i in range(3)] == pytest.approx([1.2, 1.0, 0.8])
     assert temperature_at(0, 1, 1.2, 0.8) == 1.2
+
+
+def test_equal_draws_as_one_row_with_a_count_give_the_same_gradient():
+    """Three draws of one response, with their own (even permuted) advantages, against one row of count three."""
+    old, tau = torch.tensor([-1.0, -2.5]), 0.4
+    new = torch.tensor([-1.2, -2.0], requires_grad=True)
+    each = squared_objective(
+        new[[0, 0, 0, 1]], old[[0, 0, 0, 1]], torch.tensor([0.7, -0.1, 0.3, -0.9]), torch.ones(4), tau, total=8
+    )
+    joined = squared_objective(new, old, torch.tensor([0.3, -0.9]), torch.tensor([3.0, 1.0]), tau, total=8)
+    (a,), (b,) = torch.autograd.grad(each, new), torch.autograd.grad(joined, new)
+    torch.testing.assert_close(a, b)

@@ -4,11 +4,13 @@ import pytest
 import torch
 import yaml
 
+from engine.rollout.generate import Completion
+from engine.rollout.passrate import Response
 from engine.rollout.seeds import key
-from engine.rollout.verifiable import items
+from engine.rollout.verifiable import Item, items
 from engine.training.padded import response_logprobs
 from nodes.rl import rollouts
-from nodes.rl.rollouts import collect, permuted
+from nodes.rl.rollouts import collect, merge, permuted
 from nodes.rl.schema import Parameters
 from tests.nodes import toy
 
@@ -60,6 +62,7 @@ def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: rewards)
     drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
     assert drawn.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert drawn.counts_M.tolist() == [1, 1, 1, 1]
     assert len(drawn.policy.ids_BT) == len(drawn.old_logprobs_M) == 4
     assert drawn.figures["informative"] == pytest.approx(1 / 5)
 
@@ -77,3 +80,22 @@ def test_the_same_seed_draws_the_same(tokenizer):
     asked = items(p.task, "rl", 5, 0)
     assert collect(toy.model(), tokenizer, asked, 1, p).rows == collect(toy.model(), tokenizer, asked, 1, p).rows
     assert collect(toy.model(), tokenizer, asked, 1, p).rows != collect(toy.model(), tokenizer, asked, 2, p).rows
+
+
+def test_equal_responses_to_a_question_are_joined_and_others_kept_apart():
+    def response(key, tokens):
+        return Response(Item("", "", key), [1], Completion(tokens, [-1.0], False), "", 0.0)
+
+    drawn = [
+        (response("a", [5]), 1.0),
+        (response("a", [6]), -1.0),
+        (response("b", [5]), 0.5),
+        (response("a", [5]), 0.0),
+    ]
+    joined = merge(drawn)
+    assert [(one.response.item.key, one.response.completion.tokens) for one in joined] == [
+        ("a", [5]),
+        ("a", [6]),
+        ("b", [5]),
+    ]
+    assert [one.advantages for one in joined] == [[1.0, 0.0], [-1.0], [0.5]]
