@@ -6,7 +6,11 @@ from nodes.corpus.schema import Quality
 
 # The most frequent English function words: their share tells English running text from other languages and from
 # word lists (Gopher's stop-word rule, arXiv 2112.11446, with more words so that short texts are judged fairly).
-_STOP_WORDS = ["the", "of", "and", "to", "in", "is", "a", "that", "for", "it", "as", "with", "by", "on", "be", "are", "this", "from", "or", "an", "at", "not", "was", "which", "if", "has", "have", "its", "can", "will", "one", "when", "all", "no", "but", "they", "you", "were", "their", "more", "than", "been"]
+_STOP_WORDS = (
+    "the|of|and|to|in|is|a|that|for|it|as|with|by|on|be|are|"
+    "this|from|or|an|at|not|was|which|if|has|have|its|can|will|one|when|"
+    "all|no|but|they|you|were|their|more|than|been"
+)
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u2060\ufeff]"
 
 
@@ -27,7 +31,7 @@ def refusal(limits: dict[str, Quality]) -> pl.Expr:
     """Why a document is refused, or null. Reads `domain`, `text`; `limits` by domain."""
     visible = pl.max_horizontal(pl.col("text").str.count_matches(r"\S"), pl.lit(1))
     words = pl.max_horizontal(pl.col("text").str.count_matches(r"\w+"), pl.lit(1))
-    stop_words = pl.col("text").str.count_matches(rf"(?i)\b(?:{'|'.join(_STOP_WORDS)})\b")
+    stop_words = pl.col("text").str.count_matches(rf"(?i)\b(?:{_STOP_WORDS})\b")
     lines = pl.col("text").str.split("\n").list.eval(pl.element().filter(pl.element().str.len_chars() > 0))
     n_lines = pl.max_horizontal(lines.list.len(), pl.lit(1))
     rules = (

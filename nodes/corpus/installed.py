@@ -107,7 +107,19 @@ def read_factbook(source: FactbookSource) -> Iterator[RawDocument]:
 
 # Addresses and numbers to dial are no knowledge; the samples are in other languages.
 _LEFT_OUT = frozenset(
-    ["telephone", "FAX", "email address and website", "embassy", "chancery", "mailing address", "consulate(s) general", "consulate(s)", "consulate general", "Map references", "major-language sample(s)"]
+    (
+        "telephone",
+        "FAX",
+        "email address and website",
+        "embassy",
+        "chancery",
+        "mailing address",
+        "consulate(s) general",
+        "consulate(s)",
+        "consulate general",
+        "Map references",
+        "major-language sample(s)",
+    )
 )
 _UNSET = ("", "none", "na", "n/a")
 

@@ -59,7 +59,7 @@ def invented_equations(known: Facts, told: Facts) -> Iterator[str]:
     So a learning note may spell out the steps between a question and its answer, and may not change either.
     """
     at_hand = _numbers_in(known)
-    pending = [one for one in sorted((told.equations - known.equations).elements())]
+    pending = sorted((told.equations - known.equations).elements())
     while True:
         usable = [one for one in pending if _numbers_of(one.split("=")[0]) <= at_hand and is_true(one)]
         if not usable:

@@ -30,7 +30,7 @@ _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d[\d,]*(?:\.\d+)?")
 _LEAD = re.compile(r"[\s\-*•>\"'(\[]*(?:[QA]: )?[\s\"'(\[]*")
 _ANSWER = re.compile(r"\?\s*\nA: ")
 _OWN_REACH, _OTHER_REACH = 2, 6  # neighbours that a number has, and within which one of them must stay
-_LONG_SENTENCE = 40  # characters; shorter ones may well repeat
+_LONG_SENTENCE, _REPEATS = 40, 3  # a loop is a sentence of 40 characters said over three times more than before
 
 
 @dataclass(frozen=True)
@@ -212,13 +212,17 @@ def _form(known: Reading, told: Reading, limits: GateLimits, longest: float) -> 
     ratio = len(told.text) / max(len(known.text), 1)
     if not limits.shortest <= ratio <= longest:
         yield f"length: {ratio:.2f} times the source"
-    for sentence, count in Counter(sentences(told.text)).items():
-        if count > 1 and len(sentence) > _LONG_SENTENCE and count > known.text.count(sentence[4:-4]):
-            yield f"repetition: {sentence[:60]}"
-            break
-    copied = len(known.runs & told.runs) / len(told.runs)
-    if copied > limits.max_copied:
-        yield f"copy: {copied:.0%} of the word runs are the source's"
+    said, before = Counter(sentences(told.text)), Counter(sentences(known.text))
+    looped = [one for one, n in said.items() if n > before[one] + _REPEATS and len(one) > _LONG_SENTENCE]
+    if looped:
+        yield f"repetition: {looped[0][:60]}"
+
+
+def copied(source: str, rewrite: str, limits: GateLimits) -> list[str]:
+    """A reason to refuse a whole rewrite that is little else than its source; code in it may stay as it is."""
+    known, told = read(source).runs, Reading(rewrite).runs
+    share = len(known & told) / len(told)
+    return [f"copy: {share:.0%} of the word runs are the source's"] if share > limits.max_copied else []
 
 
 def _company(known: Reading, told: Reading) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 
 from nodes.rephrase.pieces import Piece, choose
+from nodes.rephrase.words import word_set
 
 _ASKS = (
     (re.compile(r"^Find the Greatest Common Divisor \(GCD\) of these numbers: (\d+), (\d+)\.?$"),
@@ -31,19 +32,21 @@ _IDEAS = (
 )
 _GIVEN = ("Given", "What we know", "The problem")
 # What the ideas and questions may say about the method beyond the problem's own words.
-METHOD_WORDS = frozenset(
-    ["divide", "divided", "remainder", "again", "zero", "product", "common", "divisor", "small", "prime", "factors", "long", "multiply", "digit", "agree", "sides", "parts", "count", "animal", "sequence", "equation", "unknown", "solve", "fraction", "simplified", "lowest", "terms", "apart", "multiplication"]
+METHOD_WORDS = word_set(
+    """divide divided remainder again zero product common divisor small prime factors long multiply digit agree
+    sides parts count animal sequence equation unknown solve fraction simplified lowest terms apart
+    multiplication"""
 )
 _FIRST = ("First", "Start with", "To begin")
 _NEXT = ("Then", "Next", "And then")
-_LAST = ("Finally", "Lastly", "At the end")
+_LAST = ("Finally", "Lastly", "Last step")
 _ANSWERS = ("So the answer is {}.", "Answer found: {}.", "The result is {}.", "Hence the answer: {}.")
 _TOGETHER = ("Put together", "In short", "So")
 _SUM_LEADS = ("To work out {}, go from left to right.", "Take {} step by step.", "How much is {}? Start on the left.")
 
 
 def problem_note(text: str, piece: Piece, with_idea: bool) -> str:
-    """A worked problem ("Problem: ... Solution: ... Answer: ...") as a note with its steps and result, and its idea where asked."""
+    """A worked problem ("Problem: ... Solution: ... Answer: ...") as a note: idea if asked, steps, result."""
     question, _, rest = text.removeprefix("Problem: ").partition("\nSolution:\n")
     steps, _, answer = rest.rpartition("Answer: ")
     lines = [_asked(question, piece)]

@@ -58,10 +58,15 @@ class Writer(Protocol):
         ...
 
 
+def unit_hash(*key: object) -> float:
+    """A number in [0, 1) that depends on `key` alone: the stage's only source of chance."""
+    digest = blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
 def choose(options: "tuple[T, ...] | list[T]", *key: object) -> T:
     """One of `options`, by the hash of `key`."""
-    digest = blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return options[int.from_bytes(digest, "big") % len(options)]
+    return options[int(unit_hash(*key) * len(options))]
 
 
 def join(units: "tuple[Unit, ...] | list[Unit]") -> str:
@@ -115,11 +120,7 @@ def _paragraph(paragraph: str, number: int) -> list[Unit]:
     lines = [line for line in paragraph.split("\n") if line.strip()]
     if all(_SUM.match(line) for line in lines):
         return [Unit("sum", line, number) for line in lines]
-    if (
-        len(lines) > 0
-        and sum(bool(_RECORD.match(line)) for line in lines) >= 0.8 * len(lines)
-        and _is_prose(paragraph, 3)
-    ):
+    if sum(bool(_RECORD.match(line)) for line in lines) >= 0.8 * len(lines) and not _CALL.search(paragraph):
         return [Unit("record" if _RECORD.match(line) else "verbatim", line, number) for line in lines]
     if not _is_prose(paragraph, 6):
         return [Unit("verbatim", paragraph.strip("\n"), number)]
@@ -127,6 +128,7 @@ def _paragraph(paragraph: str, number: int) -> list[Unit]:
     return [Unit("sentence", sentence, number) for sentence in sentences(unwrapped)]
 
 
+_CALL = re.compile(r"\b\w+\(\w*,|>>>|::")
 _CODE = re.compile(
     r">>>|::=|^\s*(?:[-*+•]|\d+\.|\w+\)) |[{}|\\<>]{2}|\b(?:def|self|import|return) \w+[(:]|^\W+$|\w+\(.*\)\s*$"
 )

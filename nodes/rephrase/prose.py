@@ -3,21 +3,25 @@
 import re
 from collections.abc import Callable
 
-from nodes.rephrase.pieces import choose
-from nodes.rephrase.words import FUNCTION_WORDS, SYNONYMS
+from nodes.rephrase.pieces import choose, unit_hash
+from nodes.rephrase.words import FUNCTION_WORDS, SYNONYMS, word_set
 
 # Words that a synonym must not touch: after these a word is often part of a name or of a fixed term.
 _PHRASES = sorted(SYNONYMS, key=len, reverse=True)
 _SYNONYM = re.compile(rf"(?<![\w\-'.(`])({'|'.join(map(re.escape, _PHRASES))})(?![\w\-'(`=])")
 _TIME = r"(?:In|By|During|Since|After|Between|From|Until|On) (?:[a-z]+ ){0,4}(?:[A-Z][a-z]+ )?\d{3,4}s?(?: and \d{4})?"
-_FRONTED = re.compile(rf"^({_TIME}), ([^,;:()]+)\.$")
-_BACKED = re.compile(r"^([A-Z][^,;:()]+) (in (?:[A-Z][a-z]+ )?\d{4})\.$")
+_FRONTED = re.compile(rf"^({_TIME}), ([^,;:()]{{5,90}})\.$")  # a date that goes far loses its company
+_BACKED = re.compile(r"^([A-Z][^,;:()]{5,90}) (in (?:[A-Z][a-z]+ )?\d{4})\.$")
+_BUT = re.compile(r"(?<=\w), but (?=\w)")
+_WHILE = re.compile(r"(?<=\w), while (?=\w)")
+_IF = re.compile(r"(?<=[a-z]) if (?=(?:the|a|an|it|this|there|no|any)\b)")
 _RELATIVE = re.compile(
     r", which (was|is|has|had|lasted|led|ended|became|began|remains|includes|contains|means) ([^,;:]+)\.$"
 )
 _CONTRAST = re.compile(r"^(Although|While|Though) ([^,;:()]+), ([^,;:()]+)\.$")
 _CONDITION = re.compile(r"^(If|When|Because) ([^,;:()]+), (?!then\b)([^,;:()]+)\.$")
 _TRAILING = re.compile(r"^([A-Z][^,;:()]+),? (if|when|because|unless) ([^,;:()]+)\.$")
+_DRAWN = 0.85  # share of possible rearrangements made, so that one source is not always told the same way
 _ESTIMATE = re.compile(r"\((\d{4}) est\.\)")
 
 
@@ -30,42 +34,90 @@ def synonyms(text: str, key: str, thorough: float = 0.8) -> str:
     """Replace words by synonyms where the context allows, each by its own draw."""
 
     def put(match: re.Match[str]) -> str:
-        if int(choose(tuple(range(100)), key, match[0], match.start())) >= 100 * thorough:
+        if unit_hash(key, match[0], match.start()) >= thorough:
             return match[0]
         return SYNONYMS[match[1]]
 
+    for name, joint, other in _JOINTS:
+        text = joint.sub(other, text) if unit_hash(key, name) < thorough else text
     return _articles(_SYNONYM.sub(put, text))
+
+
+_JOINTS = (("but", _BUT, ", yet "), ("while", _WHILE, ", whereas "), ("if", _IF, " provided that "))
 
 
 def _articles(text: str) -> str:
     """`a extra` and `an big` do not stand; only words that this module brings in are looked at."""
     text = re.sub(
-        r"\b([Aa])n (roughly|rapidly|big|whole|main|considerable|present|starting|matching)\b", r"\1 \2", text
+        r"\b([Aa])n (roughly|rapidly|big|whole|main|considerable|present|starting|matching|particular|robust|several|real|differing|principal|suitable|certain)\b",
+        r"\1 \2",
+        text,
     )
-    return re.sub(r"\b([Aa]) (extra|almost|earlier|uncommon|easily|enough)\b", r"\1n \2", text)
+    return re.sub(r"\b([Aa]) (extra|almost|earlier|uncommon|easily|enough|unbroken)\b", r"\1n \2", text)
 
 
 def restructure(sentence: str, key: str) -> str:
     """The first rule that fits and is drawn; the sentence itself where none does."""
     for name, rule in _RULES:
         changed = rule(sentence)
-        if changed != sentence and choose((True, True, True, False), key, name):
+        if changed != sentence and unit_hash(key, name) < _DRAWN:
             return changed
     return sentence
 
 
-_VERBS = ["return", "create", "make", "get", "set", "check", "test", "convert", "compute", "find", "give", "read", "write", "open", "close", "print", "parse", "raise", "remove", "add", "append", "insert", "delete", "update", "build", "encode", "decode", "send", "receive", "call", "start", "stop", "run", "list", "show", "display", "format", "copy", "move", "load", "store", "save", "define", "determine", "handle", "process", "register", "replace", "split", "join", "format", "initialize", "execute", "register", "wait", "connect", "compile", "extract", "generate", "iterate", "retrieve", "produce", "provide", "perform", "represent", "apply", "search"]
-_IMPERATIVE = re.compile(rf"^({'|'.join(sorted({verb.capitalize() for verb in _VERBS}))}) (?![=:(])")
+def _third(verb: str) -> str:
+    """Third person of a verb."""
+    if verb.endswith("y") and verb[-2] not in "aeiou":
+        return f"{verb[:-1]}ies"
+    return f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s"
+
+
+_VERBS = word_set(
+    """return create make get set check test convert compute find give read write open close print parse raise
+    remove add append insert delete update build encode decode send receive call start stop run list show
+    display format copy move load store save define determine handle process register replace split join format
+    initialize execute register wait connect compile extract generate iterate retrieve produce provide perform
+    represent apply search"""
+)
+_IMPERATIVE = re.compile(rf"^({'|'.join(sorted(verb.capitalize() for verb in _VERBS))}) (?![=:(])")
+_THIRD = re.compile(rf"^({'|'.join(sorted(_third(verb).capitalize() for verb in _VERBS))}) (?![=:(])")
+_FINITE = re.compile(
+    r"\b(?:is|are|was|were|be|has|have|had|can|may|must|should|will|would|does|do|did|[a-z]+(?:ates|ises|izes|rns|fies|urs|"
+    r"ains|ents|ides|ives|uces|ows|ins|ets|kes|eeds|lls|ends))\b"
+)
+_PARTICIPLE = re.compile(
+    r"^(Discovered|Used|Found|Obtained|Named|Made|Extracted|Confirmed|Isolated|Prepared|Produced|Required|Identified|"
+    r"Synthesized|Created|Mined|Known|Recognized|Prepared) (?=by|in|as|for|from|to|and|with|after|only|mainly|during)"
+)
+_VERB_FIRST = re.compile(
+    r"^(Has|Occurs|Reacts|Oxidizes|Belongs|Burns|Forms|Resembles|Tarnishes|Exists|Does|Is|Combines) "
+)
+_BELONGS = re.compile(r"^([A-Z][^.:;]*? element)((?:,| of| in| that| with|\.).*)$")
+_PAST = frozenset("Discovered Named Confirmed Isolated Identified Synthesized".split())
 
 
 def _third_person(sentence: str) -> str:
     """A docstring's imperative told as a fact: "Return the list" is "This returns the list"."""
     match = _IMPERATIVE.match(sentence)
-    if not match or re.search(r"^\w+ (?:and|or) ", sentence):
-        return sentence
-    verb = match[1].lower()
-    ending = "es" if verb.endswith(("s", "sh", "ch", "ss", "x")) else "ies" if verb.endswith("py") else "s"
-    return f"This {verb.removesuffix('y') if ending == 'ies' else verb}{ending} {sentence[match.end() :]}"
+    if match and not re.search(r"^\w+ (?:and|or) |, and |, then ", sentence):
+        return f"This {_third(match[1].lower())} {sentence[match.end() :]}"
+    match = _THIRD.match(sentence)
+    return f"This {_lower(sentence)}" if match else sentence
+
+
+def _whole_sentence(sentence: str) -> str:
+    """A fragment made a sentence: "A buffer for lines." is "This is a buffer for lines."."""
+    if re.match(r"^(?:A|An) ", sentence) and sentence.endswith(".") and not _FINITE.search(sentence):
+        return f"This is {_lower(sentence)}"
+    match = _PARTICIPLE.match(sentence)
+    if match and not re.search(rf"^{match[1]}[^,.]*, ", sentence):
+        return f"It {'was' if match[1] in _PAST else 'is'} {_lower(sentence)}"
+    match = _BELONGS.match(sentence)
+    if match and not _FINITE.search(match[1]):
+        article = "an" if match[1][0] in "AEIOU" else "a"
+        rest = match[2].replace(", belongs to", " that belongs to", 1)
+        return f"It is {article} {_lower(match[1])}{rest}"
+    return f"It {_lower(sentence)}" if _VERB_FIRST.match(sentence) else sentence
 
 
 def _back_time(sentence: str) -> str:
@@ -102,6 +154,7 @@ def _front_condition(sentence: str) -> str:
 
 _RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("third_person", _third_person),
+    ("whole_sentence", _whole_sentence),
     ("back_time", _back_time),
     ("contrast", _turn_contrast),
     ("condition", _turn_condition),
@@ -149,5 +202,5 @@ def vary_list(text: str, key: str) -> str:
         or max(map(len, items)) > 30
     ):
         return text
-    turned = sorted(items, key=lambda item: str(choose(tuple(range(10**6)), key, item)))
+    turned = sorted(items, key=lambda item: unit_hash(key, item))
     return f"{', '.join(turned[:-1])} and {turned[-1]}"

@@ -6,7 +6,7 @@ from nodes.rephrase.notes import problem_note, sum_note
 from nodes.rephrase.pieces import Piece, Unit, choose, join
 from nodes.rephrase.prose import can_lower, mark, paraphrase
 from nodes.rephrase.records import tell
-from nodes.rephrase.words import NEGATIONS, words
+from nodes.rephrase.words import NEGATIONS, POLAR_WORDS, words
 
 _ABOUT = ("What is said about {}?", "What should one know about {}?", "What does the text tell us about {}?")
 _GENERAL = ("What comes next?", "What else is said?", "What follows?", "What is noted here?")
@@ -61,7 +61,7 @@ def _marked_before(piece: Piece) -> int:
 
 
 def _opener(piece: Piece) -> str:
-    if piece.previous or not piece.style.openers:
+    if piece.previous or not piece.style.openers or re.search(r"\d", piece.subject):  # a figure out of nowhere
         return ""
     return choose(piece.style.openers, piece.key, "opener").format(subject=piece.subject)
 
@@ -72,7 +72,7 @@ def _question(sentence: str, key: str) -> str:
     named = [
         word
         for word in words(inner)
-        if word[0].isupper() and len(word) > 2 and word[1:].islower() and word.lower() not in NEGATIONS
+        if word[0].isupper() and len(word) > 2 and word[1:].islower() and word.lower() not in NEGATIONS | POLAR_WORDS
     ]
     return choose(_ABOUT, key, "question").format(named[0]) if named else choose(_GENERAL, key, "question")
 

@@ -3,190 +3,296 @@
 import re
 from functools import lru_cache
 
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of `text` as a set."""
+    return frozenset(text.split())
+
+
 # Grammar, not content.
-FUNCTION_WORDS = frozenset(
-    ["a", "about", "above", "according", "across", "after", "again", "against", "all", "along", "also", "although", "am", "among", "an", "and", "another", "any", "are", "around", "as", "at", "away", "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could", "did", "do", "does", "done", "down", "due", "during", "each", "either", "else", "enough", "etc", "even", "ever", "every", "few", "for", "from", "further", "had", "has", "have", "having", "he", "hence", "her", "here", "hers", "him", "his", "how", "however", "i", "if", "in", "instead", "into", "is", "it", "its", "itself", "just", "like", "made", "make", "makes", "many", "may", "me", "might", "mine", "more", "most", "much", "must", "my", "near", "of", "off", "often", "on", "once", "one", "only", "onto", "or", "other", "others", "our", "out", "over", "own", "per", "quite", "rather", "same", "shall", "she", "should", "since", "so", "some", "still", "such", "than", "that", "the", "their", "them", "then", "there", "therefore", "these", "they", "this", "those", "though", "through", "thus", "to", "together", "too", "toward", "towards", "under", "until", "unless", "up", "upon", "us", "very", "via", "was", "we", "were", "what", "when", "where", "whereas", "whether", "which", "while", "who", "whole", "whom", "whose", "why", "will", "with", "within", "would", "yes", "yet", "you", "your"]
+FUNCTION_WORDS = word_set(
+    """a about above according across after again against all along also although am among an and another any are
+    around as at away be because been before being below between both but by can could did do does done down due
+    during each either else enough etc even ever every few for from further had has have having he hence her
+    here hers him his how however i if in instead into is it its itself just like made make makes many may me
+    might mine more most much must my near of off often on once one only onto or other others our out over own
+    per quite rather same shall she should since so some still such than that the their them then there
+    therefore these they this those though through thus to together too toward towards under until unless up
+    upon us very via was we were what when where whereas whether which while who whole whom whose why will with
+    within would yes yet you your"""
 )
 # Words with which a rewrite may speak about its source without adding to it.
-FRAMING_WORDS = frozenset(
-    ["answer", "answers", "ask", "asked", "asks", "begin", "beginning", "brief", "briefing", "call", "called", "case", "come", "comes", "consider", "dear", "describe", "described", "describes", "description", "detail", "details", "entry", "exercise", "explain", "explained", "fact", "facts", "find", "following", "follows", "give", "given", "gives", "heading", "hold", "holds", "idea", "important", "item", "key", "know", "known", "learn", "learner", "learned", "lesson", "let", "list", "listed", "lists", "look", "matter", "mean", "meaning", "means", "mention", "mentioned", "mentions", "name", "named", "namely", "next", "note", "noted", "notes", "notice", "now", "number", "numbers", "observe", "page", "part", "piece", "point", "points", "problem", "put", "question", "read", "reader", "reads", "recall", "record", "recorded", "records", "remain", "remember", "remains", "report", "reported", "reports", "respect", "result", "say", "says", "section", "see", "set", "shown", "shows", "simply", "sketch", "solution", "stand", "stands", "start", "state", "stated", "states", "step", "steps", "student", "study", "sum", "summary", "talk", "task", "teacher", "tell", "tells", "text", "thing", "things", "think", "topic", "turn", "turns", "understand", "way", "we", "work", "worked", "worth", "write", "written", "quick", "regard", "regards", "concerning", "regarding", "key", "takeaway", "takeaways", "reading", "keep", "mind", "q", "short", "words", "plain", "finally", "lastly", "estimate", "estimated", "amount", "amounts", "equal", "equals", "plus", "minus", "take", "add", "subtract", "get", "gets", "goes", "carry", "out", "left", "right", "side", "total", "running", "value", "calculation", "check", "figure", "figures", "gives", "leaves", "start", "question", "questions", "today", "learning", "study", "first", "est", "estimates", "call", "calls", "called", "hence", "result", "results"]
+FRAMING_WORDS = word_set(
+    """answer answers ask asked asks begin beginning brief briefing call called case come comes consider dear
+    describe described describes description detail details entry exercise explain explained fact facts find
+    following follows give given gives heading hold holds idea important item key know known learn learner
+    learned lesson let list listed lists look matter mean meaning means mention mentioned mentions name named
+    namely next note noted notes notice now number numbers observe page part piece point points problem put
+    question read reader reads recall record recorded records remain remember remains report reported reports
+    respect result say says section see set shown shows simply sketch solution stand stands start state stated
+    states step steps student study sum summary talk task teacher tell tells text thing things think topic turn
+    turns understand way we work worked worth write written quick regard regards concerning regarding key
+    takeaway takeaways reading keep mind q short words plain finally lastly estimate estimated amount amounts
+    equal equals plus minus take add subtract get gets goes carry out left right side total running value
+    calculation check figure figures gives leaves start question questions today learning study first est found
+    estimates call calls called hence result results"""
 )
-NEGATIONS = frozenset(["not", "no", "never", "none", "nor", "neither", "without", "cannot", "nothing", "nobody", "nowhere", "hardly"])
-SPELT_NUMBERS = frozenset(
-    ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion", "billions", "trillion", "dozen", "half", "quarter", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "twice", "thrice"]
+NEGATIONS = word_set("""not no never none nor neither without cannot nothing nobody nowhere hardly""")
+SPELT_NUMBERS = word_set(
+    """two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand thousands
+    million millions billion billions trillion dozen half quarter third fourth fifth sixth seventh eighth ninth
+    tenth twice thrice"""
 )
 # A sentence that loses or gains one of these says something else.
-POLAR_WORDS = frozenset(
-    ["increase", "decrease", "rise", "fall", "grow", "decline", "gain", "lose", "win", "import", "export", "male", "female", "north", "south", "east", "west", "northern", "southern", "eastern", "western", "highest", "lowest", "higher", "lower", "largest", "smallest", "larger", "smaller", "majority", "minority", "true", "false", "maximum", "minimum", "positive", "negative", "always", "sometimes", "success", "failure", "allow", "forbid", "enable", "disable", "before", "after", "above", "below", "more", "less", "fewer", "most", "least", "accept", "reject", "urban", "rural", "public", "private", "legal", "illegal", "mutable", "immutable", "ascending", "descending"]
+POLAR_WORDS = word_set(
+    """increase decrease rise fall grow decline gain lose win import export male female north south east west
+    northern southern eastern western highest lowest higher lower largest smallest larger smaller majority
+    minority true false maximum minimum positive negative always sometimes success failure allow forbid enable
+    disable before after above below more less fewer most least accept reject urban rural public private legal
+    illegal mutable immutable ascending descending"""
 )
 
 # Left may be replaced by right in running text without a change of meaning or of grammar. For the gate the content
 # words of a pair mean the same. Pairs with a negation or a word of direction on one side only have no place here.
 SYNONYMS = {
-    "approximately": "roughly",
-    "numerous": "many",
-    "began": "started",
-    "begins": "starts",
-    "quickly": "rapidly",
-    "large": "big",
-    "entire": "whole",
-    "mainly": "chiefly",
-    "primarily": "mainly",
-    "nearly": "almost",
-    "frequently": "often",
-    "generally": "usually",
-    "commonly": "usually",
-    "obtained": "got",
+    "a number of": "several",
+    "a sequence of": "a series of",
+    "a set of": "a group of",
+    "able": "in a position",
+    "able to": "in a position to",
+    "absorbed": "took in",
+    "achieved": "reached",
+    "actual": "real",
     "additional": "extra",
-    "currently": "at present",
-    "therefore": "thus",
-    "subsequently": "later",
-    "previously": "earlier",
-    "various": "several",
-    "located": "situated",
-    "required": "needed",
-    "requires": "needs",
-    "significant": "considerable",
-    "substantial": "considerable",
-    "major": "main",
-    "sufficient": "enough",
-    "remaining": "left over",
-    "comprises": "consists of",
-    "contains": "holds",
-    "occurred": "happened",
-    "permitted": "allowed",
-    "permits": "allows",
-    "purchased": "bought",
+    "adopted": "took on",
+    "agreed to": "consented to",
+    "agreement": "accord",
+    "along with": "together with",
+    "although": "even though",
+    "annually": "every year",
+    "appropriate": "suitable",
+    "approximately": "roughly",
+    "are called": "get called",
+    "are not": "aren't",
+    "are returned": "come back",
+    "are used in": "find use in",
+    "are used to": "serve to",
+    "as a result": "in consequence",
+    "as well as": "and also",
     "assistance": "help",
+    "associated with": "tied to",
+    "at most": "at the very most",
+    "at the time": "then",
     "attempted": "tried",
     "attempts": "tries",
-    "ceased": "stopped",
-    "ended": "came to an end",
-    "resulted in": "led to",
-    "in order to": "so as to",
-    "as well as": "and also",
-    "due to": "because of",
-    "in addition": "besides",
-    "a number of": "several",
-    "such as": "for example",
-    "in particular": "especially",
-    "although": "even though",
-    "despite": "in spite of",
-    "throughout": "all through",
-    "specified": "given",
-    "specifies": "states",
-    "provided": "supplied",
-    "provides": "supplies",
-    "indicates": "shows",
-    "indicate": "show",
-    "modify": "change",
-    "modified": "changed",
-    "retrieve": "fetch",
-    "retrieves": "fetches",
-    "initial": "starting",
-    "initially": "at first",
     "automatically": "by itself",
-    "immediately": "at once",
-    "identical": "the same",
-    "equivalent to": "the same as",
-    "corresponds to": "matches",
-    "corresponding": "matching",
+    "based on": "built on",
+    "because of": "owing to",
+    "began": "started",
+    "begins": "starts",
+    "behaves like": "acts like",
+    "belongs to": "is part of",
+    "bordering": "next to",
+    "brittle": "easily broken",
+    "can be": "may be",
+    "ceased": "stopped",
+    "certain": "particular",
+    "challenges": "difficulties",
+    "combined": "joined",
+    "combines": "joins",
+    "commonly": "usually",
+    "comprises": "consists of",
+    "conducted": "held",
+    "conflict": "strife",
+    "conflicts": "strife",
+    "consists of": "is made up of",
     "construct": "build",
     "constructed": "built",
     "constructs": "builds",
+    "contain": "hold",
+    "containing": "holding",
+    "contains": "holds",
+    "continued to": "went on to",
+    "continues to": "goes on to",
+    "continuous": "unbroken",
+    "controls": "runs",
+    "corresponding": "matching",
+    "corresponds to": "matches",
     "create": "make",
     "created": "made",
     "creates": "makes",
+    "current": "present",
+    "currently": "at present",
+    "declared": "proclaimed",
+    "depending on": "according to",
+    "depends on": "hangs on",
+    "describes": "depicts",
+    "despite": "in spite of",
+    "determine": "find out",
+    "determines": "decides",
+    "did not": "didn't",
+    "different": "differing",
+    "discovered": "found",
+    "dissolved": "broken up",
+    "do not": "don't",
+    "does not": "doesn't",
+    "dominated by": "under the sway of",
+    "due to": "because of",
+    "during": "in the course of",
+    "each": "every",
+    "elected": "voted in",
+    "employed": "used",
+    "ended": "came to an end",
+    "ensure": "make sure",
+    "ensures": "makes sure",
+    "entire": "whole",
+    "entirely": "wholly",
+    "equivalent to": "the same as",
+    "essential": "vital",
+    "established": "set up",
+    "eventually": "in the end",
+    "existing": "present",
+    "extensively": "widely",
+    "famed": "well known",
+    "famous": "well known",
+    "following the": "in the wake of the",
+    "for example": "for instance",
+    "forced to": "compelled to",
+    "former": "one-time",
+    "formerly": "once",
+    "frequently": "often",
+    "generally": "usually",
+    "granted": "given",
+    "growth": "expansion",
+    "identical": "the same",
+    "immediately": "at once",
+    "in addition": "besides",
+    "in order to": "so as to",
+    "in particular": "especially",
+    "in recent years": "lately",
+    "in which": "where",
+    "include": "take in",
+    "included": "taken in",
+    "includes": "takes in",
+    "indicate": "show",
+    "indicates": "shows",
+    "initial": "starting",
+    "initially": "at first",
+    "instead of": "rather than",
+    "introduced": "brought in",
     "invoked": "called",
     "invokes": "calls",
-    "utilized": "used",
+    "is called": "gets called",
+    "is equivalent to": "does the same as",
+    "is not": "isn't",
+    "is returned": "comes back",
+    "is used in": "finds use in",
+    "known as": "called",
+    "large": "big",
+    "largely": "by and large",
+    "led by": "headed by",
+    "located": "situated",
+    "lustrous": "shiny",
+    "mainly": "chiefly",
+    "major": "main",
+    "modified": "changed",
+    "modify": "change",
+    "mostly": "by and large",
+    "multiple": "several",
+    "must be": "has to be",
+    "nation": "country",
+    "nations": "countries",
+    "nationwide": "across the country",
+    "near": "close to",
+    "nearly": "almost",
+    "necessary": "needed",
+    "need to": "have to",
+    "normally": "as a rule",
+    "note that": "mind that",
+    "numerous": "many",
+    "numerous times": "often",
+    "obtained": "got",
+    "occur": "happen",
+    "occurred": "happened",
+    "occurs": "happens",
+    "omitted": "left out",
+    "only": "solely",
+    "otherwise": "or else",
+    "particularly": "especially",
+    "partly": "in part",
     "perform": "carry out",
     "performed": "carried out",
     "performs": "carries out",
-    "omitted": "left out",
-    "returned": "given back",
+    "permits": "allows",
+    "permitted": "allowed",
+    "populace": "people",
+    "powerful": "mighty",
+    "previously": "earlier",
+    "primarily": "mainly",
+    "primary": "principal",
+    "produced": "made",
+    "provided": "supplied",
+    "provides": "supplies",
+    "purchased": "bought",
+    "quickly": "rapidly",
     "raised": "thrown",
-    "determine": "find out",
-    "determines": "decides",
-    "ensure": "make sure",
-    "ensures": "makes sure",
-    "entirely": "wholly",
-    "existing": "present",
-    "supports": "handles",
-    "supported": "handled",
-    "famous": "well known",
-    "famed": "well known",
+    "rare": "uncommon",
+    "refers to": "points to",
+    "reforms": "changes",
+    "regarding": "concerning",
+    "remained": "stayed",
+    "remaining": "left over",
+    "repeatedly": "again and again",
+    "representing": "standing for",
+    "represents": "stands for",
+    "required": "needed",
+    "requires": "needs",
+    "resembles": "looks like",
     "reside": "live",
     "residing": "living",
-    "discovered": "found",
-    "combined": "joined",
-    "combines": "joins",
-    "produced": "made",
-    "employed": "used",
-    "extensively": "widely",
-    "widely": "broadly",
-    "brittle": "easily broken",
-    "lustrous": "shiny",
-    "silvery": "silver-coloured",
-    "resembles": "looks like",
-    "essential": "vital",
-    "rare": "uncommon",
-    "established": "set up",
-    "can be": "may be",
-    "must be": "has to be",
-    "should be": "ought to be",
-    "does not": "doesn't",
-    "do not": "don't",
-    "is not": "isn't",
-    "are not": "aren't",
-    "was not": "wasn't",
-    "did not": "didn't",
-    "for example": "for instance",
-    "instead of": "rather than",
-    "using": "with the help of",
-    "based on": "built on",
-    "each": "every",
-    "are used to": "serve to",
-    "known as": "called",
-    "annually": "every year",
-    "as a result": "in consequence",
-    "in recent years": "lately",
-    "led by": "headed by",
-    "agreed to": "consented to",
-    "forced to": "compelled to",
-    "continued to": "went on to",
-    "continues to": "goes on to",
+    "resulted in": "led to",
+    "retrieve": "fetch",
+    "retrieves": "fetches",
+    "returned": "given back",
     "seized": "took hold of",
-    "took place": "was held",
-    "in which": "where",
-    "at the time": "then",
-    "along with": "together with",
-    "whether or not": "whether",
-    "depending on": "according to",
-    "depends on": "hangs on",
-    "a sequence of": "a series of",
-    "is equivalent to": "does the same as",
-    "is called": "gets called",
-    "are called": "get called",
-    "is returned": "comes back",
-    "are returned": "come back",
-    "note that": "mind that",
-    "you can": "one can",
-    "you should": "one should",
-    "you may": "one may",
-    "behaves like": "acts like",
-    "at most": "at the very most",
-    "a set of": "a group of",
-    "associated with": "tied to",
-    "refers to": "points to",
-    "consists of": "is made up of",
-    "bordering": "next to",
+    "should be": "ought to be",
+    "significant": "considerable",
+    "silvery": "silver-coloured",
+    "simply": "just",
+    "since then": "from then on",
     "small": "little",
-    "nation": "country",
-    "nations": "countries",
-    "agreement": "accord",
-    "elected": "voted in",
-    "able to": "in a position to",
+    "specified": "given",
+    "specifies": "states",
+    "strong": "robust",
+    "subsequent": "later",
+    "subsequently": "later",
+    "substantial": "considerable",
+    "such as": "for example",
+    "sufficient": "enough",
+    "supported": "handled",
+    "supports": "handles",
+    "therefore": "thus",
+    "throughout": "all through",
+    "took place": "was held",
+    "troops": "soldiers",
+    "ultimately": "in the end",
+    "until": "till",
+    "upon": "on",
+    "used for": "employed for",
+    "using": "with the help of",
+    "usually": "as a rule",
+    "utilized": "used",
+    "various": "several",
+    "via": "by way of",
+    "violent": "bloody",
+    "was not": "wasn't",
+    "whether or not": "whether",
+    "widely": "broadly",
+    "within": "inside",
+    "you can": "one can",
+    "you may": "one may",
+    "you should": "one should",
 }
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -209,6 +315,15 @@ def stem(word: str) -> str:
     return word
 
 
+# What stands for grammar is grammar: "in the course of" for "during".
+_FRAMING_STEMS = frozenset(stem(word) for word in FRAMING_WORDS) | frozenset(
+    stem(word)
+    for left, right in SYNONYMS.items()
+    if all(part in FUNCTION_WORDS for part in left.split())
+    for word in right.split()
+)
+
+
 def _families() -> dict[str, str]:
     """Stem → representative of its synonyms; connected through SYNONYMS' content words."""
     root: dict[str, str] = {}
@@ -226,15 +341,17 @@ def _families() -> dict[str, str]:
     return {one: find(one) for one in root}
 
 
+@lru_cache(maxsize=1 << 17)
 def carries_meaning(word: str) -> bool:
-    """Whether a word is content: neither grammar nor framing, and longer than two letters."""
+    """Whether a word is content: neither grammar nor framing in any of its forms, and longer than two letters."""
     low = word.lower()
-    return len(low) > 2 and low not in FUNCTION_WORDS and low not in FRAMING_WORDS
+    return len(low) > 2 and low not in FUNCTION_WORDS and stem(low) not in _FRAMING_STEMS
 
 
 _FAMILY: dict[str, str] = {}
 
 
+@lru_cache(maxsize=1 << 17)
 def concept(word: str) -> str:
     """A word's meaning as far as this module knows it: the representative of its synonyms, or its stem."""
     if not _FAMILY:

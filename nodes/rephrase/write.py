@@ -7,9 +7,9 @@ from itertools import product
 
 import polars as pl
 
-from nodes.rephrase.gate import judge
+from nodes.rephrase.gate import copied, judge
 from nodes.rephrase.notes import METHOD_WORDS
-from nodes.rephrase.pieces import Piece, Writer, join, pieces_of
+from nodes.rephrase.pieces import Piece, Writer, join, pieces_of, unit_hash
 from nodes.rephrase.schema import Parameters
 
 
@@ -60,12 +60,6 @@ def _pairs(p: Parameters, document: str, domain: str) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: unit_hash(p.seed, "pair", document, *pair))
 
 
-def unit_hash(*parts: object) -> float:
-    """A number in [0, 1) that depends on `parts` alone."""
-    digest = blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row:
     """Rewrite one document piece by piece and judge each piece; columns of schema.REJECTED_REWRITES."""
     done: list[str] = []
@@ -76,6 +70,7 @@ def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row
         found = judge(piece.text, told, p.gate, order.title, piece.style.longest, method)
         reasons += [f"piece {number}: {reason}" for reason in found]
     text = "\n\n".join(done)
+    reasons += copied(order.text, text, p.gate)
     identity = blake2b(f"{order.source_id}:{writer.generator}:{text}".encode(), digest_size=8).hexdigest()
     return {
         "id": identity,
