@@ -25,7 +25,7 @@ from engine.training.padded import Padded, group_loss, group_of, pack_groups, re
 from nodes.rl.candidates import Candidates
 from nodes.rl.objective import squared_objective
 from nodes.rl.ptx import NaturalText
-from nodes.rl.rollouts import Rollouts, collect
+from nodes.rl.rollouts import Minibatch, Rollouts, collect
 from nodes.rl.schema import Parameters
 from nodes.rl.tables import write_rollouts
 
@@ -70,6 +70,7 @@ class PolicyTraining:
         self.candidates = Candidates(model, tokenizer, p, work / "candidates")
         self.asked = items(p.task, "rl", p.iterations * p.prompts, p.seed)
         self.drawn: tuple[int, Rollouts] | None = None
+        self.minibatch: Minibatch | None = None
 
     def prompts_of(self, iteration: int) -> list[Item]:
         """The iteration's prompts: no prompt is asked twice in a run."""
@@ -86,11 +87,11 @@ class PolicyTraining:
             self.drawn = (iteration, rollouts)
             if self.p.reset_optimizer:
                 self.optimizer.forget()
-        rollouts = self.drawn[1]
-        self.optimizer.skip = rollouts.policy is None
-        if rollouts.policy is None:
+        self.minibatch = self.drawn[1].minibatches[inner % self.p.minibatches]
+        self.optimizer.skip = self.minibatch.policy is None
+        if self.minibatch.policy is None:
             return {"empty": torch.zeros(())}
-        groups: dict[str, Padded] = {POLICY: rollouts.policy}
+        groups: dict[str, Padded] = {POLICY: self.minibatch.policy}
         if self.p.ptx.weight > 0:
             groups |= batch_at(self.ptx, self.p.ptx.examples, step, key(self.p.seed, "ptx"))
             groups |= self.natural.batch_at(step)
@@ -99,22 +100,18 @@ class PolicyTraining:
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """K2's objective plus the weighted PTX loss; figures for the history."""
         assert self.drawn is not None
-        rollouts, p = self.drawn[1], self.p
+        assert self.minibatch is not None
+        rollouts, part = self.drawn[1], self.minibatch
         figures: dict[str, Any] = {"temperature": rollouts.temperature, **rollouts.figures}
-        if rollouts.policy is None:
+        if part.policy is None:
             nothing = 0.0 * self.model.norm.weight.sum()  # a loss to go backward from; the optimizer stands still
             return nothing, {**figures, "skipped": 1.0, "objective": 0.0, "kl": 0.0, "ratio_max": 0.0, "loss_ptx": 0.0}
         logprobs_M = response_logprobs(self.model, group_of(batch, POLICY), rollouts.temperature)
-        ratio_M = (logprobs_M - rollouts.old_logprobs_M).detach()
         objective = squared_objective(
-            logprobs_M,
-            rollouts.old_logprobs_M,
-            rollouts.advantages_M,
-            rollouts.counts_M,
-            p.tau,
-            total=p.prompts * p.samples,
+            logprobs_M, part.old_logprobs_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total
         )
-        share_M = rollouts.counts_M / rollouts.counts_M.sum()
+        ratio_M = (logprobs_M - part.old_logprobs_M).detach()
+        share_M = part.counts_M / part.counts_M.sum()
         figures |= {
             "skipped": 0.0,
             "objective": objective,
@@ -127,7 +124,7 @@ class PolicyTraining:
         if not language:
             return objective, figures
         ptx, by_kind = group_loss(self.model, language, lambda _: 1.0)
-        return objective + p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
+        return objective + self.p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then linearly down to `final_rate` of the peak."""

@@ -24,19 +24,28 @@ from nodes.rl.schema import Parameters
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """An iteration's responses.
+class Minibatch:
+    """The responses of one optimizer step.
 
     `policy` holds prompt and response of the M distinct responses of informative prompts, the response's tokens
-    counted; `counts_M` how often each was drawn, `advantages_M` their mean advantage, `old_logprobs_M` whole-response
-    sums under the policy that drew them, at its temperature.
+    counted; None where no prompt is informative. `counts_M` says how often each was drawn, `advantages_M` their mean
+    advantage, `old_logprobs_M` whole-response sums under the policy that drew them, at its temperature. `total` is the
+    number of all draws for the minibatch's prompts.
     """
 
-    rows: list[dict[str, Any]]
     policy: Padded | None
     old_logprobs_M: Tensor
     advantages_M: Tensor
     counts_M: Tensor
+    total: int
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """An iteration's responses: rows of the table, minibatches, and figures for the history."""
+
+    rows: list[dict[str, Any]]
+    minibatches: list[Minibatch]
     temperature: float
     figures: dict[str, float]
 
@@ -58,25 +67,32 @@ def collect(model: K2Model, tokenizer: K2Tokenizer, asked: Sequence[Item], itera
     rewards_NK = torch.tensor(rewards, dtype=torch.float32).view(len(asked), p.samples)
     if p.reward == "permuted":
         rewards_NK = permuted(rewards_NK, key(p.seed, "permuted rewards", iteration))
-    live_N = informative(rewards_NK)
     rows = [
         table_row(response, reward, iteration, temperature)
         for response, reward in zip(responses, rewards_NK.flatten().tolist(), strict=True)
     ]
-    live = live_N[:, None].expand(-1, p.samples).flatten().tolist()
+    minibatches = [minibatch(responses, rewards_NK, part, p.minibatches) for part in range(p.minibatches)]
+    trained = sum(len(one.counts_M) for one in minibatches)
+    return Rollouts(rows, minibatches, temperature, figures_of(responses, rewards_NK) | {"rows_trained": trained})
+
+
+def minibatch(responses: Sequence[Response], rewards_NK: Tensor, part: int, parts: int) -> Minibatch:
+    """Every `parts`-th prompt from `part` on, as one step takes them; `responses` are K in a row for each prompt."""
+    samples = rewards_NK.shape[1]
+    advantages_NK, live_N = advantages(rewards_NK), informative(rewards_NK)
+    mine = range(part, len(rewards_NK), parts)
     distinct = merge(
-        (response, advantage)
-        for response, advantage, alive in zip(responses, advantages(rewards_NK).flatten().tolist(), live, strict=True)
-        if alive
+        (responses[prompt * samples + k], float(advantages_NK[prompt, k]))
+        for prompt in mine
+        if live_N[prompt]
+        for k in range(samples)
     )
-    return Rollouts(
-        rows=rows,
+    return Minibatch(
         policy=pad([_counted(one.response) for one in distinct]) if distinct else None,
         old_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for one in distinct]),
         advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for one in distinct]),
         counts_M=torch.tensor([float(len(one.advantages)) for one in distinct]),
-        temperature=temperature,
-        figures=figures_of(responses, float(live_N.float().mean())) | {"distinct": len(distinct) / len(responses)},
+        total=len(mine) * samples,
     )
 
 
@@ -103,7 +119,7 @@ def permuted(rewards_NK: Tensor, seed: int) -> Tensor:
     return rewards_NK.gather(1, draws.argsort(dim=1))
 
 
-def figures_of(responses: Sequence[Response], informative_share: float) -> dict[str, float]:
+def figures_of(responses: Sequence[Response], rewards_NK: Tensor) -> dict[str, float]:
     """What the history tells of an iteration's sampling. `entropy` is the sampled estimate, in nats a token."""
     n = len(responses)
     tokens = sum(len(response.completion.tokens) for response in responses)
@@ -112,7 +128,7 @@ def figures_of(responses: Sequence[Response], informative_share: float) -> dict[
         "truncated": sum(response.completion.truncated for response in responses) / n,
         "length": tokens / n,
         "entropy": -sum(sum(response.completion.logprobs) for response in responses) / tokens,
-        "informative": informative_share,
+        "informative": float(informative(rewards_NK).float().mean()),
     }
 
 

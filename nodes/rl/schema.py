@@ -53,6 +53,7 @@ class Parameters(BaseModel):
     prompts: int = Field(ge=1, description="prompts an iteration (N)")
     samples: int = Field(ge=2, description="responses a prompt (K)")
     inner_steps: int = Field(ge=1, description="optimizer steps on each iteration's responses")
+    minibatches: int = Field(ge=1, description="parts the prompts are dealt into; each inner step takes the next part")
     tau: float = Field(gt=0, description="weight of the log-ratio in the squared objective")
     max_new_tokens: int = Field(ge=1, description="token budget of a response")
     truncation_penalty: float = Field(ge=0, description="what a response cut off by the budget pays")
@@ -79,6 +80,8 @@ class Parameters(BaseModel):
     def _consistent(self) -> "Parameters":
         if self.warmup_steps >= self.steps:
             raise ValueError("warmup_steps must be below iterations times inner_steps")
+        if self.inner_steps % self.minibatches or self.prompts % self.minibatches:
+            raise ValueError("minibatches must divide both inner_steps and prompts: every prompt is used equally often")
         if self.temperature_end > self.temperature_start:
             raise ValueError("temperature_end must not exceed temperature_start: the temperature decays")
         return self

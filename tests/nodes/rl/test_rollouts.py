@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
 from engine.rollout.generate import Completion
 from engine.rollout.passrate import Response
@@ -19,6 +20,7 @@ def parameters(**changes):
     with open("conf/base/parameters/rl.yml") as file:
         base = yaml.safe_load(file)["rl"]
     small = {"task": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}, "prompts": 5, "samples": 4}
+    small |= {"minibatches": 1, "inner_steps": 2}
     return Parameters.model_validate({**base, **small, "iterations": 4, "warmup_steps": 0, **changes})
 
 
@@ -36,11 +38,12 @@ def test_teacher_forced_logprobs_equal_the_samplers_at_its_temperature(tokenizer
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 2 for i in range(len(scores))])
     model = toy.model()
     drawn = collect(model, tokenizer, items(p.task, "rl", 5, 0), iteration, p)
-    assert drawn.policy is not None
+    (part,) = drawn.minibatches
+    assert part.policy is not None
     model.train()
-    again = response_logprobs(model, drawn.policy, drawn.temperature)
+    again = response_logprobs(model, part.policy, drawn.temperature)
     assert drawn.temperature == pytest.approx(1.7 if iteration == 0 else 0.6)
-    torch.testing.assert_close(again.detach(), drawn.old_logprobs_M, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.detach(), part.old_logprobs_M, atol=1e-5, rtol=0)
 
 
 def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer):
@@ -52,8 +55,9 @@ def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer
     assert len(drawn.rows) == 20
     assert drawn.figures["truncated"] == len(cut) / 20
     if len(cut) == 20:
-        assert drawn.policy is None
-        assert drawn.advantages_M.numel() == 0
+        (part,) = drawn.minibatches
+        assert part.policy is None
+        assert part.advantages_M.numel() == 0
 
 
 def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
@@ -61,9 +65,11 @@ def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
     rewards = [0.0] * 4 + [1.0, 0.0, 0.0, 0.0] + [1.0] * 4 + [0.0] * 8
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: rewards)
     drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
-    assert drawn.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
-    assert drawn.counts_M.tolist() == [1, 1, 1, 1]
-    assert len(drawn.policy.ids_BT) == len(drawn.old_logprobs_M) == 4
+    (part,) = drawn.minibatches
+    assert part.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert part.counts_M.tolist() == [1, 1, 1, 1]
+    assert len(part.policy.ids_BT) == len(part.old_logprobs_M) == 4
+    assert part.total == 20
     assert drawn.figures["informative"] == pytest.approx(1 / 5)
 
 
@@ -99,3 +105,21 @@ def test_equal_responses_to_a_question_are_joined_and_others_kept_apart():
         ("b", [5]),
     ]
     assert [one.advantages for one in joined] == [[1.0, 0.0], [-1.0], [0.5]]
+
+
+def test_minibatches_deal_out_every_prompt_once(tokenizer, monkeypatch):
+    p = parameters(prompts=6, minibatches=2)
+    monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 4 for i in range(len(scores))])
+    drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 6, 0), 0, p)
+    assert [part.total for part in drawn.minibatches] == [12, 12]
+    assert sum(float(part.counts_M.sum()) for part in drawn.minibatches) == 24
+    questions = [
+        {tuple(ids[~said].tolist()) for ids, said in zip(part.policy.ids_BT, part.policy.counted_BT)}
+        for part in drawn.minibatches
+    ]
+    assert not questions[0] & questions[1]
+
+
+def test_minibatches_that_do_not_divide_are_refused():
+    with pytest.raises(ValidationError, match="minibatches must divide"):
+        parameters(prompts=5, minibatches=2)
