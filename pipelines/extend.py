@@ -1,6 +1,7 @@
-"""extend: a long-context anneal, then YaRN."""
+"""extend: from the base checkpoint to one that reads further."""
 
 from kedro.pipeline import Node, Pipeline
+
 from nodes.extend.nodes import train_extend
 
 
@@ -13,6 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["tokenizer", "shards", "base_checkpoint", "params:extend", "workspace"],
                 outputs=["extended_checkpoint", "extend_report", "extend_metrics"],
                 name="train_extend",
+                tags="train",
             ),
         ]
     )

@@ -1,0 +1,43 @@
+"""What the extend pipeline wires: from the base checkpoint to one that reads further."""
+
+from pathlib import Path
+from typing import Any
+
+from nodes.extend.schema import Parameters
+
+
+def train_extend(
+    tokenizer: Path, shards: Path, base_checkpoint: Path, parameters: dict[str, Any], workspace: Path
+) -> tuple[Path, Path, dict[str, float | int | str]]:
+    """Anneal at a longer sequence, then switch YaRN on; returns (checkpoint, report directory, metrics)."""
+    import json
+
+    from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint
+    from engine.text.shards import TokenShards
+    from engine.text.tokenizer import K2Tokenizer
+    from engine.training.history import read_history, write_history
+    from engine.training.numerics import settle
+    from nodes.extend import report, train
+    from nodes.extend.scaling import rescaled, variants
+
+    p = Parameters.model_validate(parameters)
+    settle(p.threads)
+    tok = K2Tokenizer.load(tokenizer)
+    opened = TokenShards.open(shards, tok)
+    model = load_checkpoint(base_checkpoint)
+    _, extra = load_config(base_checkpoint)
+    history = train.anneal(model, opened, p, workspace / "training")
+    directory = write_history(history, workspace / "report", "Long-context anneal")
+
+    measured = report.measure(model, opened, tok, p)
+    report.write(measured, p, directory)
+    extended = rescaled(model, variants(p)["yarn"], p.extended_length)
+    extra |= {"stage": "extend", "trained_length": p.sequence_length}
+    save_checkpoint(workspace / "checkpoint", extended, extra)
+    rows = read_history(history)
+    metrics = report.figures(measured, p) | {
+        "steps": p.schedule.steps,
+        "final_training_loss": rows[-1]["loss"],
+        "rope_scaling": json.dumps(extended.config.rope_scaling, sort_keys=True),
+    }
+    return workspace / "checkpoint", directory, metrics

@@ -1,0 +1,82 @@
+"""The passkey probe: a number stands somewhere in a long text and is asked for at the end.
+
+Shapes: T tokens, K tokens of the key, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.errors import UserError
+from engine.model.model import K2Model
+from engine.rollout.seeds import generator
+from engine.text.tokenizer import K2Tokenizer
+from engine.training.numerics import autocast
+from nodes.extend.schema import Passkey
+
+NEEDLE = "\nThe pass key is {key}. Remember it: {key} is the pass key.\n"
+QUESTION = "\nWhat is the pass key? The pass key is"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One text: its tokens (T,), of which the last `key_tokens` are the key, and how deep the needle lies, 0 to 1."""
+
+    tokens: np.ndarray
+    key_tokens: int
+    depth: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model made of the probes: share of keys and of key tokens it would say, and nats a key token."""
+
+    accuracy: float
+    token_accuracy: float
+    nats_per_token: float
+
+
+def probes(tokenizer: K2Tokenizer, filler: np.ndarray, length: int, settings: Passkey, seed: int) -> list[Probe]:
+    """Texts of `length` tokens, `trials` for each of `depths` evenly spaced depths; `filler` (n, ≥ length).
+
+    Raises UserError where the needle does not fit into the length.
+    """
+    out = []
+    for index in range(settings.depths * settings.trials):
+        depth = (index % settings.depths + 0.5) / settings.depths
+        draw = generator(seed, "passkey", index)
+        key = "".join(str(d) for d in draw.integers(0, 10, settings.digits))
+        needle, question = tokenizer.encode(NEEDLE.format(key=key)), tokenizer.encode(QUESTION)
+        answer = tokenizer.encode(f" {key}")
+        room = length - len(needle) - len(question) - len(answer)
+        if room < 1:
+            raise UserError(
+                f"parameters: the passkey probe needs {length - room} tokens, but the extended length is {length}; "
+                "raise extend.sequence_length or lower extend.passkey.digits"
+            )
+        text = filler[index % len(filler)]
+        before = int(room * depth)
+        tokens = np.concatenate([text[:before], needle, text[before:room], question, answer]).astype(np.int64)
+        out.append(Probe(tokens, len(answer), depth))
+    return out
+
+
+@torch.no_grad()
+def ask(model: K2Model, asked: Sequence[Probe], dtype: str) -> Found:
+    """Whether the model, shown the key so far, would say its next token; greedy."""
+    keys = tokens = right = 0
+    nats = 0.0
+    for probe in asked:
+        ids = torch.from_numpy(probe.tokens)[None]
+        with autocast(dtype, next(model.parameters()).device.type):
+            hidden = model.hidden(ids[:, :-1])[0, -probe.key_tokens :]
+            logprobs_KV = model.lm_head(hidden).float().log_softmax(-1)
+        targets_K = ids[0, -probe.key_tokens :]
+        hits_K = logprobs_KV.argmax(-1) == targets_K
+        keys += int(hits_K.all())
+        right += int(hits_K.sum())
+        tokens += probe.key_tokens
+        nats -= float(logprobs_KV.gather(-1, targets_K[:, None]).sum())
+    return Found(keys / len(asked), right / tokens, nats / tokens)

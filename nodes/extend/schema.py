@@ -1,0 +1,75 @@
+"""Parameters of context extension."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.training.settings import OptimizerSettings, Schedule
+
+
+class Yarn(BaseModel):
+    """YaRN under Hugging Face's names; `original_max_position_embeddings` is the length annealed at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: float = Field(gt=1)
+    beta_fast: float = Field(gt=0)
+    beta_slow: float = Field(gt=0)
+    mscale: float = Field(ge=0)
+    mscale_all_dim: float = Field(ge=0)
+
+
+class Curves(BaseModel):
+    """Loss by position at the extended length."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    windows: int = Field(ge=1)
+    buckets: int = Field(ge=2)
+
+
+class Passkey(BaseModel):
+    """A number hidden in natural text, asked for at its end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digits: int = Field(ge=1, le=9)
+    depths: int = Field(ge=1)
+    trials: int = Field(ge=1)
+
+
+class Parameters(BaseModel):
+    """All numbers of the stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    threads: int = Field(ge=1)
+    dtype: Literal["float32", "bfloat16"]
+    sequence_length: int = Field(ge=2)
+    batch_size: int = Field(ge=1)
+    micro_batches: int = Field(ge=1)
+    schedule: Schedule
+    optimizer: OptimizerSettings
+    checkpoint_every: int = Field(ge=1)
+    yarn: Yarn
+    curves: Curves
+    passkey: Passkey
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batches {self.micro_batches}; change one of them"
+            )
+        if (self.sequence_length * self.yarn.factor) % self.curves.buckets:
+            raise ValueError(
+                f"the extended length {self.sequence_length * self.yarn.factor:g} does not divide into curves.buckets "
+                f"{self.curves.buckets}; choose a divisor"
+            )
+        return self
+
+    @property
+    def extended_length(self) -> int:
+        """The context that the extended checkpoint claims."""
+        return int(self.sequence_length * self.yarn.factor)

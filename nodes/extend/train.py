@@ -1,0 +1,37 @@
+"""The long-context anneal: a few steps at a longer sequence, the learning rate still falling (K2 section 2.5)."""
+
+from pathlib import Path
+
+import torch
+
+from engine.errors import UserError
+from engine.model.model import K2Model
+from engine.text.shards import TokenShards
+from engine.training.language import make_optimizer, next_token_loss, rate_of
+from engine.training.loop import LoopSettings, train_loop
+from nodes.extend.schema import Parameters
+
+
+def anneal(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> Path:
+    """Train the model in place at `p.sequence_length` with plain RoPE; the history file.
+
+    The router biases stand still, as in every anneal. Raises UserError where the length is not beyond the base's.
+    """
+    trained = model.config.max_position_embeddings
+    if p.sequence_length <= trained:
+        raise UserError(
+            f"parameters: extend.sequence_length is {p.sequence_length}, but the base checkpoint was already trained "
+            f"at {trained}; make it longer"
+        )
+    stream = shards.split("train")
+    return train_loop(
+        model,
+        make_optimizer(model, p.schedule.peak, p.optimizer),
+        lambda step: {"ids": torch.from_numpy(stream.batch(step, p.batch_size, p.sequence_length, p.seed))},
+        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        rate_of(p.schedule),
+        LoopSettings(p.schedule.steps, p.checkpoint_every, p.seed, p.threads, p.dtype, grad_clip=p.optimizer.grad_clip),
+        work,
+        "extend",
+        micro_batches=p.micro_batches,
+    )
