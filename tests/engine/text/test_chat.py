@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
@@ -169,17 +169,40 @@ def test_no_message_can_close_its_turn_or_open_a_call(tokenizer: K2Tokenizer, ro
 # ------------------------------------------------------------------------------------------------------- parsing
 
 
-@given(st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3), WORDS, st.integers(0, 9))
-def test_parsing_inverts_rendering(calls: list[tuple[str, dict[str, Any]]], content: str, first: int) -> None:
+CALLS = st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3)
+# As text, a message that spells a special token cannot be told from the token; as ids it can.
+MARKS = (*TOOL_TOKENS, "<|im_end|>", "<|im_middle|>")
+HARMLESS = WORDS.filter(lambda text: not any(mark in text for mark in MARKS))
+
+
+def _assistant(content: str, calls: list[tuple[str, dict[str, Any]]], first: int) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message["tool_calls"] = [call(name, first + i, json.dumps(a)) for i, (name, a) in enumerate(calls)]
-    turn = render([{"role": "system", "content": ""}, message]).split("<|im_middle|>", 2)[2]
-    parsed = parse_tool_calls(turn)
+    return message
+
+
+def _check(parsed: ParsedTurn, message: dict[str, Any], calls: list[tuple[str, dict[str, Any]]]) -> None:
     assert parsed.message() == message
     assert parsed.problems == ()
-    assert [c.parsed() for c in parsed.calls] == [a for _, a in calls]
-    assert [c.name for c in parsed.calls] == [name for name, _ in calls]
+    assert [(c.name, c.parsed()) for c in parsed.calls] == calls
+
+
+@given(CALLS, HARMLESS, st.integers(0, 9))
+def test_parsing_inverts_rendering(calls: list[tuple[str, dict[str, Any]]], content: str, first: int) -> None:
+    assume(not any(mark in json.dumps(calls) for mark in MARKS))
+    message = _assistant(content, calls, first)
+    turn = render([{"role": "system", "content": ""}, message]).split("<|im_middle|>", 2)[2]
+    _check(parse_tool_calls(turn), message, calls)
+
+
+@given(CALLS, st.one_of(WORDS, st.lists(st.sampled_from(TOOL_TOKENS)).map("".join)), st.integers(0, 9))
+def test_parsing_ids_inverts_encoding_whatever_the_text(
+    tokenizer: K2Tokenizer, calls: list[tuple[str, dict[str, Any]]], content: str, first: int
+) -> None:
+    message = _assistant(content, calls, first)
+    ids, mask = encode_chat(tokenizer, [{"role": "system", "content": ""}, message])
+    _check(parse_turn_ids(tokenizer, [i for i, trained in zip(ids, mask, strict=True) if trained]), message, calls)
 
 
 SECTION = "<|tool_calls_section_begin|>{}<|tool_calls_section_end|>"

@@ -65,7 +65,7 @@ def test_special_strings_in_text_stay_text(tokenizer: K2Tokenizer, parts: list[s
     assert tokenizer.decode(ids) == text
 
 
-@given(TEXT)
+@given(TEXT.filter(lambda text: not any(name in text for name in SPECIALS)))
 def test_transformers_reads_the_same_ids(hugging_face, tokenizer: K2Tokenizer, text: str) -> None:
     assert hugging_face(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
 
