@@ -16,7 +16,7 @@ class Schedule(BaseModel):
     anneal: int = Field(ge=0)
     peak: float = Field(gt=0)
     decayed: float = Field(gt=0)
-    final: float = Field(gt=0)
+    final: float = Field(ge=0)
 
     @model_validator(mode="after")
     def _falls(self) -> Self:

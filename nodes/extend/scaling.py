@@ -19,5 +19,5 @@ def variants(p: Parameters) -> dict[str, dict[str, Any] | None]:
     return {
         "none": None,
         "linear": {"type": "linear", "factor": p.yarn.factor},
-        "yarn": {"type": "yarn", "original_max_position_embeddings": p.sequence_length, **p.yarn.model_dump()},
+        "yarn": {"type": "yarn", **p.yarn.model_dump(), "original_max_position_embeddings": p.original_length},
     }
