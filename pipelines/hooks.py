@@ -12,6 +12,7 @@ from kedro.pipeline.node import Node
 from pipelines.parameters import check_parameters
 
 RUN_CONTEXT = "run_context"
+WORKSPACE = "workspace"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class RunContextHook:
     def after_catalog_created(self, catalog: DataCatalog) -> None:
         """Hand the context to the runner."""
         catalog[RUN_CONTEXT] = MemoryDataset(self._context, copy_mode="assign")
+        catalog[WORKSPACE] = MemoryDataset(copy_mode="assign")  # the runner puts each stage's own there
 
     @hook_impl
     def before_node_run(self) -> None:

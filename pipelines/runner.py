@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from kedro.framework.hooks.manager import _NullPluginManager
-from kedro.io import MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
@@ -29,7 +28,7 @@ from engine.launch.compute import launcher
 from engine.launch.lifetime import lock
 from pipelines import code, graph
 from pipelines.errors import user_error
-from pipelines.hooks import RUN_CONTEXT, RunContext
+from pipelines.hooks import RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 
 FRESH = "K2_FRESH"
@@ -77,7 +76,7 @@ class StageRun:
             parts = self._key_parts()
             key = stage_key(**parts)
             workspace = self._workspace(folder, key)
-            self.catalog["workspace"] = MemoryDataset(workspace, copy_mode="assign")
+            self.catalog.save(WORKSPACE, workspace)
             say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
             begun = {"started": records.now(), "attempt": self._attempt(workspace)}
             clock = time.monotonic()

@@ -72,9 +72,9 @@ class Project:
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     def append(self, name: str, text: str) -> None:
-        """Add text at the end of a file."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(text)
+        """Add text at the end of a file that must be there."""
+        path = self.path / name
+        path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
 
     def data(self, *parts: str) -> Path:
         """A path below data/smoke."""

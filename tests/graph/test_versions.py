@@ -95,9 +95,9 @@ def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Projec
 
 def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited: Project) -> None:
     before = edited.runs()
-    edited.append("nodes/tooluse/tables.py", "\n_UNUSED = 1\n")
+    edited.append("nodes/tooluse/goals.py", "\n_UNUSED = 1\n")
     plan = edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
-    assert "nodes.tooluse.tables" in " ".join(plan.split())
+    assert "nodes.tooluse.goals" in " ".join(plan.split())
     edited.repro()
     assert edited.ran_since(before) == ["tooluse"], (
         "early cutoff: the trajectories are the same, so nothing after them runs"
@@ -140,7 +140,7 @@ def test_a_changed_output_is_noticed(project: Project) -> None:
 
 
 def test_out_of_date_code_file_stops_the_stage(edited: Project) -> None:
-    edited.append("nodes/tooluse/tables.py", "\n_UNUSED = 2\n")
+    edited.append("nodes/tooluse/goals.py", "\n_UNUSED = 2\n")
     done = edited.run("kedro", "run", "--env", PROFILE, "--pipelines", "tooluse", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")

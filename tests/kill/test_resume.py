@@ -10,12 +10,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from tests.project import LEDGER, PROFILE, Project
 
 pytestmark = pytest.mark.slow
 TRAINED = ("pretrain", "sft", "rl")
 VICTIMS = ("dvc", "kedro", "rank")
+LONGER: dict[str, dict[str, object]] = {  # long enough to be hit in the middle, a checkpoint every few steps
+    "pretrain": {"checkpoint_every": 4},
+    "sft": {"steps": 40, "checkpoint_every": 4},
+    "rl": {"iterations": 16, "checkpoint_every": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +29,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke graph run once undisturbed, its training in ranks as on a laptop, a checkpoint every few steps."""
     made = Project(tmp_path_factory.mktemp("project"))
     (made.path / f"conf/{PROFILE}/compute.yml").write_text("train: { launcher: local }\n")
+    for stage, changes in LONGER.items():
+        path = made.path / f"conf/{PROFILE}/parameters/{stage}.yml"
+        content = yaml.safe_load(path.read_text())
+        content[stage] |= changes
+        path.write_text(yaml.safe_dump(content))
     made.repro()
     return made
 
@@ -48,10 +59,6 @@ def steps_done(workspace: Path) -> int:
         if line.endswith("}")
     ]
     return max((json.loads(row).get("step", 0) for row in rows), default=0)
-
-
-def checkpoints(workspace: Path) -> int:
-    return len([path for path in workspace.rglob("*") if path.is_dir() and "step" in path.name])
 
 
 @pytest.mark.parametrize("stage", TRAINED)
