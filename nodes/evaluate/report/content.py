@@ -111,7 +111,11 @@ def samples(results: Results) -> list[dict[str, Any]]:
 def faults(results: Results) -> dict[str, dict[str, int]]:
     """Checkpoint → commonest faults in its tool use, with the number of episodes that had them."""
     found = {name: suites["tools"].details.get("problems", {}) for name, suites in results.items() if "tools" in suites}
-    return {name: problems for name, problems in found.items() if problems}
+    return {
+        name: dict(sorted(problems.items(), key=lambda pair: (-pair[1], pair[0])))
+        for name, problems in found.items()
+        if problems
+    }
 
 
 def baselines(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
