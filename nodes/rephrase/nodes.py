@@ -40,7 +40,10 @@ def rephrase_documents(
             for order in by_model:
                 rows.append(fulfil(p, order, model, p.model.chunk_bytes))
                 bar.advance(1)
-    frame = pl.DataFrame(rows, schema=polars_schema(REJECTED_REWRITES)).sort("id")
+    frame = pl.DataFrame(rows, schema=polars_schema(REJECTED_REWRITES)).sort("id", "style", "perspective")
+    repeated = pl.col("id").cum_count().over("id") > 1  # two styles of one document came to the same words
+    reasons = pl.when(repeated).then(pl.col("reasons").list.concat(pl.lit(["repeats another rewrite"])))
+    frame = frame.with_columns(reasons.otherwise(pl.col("reasons")).alias("reasons"))
     accepted = frame.filter(pl.col("reasons").list.len() == 0).select(list(REWRITES))
     return accepted, frame.filter(pl.col("reasons").list.len() > 0), _metrics(train, frame)
 
