@@ -26,6 +26,8 @@ def evaluate_checkpoints(
     workspace: Path,
 ) -> tuple[Path, dict[str, float | int | str]]:
     """Every checkpoint on every suite; returns (report directory, metrics named metric_checkpoint)."""
+    from dataclasses import asdict
+
     from engine.model.checkpoint import load_config
     from engine.model.size import n_params
     from engine.text.shards import TokenShards
@@ -55,7 +57,7 @@ def evaluate_checkpoints(
         results=results,
         suites=tuple(suite.info for suite in SUITES),
         metrics={"pretrain": pretrain_metrics, "extend": extend_metrics, "sft": sft_metrics, "rl": rl_metrics},
-        architecture=config.to_dict(),
+        architecture=asdict(config),
         parameters=n_params(config)[-1].total,
         sources=count_sources(data.trained_documents()),
         seed=p.seed,

@@ -1,5 +1,6 @@
 """The report's plots. Each function draws one PNG and returns what to say about it, or None if it has no data."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,8 @@ def _span(row: Row | None) -> tuple[float, float]:
 
 
 def _short(label: str) -> str:
-    """A label for the axis: broken at the first comma, so that neighbours do not touch."""
-    return label.replace(", ", "\n", 1)
+    """A label for the axis, broken so that neighbours do not touch."""
+    return textwrap.fill(label, 14)
 
 
 def _length_curves(results: Results, directory: Path) -> Plot | None:

@@ -64,7 +64,9 @@ def fence(text: str) -> str:
 
 
 def figure_text(value: Any) -> str:
-    """A metric of any type: whole numbers with separators, others with four significant figures."""
+    """A metric of any type: whole numbers with separators, others with four significant figures, none as a dash."""
+    if value is None:
+        return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or float(value).is_integer():
