@@ -107,6 +107,9 @@ class LatentAttention(nn.Module):
         q_latent = torch.einsum("bthn,hnr->bhtr", q_content, w_key_HNR)
         q = torch.cat((q_latent, q_rotary.transpose(1, 2)), -1)
         logits = (q @ stored_BSr[:, None].mT).float() * self.scale
-        share = logits.masked_fill(~visible, float("-inf")).softmax(-1).to(q.dtype)
+        logits = logits.masked_fill(~visible, float("-inf"))
+        if self.training and torch.is_grad_enabled():
+            torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)), out=self.max_logit_H)
+        share = logits.softmax(-1).to(q.dtype)
         mixed = share @ stored_BSr[:, None, :, : c.kv_lora_rank]
         return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR)

@@ -1,0 +1,45 @@
+"""Log-probabilities of given completions with gradient, each distinct prompt read once.
+
+A policy step asks for many short completions of the same prompt. Reading the prompt again for each of them is most of
+the work (17 tokens of a question against 3 of an answer), so the prompts go into the latent cache once, as in
+sampling, and the completions follow from copies of it; autograd runs through the cache.
+
+Shapes: N prompts, M completions, W tokens of the longest completion, D model channels, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.model.cache import LatentCache
+from engine.model.model import K2Model
+
+
+def completion_logprobs(
+    model: K2Model,
+    prompts: Sequence[Sequence[int]],
+    which_M: Tensor,
+    completions: Sequence[Sequence[int]],
+    temperature: float,
+) -> Tensor:
+    """Log-probability at `temperature` of each whole completion, (M,); completion m follows prompt `which_M[m]`.
+
+    Raises ValueError where a prompt or a completion is empty.
+    """
+    if not all(prompts) or not all(completions):
+        raise ValueError("every prompt and every completion needs at least one token")
+    lengths_M = torch.tensor([len(tokens) for tokens in completions])
+    width, longest = int(lengths_M.max()), max(map(len, prompts))
+    ids_NT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    start_N = torch.tensor([longest - len(prompt) for prompt in prompts])
+    cache = LatentCache(model.config, len(prompts), longest + width, start_N)
+    hidden_MWD = model.hidden(ids_NT, cache)[:, -1:][which_M]
+    targets_MW = torch.tensor([list(tokens) + [0] * (width - len(tokens)) for tokens in completions])
+    if width > 1:
+        cache.select(which_M)
+        hidden_MWD = torch.cat((hidden_MWD, model.hidden(targets_MW[:, :-1], cache)), dim=1)
+    counted_MW = torch.arange(width) < lengths_M[:, None]
+    logits = model.lm_head(hidden_MWD[counted_MW]).float() / temperature
+    logprobs = logits.log_softmax(-1).gather(-1, targets_MW[counted_MW][:, None])[:, 0]
+    return torch.zeros(len(completions), dtype=logprobs.dtype).index_add(0, counted_MW.nonzero()[:, 0], logprobs)

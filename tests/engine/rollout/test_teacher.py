@@ -1,0 +1,67 @@
+"""Log-probabilities through the cache against the plain forward: values, gradients, and the sampler's own."""
+
+import pytest
+import torch
+
+from engine.rollout.generate import generate
+from engine.rollout.teacher import completion_logprobs
+from engine.training.padded import pad, response_logprobs
+from tests.nodes import toy
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
+WHICH = torch.tensor([0, 1, 0, 1, 1])
+COMPLETIONS = [[20, 21], [22], [23, 24, 25, 26], [20, 21], [27, 28, 29]]
+
+
+def plain(model, temperature):
+    rows = [([*PROMPTS[w], *c], [0] * len(PROMPTS[w]) + [1] * len(c)) for w, c in zip(WHICH.tolist(), COMPLETIONS)]
+    return response_logprobs(model, pad(rows), temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_values_and_gradients_are_those_of_the_plain_forward(temperature):
+    weights = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.0])
+    gradients = []
+    for logprobs in (plain, lambda model, t: completion_logprobs(model, PROMPTS, WHICH, COMPLETIONS, t)):
+        model = toy.model().train()
+        values = logprobs(model, temperature)
+        (weights * values).sum().backward()
+        gradients.append((values.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(gradients[0][0], gradients[1][0], atol=1e-5, rtol=0)
+    for name, gradient in gradients[0][1].items():
+        torch.testing.assert_close(gradient, gradients[1][1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_sampler_says_the_same():
+    model = toy.model()
+    drawn = generate(model, [PROMPTS[w] for w in WHICH.tolist()], 4, 0.8, 3, 7)
+    again = completion_logprobs(model, PROMPTS, WHICH, [one.tokens for one in drawn], 0.8)
+    said = torch.tensor([sum(one.logprobs) for one in drawn])
+    torch.testing.assert_close(again.detach(), said, atol=1e-5, rtol=0)
+
+
+def test_completions_of_one_token_need_no_second_forward():
+    model = toy.model().eval()
+    alone = completion_logprobs(model, PROMPTS, torch.tensor([0]), [[20]], 1.0)
+    torch.testing.assert_close(alone, plain_of(model, [5, 6, 7], 20), atol=1e-5, rtol=0)
+
+
+def plain_of(model, prompt, token):
+    return model(torch.tensor([prompt]))[0, -1].log_softmax(-1)[token][None]
+
+
+def test_heads_maxima_are_recorded_for_qk_clip():
+    model = toy.model().train()
+    completion_logprobs(model, PROMPTS, WHICH, COMPLETIONS, 1.0)
+    cached = [attention.max_logit_H.clone() for attention in model.attentions()]
+    for attention in model.attentions():
+        attention.reset_max_logit()
+    plain(model, 1.0)
+    for seen, exact in zip(cached, (attention.max_logit_H for attention in model.attentions())):
+        assert torch.isfinite(seen).all()
+        assert (seen >= exact - 1e-5).all()  # the padding before a short prompt counts as well
+
+
+def test_empty_tokens_are_refused():
+    with pytest.raises(ValueError, match="at least one token"):
+        completion_logprobs(toy.model(), [[]], torch.tensor([0]), [[1]], 1.0)
