@@ -143,7 +143,8 @@ class StageRun:
         exchange.write_parameters(workspace, node.name, given)
         words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key, "parent": os.getpid()}
         command = [sys.executable, "-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads crawl on a box that others use too
+        # Threads that spin while they wait crawl on a box that others use too.
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         rank = subprocess.Popen(command, cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
         try:
             status = rank.wait()
