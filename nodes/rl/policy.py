@@ -9,27 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import wsd
 from engine.rollout.seeds import key
+from engine.rollout.teacher import completion_logprobs
 from engine.rollout.verifiable import Item, items
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import Encoded, batch_at
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
-from engine.training.padded import Padded, group_loss, group_of, pack_groups, response_logprobs
+from engine.training.padded import Padded, group_loss, pack_groups
 from nodes.rl.candidates import Candidates
 from nodes.rl.objective import squared_objective
 from nodes.rl.ptx import NaturalText
 from nodes.rl.rollouts import Minibatch, Rollouts, collect
 from nodes.rl.schema import Parameters
 from nodes.rl.tables import write_rollouts
-
-POLICY = "policy"
 
 
 class Skippable:
@@ -77,7 +75,10 @@ class PolicyTraining:
         return self.asked[iteration * self.p.prompts : (iteration + 1) * self.p.prompts]
 
     def batch_at(self, step: int) -> dict[str, Tensor]:
-        """Batch of a step; at the first of an iteration the policy is judged as a candidate and sampled from."""
+        """PTX batch of a step, whose minibatch of responses is set beside it.
+
+        At the first step of an iteration the policy is judged as a candidate and sampled from.
+        """
         iteration, inner = divmod(step, self.p.inner_steps)
         if self.drawn is None or self.drawn[0] != iteration:
             assert inner == 0, "a resume point stands between iterations"
@@ -88,11 +89,9 @@ class PolicyTraining:
             if self.p.reset_optimizer:
                 self.optimizer.forget()
         self.minibatch = self.drawn[1].minibatches[inner % self.p.minibatches]
-        self.optimizer.skip = self.minibatch.policy is None
-        if self.minibatch.policy is None:
-            return {"empty": torch.zeros(())}
-        groups: dict[str, Padded] = {POLICY: self.minibatch.policy}
-        if self.p.ptx.weight > 0:
+        self.optimizer.skip = self.minibatch.empty
+        groups: dict[str, Padded] = {}
+        if self.p.ptx.weight > 0 and not self.minibatch.empty:
             groups |= batch_at(self.ptx, self.p.ptx.examples, step, key(self.p.seed, "ptx"))
             groups |= self.natural.batch_at(step)
         return pack_groups(groups)
@@ -103,10 +102,10 @@ class PolicyTraining:
         assert self.minibatch is not None
         rollouts, part = self.drawn[1], self.minibatch
         figures: dict[str, Any] = {"temperature": rollouts.temperature, **rollouts.figures}
-        if part.policy is None:
+        if part.empty:
             nothing = 0.0 * self.model.norm.weight.sum()  # a loss to go backward from; the optimizer stands still
             return nothing, {**figures, "skipped": 1.0, "objective": 0.0, "kl": 0.0, "ratio_max": 0.0, "loss_ptx": 0.0}
-        logprobs_M = response_logprobs(self.model, group_of(batch, POLICY), rollouts.temperature)
+        logprobs_M = completion_logprobs(self.model, part.prompts, part.which_M, part.completions, rollouts.temperature)
         objective = squared_objective(
             logprobs_M, part.old_logprobs_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total
         )
@@ -120,10 +119,9 @@ class PolicyTraining:
             "ratio_max": ratio_M.abs().max(),
             "loss_ptx": 0.0,
         }
-        language = {name: tensor for name, tensor in batch.items() if not name.startswith(f"{POLICY}/")}
-        if not language:
+        if not batch:
             return objective, figures
-        ptx, by_kind = group_loss(self.model, language, lambda _: 1.0)
+        ptx, by_kind = group_loss(self.model, batch, lambda _: 1.0)
         return objective + self.p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
 
     def learning_rate(self, step: int) -> float:

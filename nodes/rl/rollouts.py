@@ -6,7 +6,7 @@ which makes many responses a prompt (a better baseline, less noise) cost little 
 Shapes: N prompts, K responses each, M distinct responses of informative prompts, T tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from engine.rollout.passrate import Response, sample_responses
 from engine.rollout.seeds import generator, key
 from engine.rollout.verifiable import Item
 from engine.text.tokenizer import K2Tokenizer
-from engine.training.padded import Padded, pad
 from nodes.rl.objective import advantages, informative, penalised, temperature_at
 from nodes.rl.schema import Parameters
 
@@ -27,17 +26,23 @@ from nodes.rl.schema import Parameters
 class Minibatch:
     """The responses of one optimizer step.
 
-    `policy` holds prompt and response of the M distinct responses of informative prompts, the response's tokens
-    counted; None where no prompt is informative. `counts_M` says how often each was drawn, `advantages_M` their mean
-    advantage, `old_logprobs_M` whole-response sums under the policy that drew them, at its temperature. `total` is the
-    number of all draws for the minibatch's prompts.
+    `prompts` are the informative ones and `completions` their M distinct responses, number m to prompt `which_M[m]`.
+    `counts_M` says how often each was drawn, `advantages_M` their mean advantage, `old_logprobs_M` whole-response sums
+    under the policy that drew them, at its temperature. `total` is the number of all draws for the minibatch's prompts.
     """
 
-    policy: Padded | None
+    prompts: list[list[int]]
+    which_M: Tensor
+    completions: list[list[int]]
     old_logprobs_M: Tensor
     advantages_M: Tensor
     counts_M: Tensor
     total: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether no prompt is informative: there is nothing to take a step on."""
+        return not self.prompts
 
 
 @dataclass(frozen=True)
@@ -81,17 +86,19 @@ def minibatch(responses: Sequence[Response], rewards_NK: Tensor, part: int, part
     samples = rewards_NK.shape[1]
     advantages_NK, live_N = advantages(rewards_NK), informative(rewards_NK)
     mine = range(part, len(rewards_NK), parts)
-    distinct = merge(
-        (responses[prompt * samples + k], float(advantages_NK[prompt, k]))
-        for prompt in mine
-        if live_N[prompt]
-        for k in range(samples)
-    )
+    live = [prompt for prompt in mine if live_N[prompt]]
+    distinct = [
+        (place, one)
+        for place, prompt in enumerate(live)
+        for one in merge(responses[prompt * samples : (prompt + 1) * samples], advantages_NK[prompt].tolist())
+    ]
     return Minibatch(
-        policy=pad([_counted(one.response) for one in distinct]) if distinct else None,
-        old_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for one in distinct]),
-        advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for one in distinct]),
-        counts_M=torch.tensor([float(len(one.advantages)) for one in distinct]),
+        prompts=[responses[prompt * samples].prompt_ids for prompt in live],
+        which_M=torch.tensor([place for place, _ in distinct], dtype=torch.int64),
+        completions=[one.response.completion.tokens for _, one in distinct],
+        old_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for _, one in distinct]),
+        advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for _, one in distinct]),
+        counts_M=torch.tensor([float(len(one.advantages)) for _, one in distinct]),
         total=len(mine) * samples,
     )
 
@@ -104,12 +111,11 @@ class Distinct:
     advantages: list[float]
 
 
-def merge(drawn: Iterable[tuple[Response, float]]) -> list[Distinct]:
-    """Join equal responses to the same question, in the order of their first draw."""
-    found: dict[tuple[str, tuple[int, ...]], Distinct] = {}
-    for response, advantage in drawn:
-        name = (response.item.key, tuple(response.completion.tokens))
-        found.setdefault(name, Distinct(response, [])).advantages.append(advantage)
+def merge(responses: Sequence[Response], advantages_K: Sequence[float]) -> list[Distinct]:
+    """Join equal responses to one question, in the order of their first draw."""
+    found: dict[tuple[int, ...], Distinct] = {}
+    for response, advantage in zip(responses, advantages_K, strict=True):
+        found.setdefault(tuple(response.completion.tokens), Distinct(response, [])).advantages.append(advantage)
     return list(found.values())
 
 
@@ -144,8 +150,3 @@ def table_row(response: Response, reward: float, iteration: int, temperature: fl
         "logprob": sum(response.completion.logprobs),
         "temperature": temperature,
     }
-
-
-def _counted(response: Response) -> tuple[list[int], list[bool]]:
-    prompt, answer = response.prompt_ids, response.completion.tokens
-    return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from engine.rollout.generate import Completion
 from engine.rollout.passrate import Response
 from engine.rollout.seeds import key
+from engine.rollout.teacher import completion_logprobs
 from engine.rollout.verifiable import Item, items
-from engine.training.padded import response_logprobs
 from nodes.rl import rollouts
 from nodes.rl.rollouts import collect, merge, permuted
 from nodes.rl.schema import Parameters
@@ -39,9 +39,9 @@ def test_teacher_forced_logprobs_equal_the_samplers_at_its_temperature(tokenizer
     model = toy.model()
     drawn = collect(model, tokenizer, items(p.task, "rl", 5, 0), iteration, p)
     (part,) = drawn.minibatches
-    assert part.policy is not None
+    assert not part.empty
     model.train()
-    again = response_logprobs(model, part.policy, drawn.temperature)
+    again = completion_logprobs(model, part.prompts, part.which_M, part.completions, drawn.temperature)
     assert drawn.temperature == pytest.approx(1.7 if iteration == 0 else 0.6)
     torch.testing.assert_close(again.detach(), part.old_logprobs_M, atol=1e-5, rtol=0)
 
@@ -56,7 +56,7 @@ def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer
     assert drawn.figures["truncated"] == len(cut) / 20
     if len(cut) == 20:
         (part,) = drawn.minibatches
-        assert part.policy is None
+        assert part.empty
         assert part.advantages_M.numel() == 0
 
 
@@ -68,7 +68,7 @@ def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
     (part,) = drawn.minibatches
     assert part.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
     assert part.counts_M.tolist() == [1, 1, 1, 1]
-    assert len(part.policy.ids_BT) == len(part.old_logprobs_M) == 4
+    assert len(part.completions) == len(part.old_logprobs_M) == 4
     assert part.total == 20
     assert drawn.figures["informative"] == pytest.approx(1 / 5)
 
@@ -88,23 +88,10 @@ def test_the_same_seed_draws_the_same(tokenizer):
     assert collect(toy.model(), tokenizer, asked, 1, p).rows != collect(toy.model(), tokenizer, asked, 2, p).rows
 
 
-def test_equal_responses_to_a_question_are_joined_and_others_kept_apart():
-    def response(key, tokens):
-        return Response(Item("", "", key), [1], Completion(tokens, [-1.0], False), "", 0.0)
-
-    drawn = [
-        (response("a", [5]), 1.0),
-        (response("a", [6]), -1.0),
-        (response("b", [5]), 0.5),
-        (response("a", [5]), 0.0),
-    ]
-    joined = merge(drawn)
-    assert [(one.response.item.key, one.response.completion.tokens) for one in joined] == [
-        ("a", [5]),
-        ("a", [6]),
-        ("b", [5]),
-    ]
-    assert [one.advantages for one in joined] == [[1.0, 0.0], [-1.0], [0.5]]
+def test_equal_responses_to_a_question_are_joined():
+    drawn = [Response(Item("", "", ""), [1], Completion(tokens, [-1.0], False), "", 0.0) for tokens in ([5], [6], [5])]
+    joined = merge(drawn, [1.0, -1.0, 0.0])
+    assert [(one.response.completion.tokens, one.advantages) for one in joined] == [([5], [1.0, 0.0]), ([6], [-1.0])]
 
 
 def test_minibatches_deal_out_every_prompt_once(tokenizer, monkeypatch):
@@ -113,10 +100,7 @@ def test_minibatches_deal_out_every_prompt_once(tokenizer, monkeypatch):
     drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 6, 0), 0, p)
     assert [part.total for part in drawn.minibatches] == [12, 12]
     assert sum(float(part.counts_M.sum()) for part in drawn.minibatches) == 24
-    questions = [
-        {tuple(ids[~said].tolist()) for ids, said in zip(part.policy.ids_BT, part.policy.counted_BT)}
-        for part in drawn.minibatches
-    ]
+    questions = [{tuple(prompt) for prompt in part.prompts} for part in drawn.minibatches]
     assert not questions[0] & questions[1]
 
 
