@@ -52,7 +52,7 @@ def read_docstrings(source: DocstringSource) -> Iterator[RawDocument]:
     from pydoc_data import topics
 
     for name, text in sorted(topics.topics.items()):
-        yield RawDocument(f"Python topic: {name}", text)
+        yield RawDocument(f'Python topic "{name}"', text)
     for name, text in _stdlib_files(source.modules):
         prose = _docstrings(name, text)
         if prose:
@@ -145,7 +145,7 @@ def _lines(field: str, value: Any) -> Iterator[str]:
     if isinstance(value, str):
         text = _plain(value)
         for repeated in ("note", field, field.rpartition(", ")[2]):
-            text = re.sub(rf"^{re.escape(repeated)}:\s*", "", text)
+            text = text.removeprefix(f"{repeated}:").lstrip()
         if text.lower() not in _UNSET:
             yield f"{field}: {text}"
         return
@@ -164,10 +164,12 @@ def _label(field: str, key: str) -> str:
     return key if key.lower().startswith(field.lower()) else f"{field}, {key}"
 
 
+_TAG, _SPACES = re.compile(r"<[^>]+>"), re.compile(r"\s+")
+
+
 def _plain(text: str) -> str:
-    """Without tags and entities; line breaks become sentence breaks, a repeated label goes."""
-    text = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<br\s*/?>", " ", text)))
-    return re.sub(r"\s+", " ", text).strip()
+    """Without tags and entities, on one line."""
+    return _SPACES.sub(" ", html.unescape(_TAG.sub(" ", text))).strip()
 
 
 def elements_origin() -> Origin:

@@ -32,11 +32,11 @@ def prompt(piece: Piece) -> str:
     """The user's message: the excerpt and the rewrite so far if there is more than one piece, then the passage."""
     parts = []
     if piece.excerpt.strip() != piece.text.strip():
-        parts.append(f"The whole text:\n{piece.excerpt}")
+        parts.append(f"The passage stands in this text:\n{piece.excerpt}")
     if piece.previous:
-        parts.append(f"Rewritten so far:\n{' '.join(piece.previous)}")
+        parts.append("What comes before it has been rewritten like this:\n" + "\n\n".join(piece.previous))
     parts.append(
-        f"Rewrite this passage as {piece.style.prompt}. Write from the viewpoint of {piece.perspective.prompt}.\n"
-        f"Passage:\n{piece.text}"
+        f"Rewrite the passage as {piece.style.prompt}, from the viewpoint of {piece.perspective.prompt}.\n\n"
+        f"Passage: {piece.text}"
     )
     return "\n\n".join(parts)

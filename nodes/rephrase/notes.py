@@ -91,17 +91,21 @@ def _parts(line: str) -> tuple[str, list[str], str]:
     """Expression, steps and answer of a sum in any of the corpus's three forms."""
     if ":" in line:
         expression, _, rest = line.partition(": ")
-        steps, _, answer = rest.partition(". Answer: ")
-        return expression, steps.split("; "), answer
+        worked, _, answer = rest.partition(". Answer: ")
+        return expression, worked.split("; "), answer
     expression, _, answer = (part.strip() for part in line.partition("="))
-    numbers = re.findall(r"\d+", expression)
-    signs = re.findall(r"[+\-]", expression)
+    return expression, _from_left(expression), answer
+
+
+def _from_left(expression: str) -> list[str]:
+    """The steps of a sum, two numbers at a time."""
+    numbers, signs = re.findall(r"\d+", expression), re.findall(r"[+\-]", expression)
     steps, total = [], int(numbers[0])
     for sign, number in zip(signs, numbers[1:]):
         after = total + int(number) if sign == "+" else total - int(number)
         steps.append(f"{total} {sign} {number} = {after}")
         total = after
-    return expression, steps, answer
+    return steps
 
 
 def _joined(steps: list[str]) -> str:

@@ -47,13 +47,15 @@ _JOINTS = (("but", _BUT, ", yet "), ("while", _WHILE, ", whereas "), ("if", _IF,
 
 
 def _articles(text: str) -> str:
-    """`a extra` and `an big` do not stand; only words that this module brings in are looked at."""
-    text = re.sub(
-        r"\b([Aa])n (roughly|rapidly|big|whole|main|considerable|present|starting|matching|particular|robust|several|real|differing|principal|suitable|certain)\b",
-        r"\1 \2",
-        text,
-    )
-    return re.sub(r"\b([Aa]) (extra|almost|earlier|uncommon|easily|enough|unbroken)\b", r"\1n \2", text)
+    """An article must suit the word behind it; only first words that SYNONYMS brings in are looked at."""
+    return _AN.sub(r"\1n \2", _A.sub(r"\1 \2", text))
+
+
+_BROUGHT_IN = sorted({phrase.split()[0] for phrase in SYNONYMS.values()})
+_A = re.compile(rf"\b([Aa])n ({'|'.join(word for word in _BROUGHT_IN if word[0] not in 'aeiou')})\b")
+_AN = re.compile(
+    rf"\b([Aa]) ({'|'.join(word for word in _BROUGHT_IN if word[0] in 'aeio' and not word.startswith('on'))})\b"
+)
 
 
 def restructure(sentence: str, key: str) -> str:
@@ -93,7 +95,7 @@ _VERB_FIRST = re.compile(
     r"^(Has|Occurs|Reacts|Oxidizes|Belongs|Burns|Forms|Resembles|Tarnishes|Exists|Does|Is|Combines) "
 )
 _BELONGS = re.compile(r"^([A-Z][^.:;]*? element)((?:,| of| in| that| with|\.).*)$")
-_PAST = frozenset("Discovered Named Confirmed Isolated Identified Synthesized".split())
+_PAST = word_set("Discovered Named Confirmed Isolated Identified Synthesized")
 
 
 def _third_person(sentence: str) -> str:

@@ -25,26 +25,27 @@ _OF_FIELD = {
 }
 _NUMERIC = re.compile(r"[-~$]?\d")
 
+# {is_} agrees with the label.
 _FIGURES = (
-    "The {label} {of} is {value}.",
-    "For {subject}, the {label} comes to {value}.",
-    "The {label} {of} stands at {value}.",
+    "The {label} {of} {is_} {value}.",
+    "For {subject}, the {label} {is_} put at {value}.",
+    "The {label} {of} {is_} given as {value}.",
     "{subject} reports {value} as its {label}.",
 )
-_FIGURES_IT = ("Its {label} is {value}.", "The {label} comes to {value}.", "The {label} is put at {value}.")
+_FIGURES_IT = ("Its {label} {is_} {value}.", "The {label} {is_} {value}.", "The {label} {is_} put at {value}.")
 _WORDS = (
-    "The {label} {of} is described as {value}.",
+    "The {label} {of} {is_} described as {value}.",
     "As to the {label} {of}, the entry gives {value}.",
     "On the {label} {of}, one reads: {value}.",
 )
-_WORDS_IT = ("Its {label} is given as {value}.", "As for the {label}: {value}.", "The {label} reads: {value}.")
+_WORDS_IT = ("Its {label} {is_} given as {value}.", "As for the {label}: {value}.", "On its {label}: {value}.")
 _QUESTIONS = (
-    "What is the {label} {of}?",
+    "What {is_} the {label} {of}?",
     "What does the entry on {subject} say about its {label}?",
-    "How is the {label} {of} described?",
+    "How {is_} the {label} {of} described?",
 )
 _COUNTED = (
-    "What is the {label} {of}?",
+    "What {is_} the {label} {of}?",
     "Which figure is given for the {label} {of}?",
     "What is known of the {label} {of}?",
 )
@@ -62,7 +63,13 @@ def label_of(field: str) -> str:
         return note + _OF_FIELD[main].format(_small(sub))
     if sub in _QUALIFIERS:
         return f"{note}{sub} {_small(main)}"
-    return f"{note}{_small(sub)} ({_small(main)})"
+    return f"{note}{_small(sub)} for {_small(main)}"
+
+
+def _is_plural(label: str) -> bool:
+    """Whether the noun phrase's head, its last word before a preposition, is a plural."""
+    head = re.split(r" (?:of|for|on|in|under|to)\b| \(|,", label)[0].removesuffix("(s)")
+    return head.endswith("s") and not head.endswith(("ss", "us", "is", "gas"))
 
 
 def _small(text: str) -> str:
@@ -75,10 +82,10 @@ def tell(line: str, piece: Piece, at: int) -> str:
     field, _, value = line.partition(": ")
     key = f"{piece.key}:{field}"
     label, prose = label_of(field.strip()), _told(value.strip(), key)
-    of = f"of {piece.subject}"
+    of, is_ = f"of {piece.subject}", "are" if _is_plural(label) else "is"
     if piece.style.layout == "question_answer":
         asked = _COUNTED if _NUMERIC.match(value) else _QUESTIONS
-        question = choose(asked, key, "question").format(label=label, of=of, subject=piece.subject)
+        question = choose(asked, key, "question").format(label=label, of=of, subject=piece.subject, is_=is_)
         return f"Q: {question}\nA: {_upper(_closed(prose))}"
     if piece.style.layout == "points":
         return f"- {_upper(prose)} ({label})" if _is_short(prose) else f"- On the {label}: {_closed(prose)}"
@@ -88,7 +95,9 @@ def tell(line: str, piece: Piece, at: int) -> str:
         )
     named = at % 4 == 0  # the subject's name now and then, "its" between
     frames = (_FIGURES if named else _FIGURES_IT) if _NUMERIC.match(value) else (_WORDS if named else _WORDS_IT)
-    return choose(frames, key, "frame").format(label=label, of=of, subject=piece.subject, value=prose.rstrip("."))
+    return choose(frames, key, "frame").format(
+        label=label, of=of, subject=piece.subject, value=prose.rstrip("."), is_=is_
+    )
 
 
 def _told(value: str, key: str) -> str:
