@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from engine.artifacts.files import files_below
+from engine.artifacts.files import canonical_json, digest_bytes, files_below
 from pipelines import graph
 
 CHECK = "great_expectations"
@@ -62,6 +62,7 @@ def verdict_metadata(profile: str, report: dict[str, Any]) -> dict[str, Any]:
         "expectations": len(report["expectations"]),
         "failures": "; ".join(report["failures"]) or "none",
         "verdict": dg.MetadataValue.md(table),
+        "report": digest_bytes(canonical_json(report)),
         "data_docs": dg.MetadataValue.path(docs),
     }
 

@@ -27,7 +27,7 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
-    """Events for every successful run record that Dagster has not seen, oldest first, inputs before outputs."""
+    """Events for every successful run that Dagster has not seen, oldest first, and for every table just refused."""
     runs = graph.data_folder(profile) / ".runs"
     fresh: list[dict[str, Any]] = []
     for stage in load_manifest().stages:
@@ -37,6 +37,7 @@ def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
             fresh += [record for record in records if record["path"].name not in known]
     for record in sorted(fresh, key=lambda record: str(record["finished"])):
         yield from _events(profile, record)
+    yield from _refusals(instance, profile)
 
 
 def report_all(instance: dg.DagsterInstance, profile: str) -> int:
@@ -68,6 +69,28 @@ def _reported(instance: dg.DagsterInstance, dataset: str) -> set[str]:
     found = instance.fetch_materializations(dg.AssetKey(dataset), limit=RECENT_EVENTS).records
     events = [entry.asset_materialization for entry in found]
     return {str(event.metadata["run_record"].value) for event in events if event and "run_record" in event.metadata}
+
+
+def _refusals(instance: dg.DagsterInstance, profile: str) -> Iterator[dg.AssetCheckEvaluation]:
+    """Failed checks for the tables whose latest gate report is a refusal that Dagster has not seen."""
+    for stage in load_manifest().stages:
+        for dataset in gated(graph.stage_graph(stage).outputs):
+            found = verdict(profile, dataset)
+            if found and not found["passed"]:
+                metadata = verdict_metadata(profile, found)
+                if _latest_report(instance, dataset) != metadata["report"]:
+                    yield dg.AssetCheckEvaluation(
+                        asset_key=dg.AssetKey(dataset), check_name=CHECK, passed=False, metadata=metadata
+                    )
+
+
+def _latest_report(instance: dg.DagsterInstance, dataset: str) -> str | None:
+    """The digest of the gate report that an asset's latest check evaluation was made from."""
+    key = dg.AssetCheckKey(dg.AssetKey(dataset), CHECK)
+    record = instance.get_latest_asset_check_evaluation_record(key)
+    event = record.event.dagster_event if record and record.event else None
+    data = event.event_specific_data if event else None
+    return str(data.metadata["report"].value) if isinstance(data, dg.AssetCheckEvaluation) else None
 
 
 def _events(profile: str, record: dict[str, Any]) -> Iterator[Event]:

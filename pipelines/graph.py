@@ -68,7 +68,8 @@ def config(profile: str | None) -> OmegaConfigLoader:
 @cache
 def catalog_entries(profile: str | None) -> dict[str, dict[str, Any]]:
     """Dataset → its catalog entry, paths relative to the repository."""
-    return dict(config(profile)["catalog"])
+    loader = config.__wrapped__(profile)  # a new one: Kedro binds ${globals:} to whichever loader was made last
+    return dict(loader["catalog"])
 
 
 def parameters(profile: str | None) -> dict[str, Any]:

@@ -56,6 +56,19 @@ class Runs:
         path = write_record(self.root / "data" / profile / ".runs" / stage, record)
         return {**record, "path": path}
 
+    def gate_report(self, dataset: str, stage: str, passed: bool) -> None:
+        """The report that a gate leaves on a table."""
+        row = {"type": "t", "statistic": "row_count", "observed": 7, "arguments": {}}
+        content = {
+            "dataset": dataset,
+            "passed": passed,
+            "failures": [] if passed else ["row_count is 0, expected at least 1"],
+            "profile": {"row_count": 7},
+            "expectations": [{**row, "passed": passed, "description": "some rows"}],
+        }
+        path = self.root / "data" / "smoke" / ".runs" / stage / "gates" / f"{dataset}.json"
+        write_atomic(path, canonical_json(content))
+
 
 def publish(profile: str, stage: str, name: str, parameters: dict[str, Any]) -> str:
     """Put a sealed output in place and return its digest."""

@@ -6,7 +6,6 @@ import pytest
 from dags import assets, report
 from dags.definitions import definitions
 from dags.metadata import CHECK
-from engine.artifacts.files import canonical_json, write_atomic
 from pipelines import graph
 
 
@@ -33,29 +32,9 @@ def press(runs, instance, monkeypatch):
     return go
 
 
-def gate_report(runs, dataset: str, stage: str, passed: bool) -> None:
-    failures = [] if passed else ["row_count is 0, expected at least 1"]
-    row = {
-        "type": "t",
-        "statistic": "row_count",
-        "observed": 7,
-        "arguments": {},
-        "passed": passed,
-        "description": "some rows",
-    }
-    content = {
-        "dataset": dataset,
-        "passed": passed,
-        "failures": failures,
-        "profile": {"row_count": 7},
-        "expectations": [row],
-    }
-    write_atomic(runs.root / f"data/smoke/.runs/{stage}/gates/{dataset}.json", canonical_json(content))
-
-
 def test_a_stage_shows_rows_tokens_bytes_plot_duration_and_hash(press, runs):
     def work(stage):
-        gate_report(runs, "documents", "corpus", True)
+        runs.gate_report("documents", "corpus", True)
         runs.add("tokenization", 1)
         runs.add(stage, 2, lr=0.01)
         return 0, ["step 1", "step 2"]
@@ -80,7 +59,7 @@ def test_a_stage_shows_rows_tokens_bytes_plot_duration_and_hash(press, runs):
 def test_rows_and_the_gate_s_verdict_are_shown(press, runs):
     def work(stage):
         runs.add(stage, 1)
-        gate_report(runs, "documents", stage, True)
+        runs.gate_report("documents", stage, True)
         return 0, []
 
     result, _ = press("corpus", work)
@@ -93,7 +72,7 @@ def test_rows_and_the_gate_s_verdict_are_shown(press, runs):
 
 def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
     def work(stage):
-        gate_report(runs, "documents", stage, False)
+        runs.gate_report("documents", stage, False)
         return 1, ["noise", "error: documents was refused by its gate: row_count is 0", "ERROR: failed to reproduce"]
 
     result, _ = press("corpus", work)
@@ -111,7 +90,7 @@ def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
 def test_force_is_passed_on(press, runs):
     def work(stage):
         runs.add(stage, 1)
-        gate_report(runs, "documents", stage, True)
+        runs.gate_report("documents", stage, True)
         return 0, []
 
     _, command = press("corpus", work, force=True)
@@ -121,7 +100,7 @@ def test_force_is_passed_on(press, runs):
 def test_a_run_inside_dagster_is_not_reported_a_second_time(press, runs, instance):
     def work(stage):
         runs.add(stage, 1)
-        gate_report(runs, "documents", stage, True)
+        runs.gate_report("documents", stage, True)
         return 0, []
 
     press("corpus", work)

@@ -6,6 +6,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from dags import report
 from dags.assets import stage_assets
+from dags.metadata import CHECK
 from dags.versions import code_version
 from pipelines import graph
 from pipelines.manifest import load_manifest
@@ -57,6 +58,24 @@ def test_badges_agree_with_the_records(runs, instance):
     runs.add("corpus", 3, seed=2)
     report.report_all(instance, "smoke")
     assert badges(instance, {"rephrase": now["rephrase"]})["rewrites"] == StaleStatus.STALE
+
+
+def test_a_table_refused_in_a_shell_fails_its_check_once(runs, instance):
+    runs.gate_report("documents", "corpus", passed=False)
+    assert report.report_all(instance, "smoke") == 1
+    assert report.report_all(instance, "smoke") == 0
+    assert not latest(instance).passed
+    assert latest(instance).metadata["failures"].value == "row_count is 0, expected at least 1"
+    runs.gate_report("documents", "corpus", passed=True)
+    runs.add("corpus", 1)
+    report.report_all(instance, "smoke")
+    assert latest(instance).passed
+
+
+def latest(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey("documents"), CHECK))
+    assert record is not None
+    return record.event.dagster_event.event_specific_data
 
 
 def test_the_sensor_reports_and_then_rests(runs, instance):
