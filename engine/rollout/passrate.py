@@ -43,9 +43,8 @@ def sample_responses(
 ) -> list[Response]:
     """Draw `samples` responses to each item, in the items' order; a response ends with the end of its turn."""
     stop = tokenizer.im_end_id
-    prompts = [
-        encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in asked for _ in range(samples)
-    ]
+    encoded = [encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in asked]
+    prompts = [ids for ids in encoded for _ in range(samples)]
     completions = generate(model, prompts, max_new_tokens, temperature, seed, stop)
     repeated = [item for item in asked for _ in range(samples)]
     out = []
