@@ -20,7 +20,8 @@ class Runs:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         for profile in (None, *load_manifest().profiles):
-            graph.catalog_entries(profile)  # before the root moves away from the configuration
+            graph.catalog_entries(profile)  # both before the root moves away from the configuration
+            graph.config(profile)
         monkeypatch.setattr(graph, "ROOT", root)
 
     def add(
