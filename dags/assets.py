@@ -96,7 +96,9 @@ def _check(profile: str, dataset: str) -> dg.AssetCheckResult:
         gates.check(dataset, graph.dataset(profile, dataset).load(), gate_report(profile, dataset).parent)
         found = verdict(profile, dataset)
     assert found is not None
-    return dg.AssetCheckResult(passed=found["passed"], check_name=CHECK, metadata=verdict_metadata(profile, found))
+    return dg.AssetCheckResult(
+        passed=found["passed"], asset_key=dataset, check_name=CHECK, metadata=verdict_metadata(profile, found)
+    )
 
 
 def _refusals(stage: str, profile: str, since: float) -> Iterator[dg.AssetCheckResult]:

@@ -5,6 +5,7 @@ import pytest
 
 from dags import assets, report
 from dags.definitions import definitions
+from dags.lineage import gated
 from dags.metadata import CHECK
 from pipelines import graph
 
@@ -85,6 +86,21 @@ def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
         in failure.event_specific_data.error.message
     )
     assert not result.get_asset_materialization_events()
+
+
+def test_a_stage_with_several_gates_reports_each(press, runs):
+    tables = gated(graph.stage_graph("tooluse").outputs)
+
+    def work(stage):
+        runs.add(stage, 1)
+        for table in tables:
+            runs.gate_report(table, stage, True)
+        return 0, []
+
+    result, _ = press("tooluse", work)
+    assert result.success
+    assert len(tables) > 1
+    assert {verdict.asset_key.to_user_string() for verdict in result.get_asset_check_evaluations()} == set(tables)
 
 
 def test_force_is_passed_on(press, runs):
