@@ -1,0 +1,74 @@
+"""Loss measures against plain cross-entropy, and the history's plots."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engine.model.model import K2Model
+from engine.text.shards import EvalWindows
+from engine.training.history import read_history, write_history
+from engine.training.language import loss_of, losses_by_domain, next_token_loss, rate_of, token_nats
+from engine.training.settings import Schedule
+from tests.engine.tiny import config
+
+WINDOWS = np.random.Generator(np.random.PCG64(0)).integers(0, 61, (7, 13))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return K2Model(config())
+
+
+@torch.no_grad()
+def test_measures_agree_with_cross_entropy_however_batched(model):
+    ids = torch.from_numpy(WINDOWS)
+    expected = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(next_token_loss(model, ids), expected)
+    whole, parts = token_nats(model, WINDOWS), token_nats(model, WINDOWS, batch_tokens=30)
+    torch.testing.assert_close(whole.mean(), expected)
+    torch.testing.assert_close(whole, parts)
+    assert model.training
+
+
+def test_domains_add_up_to_the_whole(model):
+    windows = EvalWindows(WINDOWS, np.full(7, 24), ("a", "a", "b", "a", "b", "b", "b"))
+    found = losses_by_domain(model, windows)
+    assert set(found) == {"", "a", "b"}
+    assert found[""].nats_per_token == pytest.approx(
+        (3 * found["a"].nats_per_token + 4 * found["b"].nats_per_token) / 7
+    )
+    assert found[""].bits_per_byte == pytest.approx(found[""].nats_per_token / 2 / math.log(2))
+
+
+def test_bits_per_byte_of_a_fair_coin_a_byte():
+    assert loss_of(10 * math.log(2), 5, 10).bits_per_byte == pytest.approx(1.0)
+    assert loss_of(10 * math.log(2), 5, 10).nats_per_token == pytest.approx(2 * math.log(2))
+
+
+def test_the_schedule_of_the_parameters_is_wsd():
+    schedule = Schedule(warmup=2, stable=1, decay=2, anneal=1, peak=1.0, decayed=0.5, final=0.25)
+    rates = [rate_of(schedule)(step) for step in range(schedule.steps)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
+    assert schedule.anneal_start == 5
+
+
+def test_a_history_directory_is_the_same_twice_and_made_anew(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    rows = [
+        {"step": i + 1, "loss": 5.0 - i, "lr": 0.1, "max_logit": 1.0, "max_logit_heads": [[1.0, 0.5], [0.2, 0.1]]}
+        | {"expert_load_max": 1.5, "expert_load_mean": 1.2, **({"validation_loss": 4.0} if i == 2 else {})}
+        for i in range(4)
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stale.png").write_bytes(b"")
+    for name in ("a", "b"):
+        write_history(source, tmp_path / name, "Test", {"bigram": 3.0})
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["expert_load.png", "history.jsonl", "loss.png", "max_logit.png"]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    assert read_history(tmp_path / "a" / "history.jsonl") == rows
