@@ -23,6 +23,7 @@ from pipelines.pipeline_registry import stage_pipeline
 
 DATASETS_MODULE = "pipelines.datasets"
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
+MERGE = {"parameters": "soft", "compute": "soft"}  # a profile overlays the base key by key
 CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"]}
 
 
@@ -52,29 +53,28 @@ def stage_graph(stage: str) -> StageGraph:
 
 
 @cache
-def config(profile: str | None) -> OmegaConfigLoader:
-    """The configuration of a profile: base, overlaid."""
+def config(profile: str | None, section: str) -> dict[str, Any]:
+    """A section (catalog, parameters, gates, compute) of a profile's configuration: base, overlaid. Not to be changed."""
     name = load_manifest().profile(profile)
-    return OmegaConfigLoader(
+    loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
         conf_source=str(ROOT / "conf"),
         base_env="base",
         env=name,
         default_run_env=name,
         config_patterns=CONFIG_PATTERNS,
-        merge_strategy={"parameters": "soft", "compute": "soft"},
+        merge_strategy=MERGE,
     )
+    return dict(loader[section])
 
 
-@cache
 def catalog_entries(profile: str | None) -> dict[str, dict[str, Any]]:
     """Dataset → its catalog entry, paths relative to the repository."""
-    loader = config.__wrapped__(profile)  # a new one: Kedro binds ${globals:} to whichever loader was made last
-    return dict(loader["catalog"])
+    return config(profile, "catalog")
 
 
 def parameters(profile: str | None) -> dict[str, Any]:
     """All resolved parameters of a profile."""
-    return dict(config(profile)["parameters"])
+    return config(profile, "parameters")
 
 
 def dataset_path(profile: str | None, dataset: str) -> Path:
@@ -131,5 +131,5 @@ def _identity_of(entry: dict[str, Any]) -> dict[str, Any]:
     if table := entry.get("table"):
         kept["columns"] = load_obj(table)
     if gate := entry.get("gate"):
-        kept["suite"] = config(None)["gates"].get(gate)
+        kept["suite"] = config(None, "gates").get(gate)
     return kept

@@ -1,6 +1,6 @@
 """Kedro's settings for this project."""
 
-from pipelines.graph import CONFIG_PATTERNS
+from pipelines.graph import CONFIG_PATTERNS, MERGE
 from pipelines.hooks import RunContextHook
 from pipelines.manifest import load_manifest
 
@@ -10,5 +10,5 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": load_manifest().default_profile,
     "config_patterns": CONFIG_PATTERNS,
-    "merge_strategy": {"parameters": "soft", "compute": "soft"},
+    "merge_strategy": MERGE,
 }

@@ -20,8 +20,8 @@ class Runs:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         for profile in (None, *load_manifest().profiles):
-            graph.catalog_entries(profile)  # both before the root moves away from the configuration
-            graph.config(profile)
+            for section in ("catalog", "parameters", "gates"):  # before the root moves away from the configuration
+                graph.config(profile, section)
         monkeypatch.setattr(graph, "ROOT", root)
 
     def add(

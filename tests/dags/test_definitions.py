@@ -78,7 +78,7 @@ def test_a_stage_is_one_asset_definition_that_runs_whole(defs):
 
 def test_every_gated_table_has_one_check(defs):
     checks = {check.asset_key.to_user_string() for check in defs.resolve_asset_graph().asset_check_keys}
-    gates = graph.config(None)["gates"]
+    gates = graph.config(None, "gates")
     assert checks == {name for stage in STAGES for name in gated(graph.stage_graph(stage).outputs)}
     assert checks == {name for name in gates if not name.startswith("_")}
 

@@ -190,4 +190,4 @@ def test_an_unknown_expectation_type_is_an_error_of_the_suite(monkeypatch):
 
 
 def test_gates_file_is_yaml_that_kedro_reads_too():
-    assert set(yaml.safe_load(suites.GATES.read_text())) >= set(graph.config(None)["gates"])
+    assert set(yaml.safe_load(suites.GATES.read_text())) >= set(graph.config(None, "gates"))
