@@ -70,8 +70,10 @@ def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row
         found = judge(piece.text, told, p.gate, order.title, piece.style.longest, method)
         reasons += [f"piece {number}: {reason}" for reason in found]
     text = "\n\n".join(done)
-    reasons += copied(order.text, text, p.gate)
-    identity = blake2b(f"{order.source_id}:{writer.generator}:{text}".encode(), digest_size=8).hexdigest()
+    reasons += copied(order.text, text, p.gate) if text.strip() else ["empty: nothing was written"]
+    identity = blake2b(
+        f"{order.source_id}:{writer.generator}:{order.style}:{order.perspective}:{text}".encode(), digest_size=8
+    ).hexdigest()
     return {
         "id": identity,
         "source_id": order.source_id,

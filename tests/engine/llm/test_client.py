@@ -1,0 +1,139 @@
+import dataclasses
+import json
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import UserError
+from engine.llm import ChatRequest, LLMSettings, client
+from engine.llm import http as llm_http
+from tests.engine.llm.fake_server import fake_openai
+
+REQUEST = ChatRequest((("system", "Be brief."), ("user", "Hello")), max_tokens=9, temperature=0.0, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(llm_http, "_FIRST_WAIT_SECONDS", 0.001)
+
+
+def openai(url, **more):
+    return LLMSettings(provider="openai", base_url=url, model="m", **more)
+
+
+def test_a_request_is_an_openai_chat_completion(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    request = dataclasses.replace(REQUEST, json_schema='{"type": "object"}')
+    with fake_openai(lambda body: (200, "hi")) as fake, client(openai(fake.url, api_key_env="MY_KEY")) as chat:
+        reply = chat.chat(request)
+    assert (reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens) == ("hi", "stop", 7, 3)
+    assert fake.paths == ["/v1/chat/completions"]
+    body = fake.bodies[0]
+    assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 9, 0.0, 3)
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert "purpose" not in body
+    assert fake.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_the_same_request_is_sent_once_even_by_another_client(tmp_path):
+    with fake_openai(lambda body: (200, "hi")) as fake:
+        for expected in (False, True):
+            with client(openai(fake.url), tmp_path) as chat:
+                assert chat.chat(REQUEST).cached is expected
+                assert chat.chat(REQUEST).cached
+        assert len(fake.bodies) == 1
+
+
+def test_without_a_cache_every_request_is_sent():
+    with fake_openai(lambda body: (200, "hi")) as fake, client(openai(fake.url)) as chat:
+        chat.chat(REQUEST)
+        chat.chat(REQUEST)
+    assert len(fake.bodies) == 2
+
+
+def test_a_cache_file_cut_short_is_asked_for_again(tmp_path):
+    with fake_openai(lambda body: (200, "hi")) as fake, client(openai(fake.url), tmp_path) as chat:
+        chat.chat(REQUEST)
+        (stored,) = tmp_path.rglob("*.json")
+        stored.write_text(stored.read_text()[:40])
+        assert not chat.chat(REQUEST).cached
+        assert chat.chat(REQUEST).cached
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_cache_can_be_read_by_people(tmp_path):
+    with fake_openai(lambda body: (200, "hi")) as fake, client(openai(fake.url), tmp_path) as chat:
+        chat.chat(REQUEST)
+    (stored,) = tmp_path.rglob("*.json")
+    record = json.loads(stored.read_text())
+    assert record["reply"]["text"] == "hi"
+    assert record["request"]["messages"][1] == ["user", "Hello"]
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "messages": st.lists(st.tuples(st.sampled_from(["user", "system"]), st.text(max_size=5))).map(tuple),
+            "max_tokens": st.integers(1, 99),
+            "temperature": st.floats(0, 2),
+            "seed": st.integers(0, 99),
+            "json_schema": st.text(max_size=5),
+        },
+    )
+)
+def test_two_requests_share_a_key_only_if_they_are_the_same(changes):
+    other = dataclasses.replace(REQUEST, **changes)
+    assert (other.key("m") == REQUEST.key("m")) == (other == REQUEST)
+    assert REQUEST.key("m") != REQUEST.key("another model")
+
+
+def test_an_overloaded_server_is_asked_again():
+    answers = iter([(503, {}), (429, {}), (200, "at last")])
+    with fake_openai(lambda body: next(answers)) as fake, client(openai(fake.url, retries=2)) as chat:
+        assert chat.chat(REQUEST).text == "at last"
+    assert len(fake.bodies) == 3
+
+
+def test_an_unreachable_url_names_parameter_and_remedy():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        with client(openai(url, retries=1), where="rephrase.model.llm") as chat, pytest.raises(UserError) as error:
+            chat.chat(REQUEST)
+    assert "rephrase.model.llm.base_url" in str(error.value)
+    assert url in str(error.value)
+    assert "start the server" in str(error.value)
+
+
+@pytest.mark.parametrize(("status", "says"), [(401, "OPENAI_API_KEY"), (404, "/v1"), (418, "HTTP 418")])
+def test_a_refusal_says_what_to_do_and_is_not_repeated(status, says):
+    with fake_openai(lambda body: (status, {"error": "no"})) as fake, client(openai(fake.url)) as chat:
+        with pytest.raises(UserError, match=says):
+            chat.chat(REQUEST)
+        assert len(fake.bodies) == 1
+
+
+@pytest.mark.parametrize("answer", [{"hello": 1}, {"choices": []}, [1]])
+def test_a_server_that_is_no_language_model_is_named(answer):
+    with (
+        fake_openai(lambda body: (200, answer)) as fake,
+        client(openai(fake.url)) as chat,
+        pytest.raises(UserError, match="does not answer as OpenAI"),
+    ):
+        chat.chat(REQUEST)
+
+
+def test_openai_needs_an_address_and_a_model():
+    with pytest.raises(UserError, match="base_url"), client(LLMSettings(provider="openai"), where="x.llm"):
+        pass
+
+
+def test_template_answers_from_the_function_given():
+    with client(LLMSettings(provider="template"), template=lambda request: request.messages[-1][1].upper()) as chat:
+        assert chat.chat(REQUEST).text == "HELLO"
+    with pytest.raises(UserError, match="no template"), client(LLMSettings(provider="template")):
+        pass
