@@ -54,7 +54,7 @@ def stage_graph(stage: str) -> StageGraph:
 
 @cache
 def config(profile: str | None, section: str) -> dict[str, Any]:
-    """A section (catalog, parameters, gates, compute) of a profile's configuration: base, overlaid. Not to be changed."""
+    """A section (catalog, parameters, gates …) of a profile's configuration: base, overlaid. Not to be changed."""
     name = load_manifest().profile(profile)
     loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
         conf_source=str(ROOT / "conf"),
