@@ -43,19 +43,19 @@ def draw(documents: Iterable[RawDocument], max_bytes: int, seed: int) -> list[Ra
     The result depends on the set of documents, not on their order, and memory on `max_bytes`, not on the
     source: a heap holds the lowest hashes so far, and once a hash has been turned out none above it comes in.
     """
-    heap: list[tuple[float, str, RawDocument]] = []  # negated hash first: the highest hash on top
-    total, ceiling = 0, 1.0
+    heap: list[tuple[float, str, str, str]] = []  # negated hash first: the highest hash on top
+    total, lowest, ceiling = 0, 1.0, 1.0
     for document in documents:
-        rank = unit_hash(seed, "draw", document.title, document_id(document.text))
+        rank = unit_hash(seed, "draw", document_id(document.text))
         if rank >= ceiling:
             continue
-        heapq.heappush(heap, (-rank, document.title, document))
-        total += len(document.text.encode())
-        while total > max_bytes and len(heap) > 1:
-            highest, _, out = heapq.heappop(heap)
-            ceiling = -highest
-            total -= len(out.text.encode())
-    return [document for _, _, document in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+        heapq.heappush(heap, (-rank, document.title, document.text, document.group))
+        total, lowest = total + len(document.text.encode()), min(lowest, rank)
+        while total > max_bytes and heap[0][0] != -lowest:
+            ceiling = -heap[0][0]
+            while heap[0][0] == -ceiling:  # equal texts go together
+                total -= len(heapq.heappop(heap)[2].encode())
+    return [RawDocument(*entry) for _, *entry in sorted(heap, key=lambda one: (-one[0], *one[1:]))]
 
 
 def split_long(text: str, max_bytes: int, max_parts: int) -> Iterator[str]:

@@ -72,7 +72,9 @@ def partial_products(entry: Entry) -> list[str]:
     digits = str(b)
     parts = [int(digit) * 10 ** (len(digits) - 1 - i) for i, digit in enumerate(digits) if digit != "0"]
     lines = [f"{a} × {part} = {a * part}" for part in parts]
-    if len(parts) > 1:
+    if not parts:
+        lines = [f"{a} × {b} = 0"]
+    elif len(parts) > 1:
         lines.append(f"{' + '.join(str(a * part) for part in parts)} = {a * b}")
     return lines
 
