@@ -22,6 +22,7 @@ from nodes.rephrase.words import (
     SPELT_NUMBERS,
     carries_meaning,
     concept,
+    is_told,
     sentences,
     words,
 )
@@ -29,7 +30,7 @@ from nodes.rephrase.words import (
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d[\d,]*(?:\.\d+)?")
 _LEAD = re.compile(r"[\s\-*•>\"'(\[]*(?:[QA]: )?[\s\"'(\[]*")
 _ANSWER = re.compile(r"\?\s*\nA: ")
-_OWN_REACH, _OTHER_REACH = 2, 6  # neighbours that a number has, and within which one of them must stay
+_OWN_REACH, _OTHER_REACH = 2, 9  # neighbours that a number has, and within which one of them must stay
 _LONG_SENTENCE, _REPEATS = 40, 3  # a loop is a sentence of 40 characters said over three times more than before
 
 
@@ -200,7 +201,8 @@ _HARMLESS = NEGATIONS | SPELT_NUMBERS | FUNCTION_WORDS | FRAMING_WORDS  # judged
 
 
 def _content(known: Reading, told: Reading, named: Reading, limits: GateLimits, method: set[str]) -> Iterator[str]:
-    lost = sorted(known.concepts - told.concepts)
+    low = told.text.lower()
+    lost = sorted(one for one in known.concepts - told.concepts if not is_told(one, low))
     if len(lost) > limits.max_lost_words * len(known.concepts):
         yield f"content_lost: {len(lost)} of {len(known.concepts)} words, such as {', '.join(lost[:3])}"
     added = sorted(told.concepts - known.concepts - named.concepts - method)
@@ -226,12 +228,18 @@ def copied(source: str, rewrite: str, limits: GateLimits) -> list[str]:
 
 
 def _company(known: Reading, told: Reading) -> list[str]:
-    """Numbers whose neighbours in the rewrite are none of those in the source: attached to another fact."""
-    after = told.neighbours(_OTHER_REACH)
+    """Numbers whose neighbours in the rewrite are none of those in the source: attached to another fact.
+
+    Of a number's neighbours those count that no other number of the source has, if there are any: in "population,
+    male: 12; population, female: 13" it is "male" that tells.
+    """
+    before, after = known.neighbours(_OWN_REACH), told.neighbours(_OTHER_REACH)
+    shared = Counter(word for companies in before.values() for word in set().union(*companies))
     moved = []
-    for number, companies in sorted(known.neighbours(_OWN_REACH).items()):
+    for number, companies in sorted(before.items()):
         for company in companies:
-            if company and not any(company & other for other in after.get(number, ())):
-                moved.append(f"number_moved: {number} stood beside {', '.join(sorted(company))}")
+            telling = {word for word in company if shared[word] == 1} or company
+            if telling and not any(telling & other for other in after.get(number, ())):
+                moved.append(f"number_moved: {number} stood beside {', '.join(sorted(telling))}")
                 break
     return moved

@@ -11,9 +11,9 @@ _QUALIFIERS = frozenset(["total", "male", "female", "urban", "rural", "land", "w
 _OF_FIELD = {
     "Country name": "{}",
     "Capital": "{} of the capital",
-    "Executive branch": "{}",
-    "Judicial branch": "{}",
-    "Legislative branch": "{}",
+    "Executive branch": "{} in the executive branch",
+    "Judicial branch": "{} in the judicial branch",
+    "Legislative branch": "{} in the legislative branch",
     "Constitution": "{} of the constitution",
     "Land use": "share of land use under {}",
     "Urbanization": "{} (urbanization)",
@@ -28,11 +28,11 @@ _NUMERIC = re.compile(r"[-~$]?\d")
 # {is_} agrees with the label.
 _FIGURES = (
     "The {label} {of} {is_} {value}.",
-    "For {subject}, the {label} {is_} put at {value}.",
-    "The {label} {of} {is_} given as {value}.",
+    "For {subject}, the {label} {is_} given as {value}.",
+    "The figure for the {label} {of} is {value}.",
     "{subject} reports {value} as its {label}.",
 )
-_FIGURES_IT = ("Its {label} {is_} {value}.", "The {label} {is_} {value}.", "The {label} {is_} put at {value}.")
+_FIGURES_IT = ("Its {label} {is_} {value}.", "The {label} {is_} {value}.", "The {label} {is_} given as {value}.")
 _WORDS = (
     "The {label} {of} {is_} described as {value}.",
     "As to the {label} {of}, the entry gives {value}.",

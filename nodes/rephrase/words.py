@@ -19,7 +19,8 @@ FUNCTION_WORDS = word_set(
     per quite rather same shall she should since so some still such than that the their them then there
     therefore these they this those though through thus to together too toward towards under until unless up
     upon us very via was we were what when where whereas whether which while who whole whom whose why will with
-    within would yes yet you your"""
+    within would yes yet you your well
+    otherwise throughout"""
 )
 # Words with which a rewrite may speak about its source without adding to it.
 FRAMING_WORDS = word_set(
@@ -101,7 +102,6 @@ SYNONYMS = {
     "combined": "joined",
     "combines": "joins",
     "commonly": "usually",
-    "comprises": "consists of",
     "conducted": "held",
     "conflict": "strife",
     "conflicts": "strife",
@@ -109,9 +109,6 @@ SYNONYMS = {
     "construct": "build",
     "constructed": "built",
     "constructs": "builds",
-    "contain": "hold",
-    "containing": "holding",
-    "contains": "holds",
     "continued to": "went on to",
     "continues to": "goes on to",
     "continuous": "unbroken",
@@ -171,9 +168,6 @@ SYNONYMS = {
     "in particular": "especially",
     "in recent years": "lately",
     "in which": "where",
-    "include": "take in",
-    "included": "taken in",
-    "includes": "takes in",
     "indicate": "show",
     "indicates": "shows",
     "initial": "starting",
@@ -260,8 +254,6 @@ SYNONYMS = {
     "simply": "just",
     "since then": "from then on",
     "small": "little",
-    "specified": "given",
-    "specifies": "states",
     "strong": "robust",
     "subsequent": "later",
     "subsequently": "later",
@@ -285,7 +277,6 @@ SYNONYMS = {
     "via": "by way of",
     "violent": "bloody",
     "was not": "wasn't",
-    "whether or not": "whether",
     "widely": "broadly",
     "within": "inside",
     "you can": "one can",
@@ -347,6 +338,25 @@ def carries_meaning(word: str) -> bool:
 
 
 _FAMILY: dict[str, str] = {}
+
+
+def _told_by_grammar() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for left, right in SYNONYMS.items():
+        if not any(carries_meaning(word) for word in right.split()):
+            for word in filter(carries_meaning, left.split()):
+                found[concept(word)] = (*found.get(concept(word), ()), right)
+    return found
+
+
+def is_told(meaning: str, text: str) -> bool:
+    """Whether a content word's meaning stands in `text` (small letters) as a phrase of grammar: "set up", "often"."""
+    if not _BY_GRAMMAR:
+        _BY_GRAMMAR.update(_told_by_grammar())
+    return any(phrase in text for phrase in _BY_GRAMMAR.get(meaning, ()))
+
+
+_BY_GRAMMAR: dict[str, tuple[str, ...]] = {}
 
 
 @lru_cache(maxsize=1 << 17)

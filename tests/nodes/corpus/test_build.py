@@ -1,5 +1,6 @@
 import json
 import random
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +12,10 @@ from engine.errors import UserError
 from nodes.corpus.nodes import build_corpus
 from nodes.corpus.schema import DOCUMENTS, REJECTED_DOCUMENTS, Parameters
 
-BASE = yaml.safe_load(open("conf/base/parameters/corpus.yml"))["corpus"]
+BASE = yaml.safe_load(Path("conf/base/parameters/corpus.yml").read_text())["corpus"]
+
+
+WORDS = ("the", "of", "and", "is", "to", "river", "stone", "city", "law", "music", "winter", "horse", "engine", "paper")
 
 
 def parameters(sources, **changes):
@@ -23,9 +27,8 @@ def mine(path, **changes):
 
 
 def prose(n):
-    words = "the of and is to river stone city law music field winter horse engine paper garden".split()
     rng = random.Random(n)
-    return " ".join(rng.choice(words) + ("." if i % 9 == 8 else "") for i in range(80))
+    return " ".join(rng.choice(WORDS) + ("." if i % 9 == 8 else "") for i in range(80))
 
 
 def write(path, texts):

@@ -20,7 +20,7 @@ def source(**changes):
         "domain": "maths",
         "license": "Apache-2.0",
         "max_bytes": 10**7,
-        "tasks": {name: 5 for name in SOLUTIONS},
+        "tasks": dict.fromkeys(SOLUTIONS, 5),
         "problems_per_document": 2,
         "sums": 60,
         "sum_task": TASK,
@@ -73,7 +73,7 @@ def test_sums_are_of_the_pretrain_split_and_each_form_has_all(documents):
 
 
 def test_a_sum_in_its_three_forms():
-    (item,) = [item for item in items(TaskSettings(**TASK), "pretrain", 900, 0)][:1]
+    (item,) = items(TaskSettings(**TASK), "pretrain", 1, 0)
     compact = write_sum(item, "compact")
     assert compact == item.prompt + item.answer
     assert write_sum(item, "spaced").replace(" ", "") == compact
