@@ -14,7 +14,17 @@ from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.status import StageStatus, stage_status
 
-HEADLINES: dict[str, tuple[str, ...]] = {}
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "corpus": ("documents", "bytes"),
+    "rephrase": ("accepted", "accepted_share_template"),
+    "tooluse": ("trajectories", "pass_rate"),
+    "tokenization": ("vocab_size", "train_tokens"),
+    "pretrain": ("validation_loss", "gain_over_bigram"),
+    "extend": ("context", "loss_beyond_yarn"),
+    "sft": ("pass_rate_tuning",),
+    "rl": ("reward_before", "reward_after"),
+    "evaluate": ("arithmetic_sampled_base", "arithmetic_sampled_rl"),
+}
 
 
 def main() -> None:
