@@ -74,8 +74,9 @@ def print_summary(profile: str, wall_seconds: float | None) -> None:
 
 
 def _row(status: StageStatus, profile: str) -> tuple[str, str, str, str, str]:
-    outputs = [name for name in graph.stage_graph(status.stage).outputs if not name.endswith("_metrics")]
-    size = sum(_size(graph.dataset_path(profile, name)) for name in outputs)
+    kept = [name for name in graph.stage_graph(status.stage).outputs if not name.endswith("_metrics")]
+    outputs = [name for name in kept if not name.startswith("rejected_")]
+    size = sum(_size(graph.dataset_path(profile, name)) for name in kept)
     seconds = f"{status.seconds:.1f}" if status.seconds is not None else "-"
     return status.stage, seconds, ", ".join(outputs), f"{size / 1e6:.1f} MB", headline(status.stage, status.record)
 
