@@ -52,11 +52,11 @@ def read_docstrings(source: DocstringSource) -> Iterator[RawDocument]:
     from pydoc_data import topics
 
     for name, text in sorted(topics.topics.items()):
-        yield RawDocument(f'Python topic "{name}"', text)
+        yield RawDocument(f"{name} (Python language)", text)
     for name, text in _stdlib_files(source.modules):
         prose = _docstrings(name, text)
         if prose:
-            yield RawDocument(f"Documentation of {_dotted(name)}", prose)
+            yield RawDocument(f"{_dotted(name)} (documentation)", prose)
 
 
 def _dotted(path: str) -> str:

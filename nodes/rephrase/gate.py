@@ -24,9 +24,11 @@ from nodes.rephrase.words import (
     concept,
     is_told,
     sentences,
+    stem,
     words,
 )
 
+_POLAR_STEMS = frozenset(map(stem, POLAR_WORDS))
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d[\d,]*(?:\.\d+)?")
 _LEAD = re.compile(r"[\s\-*•>\"'(\[]*(?:[QA]: )?[\s\"'(\[]*")
 _ANSWER = re.compile(r"\?\s*\nA: ")
@@ -68,7 +70,7 @@ class Reading:
     @cached_property
     def polar(self) -> "Counter[str]":
         """Words of direction."""
-        return Counter(word for word in self.low if word in POLAR_WORDS)
+        return Counter(stem(word) for word in self.low if stem(word) in _POLAR_STEMS)
 
     @cached_property
     def concepts(self) -> set[str]:
@@ -157,7 +159,7 @@ def judge(
         *_numbers(known, told),
         *_names(known, told, named, method_words),
         *_same_counts("negation", known.negations, told.negations, set()),
-        *_same_counts("direction", known.polar, told.polar, set(named.low)),
+        *_same_counts("direction", known.polar, told.polar, set(map(stem, named.low))),
         *_content(known, told, named, limits, {concept(word) for word in method_words}),
         *_form(known, told, limits, longest),
     ]
@@ -215,7 +217,9 @@ def _form(known: Reading, told: Reading, limits: GateLimits, longest: float) -> 
     if not limits.shortest <= ratio <= longest:
         yield f"length: {ratio:.2f} times the source"
     said, before = Counter(sentences(told.text)), Counter(sentences(known.text))
-    looped = [one for one, n in said.items() if n > before[one] + _REPEATS and len(one) > _LONG_SENTENCE]
+    looped = [
+        one for one, n in said.items() if n > before[one] + _REPEATS and len(one) > _LONG_SENTENCE and one[-1] != "?"
+    ]
     if looped:
         yield f"repetition: {looped[0][:60]}"
 

@@ -44,8 +44,8 @@ class Piece:
 
     @property
     def subject(self) -> str:
-        """What the document is about: its title up to the colon, without the part's number."""
-        return re.sub(r" \(part \d+\)$", "", self.title).split(":")[0].strip()
+        """What the document is about: its title up to the colon, without remarks in brackets behind it."""
+        return re.sub(r"( \([^()]*\))+$", "", self.title).split(":")[0].strip()
 
 
 class Writer(Protocol):

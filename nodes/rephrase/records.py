@@ -4,9 +4,9 @@ import re
 
 from nodes.rephrase.pieces import Piece, choose
 from nodes.rephrase.prose import paraphrase, spell_estimate, synonyms, vary_list
-from nodes.rephrase.words import sentences
+from nodes.rephrase.words import sentences, word_set
 
-_QUALIFIERS = frozenset(["total", "male", "female", "urban", "rural", "land", "water", "forest", "other"])
+_QUALIFIERS = word_set("total male female urban rural land water forest other large medium small")
 # Fields whose subfields need words of their own; {} is the subfield.
 _OF_FIELD = {
     "Country name": "{}",
@@ -22,7 +22,9 @@ _OF_FIELD = {
     "Electricity generation sources": "share of {} in electricity generation sources",
     "National anthem(s)": "{} of the national anthem(s)",
     "Elevation": "{} in elevation",
+    "International environmental agreements": "{} list of international environmental agreements",
 }
+_COUNT = re.compile(r"[\d,]+(?: million)?(?: \(\d{4}(?: est\.)?\))?")
 _NUMERIC = re.compile(r"[-~$]?\d")
 
 # {is_} agrees with the label.
@@ -61,8 +63,12 @@ def label_of(field: str) -> str:
         return f"{note}name of the {_small(main)}"
     if main in _OF_FIELD:
         return note + _OF_FIELD[main].format(_small(sub))
-    if sub in _QUALIFIERS:
+    if sub.startswith("by "):
+        return f"{note}{_small(main)} {sub}"
+    if set(sub.split()) <= _QUALIFIERS | {"very"}:
         return f"{note}{sub} {_small(main)}"
+    if main.lower().split(" - ")[0] in sub.lower():
+        return f"{note}{_small(sub)}"
     return f"{note}{_small(sub)} for {_small(main)}"
 
 
@@ -82,6 +88,8 @@ def tell(line: str, piece: Piece, at: int) -> str:
     field, _, value = line.partition(": ")
     key = f"{piece.key}:{field}"
     label, prose = label_of(field.strip()), _told(value.strip(), key)
+    if _COUNT.fullmatch(value) and _is_plural(label):
+        label = f"number of {label}"
     of, is_ = f"of {piece.subject}", "are" if _is_plural(label) else "is"
     if piece.style.layout == "question_answer":
         asked = _COUNTED if _NUMERIC.match(value) else _QUESTIONS

@@ -6,10 +6,14 @@ from nodes.rephrase.notes import problem_note, sum_note
 from nodes.rephrase.pieces import Piece, Unit, choose, join
 from nodes.rephrase.prose import can_lower, mark, paraphrase
 from nodes.rephrase.records import tell
-from nodes.rephrase.words import NEGATIONS, POLAR_WORDS, words
+from nodes.rephrase.words import FUNCTION_WORDS, NEGATIONS, POLAR_WORDS, words
 
 _ABOUT = ("What is said about {}?", "What should one know about {}?", "What does the text tell us about {}?")
 _GENERAL = ("What comes next?", "What else is said?", "What follows?", "What is noted here?")
+_DOES = ("What does {} do?", "What is {}?", "How is {} described?")
+_ELSE = ("What else is said about {}?", "What is further noted about {}?")
+_NO_NAMES = NEGATIONS | POLAR_WORDS | FUNCTION_WORDS
+_HEADING = re.compile(r"([A-Za-z_][A-Za-z_.]*)(?:\(.*\))?")  # of a docstring; one with a figure is not repeated
 
 
 class TemplateWriter:
@@ -20,15 +24,18 @@ class TemplateWriter:
     def rewrite(self, piece: Piece) -> str:
         """The piece, unit by unit, in the layout of its style; the first piece opens with the style's opener."""
         told: list[Unit] = []
-        marked = _marked_before(piece)
+        marked, heading = _marked_before(piece), ""
         for at, unit in enumerate(piece.units):
-            text, marked = self._unit(unit, piece, at, marked)
-            kind = unit.kind if piece.style.layout in ("prose", "notes") else "verbatim"
-            told.append(Unit(kind if kind == "sentence" else "verbatim", text, unit.paragraph))
+            if unit.kind == "verbatim":
+                match = _HEADING.fullmatch(unit.text)
+                heading = match[1].rstrip(".") if match else ""
+            text, marked = self._unit(unit, piece, at, marked, heading)
+            flows = unit.kind == "sentence" and piece.style.layout in ("prose", "notes")
+            told.append(Unit("sentence" if flows else "verbatim", text, unit.paragraph))
         opener = _opener(piece)
         return f"{opener}\n\n{_laid_out(told, piece)}" if opener else _laid_out(told, piece)
 
-    def _unit(self, unit: Unit, piece: Piece, at: int, marked: int) -> tuple[str, int]:
+    def _unit(self, unit: Unit, piece: Piece, at: int, marked: int, heading: str) -> tuple[str, int]:
         """The unit's rewrite, and how many sentences ago a marker was set."""
         match unit.kind:
             case "record":
@@ -40,13 +47,14 @@ class TemplateWriter:
             case "verbatim":
                 return unit.text, marked
             case "sentence":
-                return self._sentence(unit.text, piece, at, marked)
+                return self._sentence(unit.text, piece, at, marked, heading)
 
-    def _sentence(self, sentence: str, piece: Piece, at: int, marked: int) -> tuple[str, int]:
+    def _sentence(self, sentence: str, piece: Piece, at: int, marked: int, heading: str) -> tuple[str, int]:
         key = f"{piece.key}:{at}"
         told = paraphrase(sentence, key)
         if piece.style.layout == "question_answer":
-            return f"Q: {_question(sentence, key)}\nA: {told}", marked + 1
+            opens = at > 0 and piece.units[at - 1].kind == "verbatim"
+            return f"Q: {_question(sentence, key, heading, opens)}\nA: {told}", marked + 1
         if piece.style.layout == "points":
             return f"- {told}", marked + 1
         if marked >= 2 and piece.perspective.markers and can_lower(told):
@@ -63,16 +71,19 @@ def _marked_before(piece: Piece) -> int:
 def _opener(piece: Piece) -> str:
     if piece.previous or not piece.style.openers or re.search(r"\d", piece.subject):  # a figure out of nowhere
         return ""
-    return choose(piece.style.openers, piece.key, "opener").format(subject=piece.subject)
+    opener = choose(piece.style.openers, piece.key, "opener").format(subject=piece.subject)
+    return opener if piece.subject in opener[: len(piece.subject)] else opener[:1].upper() + opener[1:]
 
 
-def _question(sentence: str, key: str) -> str:
-    """A question whose answer is the sentence: about the first name in it, if it has one."""
+def _question(sentence: str, key: str, heading: str, opens: bool) -> str:
+    """A question whose answer is the sentence: about what its docstring documents, or the first name in it."""
+    if heading:
+        return choose(_DOES if opens else _ELSE, key, "question").format(heading)
     inner = re.sub(r"^\W*\w+", "", sentence)
     named = [
         word
         for word in words(inner)
-        if word[0].isupper() and len(word) > 2 and word[1:].islower() and word.lower() not in NEGATIONS | POLAR_WORDS
+        if word[0].isupper() and len(word) > 2 and word[1:].islower() and word.lower() not in _NO_NAMES
     ]
     return choose(_ABOUT, key, "question").format(named[0]) if named else choose(_GENERAL, key, "question")
 

@@ -47,12 +47,14 @@ SPELT_NUMBERS = word_set(
 )
 # A sentence that loses or gains one of these says something else.
 POLAR_WORDS = word_set(
-    """increase decrease rise fall grow decline gain lose win import export male female north south east west
+    """increase decrease rise rose fall fell grow grew decline gain lose lost win import export male female north
+    south east west
     northern southern eastern western highest lowest higher lower largest smallest larger smaller majority
-    minority true false maximum minimum positive negative always sometimes success failure allow forbid enable
+    minority true false maximum minimum positive negative always sometimes success failure forbid enable
     disable before after above below more less fewer most least accept reject urban rural public private legal
     illegal mutable immutable ascending descending"""
 )
+
 
 # Left may be replaced by right in running text without a change of meaning or of grammar. For the gate the content
 # words of a pair mean the same. Pairs with a negation or a word of direction on one side only have no place here.
@@ -108,11 +110,9 @@ SYNONYMS = {
     "consists of": "is made up of",
     "construct": "build",
     "constructed": "built",
-    "constructs": "builds",
     "continued to": "went on to",
     "continues to": "goes on to",
     "continuous": "unbroken",
-    "controls": "runs",
     "corresponding": "matching",
     "corresponds to": "matches",
     "create": "make",
@@ -155,8 +155,6 @@ SYNONYMS = {
     "following the": "in the wake of the",
     "for example": "for instance",
     "forced to": "compelled to",
-    "former": "one-time",
-    "formerly": "once",
     "frequently": "often",
     "generally": "usually",
     "granted": "given",
@@ -191,7 +189,6 @@ SYNONYMS = {
     "major": "main",
     "modified": "changed",
     "modify": "change",
-    "mostly": "by and large",
     "multiple": "several",
     "must be": "has to be",
     "nation": "country",
@@ -247,7 +244,6 @@ SYNONYMS = {
     "resulted in": "led to",
     "retrieve": "fetch",
     "retrieves": "fetches",
-    "seized": "took hold of",
     "should be": "ought to be",
     "significant": "considerable",
     "silvery": "silver-coloured",

@@ -78,8 +78,8 @@ def test_numbers_that_change_places_between_facts_are_refused(order):
         ("OPEC", "NATO", "name_lost"),
         ("OPEC", "OPEC and NATO", "name_invented"),
         ("isn't", "is", "negation_changed"),
-        ("exports rose", "exports fell", "content"),
-        ("exports rose", "imports rose", "content"),
+        ("exports rose", "exports fell", "direction_changed"),
+        ("exports rose", "imports rose", "direction_changed"),
         ("below", "above", "direction_changed"),
         ("Two coasts", "Three coasts", "number_lost"),
         ("It isn't a member of OPEC. ", "", "name_lost"),
@@ -88,8 +88,7 @@ def test_numbers_that_change_places_between_facts_are_refused(order):
 )
 def test_changed_facts_are_refused(old, new, kind):
     assert old in FAITHFUL
-    found = kinds(FAITHFUL.replace(old, new))
-    assert any(one.startswith(kind) for one in found) or (kind == "content" and not found and "fell" in new)
+    assert kind in kinds(FAITHFUL.replace(old, new))
 
 
 def test_failures_of_a_small_model_are_refused():
