@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def main() -> None:
 def dagster(browser: Any, address: str, asset: str, table: str) -> None:
     """The graph with the data group open, an asset's latest materialisation, a gate's verdict."""
     graph = f"{address}/asset-groups?expanded=global%40global%3Adata"
-    shoot(browser, graph, "dagster_graph", (2000, 1450), dagster_whole)
+    shoot(browser, graph, "dagster_graph", (2000, 1500), dagster_whole)
     shoot(browser, f"{address}/assets/{asset}?view=events", "dagster_asset", (1500, 950), dagster_plot)
     shoot(browser, f"{address}/assets/{table}/checks", "dagster_gate", (1500, 950))
 
@@ -84,15 +85,14 @@ def mlflow(browser: Any, address: str, profile: str, stage: str) -> None:
     number = experiment.experiment_id
     wanted = f"tags.`k2.stage` = '{stage}' and attributes.status = 'FINISHED'"
     runs = client.search_runs([number], wanted, order_by=["attributes.start_time DESC"], max_results=2)
-    ids = ",".join(f'"{run.info.run_id}"' for run in runs)
-    shoot(browser, f"{address}/#/experiments/{number}/runs", "mlflow_runs", (1700, 900), mlflow_versions)
+    page = f"{address}/#/experiments/{number}/runs"
+    shoot(browser, page, "mlflow_runs", (1700, 900), mlflow_versions)
+    only = urllib.parse.quote(f"tags.`k2.stage` = '{stage}'")
+    shoot(browser, f"{page}?searchFilter={only}&compareRunsMode=CHART", "mlflow_curves", (1700, 1050), mlflow_curves)
     if len(runs) > 1:
-        shoot(
-            browser, f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{number}"]', "mlflow_compare", (1700, 1300)
-        )
-    else:
-        page = f"{address}/#/experiments/{number}/runs/{runs[0].info.run_id}/model-metrics"
-        shoot(browser, page, "mlflow_compare", (1700, 1300))
+        ids = ",".join(f'"{run.info.run_id}"' for run in runs)
+        page = f'{address}/#/compare-runs?runs=[{ids}]&experiments=["{number}"]'
+        shoot(browser, page, "mlflow_compare", (1700, 1300), mlflow_differences)
 
 
 def mlflow_versions(page: Any) -> None:
@@ -102,10 +102,16 @@ def mlflow_versions(page: Any) -> None:
         page.wait_for_timeout(1000)
 
 
+def mlflow_curves(page: Any) -> None:
+    """Show the stage's curves instead of every headline figure of its pipeline versions."""
+    mlflow_versions(page)
+    page.get_by_placeholder("Search metric charts").fill("^curves/(loss|validation|grad|lr|max|clipped|reward)")
+
+
 def mlflow_differences(page: Any) -> None:
-    """Show only the parameters and metrics that differ."""
-    for switch in page.get_by_text("Show diff only").all():
-        switch.click()
+    """Show only the parameters, metrics and tags that differ."""
+    for switch in page.get_by_role("switch").all():
+        switch.click(force=True)
 
 
 def shoot(browser: Any, url: str, name: str, size: tuple[int, int], prepare: Any = None) -> None:
@@ -119,7 +125,7 @@ def shoot(browser: Any, url: str, name: str, size: tuple[int, int], prepare: Any
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     if prepare:
         prepare(page)
-        page.wait_for_timeout(SETTLE_MILLISECONDS // 3)
+        page.wait_for_timeout(SETTLE_MILLISECONDS // 2)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS)
     picture.save(IMAGES / f"{name}.png", optimize=True)
     page.close()
