@@ -54,16 +54,14 @@ def main() -> None:
 def dagster(browser: Any, address: str, asset: str, table: str) -> None:
     """The graph with the data group open, an asset's latest materialisation, a gate's verdict."""
     graph = f"{address}/asset-groups?expanded=global%40global%3Adata"
-    shoot(browser, graph, "dagster_graph", (2000, 1500), dagster_whole)
+    shoot(browser, graph, "dagster_graph", (1800, 1500), dagster_whole)
     shoot(browser, f"{address}/assets/{asset}?view=events", "dagster_asset", (1500, 950), dagster_plot)
     shoot(browser, f"{address}/assets/{table}/checks", "dagster_gate", (1500, 950))
 
 
 def dagster_whole(page: Any) -> None:
     """Zoom out until the open group fits."""
-    for _ in range(2):
-        page.locator('[aria-label="zoom_out"]').click()
-        page.wait_for_timeout(500)
+    page.locator('[aria-label="zoom_out"]').click()
 
 
 def dagster_plot(page: Any) -> None:
