@@ -9,13 +9,13 @@ import dagster as dg
 from dags.assets import stage_assets
 from dags.home import chosen_profile, dagster_home
 from dags.report import shell_run_sensor
-from dags.versions import code_versions
+from dags.versions import VERSIONS, code_versions
 from pipelines.manifest import load_manifest
 
 
 def definitions(profile: str) -> dg.Definitions:
     """All assets, checks and sensors of a profile, and the job that materialises everything."""
-    versions = code_versions(profile, dagster_home(profile) / "code_versions.json")
+    versions = code_versions(profile, dagster_home(profile) / VERSIONS)
     stages = load_manifest().stages
     return dg.Definitions(
         assets=[stage_assets(spec, profile, versions.get(spec.name)) for spec in stages.values()],

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from dags.home import chosen_profile, dagster_home
+from dags.versions import VERSIONS, code_versions
 from engine.artifacts.files import write_atomic
 from engine.errors import UserError
 from pipelines.errors import report_errors
@@ -50,6 +51,7 @@ def main() -> None:
         home = dagster_home(profile)
         prepare_home(home)
         _require_free(port)
+        code_versions(profile, home / VERSIONS)  # so that the page need not wait for them
         os.environ |= {"DAGSTER_HOME": str(home), "K2_PROFILE": profile, "DO_NOT_TRACK": "1"}
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         print(f"Dagster for profile {profile}: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)

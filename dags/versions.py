@@ -15,6 +15,7 @@ from engine.identity.key import flatten, stage_key
 from pipelines import graph
 from pipelines.manifest import ROOT, load_manifest
 
+VERSIONS = "code_versions.json"
 _WATCHED = ("conf", "engine", "kernels", "nodes", "pipelines", "kedro.yml", "requirements")
 
 
