@@ -22,6 +22,7 @@ from pipelines.manifest import ROOT, load_manifest
 from pipelines.pipeline_registry import stage_pipeline
 
 DATASETS_MODULE = "pipelines.datasets"
+JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
 MERGE = {"parameters": "soft", "compute": "soft"}  # a profile overlays the base key by key
 CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"]}
@@ -113,7 +114,7 @@ def code_of(stage: str) -> StageCode:
     """The stage's code as it stands in the working tree now."""
     graph = stage_graph(stage)
     entries = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
-    return stage_code(ROOT, [load_manifest().stage(stage).pipeline, DATASETS_MODULE], entries)
+    return stage_code(ROOT, [load_manifest().stage(stage).pipeline, DATASETS_MODULE], entries, JUDGES)
 
 
 def parameter_model(stage: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, digest_bytes, digest_file
-from engine.identity.normal_form import source_digest
+from engine.identity.normal_form import digest, syntax
 from engine.identity.reach import reach
 
 _NOT_CODE = {".py", ".pyc"}
@@ -43,30 +43,25 @@ def fingerprint(code: dict[str, dict[str, str]]) -> str:
     return digest_bytes(canonical_json(code))
 
 
-def stage_code(root: Path, entries: list[str], catalog: dict[str, Any]) -> StageCode:
+def stage_code(
+    root: Path, entries: list[str], catalog: dict[str, Any], leave_out: frozenset[str] = frozenset()
+) -> StageCode:
     """Fingerprint the code reachable from `entries`.
 
     Args:
         root: the repository.
         entries: dotted modules: the stage's pipeline module and the modules of its dataset classes.
         catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
+        leave_out: modules that are reached but cannot change what the stage makes.
 
     """
-    found = reach(root, entries, _IMPORTS)
+    found = reach(root, entries, leave_out)
     return StageCode(
-        modules={name: _module_digest(path) for name, path in found.modules.items()},
+        modules={name: digest(syntax(path)) for name, path in found.modules.items()},
         files=_data_files(root, {path.parent for path in found.modules.values()}),
         catalog={name: digest_bytes(canonical_json(entry)) for name, entry in sorted(catalog.items())},
         distributions=_versions(found.foreign),
     )
-
-
-_IMPORTS: dict[Path, list[str]] = {}
-
-
-@cache
-def _module_digest(path: Path) -> str:
-    return source_digest(path.read_text(encoding="utf-8"))
 
 
 def _data_files(root: Path, packages: set[Path]) -> dict[str, str]:

@@ -6,6 +6,8 @@ empty are left out, so a field that a newer Python adds changes nothing until co
 
 import ast
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 from engine.artifacts.files import digest_bytes
 
@@ -13,9 +15,21 @@ _IGNORED = {"ctx", "kind", "type_comment", "lineno", "col_offset", "end_lineno",
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def source_digest(source: str) -> str:
-    """Hash of a Python source's normal form: equal for sources that differ in comments, docstrings or layout."""
-    return digest_bytes("".join(_walk(ast.parse(source))).encode())
+def syntax(path: Path) -> ast.Module:
+    """A file's syntax tree, parsed once for as long as the file is not touched."""
+    stat = path.stat()
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def digest(tree: ast.Module) -> str:
+    """Hash of a tree's normal form: equal for sources that differ in comments, docstrings or layout."""
+    return digest_bytes("".join(_walk(tree)).encode())
+
+
+@cache
+def _parsed(path: Path, mtime_ns: int, size: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def _walk(value: object) -> Iterator[str]:

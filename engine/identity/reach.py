@@ -7,9 +7,11 @@ An import counts wherever it stands, inside a function too (that is where the he
 import ast
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.identity.normal_form import syntax
 
 _STANDARD = frozenset(sys.stdlib_module_names)
 
@@ -22,19 +24,18 @@ class Reach:
     foreign: frozenset[str]
 
 
-def reach(root: Path, entries: list[str], cache: dict[Path, list[str]] | None = None) -> Reach:
+def reach(root: Path, entries: list[str], leave_out: frozenset[str] = frozenset()) -> Reach:
     """Follow imports from `entries` (dotted module names) through the repository at `root`.
 
     Args:
         root: the repository; its top-level packages are ours, everything else is foreign.
         entries: modules to start from.
-        cache: parsed imports by file, to share between calls.
+        leave_out: modules (and what is below them) that cannot change what the entries make.
 
     Raises:
         UserError: an entry does not exist, or an import's name is computed.
 
     """
-    cache = {} if cache is None else cache
     modules: dict[str, Path] = {}
     foreign: set[str] = set()
     waiting = list(entries)
@@ -56,9 +57,7 @@ def reach(root: Path, entries: list[str], cache: dict[Path, list[str]] | None = 
         modules[name] = path
         if "." in name:
             waiting.append(name.rpartition(".")[0])
-        if path not in cache:
-            cache[path] = _imports(path, name)
-        waiting.extend(cache[path])
+        waiting.extend(one for one in _imports(syntax(path), path, name) if not _below(one, leave_out))
     return Reach(dict(sorted(modules.items())), frozenset(foreign))
 
 
@@ -70,11 +69,16 @@ def _find(root: Path, name: str) -> Path | None:
     return None
 
 
-def _imports(path: Path, name: str) -> list[str]:
+def _below(name: str, tops: frozenset[str]) -> bool:
+    return any(name == top or name.startswith(f"{top}.") for top in tops)
+
+
+@cache
+def _imports(tree: ast.Module, path: Path, name: str) -> list[str]:
     """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`, for b may be a module."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.identity.reach import reach
+from pipelines.graph import JUDGES
 from pipelines.manifest import load_manifest
 from tests.project import LEDGER, PROFILE, Project
 
@@ -81,7 +82,7 @@ def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Projec
         want = {
             stage
             for stage, spec in load_manifest().stages.items()
-            if module in reach(edited.path, [spec.pipeline, "pipelines.datasets"]).modules
+            if module in reach(edited.path, [spec.pipeline, "pipelines.datasets"], JUDGES).modules
         }
         assert want
         edited.append(name, "\n_UNUSED = 1\n")

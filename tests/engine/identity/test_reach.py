@@ -36,10 +36,6 @@ def test_follows_late_relative_and_package_imports(project: Path) -> None:
 
 def test_code_counts_prompts_and_versions_but_not_the_unreached(project: Path) -> None:
     def code() -> dict[str, dict[str, str]]:
-        from engine.identity import fingerprint
-
-        fingerprint._IMPORTS.clear()
-        fingerprint._module_digest.cache_clear()
         return stage_code(project, ["app.entry"], {"data": {"type": "t"}}).as_dict()
 
     before = code()
@@ -52,6 +48,15 @@ def test_code_counts_prompts_and_versions_but_not_the_unreached(project: Path) -
     assert {name for name in changed["modules"] if changed["modules"][name] != before["modules"][name]} == {"app.late"}
     (project / "app/prompts/hello.md").write_text("hello")
     assert code()["files"] != before["files"]
+
+
+def test_what_is_left_out_does_not_count(project: Path) -> None:
+    assert set(reach(project, ["app.entry"], frozenset({"lib"})).modules) == {
+        "app",
+        "app.entry",
+        "app.near",
+        "app.late",
+    }
 
 
 def test_computed_import_is_refused(project: Path) -> None:
