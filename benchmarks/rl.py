@@ -103,9 +103,13 @@ class Bench:
         return dict(json.loads(path.read_bytes())) if path.exists() else None
 
     def do(self, seed: int, arm: str) -> Result:
-        """Run one arm and keep its result; weights and rollouts are dropped."""
+        """Run one arm from its start and keep its result; weights and rollouts are dropped.
+
+        What a killed arm left is dropped too: an arm that went on from it would count too little CPU time.
+        """
         folder = self.work / f"{seed}-{arm}"
         run_at = folder / "run"
+        shutil.rmtree(run_at, ignore_errors=True)
         run_at.mkdir(parents=True, exist_ok=True)
         start = time.process_time()
         result = self._further_sft(seed, run_at) if arm == "sft" else self._rl(seed, arm, run_at)

@@ -73,12 +73,16 @@ def test_arms_are_done_in_pieces_and_never_twice(tmp_path, monkeypatch):
     done = []
 
     def arm(self, seed, name, folder=None):
+        if folder is not None:
+            assert not list(folder.iterdir())
         done.append((seed, name))
         return result(0.1)
 
     monkeypatch.setattr(rl.Bench, "_rl", arm)
     monkeypatch.setattr(rl.Bench, "_further_sft", lambda self, seed, folder: arm(self, seed, "sft"))
     asked = argparse.Namespace(profile="laptop", work=tmp_path / "work", seeds=[1, 2], units=4, **inputs)
+    stale = tmp_path / "work" / "1-rl" / "run" / "half"
+    stale.mkdir(parents=True)
     assert rl.run(asked) is None
     assert rl.run(asked) is not None
     assert done == [(seed, name) for seed in (1, 2) for name in rl.ARMS]
