@@ -99,7 +99,7 @@ def read_factbook(source: FactbookSource) -> Iterator[RawDocument]:
     for region in sorted(data.iterdir(), key=lambda entry: entry.name):
         for entry in sorted(region.iterdir(), key=lambda entry: entry.name):
             country = json.loads(entry.read_text(encoding="utf-8"))
-            name = _country_name(country) or entry.name.removesuffix(".json")
+            name = _country_name(country)
             for category, fields in country.items():
                 if isinstance(fields, dict):
                     yield RawDocument(f"{name}: {category.strip()}", "\n".join(_fields(name, category.strip(), fields)))
@@ -125,12 +125,13 @@ _UNSET = ("", "none", "na", "n/a")
 
 
 def _country_name(country: dict[str, Any]) -> str:
-    names = country.get("Government", {}).get("Country name", {})
+    government = country.get("Government", {})
+    names = government.get("Country name") or government.get("Union name") or {}
     for key in ("conventional short form", "conventional long form"):
         text = _plain(names.get(key, {}).get("text", ""))
         if text.lower() not in _UNSET:
-            return re.sub(r"\s*\(.*\)", "", text)
-    return ""
+            return text
+    return "World"  # the one entry without a name
 
 
 def _fields(name: str, category: str, fields: dict[str, Any]) -> Iterator[str]:

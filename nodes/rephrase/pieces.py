@@ -74,7 +74,7 @@ def join(units: "tuple[Unit, ...] | list[Unit]") -> str:
     lines: list[str] = []
     before: Unit | None = None
     for unit in units:
-        if before and unit.kind == before.kind == "sentence" and unit.paragraph == before.paragraph:
+        if before and unit.kind == "sentence" and before.kind != "verbatim" and unit.paragraph == before.paragraph:
             lines[-1] += f" {unit.text}"
         else:
             if before and unit.paragraph != before.paragraph:
@@ -96,6 +96,13 @@ def pieces_of(text: str, chunk_bytes: int) -> list[tuple[Unit, ...]]:
         pieces[-1].append(unit)
         size += length
     return [tuple(piece) for piece in pieces if piece]
+
+
+def prose_share(text: str) -> float:
+    """Share of a document, by characters, that is running text: sentences, and fields that hold one."""
+    units = units_of(text)
+    told = sum(len(unit.text) for unit in units if unit.kind == "sentence" or unit.text.endswith("."))
+    return told / max(sum(len(unit.text) for unit in units), 1)
 
 
 _RECORD = re.compile(r"[A-Za-z(][^:\n?!]{1,90}: \S")
@@ -121,11 +128,19 @@ def _paragraph(paragraph: str, number: int) -> list[Unit]:
     if all(_SUM.match(line) for line in lines):
         return [Unit("sum", line, number) for line in lines]
     if sum(bool(_RECORD.match(line)) for line in lines) >= 0.8 * len(lines) and not _CALL.search(paragraph):
-        return [Unit("record" if _RECORD.match(line) else "verbatim", line, number) for line in lines]
+        return [unit for line in lines for unit in _record(line, number)]
     if not _is_prose(paragraph, 6):
         return [Unit("verbatim", paragraph.strip("\n"), number)]
     unwrapped = re.sub(r"\s+", " ", paragraph).strip()
     return [Unit("sentence", sentence, number) for sentence in sentences(unwrapped)]
+
+
+def _record(line: str, number: int) -> list[Unit]:
+    """A field line; what follows the first sentence of its value is running text."""
+    if not _RECORD.match(line):
+        return [Unit("verbatim", line, number)]
+    first, *more = sentences(line)
+    return [Unit("record", first, number), *(Unit("sentence", sentence, number) for sentence in more)]
 
 
 _CALL = re.compile(r"\b\w+\(\w*,|>>>|::")

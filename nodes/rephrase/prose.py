@@ -89,7 +89,8 @@ _FINITE = re.compile(
 )
 _PARTICIPLE = re.compile(
     r"^(Discovered|Used|Found|Obtained|Named|Made|Extracted|Confirmed|Isolated|Prepared|Produced|Required|Identified|"
-    r"Synthesized|Created|Mined|Known|Recognized|Prepared) (?=by|in|as|for|from|to|and|with|after|only|mainly|during)"
+    r"Synthesized|Created|Mined|Known|Recognized|Raised|Called) "
+    r"(?=by|in|as|for|from|to|and|with|after|only|mainly|during|when|if)"
 )
 _VERB_FIRST = re.compile(
     r"^(Has|Occurs|Reacts|Oxidizes|Belongs|Burns|Forms|Resembles|Tarnishes|Exists|Does|Is|Combines) "

@@ -58,6 +58,9 @@ class ModelRewrites(_Strict):
     documents: int = Field(ge=0, description="how many; 0 for none")
     domains: tuple[str, ...]
     max_document_bytes: int = Field(ge=1, description="longer documents are not given to it")
+    min_prose: float = Field(
+        ge=0, le=1, description="running text as a share of the document; tables are left to rules"
+    )
     chunk_bytes: int = Field(ge=64, description="a chunk it rewrites at once")
     max_tokens: int = Field(ge=8, description="of one reply")
     temperature: float = Field(ge=0)

@@ -3,17 +3,19 @@
 import re
 
 from nodes.rephrase.notes import problem_note, sum_note
-from nodes.rephrase.pieces import Piece, Unit, choose, join
+from nodes.rephrase.pieces import Piece, Unit, choose
 from nodes.rephrase.prose import can_lower, mark, paraphrase
 from nodes.rephrase.records import tell
 from nodes.rephrase.words import FUNCTION_WORDS, NEGATIONS, POLAR_WORDS, words
 
 _ABOUT = ("What is said about {}?", "What should one know about {}?", "What does the text tell us about {}?")
 _GENERAL = ("What comes next?", "What else is said?", "What follows?", "What is noted here?")
-_DOES = ("What does {} do?", "What is {}?", "How is {} described?")
+_DOES = ("What does {} do?", "What is {} for?", "How is {} described?")
+_IS = ("What is {}?", "How is {} described?", "What is said about {}?")
 _ELSE = ("What else is said about {}?", "What is further noted about {}?")
+_RECORDS_A_LINE = 4
 _NO_NAMES = NEGATIONS | POLAR_WORDS | FUNCTION_WORDS
-_HEADING = re.compile(r"([A-Za-z_][A-Za-z_.]*)(?:\(.*\))?")  # of a docstring; one with a figure is not repeated
+_HEADING = re.compile(r"[A-Za-z_][A-Za-z_.]*(?:\(.*\))?")  # of a docstring; one with a figure is not repeated
 
 
 class TemplateWriter:
@@ -28,10 +30,9 @@ class TemplateWriter:
         for at, unit in enumerate(piece.units):
             if unit.kind == "verbatim":
                 match = _HEADING.fullmatch(unit.text)
-                heading = match[1].rstrip(".") if match else ""
+                heading = match[0] if match else ""
             text, marked = self._unit(unit, piece, at, marked, heading)
-            flows = unit.kind == "sentence" and piece.style.layout in ("prose", "notes")
-            told.append(Unit("sentence" if flows else "verbatim", text, unit.paragraph))
+            told.append(Unit(unit.kind, text, unit.paragraph))
         opener = _opener(piece)
         return f"{opener}\n\n{_laid_out(told, piece)}" if opener else _laid_out(told, piece)
 
@@ -78,7 +79,8 @@ def _opener(piece: Piece) -> str:
 def _question(sentence: str, key: str, heading: str, opens: bool) -> str:
     """A question whose answer is the sentence: about what its docstring documents, or the first name in it."""
     if heading:
-        return choose(_DOES if opens else _ELSE, key, "question").format(heading)
+        name, call, _ = heading.partition("(")
+        return choose((_DOES if call else _IS) if opens else _ELSE, key, "question").format(name)
     inner = re.sub(r"^\W*\w+", "", sentence)
     named = [
         word
@@ -89,8 +91,19 @@ def _question(sentence: str, key: str, heading: str, opens: bool) -> str:
 
 
 def _laid_out(told: list[Unit], piece: Piece) -> str:
-    """Records of one paragraph flow into running text in the prose layouts; the other layouts keep lines."""
-    if piece.style.layout == "prose" and all(unit.kind == "record" for unit in piece.units):
-        lines = [unit.text for unit in told]
-        return "\n".join(" ".join(lines[at : at + 4]) for at in range(0, len(lines), 4))
-    return join(told)
+    """Units as text: in the prose layouts sentences and records flow, four records to a line; else a line each."""
+    lines: list[str] = []
+    records, before = 0, None
+    for unit in told:
+        flows = piece.style.layout in ("prose", "notes") and unit.kind in ("sentence", "record")
+        joins = before is not None and before.paragraph == unit.paragraph and before.kind in ("sentence", "record")
+        records = records + 1 if unit.kind == "record" else records
+        if flows and joins and not (unit.kind == "record" and records > _RECORDS_A_LINE):
+            lines[-1] += f" {unit.text}"
+        else:
+            if before is not None and before.paragraph != unit.paragraph:
+                lines.append("")
+            lines.append(unit.text)
+            records = 1 if unit.kind == "record" else 0
+        before = unit
+    return "\n".join(lines)

@@ -59,6 +59,7 @@ POLAR_WORDS = word_set(
 # Left may be replaced by right in running text without a change of meaning or of grammar. For the gate the content
 # words of a pair mean the same. Pairs with a negation or a word of direction on one side only have no place here.
 SYNONYMS = {
+    "by using": "by means of",
     "a number of": "several",
     "a sequence of": "a series of",
     "a set of": "a group of",
@@ -207,7 +208,6 @@ SYNONYMS = {
     "occurred": "happened",
     "occurs": "happens",
     "omitted": "left out",
-    "only": "solely",
     "otherwise": "or else",
     "particularly": "especially",
     "partly": "in part",
@@ -222,7 +222,6 @@ SYNONYMS = {
     "primarily": "mainly",
     "primary": "principal",
     "produced": "made",
-    "provided": "supplied",
     "provides": "supplies",
     "purchased": "bought",
     "quickly": "rapidly",
@@ -254,7 +253,7 @@ SYNONYMS = {
     "subsequent": "later",
     "subsequently": "later",
     "substantial": "considerable",
-    "such as": "for example",
+    "such as": "like",
     "sufficient": "enough",
     "supported": "handled",
     "supports": "handles",

@@ -9,7 +9,7 @@ import polars as pl
 
 from nodes.rephrase.gate import copied, judge
 from nodes.rephrase.notes import METHOD_WORDS
-from nodes.rephrase.pieces import Piece, Writer, join, pieces_of, unit_hash
+from nodes.rephrase.pieces import Piece, Writer, join, pieces_of, prose_share, unit_hash
 from nodes.rephrase.schema import Parameters
 
 
@@ -39,11 +39,15 @@ def orders(p: Parameters, documents: pl.DataFrame) -> list[Order]:
 
 
 def model_orders(p: Parameters, documents: pl.DataFrame) -> list[Order]:
-    """The language model's orders: `model.documents` short documents, spread evenly over its domains, one pair each."""
+    """The language model's orders: `model.documents` short running texts, in turn from its domains, one pair each."""
     short = documents.filter(pl.col("n_bytes") <= p.model.max_document_bytes).sort("id")
     by_domain = []
     for domain in p.model.domains:
-        rows = list(short.filter(pl.col("domain") == domain).iter_rows(named=True))
+        rows = [
+            row
+            for row in short.filter(pl.col("domain") == domain).iter_rows(named=True)
+            if prose_share(row["text"]) >= p.model.min_prose
+        ]
         rows.sort(key=lambda row: unit_hash(p.seed, "model", row["id"]))
         by_domain.append(rows)
     longest = max((len(rows) for rows in by_domain), default=0)

@@ -32,7 +32,8 @@ def parameters(model=None, **changes):
 def by_url(url, **changes):
     llm = {"provider": "openai", "base_url": url, "model": "m", "retries": 0}
     return parameters(
-        {"documents": 2, "max_document_bytes": 5000, "chunk_bytes": 300, "llm": llm, **changes}, shares={}
+        {"documents": 2, "max_document_bytes": 5000, "min_prose": 0.0, "chunk_bytes": 300, "llm": llm, **changes},
+        shares={},
     )
 
 
