@@ -26,7 +26,7 @@ def train_extend(
     opened = TokenShards.open(shards, tok)
     model = load_checkpoint(base_checkpoint)
     _, extra = load_config(base_checkpoint)
-    history = train.anneal(model, opened, p, workspace / "training")
+    history = train.anneal(model, opened, p, workspace)
     directory = write_history(history, workspace / "report", "Long-context anneal")
 
     measured = report.measure(model, opened, tok, p)

@@ -28,7 +28,7 @@ def train_pretrain(
     opened = TokenShards.open(shards, tok)
     config = train.configuration(p, opened.vocab_size)
     model = K2Model(config, p.seed)
-    history = train.pretrain(model, opened, p, workspace / "training")
+    history = train.pretrain(model, opened, p, workspace)
 
     windows = train.final_windows(opened, p)
     by_domain = losses_by_domain(model, windows, p.dtype)
