@@ -9,7 +9,7 @@ from nodes.extend.schema import Parameters
 def train_extend(
     tokenizer: Path, shards: Path, base_checkpoint: Path, parameters: dict[str, Any], workspace: Path
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
-    """Anneal at a longer sequence, then switch YaRN on; returns (checkpoint, report directory, metrics)."""
+    """Anneal at a longer sequence, then raise YaRN once more; returns (checkpoint, report directory, metrics)."""
     import json
 
     from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint
@@ -18,20 +18,21 @@ def train_extend(
     from engine.training.history import read_history, write_history
     from engine.training.numerics import settle
     from nodes.extend import report, train
-    from nodes.extend.scaling import rescaled, variants
+    from nodes.extend.scaling import variants
 
     p = Parameters.model_validate(parameters)
     settle(p.threads)
     tok = K2Tokenizer.load(tokenizer)
     opened = TokenShards.open(shards, tok)
-    model = load_checkpoint(base_checkpoint)
+    base = load_checkpoint(base_checkpoint)
     _, extra = load_config(base_checkpoint)
-    history = train.anneal(model, opened, p, workspace)
+    annealed, history = train.anneal(base, opened, p, workspace)
     directory = write_history(history, workspace / "report", "Long-context anneal")
 
-    measured = report.measure(model, opened, tok, p)
+    models = variants(annealed, p, base.config.max_position_embeddings)
+    measured = report.measure(models, opened, tok, p)
     report.write(measured, p, directory)
-    extended = rescaled(model, variants(p)["yarn"], p.extended_length)
+    extended = models["yarn"]
     extra |= {"stage": "extend", "trained_length": p.sequence_length}
     save_checkpoint(workspace / "checkpoint", extended, extra)
     rows = read_history(history)

@@ -9,7 +9,6 @@ from engine.progress import progress
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
 from nodes.extend import curves, passkey
-from nodes.extend.scaling import rescaled, variants
 from nodes.extend.schema import Parameters
 
 
@@ -21,15 +20,14 @@ class Measured:
     passkeys: dict[str, passkey.Found]
 
 
-def measure(model: K2Model, shards: TokenShards, tokenizer: K2Tokenizer, p: Parameters) -> Measured:
+def measure(models: dict[str, K2Model], shards: TokenShards, tokenizer: K2Tokenizer, p: Parameters) -> Measured:
     """Read the same held-out windows and probes at the extended length under every scaling, without training there."""
     length = p.extended_length
     windows = shards.split("validation").eval_windows(length, None, ["natural"], p.curves.windows)
     asked = passkey.probes(tokenizer, windows.tokens, length, p.passkey, p.seed)
     found = Measured({}, {})
-    with progress("extend: curves", 2 * len(variants(p))) as bar:
-        for name, scaling in variants(p).items():
-            scaled = rescaled(model, scaling, length)
+    with progress("extend: curves", 2 * len(models)) as bar:
+        for name, scaled in models.items():
             found.curves[name] = curves.curve(scaled, windows, p.curves.buckets, p.dtype)
             bar.advance(1, scaling=name)
             found.passkeys[name] = passkey.ask(scaled, asked, p.dtype)

@@ -8,12 +8,11 @@ from engine.training.settings import OptimizerSettings, Schedule
 
 
 class Yarn(BaseModel):
-    """YaRN under Hugging Face's names; the length that it multiplies, if null, is the one annealed at."""
+    """YaRN under Hugging Face's names; `factor` is that of the last step, from the annealed to the extended length."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     factor: float = Field(gt=1)
-    original_max_position_embeddings: int | None = Field(default=None, ge=2)
     beta_fast: float = Field(gt=0)
     beta_slow: float = Field(gt=0)
     mscale: float = Field(ge=0)
@@ -63,11 +62,6 @@ class Parameters(BaseModel):
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of micro_batches {self.micro_batches}; change one of them"
             )
-        if self.extended_length <= self.sequence_length:
-            raise ValueError(
-                f"the extended length {self.extended_length} is not beyond sequence_length {self.sequence_length}; "
-                "raise yarn.factor"
-            )
         if self.extended_length % self.curves.buckets:
             raise ValueError(
                 f"the extended length {self.extended_length} does not divide into curves.buckets "
@@ -76,11 +70,6 @@ class Parameters(BaseModel):
         return self
 
     @property
-    def original_length(self) -> int:
-        """The length that YaRN stretches."""
-        return self.yarn.original_max_position_embeddings or self.sequence_length
-
-    @property
     def extended_length(self) -> int:
         """The context that the extended checkpoint claims."""
-        return int(self.original_length * self.yarn.factor)
+        return int(self.sequence_length * self.yarn.factor)

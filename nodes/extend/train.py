@@ -9,22 +9,24 @@ from engine.model.model import K2Model
 from engine.text.shards import TokenShards
 from engine.training.language import make_optimizer, next_token_loss, rate_of
 from engine.training.loop import LoopSettings, train_loop
+from nodes.extend.scaling import rescaled, yarn
 from nodes.extend.schema import Parameters
 
 
-def anneal(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> Path:
-    """Train the model in place at `p.sequence_length` with plain RoPE; the history file.
+def anneal(base: K2Model, shards: TokenShards, p: Parameters, work: Path) -> tuple[K2Model, Path]:
+    """Train a copy of `base` at `p.sequence_length`, YaRN on; the annealed model and the history file.
 
     The router biases stand still, as in every anneal. Raises UserError where the length is not beyond the base's.
     """
-    trained = model.config.max_position_embeddings
+    trained = base.config.max_position_embeddings
     if p.sequence_length <= trained:
         raise UserError(
             f"parameters: extend.sequence_length is {p.sequence_length}, but the base checkpoint was already trained "
             f"at {trained}; make it longer"
         )
+    model = rescaled(base, yarn(p, trained, p.sequence_length), p.sequence_length)
     stream = shards.split("train")
-    return train_loop(
+    history = train_loop(
         model,
         make_optimizer(model, p.schedule.peak, p.optimizer),
         lambda step: {"ids": torch.from_numpy(stream.batch(step, p.batch_size, p.sequence_length, p.seed))},
@@ -35,3 +37,4 @@ def anneal(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> Pa
         "extend",
         micro_batches=p.micro_batches,
     )
+    return model, history

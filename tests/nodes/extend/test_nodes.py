@@ -15,7 +15,7 @@ from engine.text.tokenizer import K2Tokenizer
 from engine.training.language import token_nats
 from nodes.extend import curves, passkey
 from nodes.extend.nodes import train_extend
-from nodes.extend.scaling import rescaled, variants
+from nodes.extend.scaling import rescaled, variants, yarn
 from nodes.extend.schema import Parameters, Passkey
 from nodes.pretrain.nodes import train_pretrain
 from tests.engine.tiny import config
@@ -44,8 +44,8 @@ def test_the_checkpoint_carries_yarn_under_released_names(extended):
     config, extra = load_config(checkpoint)
     assert config.rope_scaling == {
         "type": "yarn",
-        "factor": 4.0,
-        "original_max_position_embeddings": 128,
+        "factor": 8.0,  # 2 in the anneal, 4 after it
+        "original_max_position_embeddings": 64,
         "beta_fast": 1.0,
         "beta_slow": 1.0,
         "mscale": 1.0,
@@ -100,7 +100,6 @@ def test_a_needle_that_does_not_fit_is_refused(base):
     [
         ({"yarn": {"factor": 1}}, "factor"),
         ({"curves": {"buckets": 15}}, "curves.buckets"),
-        ({"yarn": {"original_max_position_embeddings": 16}}, "not beyond sequence_length"),
         ({"batch_size": 3, "micro_batches": 2}, "micro_batches"),
     ],
 )
@@ -142,14 +141,34 @@ def test_a_model_that_knows_the_key_is_found_out():
 
 
 def test_scaling_keeps_the_weights_and_changes_only_positions():
-    model = K2Model(config()).eval()
     p = Parameters.model_validate(smoke())
+    original = config().max_position_embeddings
+    annealed = rescaled(K2Model(config()), yarn(p, original, p.sequence_length), p.sequence_length)
     ids = np.arange(40, dtype=np.int64)[None]
-    plain = token_nats(model, ids)
-    scaled = {name: rescaled(model, scaling, 64) for name, scaling in variants(p).items()}
+    plain = token_nats(annealed, ids)
+    scaled = variants(annealed, p, original)
+    assert list(scaled) == ["none", "linear", "yarn"]
     assert torch.equal(token_nats(scaled["none"], ids), plain)
     assert not torch.equal(token_nats(scaled["linear"], ids), plain)
-    assert all(torch.equal(scaled["yarn"].state_dict()[n], v) for n, v in model.state_dict().items())
+    torch.testing.assert_close(scaled["linear"].frequencies_P * p.yarn.factor, annealed.frequencies_P)
+    for model in scaled.values():
+        assert model.config.max_position_embeddings == p.extended_length
+        assert all(torch.equal(model.state_dict()[n], v) for n, v in annealed.state_dict().items())
+    assert scaled["yarn"].config.rope_scaling["factor"] == p.extended_length / original
+
+
+def test_k2s_parameters_end_in_the_released_configuration():
+    p = Parameters.model_validate(text.parameters("extend", "k2"))
+    assert p.extended_length == 131072
+    assert yarn(p, 4096, p.extended_length) == {
+        "type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 1.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    }
 
 
 def test_beyond_and_within_split_at_the_trained_length():
