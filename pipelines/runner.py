@@ -33,6 +33,9 @@ from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 
 FRESH = "K2_FRESH"
 CLOCKS = "timing.jsonl"
+# Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
+# second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
+SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 
 
 class StageRunner(SequentialRunner):
@@ -143,8 +146,7 @@ class StageRun:
         exchange.write_parameters(workspace, node.name, given)
         words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key, "parent": os.getpid()}
         command = [sys.executable, "-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
-        # Threads that spin while they wait crawl on a box that others use too.
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**SHORT_SPIN, **os.environ}
         rank = subprocess.Popen(command, cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
         try:
             status = rank.wait()
