@@ -37,12 +37,17 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a kill, sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    write_synced(partial, data)
+    os.replace(partial, path)
+    fsync_directory(path.parent)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write `data` to `path` and wait until it is on the disc."""
+    with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
-    fsync_directory(path.parent)
 
 
 def fsync_directory(path: Path) -> None:

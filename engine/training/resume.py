@@ -1,6 +1,5 @@
 """Progress of a training run on disc: checkpoints written whole, verified when read, the last two kept."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,29 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from engine.artifacts.files import digest_bytes, fsync_directory, write_synced
 from engine.errors import UserError
 
 KEEP = 2
 STATE, META = "state.safetensors", "meta.json"
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -63,17 +44,17 @@ class Progress:
         rows = self.history.read_bytes()
         meta = {
             "step": step,
-            "digest": _digest(data),
+            "digest": digest_bytes(data),
             "history_bytes": len(rows),
-            "history_digest": _digest(rows),
+            "history_digest": digest_bytes(rows),
             "fingerprint": self.fingerprint,
         }
-        _write_synced(partial / STATE, data)
-        _write_synced(partial / META, json.dumps(meta, sort_keys=True).encode())
-        _sync_directory(partial)
+        write_synced(partial / STATE, data)
+        write_synced(partial / META, json.dumps(meta, sort_keys=True).encode())
+        fsync_directory(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _sync_directory(self.directory)
+        fsync_directory(self.directory)
         for old in self._steps()[:-KEEP]:
             shutil.rmtree(old)
 
@@ -98,7 +79,7 @@ class Progress:
             meta = json.loads((directory / META).read_text())
             data = (directory / STATE).read_bytes()
             rows = self.history.read_bytes()[: meta["history_bytes"]]
-            if _digest(data) != meta["digest"] or _digest(rows) != meta["history_digest"]:
+            if digest_bytes(data) != meta["digest"] or digest_bytes(rows) != meta["history_digest"]:
                 return None
             tensors = load(data)
         except (OSError, ValueError, KeyError, SafetensorError):
