@@ -36,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         path.write_text(yaml.safe_dump(content))
     made.repro()
     learned = made.records("rl")[0]["metrics"]
-    assert learned["steps_skipped"] < 32, "no group had any variance of reward, so rl changed nothing: the test shows nothing"
+    assert learned["steps_skipped"] < 32, "no group had any variance of reward, so rl changed nothing"
     return made
 
 
