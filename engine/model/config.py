@@ -1,6 +1,6 @@
 """The shape of a K2 model, under the field names of Hugging Face's DeepseekV3 configuration."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 from engine.errors import UserError
@@ -22,7 +22,6 @@ FIXED: dict[str, Any] = {
 """What K2 settles once and for all; a configuration that says otherwise is another architecture."""
 
 YARN_FIELDS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
-OPTIONAL = ("q_lora_rank", "rope_scaling")
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,6 @@ class K2Config:
         """Channels of one query or key head: content plus rotary."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
-    @property
-    def heads_share_queries(self) -> bool:
-        """Whether queries pass through a low-rank latent (K2) or a full projection (Moonlight)."""
-        return self.q_lora_rank is not None
-
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json that Hugging Face's DeepseekV3 reads."""
         own = asdict(self)
@@ -97,12 +91,10 @@ class K2Config:
                 raise UserError(
                     f"{source}: {name} is {values[name]!r}, but a K2 model has {fixed!r}; choose another model"
                 )
-        names = [field.name for field in fields(cls)]
-        required = [field.name for field in fields(cls) if field.default is not None and field.name not in OPTIONAL]
-        for name in required:
-            if name not in values and name not in ("rope_theta", "rms_norm_eps", "initializer_range"):
-                raise UserError(f"{source}: field {name} is missing; add it or take a whole configuration")
-        picked = {name: values[name] for name in names if name in values}
+        for field in fields(cls):
+            if field.default is MISSING and field.name != "q_lora_rank" and field.name not in values:
+                raise UserError(f"{source}: field {field.name} is missing; add it or take a whole configuration")
+        picked = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         picked.setdefault("q_lora_rank", None)
         return cls(**picked)
 
