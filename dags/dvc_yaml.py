@@ -17,17 +17,12 @@ from pipelines.manifest import ROOT, load_manifest
 HEADER = "# Generated from kedro.yml, the pipelines and the catalog by `make views`. Do not edit.\n"
 
 
-def dvc_file(profile: str) -> Path:
-    """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
-    return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"
-
-
 def dvc_view(profile: str) -> dict[str, Any]:
     """All stages of a profile as DVC sees them."""
     stages: dict[str, Any] = {"code": _code_stage(profile)}
     for stage in load_manifest().stages:
         stages[stage] = _stage(stage, profile)
-    if dvc_file(profile).parent != ROOT:
+    if graph.dvc_file(profile).parent != ROOT:
         stages = {name: {"wdir": "../..", **content} for name, content in stages.items()}
     return {"stages": stages}
 
@@ -72,7 +67,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only compare")
     check = parser.parse_args().check
     for profile in load_manifest().profiles:
-        path = dvc_file(profile)
+        path = graph.dvc_file(profile)
         text = render(profile)
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
             sys.exit(

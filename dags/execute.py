@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dags.dvc_yaml import dvc_file
+from pipelines import graph
 from pipelines.manifest import ROOT
 
 GRACE_SECONDS = 10.0
@@ -17,7 +17,7 @@ KEPT_LINES = 40
 
 def stage_command(stage: str, profile: str, force: bool = False) -> list[str]:
     """The command that brings one stage up to date; `force` runs it even if nothing changed."""
-    file = dvc_file(profile).relative_to(ROOT)
+    file = graph.dvc_file(profile).relative_to(ROOT)
     return [sys.executable, "-m", "dvc", "repro", *(["-f"] if force else []), "-s", f"{file}:code", f"{file}:{stage}"]
 
 

@@ -8,6 +8,7 @@ cutoff re-runs exactly the stages whose code or parameters changed.
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
 from pipelines.parameters import check_parameters
+from pipelines.restore import restore_missing
 
 
 def code_file(stage: str, profile: str | None) -> Path:
@@ -60,6 +62,8 @@ def main() -> None:
             path = code_file(stage, profile)
             if not path.is_file() or path.read_bytes() != data:
                 write_atomic(path, data)
+        if "DVC_STAGE" in os.environ:
+            restore_missing(profile)
 
 
 if __name__ == "__main__":

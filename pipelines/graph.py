@@ -97,6 +97,11 @@ def data_folder(profile: str | None) -> Path:
     return ROOT / "data" / load_manifest().profile(profile)
 
 
+def dvc_file(profile: str) -> Path:
+    """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
+    return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"
+
+
 def digest_of(profile: str | None, dataset: str) -> str | None:
     """The content digest of a published dataset; None if it is not there."""
     path = dataset_path(profile, dataset)

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from dags.dvc_yaml import dvc_file, dvc_view, render
+from dags.dvc_yaml import dvc_view, render
 from pipelines import graph
 from pipelines.manifest import load_manifest
 
@@ -12,7 +12,7 @@ PROFILES = load_manifest().profiles
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_committed_file_is_current(profile: str) -> None:
-    assert dvc_file(profile).read_text(encoding="utf-8") == render(profile), "run `make views`"
+    assert graph.dvc_file(profile).read_text(encoding="utf-8") == render(profile), "run `make views`"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -32,7 +32,7 @@ def test_each_stage_depends_on_its_inputs_and_its_own_code(profile: str) -> None
 
 
 def test_profiles_have_ledgers_of_their_own() -> None:
-    assert len({dvc_file(profile).parent for profile in PROFILES}) == len(PROFILES)
+    assert len({graph.dvc_file(profile).parent for profile in PROFILES}) == len(PROFILES)
     outs = [
         next(iter(out))
         for profile in PROFILES

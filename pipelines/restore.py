@@ -1,0 +1,38 @@
+"""Outputs that were deleted come back from DVC's cache, so that a lost file costs a copy and not a run.
+
+DVC itself would run the stage again: its run cache leaves out stages whose outputs persist, and ours must persist,
+since DVC deletes other outputs before a stage starts. So the `code` stage, which goes before all others, looks first.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipelines import graph
+from pipelines.manifest import ROOT
+
+
+def missing_outputs(profile: str) -> list[Path]:
+    """Outputs that the profile's dvc.lock names and that are not there."""
+    ledger = graph.dvc_file(profile).with_name("dvc.lock")
+    if not ledger.is_file():
+        return []
+    stages = yaml.safe_load(ledger.read_text(encoding="utf-8")).get("stages", {})
+    named = [ROOT / out["path"] for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
+    return [path for path in named if not path.exists()]
+
+
+def restore_missing(profile: str) -> None:
+    """Check missing outputs out of DVC's cache; what is not in it is left to its stage to make again."""
+    missing = [str(path.relative_to(ROOT)) for path in missing_outputs(profile)]
+    if not missing:
+        return
+    done = subprocess.run(
+        ["dvc", "checkout", "--quiet", *missing], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    back = [name for name in missing if (ROOT / name).exists()]
+    print(f"back from DVC's cache: {', '.join(back) or 'none'} of {len(missing)} missing", file=sys.stderr)
+    if len(back) < len(missing):
+        print(f"the rest will be made again: {' '.join(done.stderr.split())}", file=sys.stderr)
