@@ -1,7 +1,19 @@
 """What holds for every test."""
 
+import sys
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 # A busy machine is no failure: hypothesis' 200 ms an example is off, pytest's own timeout stays.
 settings.register_profile("k2", deadline=None)
 settings.load_profile("k2")
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Training flushes denormals to zero, a setting of the whole process, which hypothesis refuses to work under."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
