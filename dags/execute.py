@@ -17,7 +17,7 @@ KEPT_LINES = 40
 
 def stage_command(stage: str, profile: str, force: bool = False) -> list[str]:
     """The command that brings one stage up to date; `force` runs it even if nothing changed."""
-    file = graph.dvc_file(profile).relative_to(graph.ROOT)
+    file = graph.ledger(profile)
     return [sys.executable, "-m", "dvc", "repro", *(["-f"] if force else []), "-s", f"{file}:code", f"{file}:{stage}"]
 
 

@@ -102,6 +102,11 @@ def dvc_file(profile: str) -> Path:
     return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"
 
 
+def ledger(profile: str) -> str:
+    """The same as DVC wants it: relative to the repository."""
+    return dvc_file(profile).relative_to(ROOT).as_posix()
+
+
 def digest_of(profile: str | None, dataset: str) -> str | None:
     """The content digest of a published dataset; None if it is not there."""
     path = dataset_path(profile, dataset)
