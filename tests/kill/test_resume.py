@@ -101,8 +101,12 @@ def wait_for_progress(
 
 def test_no_second_trainer_beside_the_first(project: Project) -> None:
     dvc = project.start("dvc", "repro", "-f", "-s", f"{LEDGER}:pretrain")
-    wait_for_progress(project, "pretrain", dvc, 1)
+    processes = wait_for_progress(project, "pretrain", dvc, 1)
+    for name in ("kedro", "rank"):
+        processes[name].suspend()  # long enough for the second one to lose its patience
     second = project.run("kedro", "run", "--env", PROFILE, "--pipelines", "pretrain", check=False)
+    for name in ("kedro", "rank"):
+        processes[name].resume()
     assert second.returncode == 1
     assert "already running" in second.stderr
     assert dvc.wait(timeout=300) == 0
