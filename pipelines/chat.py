@@ -26,7 +26,10 @@ ROUNDS = 6
 """Rounds of tool calls before the turn goes back to the user."""
 LEAST_ROOM = 16
 """Tokens that must be left in the context for an answer to be worth starting."""
-HELP = "/reset forgets the dialogue, /temperature N changes how freely it draws, /quit ends (so does Ctrl-D)"
+HELP = (
+    "/reset forgets the dialogue, /system TEXT begins one under another system turn, "
+    "/temperature N changes how freely it draws, /quit ends (so does Ctrl-D)"
+)
 
 
 class Toolbox:
@@ -84,6 +87,9 @@ class Chat:
             self.say("forgotten\n")
         elif name == "/temperature":
             self._set_temperature(value)
+        elif name == "/system":
+            self.messages = [{"role": "system", "content": value}]
+            self.say("a new dialogue under this system turn (sums were learnt under an empty one)\n")
         elif text.startswith("/"):
             self.say(HELP + "\n")
         elif self.plain:

@@ -61,6 +61,8 @@ def test_a_dialogue_repeats_with_its_seed_and_is_remembered(model, tok):
     assert [m["role"] for m in first.messages] == ["user", "assistant", "user", "assistant"]
     first.hear("/reset")
     assert first.messages == []
+    first.hear("/system")
+    assert first.messages == [{"role": "system", "content": ""}]
 
 
 def test_plain_checkpoints_go_on_from_the_text(model, tok):
