@@ -5,14 +5,13 @@ python -m dags.ui [--port 3000]
 
 import argparse
 import os
-import socket
 import sys
 from pathlib import Path
 
 from dags.home import chosen_profile, dagster_home
 from dags.versions import VERSIONS, code_versions
 from engine.artifacts.files import write_atomic
-from engine.errors import UserError
+from engine.launch.ports import require_free
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT
 
@@ -60,15 +59,7 @@ def main() -> None:
 
 
 def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(
-                f"{HOST}:{port} cannot be used ({error.strerror}): stop what listens there, or run "
-                f"`python -m dags.ui --port {port + 1}`."
-            ) from error
+    require_free(HOST, port, "python -m dags.ui")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from kedro.framework.cli.project import run as kedro_run
 
 from engine.launch.lifetime import die_with_parent
 from pipelines.errors import report_errors
+from pipelines.hooks import FRESH
 from pipelines.manifest import load_manifest
 
 RUNNER = "pipelines.runner.StageRunner"
-FRESH = "K2_FRESH"
 
 
 @click.group(name="k2-pipeline")

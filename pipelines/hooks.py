@@ -13,6 +13,7 @@ from pipelines.parameters import check_parameters
 
 RUN_CONTEXT = "run_context"
 WORKSPACE = "workspace"
+FRESH = "K2_FRESH"  # how `kedro run --fresh` tells the runner: Kedro hands no option of ours through
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,9 @@ from engine.launch.compute import launcher
 from engine.launch.lifetime import lock
 from pipelines import code, graph
 from pipelines.errors import user_error
-from pipelines.hooks import RUN_CONTEXT, WORKSPACE, RunContext
+from pipelines.hooks import FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 
-FRESH = "K2_FRESH"
 CLOCKS = "timing.jsonl"
 # Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
 # second), never spinning they are half as fast on quiet cores (6,193 against 11,792).

@@ -8,12 +8,12 @@ the same one that the stage itself makes, so the plan, DVC and the Dagster badge
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from engine.identity.key import flatten, stage_key
 from engine.identity.records import read_records
 from pipelines import graph
+from pipelines.code import stage_file
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
 
@@ -30,8 +30,6 @@ class StageStatus:
     reason: str
     key: str | None
     record: dict[str, Any] | None
-    record_path: Path | None
-    code_version: str
     seconds: float | None
 
 
@@ -48,25 +46,12 @@ def _status(stage: str, profile: str | None, before: dict[str, StageStatus]) -> 
     runs = read_records(graph.data_folder(profile) / ".runs" / stage)
     good = [run for run in runs if run["outcome"] == "success"]
     last = good[-1] if good else None
-    resolved = graph.parameters(profile)
-    parts: dict[str, Any] = {
-        "code": graph.code_of(stage).as_dict(),
-        "parameters": {name: resolved.get(name, {}) for name in outline.parameters},
-    }
+    parts = stage_file(stage, profile)
     inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
     whole = {name: digest for name, digest in inputs.items() if digest is not None}
     key = stage_key(**parts, inputs=whole) if len(whole) == len(inputs) else None
     state, reason = _judge(profile, outline, runs, last, key, {**parts, "inputs": inputs}, before)
-    return StageStatus(
-        stage,
-        state,
-        reason,
-        key,
-        last,
-        last["path"] if last else None,
-        stage_key(**parts, inputs={}),
-        float(last["seconds"]) if last else None,
-    )
+    return StageStatus(stage, state, reason, key, last, float(last["seconds"]) if last else None)
 
 
 def _judge(

@@ -38,10 +38,9 @@ def _walk(value: object) -> Iterator[str]:
         for name, child in ast.iter_fields(value):
             if name in _IGNORED or child is None or child == []:
                 continue
-            if name == "body" and isinstance(value, _WITH_DOCSTRING) and isinstance(child, list):
-                child = _without_docstring(child)  # noqa: PLW2901
             yield f" {name}="
-            yield from _walk(child)
+            documented = name == "body" and isinstance(value, _WITH_DOCSTRING) and isinstance(child, list)
+            yield from _walk(_without_docstring(child) if documented else child)
         yield ")"
     elif isinstance(value, list):
         yield "["

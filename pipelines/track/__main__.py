@@ -6,7 +6,7 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-from engine.errors import UserError
+from engine.launch.ports import require_free
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.track.importer import SQLITE, Importer, artifact_root, client, one_at_a_time, read_all_records
@@ -72,15 +72,7 @@ def serve(uri: str, port: int) -> None:
     if uri.startswith("http"):
         print(f"MLflow: {uri}")
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UserError(
-                f"{HOST}:{port} cannot be used ({error.strerror}): stop what listens there, or run "
-                f"`python -m pipelines.track --serve --port {port + 1}`."
-            ) from error
+    require_free(HOST, port, "python -m pipelines.track --serve")
     print(f"MLflow: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)
     # without the last, MLflow starts seven job workers that this project has no use for
     os.environ |= {

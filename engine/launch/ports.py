@@ -1,0 +1,18 @@
+"""Ports for the pages that are served on this machine."""
+
+import socket
+
+from engine.errors import UserError
+
+
+def require_free(host: str, port: int, command: str) -> None:
+    """Stop with a sentence if `host:port` cannot be bound; `command` is what to run with another port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"{host}:{port} cannot be used ({error.strerror}): stop what listens there, or run "
+                f"`{command} --port {port + 1}`."
+            ) from error
