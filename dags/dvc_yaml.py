@@ -46,7 +46,8 @@ def _stage(stage: str, profile: str) -> dict[str, Any]:
     paths = {name: _relative(graph.dataset_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
     metrics = [name for name in outline.outputs if paths[name].endswith(".json")]
     return {
-        "cmd": f"kedro run --env {profile} --pipelines {stage}",
+        # exec: the stage takes the place of the shell that DVC starts it in, so that it sees DVC itself die.
+        "cmd": f"exec kedro run --env {profile} --pipelines {stage}",
         "deps": [_code(stage, profile), *(paths[name] for name in outline.inputs)],
         "outs": [{paths[name]: {"persist": True}} for name in outline.outputs if name not in metrics],
         "metrics": [{paths[name]: {"persist": True}} for name in metrics],

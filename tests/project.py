@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "OMP_NUM_THREADS": "1",
+    "SHELL": "/bin/sh",  # what DVC starts a stage in where none is set, as in CI: it stays, where bash would step aside
 }
 
 
