@@ -18,9 +18,16 @@ def reference(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def _chunk(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of a chunk, and its logits less their log-sum-exp, (n, V) in fp32."""
-    logprobs = (x_ND @ weight_VD.T).float().log_softmax(-1)
-    return -logprobs.gather(-1, targets_N[:, None]).sum(), logprobs
+    """Losses of a chunk, (n,), and the softmax of its logits, (n, V), in fp32 or better.
+
+    One exponential a logit: the largest logit's share of the softmax gives the log-sum-exp back.
+    """
+    logits = x_ND @ weight_VD.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    at_target = logits.gather(-1, targets_N[:, None])[:, 0]
+    largest = logits.amax(-1)
+    share = logits.softmax(-1)
+    return largest - share.amax(-1).log() - at_target, share
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -29,17 +36,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
         x, weight, n = x_ND.to(dtype), weight_VD.to(dtype), x_ND.shape[0]
-        total = torch.zeros((), device=x.device)
+        total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=x.device)
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight_VD)
         for start in range(0, n, CHUNK):
             part = slice(start, min(start + CHUNK, n))
-            loss, logprobs = _chunk(x[part], weight, targets_N[part])
-            total += loss
-            gradient = logprobs.exp_()
+            losses, gradient = _chunk(x[part], weight, targets_N[part])
+            total += losses.sum()
             gradient.scatter_add_(1, targets_N[part, None], torch.full_like(gradient[:, :1], -1.0))
             gradient = gradient.to(dtype)
             dx[part] = gradient @ weight
-            dweight += gradient.T @ x[part]
+            dweight.addmm_(gradient.T, x[part]) if dweight.dtype == dtype else dweight.add_(gradient.T @ x[part])
         ctx.save_for_backward(dx.to(x_ND.dtype), dweight)
         return total / n
 
@@ -64,4 +70,4 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
             return loss
         x, weight = x_ND.to(dtype), weight_VD.to(dtype)
         parts = zip(x.split(CHUNK), targets_N.split(CHUNK), strict=True)
-        return torch.stack([_chunk(xs, weight, ts)[0] for xs, ts in parts]).sum() / x_ND.shape[0]
+        return torch.cat([_chunk(xs, weight, ts)[0] for xs, ts in parts]).sum() / x_ND.shape[0]

@@ -1,6 +1,6 @@
 """The routed experts: each token through its k experts, one grouped matrix product for all experts.
 
-Shapes: N tokens, k experts a token, E experts, D model channels, F hidden channels of an expert.
+Shapes: N tokens, k experts a token, M = N·k rows sorted by expert, E experts, D model channels, F hidden channels.
 """
 
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+GROUPED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def reference(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
@@ -20,37 +22,72 @@ def reference(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Ten
     return y_ND
 
 
-class _Dispatch(torch.autograd.Function):
-    """Copy each token to the k places where its experts want it; the gradient is gathered back, never scattered.
+def grouped(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
+    """Rows of a (M, I), in runs that end at `ends_E`, each times its own b (E, I, J): (M, J); or, for a (I, M) and
+    b (M, J), the runs' own products: (E, I, J).
+    """
+    if a.dtype in GROUPED_TYPES:
+        return F.grouped_mm(a, b, offs=ends_E)
+    stops = ends_E.tolist()  # fp64 is for proofs: grouped_mm has no such type
+    runs = [slice(start, stop) for start, stop in zip([0, *stops], stops)]
+    if b.dim() == 2:
+        return torch.stack([a[:, run] @ b[run] for run in runs])
+    return torch.cat([a[run] @ b[e] for e, run in enumerate(runs)])
 
-    Autograd's own backward would be an indexed add: slower, and on some devices in no fixed order.
+
+def gather_sum(rows: Tensor, index_Nk: Tensor) -> Tensor:
+    """Σ_k rows[index_nk], (N, D), in one pass and a fixed order."""
+    return F.embedding_bag(index_Nk, rows, mode="sum")
+
+
+def _swiglu(gate_up: Tensor) -> Tensor:
+    g, u = gate_up.chunk(2, dim=-1)
+    return F.silu(g).mul_(u)
+
+
+def _swiglu_gradient(gate_up: Tensor, dy: Tensor) -> Tensor:
+    """The gradient by [g, u] together, (…, 2F), from dy (…, F), which is used up."""
+    g, u = gate_up.chunk(2, dim=-1)
+    out = torch.empty_like(gate_up)
+    dg, du = out.chunk(2, dim=-1)
+    torch.mul(dy, F.silu(g), out=du)
+    dg.copy_(torch.ops.aten.silu_backward(dy.mul_(u), g))
+    return out
+
+
+class _Experts(torch.autograd.Function):
+    """Forward and backward by hand. The gate weighs an expert's hidden row, half as wide as its output; sums over k
+    are gathers, so nothing is ever scattered and the order of every sum is fixed.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, order: Tensor, place: Tensor, k: int) -> Tensor:
-        ctx.save_for_backward(place)
-        ctx.k = k
-        return x_ND[order // k]
+    def forward(
+        ctx: Any, x_ND: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, order_M: Tensor, ends_E: Tensor
+    ) -> Tensor:
+        N, k = gate_Nk.shape
+        place_Nk = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(N * k, device=order_M.device)).view(N, k)
+        gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
+        gate_up, down = gate_up_EFD.to(x_ND.dtype), down_EDF.to(x_ND.dtype)
+        x_MD = x_ND[order_M // k]
+        gu_MF = grouped(x_MD, gate_up.mT, ends_E)
+        weighted_MF = _swiglu(gu_MF).mul_(gate_M1)
+        y_MD = grouped(weighted_MF, down.mT, ends_E)
+        ctx.save_for_backward(x_MD, gu_MF, weighted_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)
+        return gather_sum(y_MD, place_Nk)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (place,) = ctx.saved_tensors
-        gradient = gradients[0]
-        return gradient[place].view(-1, ctx.k, gradient.shape[-1]).sum(1), None, None, None
-
-
-class _Collect(torch.autograd.Function):
-    """Undo the sorting by expert; the gradient is sorted again."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, order: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        return y[place]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (order,) = ctx.saved_tensors
-        return gradients[0][order], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
+        x_MD, gu_MF, weighted_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
+        gate_up, down = gate_up_EFD.to(x_MD.dtype), down_EDF.to(x_MD.dtype)
+        dy_MD = gradients[0][order_M // place_Nk.shape[1]]
+        ddown_EDF = grouped(dy_MD.mT, weighted_MF, ends_E)
+        dweighted_MF = grouped(dy_MD, down, ends_E)
+        dgate_M = torch.linalg.vecdot(_swiglu(gu_MF), dweighted_MF)
+        dgu_MF = _swiglu_gradient(gu_MF, dweighted_MF.mul_(gate_M1))
+        dgate_up_EFD = grouped(dgu_MF.mT, x_MD, ends_E)
+        dx_ND = gather_sum(grouped(dgu_MF, gate_up, ends_E), place_Nk)
+        dgate_Nk = dgate_M[place_Nk]
+        return dx_ND, dgate_Nk, dgate_up_EFD.to(gate_up_EFD.dtype), ddown_EDF.to(down_EDF.dtype), None, None
 
 
 def experts(
@@ -59,17 +96,10 @@ def experts(
     """Routed experts by sorting tokens to their experts and one grouped product each way.
 
     `gate_up_EFD` (E, 2F, D) holds gate then up rows, `down_EDF` (E, D, F). Returns y (N, D) and the number of
-    tokens each expert received, (E,) int64. `grouped_mm` does not follow autocast: all operands share x's type.
+    tokens each expert received, (E,) int64. `grouped_mm` does not follow autocast: products are formed in x's type.
     """
-    E, k = gate_up_EFD.shape[0], chosen_Nk.shape[1]
     flat = chosen_Nk.reshape(-1)
-    order = flat.argsort(stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(order.numel(), device=order.device)
-    load_E = torch.bincount(flat, minlength=E)
-    ends = load_E.cumsum(0).to(torch.int32)
-    gate_up, down = gate_up_EFD.to(x_ND.dtype), down_EDF.to(x_ND.dtype)
-    g, u = F.grouped_mm(_Dispatch.apply(x_ND, order, place, k), gate_up.mT, offs=ends).chunk(2, dim=-1)
-    y = F.grouped_mm(F.silu(g) * u, down.mT, offs=ends)
-    back = _Collect.apply(y, order, place).view(-1, k, x_ND.shape[-1])
-    return (back * gate_Nk[..., None].to(back.dtype)).sum(1), load_E
+    order_M = flat.argsort(stable=True)
+    load_E = torch.bincount(flat, minlength=gate_up_EFD.shape[0])
+    ends_E = load_E.cumsum(0).to(torch.int32)
+    return _Experts.apply(x_ND, gate_Nk, gate_up_EFD, down_EDF, order_M, ends_E), load_E

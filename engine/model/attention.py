@@ -5,14 +5,13 @@ query or key head, V channels of a value head, R latent channels.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.model.cache import LatentCache
 from engine.model.config import K2Config
 from engine.model.layers import Linear, RMSNorm
-from engine.model.rope import rotate, softmax_scale
-from kernels.max_logit import max_logit
+from engine.model.rope import softmax_scale
+from kernels.latent_attention import latent_attention, rotate
 
 
 class LatentAttention(nn.Module):
@@ -63,15 +62,14 @@ class LatentAttention(nn.Module):
         q = self._queries(x_BTD)
         latent, k_rotary = self.kv_a_proj_with_mqa(x_BTD).split((c.kv_lora_rank, c.qk_rope_head_dim), -1)
         latent = self.kv_a_layernorm(latent)
-        cos, sin = (part.to(latent.dtype) for part in rotation)
-        q_content, q_rotary = q.split((c.qk_nope_head_dim, c.qk_rope_head_dim), -1)
-        q_rotary = rotate(q_rotary, cos[..., None, :], sin[..., None, :])
-        k_rotary = rotate(k_rotary, cos, sin)
         if cache is None:
-            y = self._attend(q_content, q_rotary, latent, k_rotary)
+            y = self._attend(q, latent, k_rotary, rotation)
         else:
             assert visible is not None
-            stored = cache.append(layer, torch.cat((latent, k_rotary), -1))
+            cos, sin = (part.to(latent.dtype) for part in rotation)
+            stored = cache.append(layer, torch.cat((latent, rotate(k_rotary, cos, sin)), -1))
+            q_content, q_rotary = q.split((c.qk_nope_head_dim, c.qk_rope_head_dim), -1)
+            q_rotary = rotate(q_rotary, cos[..., None, :], sin[..., None, :])
             y = self._attend_absorbed(q_content, q_rotary, stored.to(latent.dtype), visible)
         out: Tensor = self.o_proj(y.flatten(-2))
         return out
@@ -81,20 +79,14 @@ class LatentAttention(nn.Module):
         q = self.q_proj(x_BTD) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
         return q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))  # type: ignore[no-any-return]
 
-    def _attend(self, q_content: Tensor, q_rotary: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor) -> Tensor:
-        """Keys and values written out per head, causal; (B, T, H, V)."""
-        c = self.config
-        kv = self.kv_b_proj(latent_BTR).unflatten(-1, (c.num_attention_heads, -1))
-        k_content, v = kv.split((c.qk_nope_head_dim, c.v_head_dim), -1)
-        k_rotary = k_rotary_BTd[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
-        q = torch.cat((q_content, q_rotary), -1).transpose(1, 2)
-        k = torch.cat((k_content, k_rotary), -1).transpose(1, 2)
-        if self.training and torch.is_grad_enabled():
-            torch.maximum(self.max_logit_H, max_logit(q.detach(), k.detach(), self.scale), out=self.max_logit_H)
-        # Fused attention wants heads of one width; without the padding it would write out all logits.
-        v = F.pad(v, (0, max(0, c.qk_head_dim - c.v_head_dim))).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
-        return y[..., : c.v_head_dim].transpose(1, 2)
+    def _attend(self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
+        kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
+        recording = self.training and torch.is_grad_enabled()
+        y, largest_H = latent_attention(q, kv, k_rotary_BTd, *rotation, self.scale, maximum=recording)
+        if largest_H is not None:
+            torch.maximum(self.max_logit_H, largest_H, out=self.max_logit_H)
+        return y
 
     def _attend_absorbed(self, q_content: Tensor, q_rotary: Tensor, stored_BSr: Tensor, visible: Tensor) -> Tensor:
         """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).

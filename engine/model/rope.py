@@ -70,13 +70,3 @@ def rotation(positions: Tensor, frequencies_P: Tensor, magnitude: float) -> tupl
     """Cosines and sines of `positions` (T or B×T), each of shape (…, P), in fp32."""
     angles = positions.to(torch.float32)[..., None] * frequencies_P
     return angles.cos() * magnitude, angles.sin() * magnitude
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the interleaved pairs of x (…, d); the result holds all first members, then all second ones.
-
-    The checkpoint stores pairs interleaved. Queries and keys are reordered alike, so their product is that
-    of the stored order.
-    """
-    first, second = x[..., 0::2], x[..., 1::2]
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

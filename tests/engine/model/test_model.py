@@ -12,7 +12,8 @@ from engine.model.cache import LatentCache
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.moe import Router, gate_factor
-from engine.model.rope import inverse_frequencies, rotate, rotation, softmax_scale
+from engine.model.rope import inverse_frequencies, rotation, softmax_scale
+from kernels.latent_attention import rotate
 from tests.engine.tiny import config
 
 IDS = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(0))

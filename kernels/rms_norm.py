@@ -1,0 +1,50 @@
+"""RMSNorm in one op: on a CPU its parts, left to autograd, take four times as many passes over memory.
+
+Shapes: … any leading axes, D channels, N rows.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def reference(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+    """The specification: y = x / √(mean x² + eps) · gain, in fp32 or better; type of x."""
+    wide = x.to(accumulation(x.dtype))
+    y: Tensor = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * gain_D
+    return y.to(x.dtype)
+
+
+def accumulation(dtype: torch.dtype) -> torch.dtype:
+    """The type in which sums over `dtype` are formed: fp32, or fp64 where that was given."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps x and one number a row; dx = r·(gain·dy) - x·r³·mean(x·gain·dy)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+        x_ND = x.reshape(-1, x.shape[-1]).to(accumulation(x.dtype))
+        r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, gain_D, r_N1)
+        return (x_ND * r_N1).mul_(gain_D).to(x.dtype).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain_D, r_N1 = ctx.saved_tensors
+        x_ND, dy_ND = (t.reshape(-1, x.shape[-1]).to(r_N1.dtype) for t in (x, gradients[0]))
+        product_ND = x_ND * dy_ND
+        dgain_D = torch.mv(product_ND.T, r_N1[:, 0])
+        share_N1 = torch.mv(product_ND, gain_D.to(r_N1.dtype))[:, None] * r_N1.pow(3) / -x.shape[-1]
+        dx_ND = torch.mul(dy_ND, r_N1, out=product_ND).mul_(gain_D).addcmul_(x_ND, share_N1)
+        return dx_ND.to(x.dtype).view(x.shape), dgain_D.to(gain_D.dtype), None
+
+
+def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+    """Normalise the last axis; shape and type of x."""
+    if torch.is_grad_enabled() and (x.requires_grad or gain_D.requires_grad):
+        y: Tensor = _RMSNorm.apply(x, gain_D, eps)
+        return y
+    return reference(x, gain_D, eps)
