@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.precision import wide
+
 CHUNK = 256
 
 
@@ -23,7 +25,7 @@ def _chunk(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, 
     One exponential a logit: the largest logit's share of the softmax gives the log-sum-exp back.
     """
     logits = x_ND @ weight_VD.T
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(wide(logits.dtype))
     at_target = logits.gather(-1, targets_N[:, None])[:, 0]
     largest = logits.amax(-1)
     share = logits.softmax(-1)
@@ -36,7 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
         x, weight, n = x_ND.to(dtype), weight_VD.to(dtype), x_ND.shape[0]
-        total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=x.device)
+        total = torch.zeros((), dtype=wide(dtype), device=x.device)
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight_VD)
         for start in range(0, n, CHUNK):
             part = slice(start, min(start + CHUNK, n))

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FEW = 64
+"""Up to so many tokens, decoding multiplies by all experts at once: cheaper than a small product for each."""
 GROUPED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -90,16 +92,25 @@ class _Experts(torch.autograd.Function):
         return dx_ND, dgate_Nk, dgate_up_EFD.to(gate_up_EFD.dtype), ddown_EDF.to(down_EDF.dtype), None, None
 
 
-def experts(
-    x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Routed experts by sorting tokens to their experts and one grouped product each way.
+def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
+    """Every token through every expert, those not chosen at a gate of zero."""
+    E, N = gate_up_EFD.shape[0], x_ND.shape[0]
+    gate_NE = gate_Nk.new_zeros(N, E).scatter_(1, chosen_Nk, gate_Nk).to(x_ND.dtype)
+    hidden_ENF = _swiglu(torch.bmm(x_ND.expand(E, -1, -1), gate_up_EFD.to(x_ND.dtype).mT))
+    return torch.bmm(hidden_ENF.mul_(gate_NE.T[..., None]), down_EDF.to(x_ND.dtype).mT).sum(0)
 
-    `gate_up_EFD` (E, 2F, D) holds gate then up rows, `down_EDF` (E, D, F). Returns y (N, D) and the number of
-    tokens each expert received, (E,) int64. `grouped_mm` does not follow autocast: products are formed in x's type.
+
+def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
+    """Routed experts by sorting tokens to their experts and one grouped product each way; (N, D).
+
+    `gate_up_EFD` (E, 2F, D) holds gate then up rows, `down_EDF` (E, D, F). `grouped_mm` does not follow autocast:
+    products are formed in x's type.
     """
+    E, few = gate_up_EFD.shape[0], x_ND.shape[0] <= FEW
+    if few and chosen_Nk.numel() >= E and not torch.is_grad_enabled():
+        return _every_expert(x_ND, chosen_Nk, gate_Nk, gate_up_EFD, down_EDF)
     flat = chosen_Nk.reshape(-1)
     order_M = flat.argsort(stable=True)
-    load_E = torch.bincount(flat, minlength=gate_up_EFD.shape[0])
-    ends_E = load_E.cumsum(0).to(torch.int32)
-    return _Experts.apply(x_ND, gate_Nk, gate_up_EFD, down_EDF, order_M, ends_E), load_E
+    ends_E = torch.bincount(flat, minlength=E).cumsum(0).to(torch.int32)
+    y: Tensor = _Experts.apply(x_ND, gate_Nk, gate_up_EFD, down_EDF, order_M, ends_E)
+    return y

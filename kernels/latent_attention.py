@@ -14,44 +14,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.max_logit import max_logit
+from kernels.precision import wide
 
 BLOCK = 64
 KEEP = 2**25
 """Up to so many attention weights are kept for the backward; beyond, each block forms its own again."""
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the interleaved pairs of x (…, d) by the angles of `cos` and `sin` (…, P); d channels, still interleaved."""
-    first, second = x[..., 0::2], x[..., 1::2]
-    return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
-
-
-def heads(q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-    """Queries and keys (B, H, T, N+d) and values (B, H, T, V), written out per head from what the projections give."""
-    d = k_rotary_BTd.shape[-1]
-    content = q_BTHE.shape[-1] - d
-    q_content, q_rotary = q_BTHE.split((content, d), -1)
-    k_content, v = kv_BTHX.split((content, kv_BTHX.shape[-1] - content), -1)
-    k_rotary = rotate(k_rotary_BTd, cos, sin)[..., None, :].expand(-1, -1, q_BTHE.shape[2], -1)
-    q = torch.cat((q_content, rotate(q_rotary, cos[..., None, :], sin[..., None, :])), -1)
-    return tuple(t.transpose(1, 2) for t in (q, torch.cat((k_content, k_rotary), -1), v))
-
-
-def reference(
-    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, cos: Tensor, sin: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest unmasked logit (H,)."""
-    q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, cos, sin)
-    logits = (q @ k.mT).to(torch.promote_types(q.dtype, torch.float32)) * scale
-    future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
-    logits = logits.masked_fill(future, float("-inf"))
-    y = logits.softmax(-1).to(v.dtype) @ v
-    return y.transpose(1, 2), logits.detach().amax((0, 2, 3))
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the interleaved pairs of x (…, d) by the complex numbers `turn` (…, P), in fp32 or better; type of x."""
+    return torch.view_as_real(_pairs(x.to(wide(x.dtype))) * turn).flatten(-2).to(x.dtype)
 
 
 def _pairs(x: Tensor) -> Tensor:
     """The last axis of x as complex numbers, a view: (…, d) → (…, P)."""
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+def heads(q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -> tuple[Tensor, ...]:
+    """Queries and keys (B, H, T, N+d) and values (B, H, T, V), written out per head from what the projections give."""
+    d = k_rotary_BTd.shape[-1]
+    content = q_BTHE.shape[-1] - d
+    q_content, q_rotary = q_BTHE.split((content, d), -1)
+    k_content, v = kv_BTHX.split((content, kv_BTHX.shape[-1] - content), -1)
+    k_rotary = rotate(k_rotary_BTd, turn)[..., None, :].expand(-1, -1, q_BTHE.shape[2], -1)
+    q = torch.cat((q_content, rotate(q_rotary, turn[..., None, :])), -1)
+    return tuple(t.transpose(1, 2) for t in (q, torch.cat((k_content, k_rotary), -1), v))
+
+
+def reference(
+    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest unmasked logit (H,)."""
+    q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
+    logits = (q @ k.mT).to(wide(q.dtype)) * scale
+    future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+    logits = logits.masked_fill(future, float("-inf"))
+    y = logits.softmax(-1).to(v.dtype) @ v
+    return y.transpose(1, 2), logits.detach().amax((0, 2, 3))
 
 
 def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor:
@@ -134,22 +134,21 @@ def _split(
 
 
 def latent_attention(
-    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, cos: Tensor, sin: Tensor, scale: float, maximum: bool = True
+    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """Causal attention over a whole sequence and, where `maximum` is asked for, each head's largest softmax input.
 
     `q_BTHE` (B, T, H, N+d) holds content then rotary channels, `kv_BTHX` (B, T, H, N+V) key content then values,
-    `k_rotary_BTd` the rotary key that all heads share; `cos` and `sin` (T or B×T, P) turn the interleaved pairs.
+    `k_rotary_BTd` the rotary key that all heads share; the complex `turn` (T or B×T, P)
+    turns the interleaved pairs.
     Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, future pairs left out.
     A CPU forms products in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
     """
     if q_BTHE.device.type == "cpu":
-        wide = torch.promote_types(q_BTHE.dtype, torch.float32)
-        turn = torch.complex(cos.to(wide), sin.to(wide))[..., None, :, :]
-        operands = (t.to(wide) for t in (q_BTHE, kv_BTHX, k_rotary_BTd))
-        y, largest_H = _LatentAttention.apply(*operands, turn, scale, maximum)
+        operands = (t.to(wide(t.dtype)) for t in (q_BTHE, kv_BTHX, k_rotary_BTd))
+        y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum)
         return y.to(q_BTHE.dtype), largest_H if maximum else None
-    q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, cos.to(q_BTHE.dtype), sin.to(q_BTHE.dtype))
+    q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     # Fused attention wants heads of one width; without the padding it would write out all logits.
     padded = F.pad(v, (0, max(0, q.shape[-1] - v.shape[-1])))
     y = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)[..., : v.shape[-1]].transpose(1, 2)

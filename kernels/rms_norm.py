@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.precision import wide
+
 
 def reference(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """The specification: y = x / √(mean x² + eps) · gain, in fp32 or better; type of x."""
-    wide = x.to(accumulation(x.dtype))
-    y: Tensor = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * gain_D
+    x_wide = x.to(wide(x.dtype))
+    y: Tensor = x_wide * torch.rsqrt(x_wide.square().mean(-1, keepdim=True) + eps) * gain_D
     return y.to(x.dtype)
 
 
-def accumulation(dtype: torch.dtype) -> torch.dtype:
-    """The type in which sums over `dtype` are formed: fp32, or fp64 where that was given."""
-    return torch.promote_types(dtype, torch.float32)
+def _normalise(x_ND: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The result, and 1/rms of each row, (N, 1)."""
+    r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+    return (x_ND * r_N1).mul_(gain_D), r_N1
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -26,10 +29,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-        x_ND = x.reshape(-1, x.shape[-1]).to(accumulation(x.dtype))
-        r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y_ND, r_N1 = _normalise(x.reshape(-1, x.shape[-1]).to(wide(x.dtype)), gain_D, eps)
         ctx.save_for_backward(x, gain_D, r_N1)
-        return (x_ND * r_N1).mul_(gain_D).to(x.dtype).view(x.shape)
+        return y_ND.to(x.dtype).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -44,7 +46,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """Normalise the last axis; shape and type of x."""
-    if torch.is_grad_enabled() and (x.requires_grad or gain_D.requires_grad):
+    if torch.is_grad_enabled():
         y: Tensor = _RMSNorm.apply(x, gain_D, eps)
         return y
-    return reference(x, gain_D, eps)
+    return _normalise(x.to(wide(x.dtype)), gain_D, eps)[0].to(x.dtype)

@@ -12,6 +12,7 @@ from engine.model.config import K2Config
 from engine.model.layers import Linear, RMSNorm
 from engine.model.rope import softmax_scale
 from kernels.latent_attention import latent_attention, rotate
+from kernels.precision import wide
 
 
 class LatentAttention(nn.Module):
@@ -52,7 +53,7 @@ class LatentAttention(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        turn: Tensor,
         cache: LatentCache | None,
         layer: int,
         visible: Tensor | None,
@@ -63,13 +64,11 @@ class LatentAttention(nn.Module):
         latent, k_rotary = self.kv_a_proj_with_mqa(x_BTD).split((c.kv_lora_rank, c.qk_rope_head_dim), -1)
         latent = self.kv_a_layernorm(latent)
         if cache is None:
-            y = self._attend(q, latent, k_rotary, rotation)
+            y = self._attend(q, latent, k_rotary, turn)
         else:
-            assert visible is not None
-            cos, sin = (part.to(latent.dtype) for part in rotation)
-            stored = cache.append(layer, torch.cat((latent, rotate(k_rotary, cos, sin)), -1))
+            stored = cache.append(layer, torch.cat((latent, rotate(k_rotary, turn)), -1))
             q_content, q_rotary = q.split((c.qk_nope_head_dim, c.qk_rope_head_dim), -1)
-            q_rotary = rotate(q_rotary, cos[..., None, :], sin[..., None, :])
+            q_rotary = rotate(q_rotary, turn[..., None, :])
             y = self._attend_absorbed(q_content, q_rotary, stored.to(latent.dtype), visible)
         out: Tensor = self.o_proj(y.flatten(-2))
         return out
@@ -79,29 +78,34 @@ class LatentAttention(nn.Module):
         q = self.q_proj(x_BTD) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
         return q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))  # type: ignore[no-any-return]
 
-    def _attend(self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -> Tensor:
         """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
         recording = self.training and torch.is_grad_enabled()
-        y, largest_H = latent_attention(q, kv, k_rotary_BTd, *rotation, self.scale, maximum=recording)
+        y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=recording)
         if largest_H is not None:
             torch.maximum(self.max_logit_H, largest_H, out=self.max_logit_H)
         return y
 
-    def _attend_absorbed(self, q_content: Tensor, q_rotary: Tensor, stored_BSr: Tensor, visible: Tensor) -> Tensor:
+    def _attend_absorbed(
+        self, q_content: Tensor, q_rotary: Tensor, stored_BSr: Tensor, visible: Tensor | None
+    ) -> Tensor:
         """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).
 
-        Softmax in fp32. No per-head key or value is ever formed, so a step reads R+d numbers a past token.
+        Softmax in fp32 or better. No per-head key or value is ever formed, so a step reads R+d numbers a past token;
+        heads and positions share one axis, so that all heads' products with a row's latents are one.
         """
         c = self.config
         weight = self.kv_b_proj.weight.view(c.num_attention_heads, -1, c.kv_lora_rank).to(q_content.dtype)
         w_key_HNR, w_value_HVR = weight.split((c.qk_nope_head_dim, c.v_head_dim), 1)
         q_latent = torch.einsum("bthn,hnr->bhtr", q_content, w_key_HNR)
         q = torch.cat((q_latent, q_rotary.transpose(1, 2)), -1)
-        logits = (q @ stored_BSr[:, None].mT).float() * self.scale
-        logits = logits.masked_fill(~visible, float("-inf"))
+        logits = torch.bmm(q.flatten(1, 2), stored_BSr.mT).unflatten(1, q.shape[1:3])
+        logits = logits.to(wide(q.dtype)) * self.scale
+        if visible is not None:
+            logits = logits.masked_fill(~visible, float("-inf"))
         if self.training and torch.is_grad_enabled():
             torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)), out=self.max_logit_H)
         share = logits.softmax(-1).to(q.dtype)
-        mixed = share @ stored_BSr[:, None, :, : c.kv_lora_rank]
+        mixed = torch.bmm(share.flatten(1, 2), stored_BSr[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
         return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR)

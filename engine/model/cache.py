@@ -16,12 +16,22 @@ class LatentCache:
     for `capacity` slots is taken at once, so that a step writes in place.
     """
 
-    def __init__(self, config: K2Config, rows: int, capacity: int, start_B: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        config: K2Config,
+        rows: int,
+        capacity: int,
+        start_B: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.capacity = capacity
         self.length = 0
-        self.start_B = torch.zeros(rows, dtype=torch.int64) if start_B is None else start_B
-        self.layers = [torch.zeros(rows, capacity, width) for _ in range(config.num_hidden_layers)]
+        self.start_B = (torch.zeros(rows, dtype=torch.int64) if start_B is None else start_B).to(device)
+        self.padded = bool((self.start_B > 0).any())
+        shape = (rows, capacity, width)
+        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
 
     def append(self, layer: int, latent_BTr: Tensor) -> Tensor:
         """Write the latents of T new tokens and return those of all slots up to them, (B, length+T, R+d)."""
@@ -32,10 +42,15 @@ class LatentCache:
         store[:, self.length : end] = latent_BTr
         return store[:, :end]
 
-    def visible(self, new: int) -> Tensor:
-        """Which slots each of `new` next tokens sees, (B, 1, new, length+new) bool: its own past, no padding."""
-        slots = torch.arange(self.length + new)
-        queries = torch.arange(self.length, self.length + new)
+    def visible(self, new: int) -> Tensor | None:
+        """Which slots each of `new` next tokens sees, (B, 1, new, length+new) bool: its own past, no padding.
+
+        None where every one of them sees every slot.
+        """
+        if new == 1 and not self.padded:
+            return None
+        slots = torch.arange(self.length + new, device=self.start_B.device)
+        queries = slots[self.length :]
         past = slots[None, :] <= queries[:, None]
         owned = slots[None, :] >= self.start_B[:, None]
         itself = slots[None, :] == queries[:, None]  # so that a padding query has something to look at

@@ -29,11 +29,9 @@ class Block(nn.Module):
         dense = layer < config.first_k_dense_replace
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if dense else MoE(config)
 
-    def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], cache: LatentCache | None, visible: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, turn: Tensor, cache: LatentCache | None, visible: Tensor | None) -> Tensor:
         """One block over (B, T, D)."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, cache, self.layer, visible)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible)
         return x_BTD + cast(Tensor, self.mlp(self.post_attention_layernorm(x_BTD)))
 
 

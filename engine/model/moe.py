@@ -99,8 +99,8 @@ class MoE(nn.Module):
         chosen, gates = self.gate(x_ND)
         device = x_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        y, load = experts(x_ND.to(dtype), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
+        y = experts(x_ND.to(dtype), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
         if self.training and torch.is_grad_enabled():
-            self.gate.load_E += load
+            self.gate.load_E += torch.bincount(chosen.flatten(), minlength=self.gate.load_E.numel())
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)
         return out

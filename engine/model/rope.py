@@ -66,7 +66,10 @@ def softmax_scale(config: K2Config) -> float:
     return scale * _magnitude(float(scaling["factor"]), float(scaling["mscale_all_dim"])) ** 2
 
 
-def rotation(positions: Tensor, frequencies_P: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of `positions` (T or B×T), each of shape (…, P), in fp32."""
+def rotation(positions: Tensor, frequencies_P: Tensor, magnitude: float) -> Tensor:
+    """The turn of each pair at `positions` (T or B×T) as complex numbers, (…, P): angles in fp32, as released.
+
+    The checkpoint stores pairs interleaved, so that they multiply as complex numbers do.
+    """
     angles = positions.to(torch.float32)[..., None] * frequencies_P
-    return angles.cos() * magnitude, angles.sin() * magnitude
+    return torch.complex(angles.cos() * magnitude, angles.sin() * magnitude)

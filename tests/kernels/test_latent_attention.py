@@ -20,13 +20,13 @@ def operands(B, T, H=2, N=6, d=4, V=5, dtype=torch.float64, batched=False):
         draws(2, B, T, H, N + V, dtype=dtype),
         draws(3, B, T, d, dtype=dtype),
     ]
-    return [leaf.requires_grad_() for leaf in leaves], angles.cos(), angles.sin()
+    return [leaf.requires_grad_() for leaf in leaves], torch.polar(torch.ones_like(angles), angles)
 
 
-def results(op, leaves, cos, sin):
+def results(op, leaves, turn):
     for leaf in leaves:
         leaf.grad = None
-    y, largest = op(*leaves, cos, sin, 0.37)
+    y, largest = op(*leaves, turn, 0.37)
     (y * draws(5, *y.shape, dtype=y.dtype)).sum().backward()
     return [y.detach(), largest, *(leaf.grad for leaf in leaves)]
 
@@ -34,32 +34,30 @@ def results(op, leaves, cos, sin):
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 2 * BLOCK + 3), st.booleans())
 def test_it_equals_the_reference_with_gradients(length, batched):
-    leaves, cos, sin = operands(2, length, batched=batched)
+    leaves, turn = operands(2, length, batched=batched)
     for expected, got in zip(
-        results(reference, leaves, cos, sin), results(latent_attention.latent_attention, leaves, cos, sin)
+        results(reference, leaves, turn), results(latent_attention.latent_attention, leaves, turn)
     ):
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_weights_that_are_not_kept_are_formed_again_to_the_same_bits(monkeypatch):
-    leaves, cos, sin = operands(2, BLOCK + 5, dtype=torch.float32)
-    kept = results(latent_attention.latent_attention, leaves, cos, sin)
+    leaves, turn = operands(2, BLOCK + 5, dtype=torch.float32)
+    kept = results(latent_attention.latent_attention, leaves, turn)
     monkeypatch.setattr(latent_attention, "KEEP", 0)
-    for expected, got in zip(kept, results(latent_attention.latent_attention, leaves, cos, sin)):
+    for expected, got in zip(kept, results(latent_attention.latent_attention, leaves, turn)):
         assert torch.equal(got, expected)
 
 
 def test_gradients_equal_finite_differences():
-    leaves, cos, sin = operands(1, 5)
-    assert torch.autograd.gradcheck(
-        lambda *a: latent_attention.latent_attention(*a, cos, sin, 0.37)[0], leaves, atol=1e-6
-    )
+    leaves, turn = operands(1, 5)
+    assert torch.autograd.gradcheck(lambda *a: latent_attention.latent_attention(*a, turn, 0.37)[0], leaves, atol=1e-6)
 
 
 def test_bf16_operands_give_products_of_their_own_values():
-    leaves, cos, sin = operands(2, 40, dtype=torch.bfloat16)
-    y, largest = latent_attention.latent_attention(*leaves, cos, sin, 0.37)
-    expected, exact = reference(*(leaf.detach().double() for leaf in leaves), cos, sin, 0.37)
+    leaves, turn = operands(2, 40, dtype=torch.bfloat16)
+    y, largest = latent_attention.latent_attention(*leaves, turn, 0.37)
+    expected, exact = reference(*(leaf.detach().double() for leaf in leaves), turn, 0.37)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.double(), expected, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(largest.double(), exact, rtol=1e-5, atol=1e-5)
@@ -67,16 +65,16 @@ def test_bf16_operands_give_products_of_their_own_values():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_logit_that_is_no_number_reaches_the_maximum(bad):
-    leaves, cos, sin = operands(1, BLOCK + 2, dtype=torch.float32)
+    leaves, turn = operands(1, BLOCK + 2, dtype=torch.float32)
     with torch.no_grad():
         leaves[0][0, BLOCK + 1, 1, 0] = bad
-        _, largest = latent_attention.latent_attention(*leaves, cos, sin, 0.37)
+        _, largest = latent_attention.latent_attention(*leaves, turn, 0.37)
     assert largest[0].isfinite()
     assert not largest[1].isfinite()
 
 
 def test_no_maximum_is_formed_where_none_is_asked_for():
-    leaves, cos, sin = operands(1, 7)
-    y, largest = latent_attention.latent_attention(*leaves, cos, sin, 0.37, maximum=False)
+    leaves, turn = operands(1, 7)
+    y, largest = latent_attention.latent_attention(*leaves, turn, 0.37, maximum=False)
     assert largest is None
-    torch.testing.assert_close(y, reference(*leaves, cos, sin, 0.37)[0])
+    torch.testing.assert_close(y, reference(*leaves, turn, 0.37)[0])

@@ -146,8 +146,8 @@ def test_rotary_products_know_distances_only():
     q, k = torch.randn(8), torch.randn(8)
 
     def product(i, j):
-        (ci, si), (cj, sj) = (rotation(torch.tensor([p]), frequencies, 1.0) for p in (i, j))
-        return float((rotate(q, ci[0], si[0]) * rotate(k, cj[0], sj[0])).sum())
+        turn_i, turn_j = (rotation(torch.tensor([p]), frequencies, 1.0)[0] for p in (i, j))
+        return float((rotate(q, turn_i) * rotate(k, turn_j)).sum())
 
     assert product(10, 3) == pytest.approx(product(27, 20), abs=1e-4)
 
