@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.precision import wide
+from kernels.precision import operand_type, product_type, wide
 
 CHUNK = 256
 
@@ -39,7 +39,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
         x, weight, n = x_ND.to(dtype), weight_VD.to(dtype), x_ND.shape[0]
         total = torch.zeros((), dtype=wide(dtype), device=x.device)
-        dx, dweight = torch.empty_like(x), torch.zeros_like(weight_VD)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight_VD, dtype=wide(dtype))
         for start in range(0, n, CHUNK):
             part = slice(start, min(start + CHUNK, n))
             losses, gradient = _chunk(x[part], weight, targets_N[part])
@@ -48,7 +48,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gradient = gradient.to(dtype)
             dx[part] = gradient @ weight
             dweight.addmm_(gradient.T, x[part]) if dweight.dtype == dtype else dweight.add_(gradient.T @ x[part])
-        ctx.save_for_backward(dx.to(x_ND.dtype), dweight)
+        ctx.save_for_backward(dx.to(x_ND.dtype), dweight.to(weight_VD.dtype))
         return total / n
 
     @staticmethod
@@ -65,11 +65,12 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
     256 rows of logits at a time, which stay in the processor's cache.
     """
     device = x_ND.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
+    operand = operand_type(x_ND)
+    dtype = product_type(operand, device)
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad):
-            loss: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, dtype)
+            loss: Tensor = _LinearCrossEntropy.apply(x_ND.to(operand), weight_VD.to(operand), targets_N, dtype)
             return loss
-        x, weight = x_ND.to(dtype), weight_VD.to(dtype)
+        x, weight = (t.to(operand).to(dtype) for t in (x_ND, weight_VD))
         parts = zip(x.split(CHUNK), targets_N.split(CHUNK), strict=True)
         return torch.cat([_chunk(xs, weight, ts)[0] for xs, ts in parts]).sum() / x_ND.shape[0]

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.precision import product_type
+
 FEW = 64
 """Up to so many tokens, decoding multiplies by all experts at once: cheaper than a small product for each."""
 GROUPED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -69,35 +71,34 @@ class _Experts(torch.autograd.Function):
         N, k = gate_Nk.shape
         place_Nk = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(N * k, device=order_M.device)).view(N, k)
         gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
-        gate_up, down = gate_up_EFD.to(x_ND.dtype), down_EDF.to(x_ND.dtype)
         x_MD = x_ND[order_M // k]
-        gu_MF = grouped(x_MD, gate_up.mT, ends_E)
+        gu_MF = grouped(x_MD, gate_up_EFD.mT, ends_E)
         weighted_MF = _swiglu(gu_MF).mul_(gate_M1)
-        y_MD = grouped(weighted_MF, down.mT, ends_E)
+        y_MD = grouped(weighted_MF, down_EDF.mT, ends_E)
         ctx.save_for_backward(x_MD, gu_MF, weighted_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)
         return gather_sum(y_MD, place_Nk)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
         x_MD, gu_MF, weighted_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
-        gate_up, down = gate_up_EFD.to(x_MD.dtype), down_EDF.to(x_MD.dtype)
         dy_MD = gradients[0][order_M // place_Nk.shape[1]]
         ddown_EDF = grouped(dy_MD.mT, weighted_MF, ends_E)
-        dweighted_MF = grouped(dy_MD, down, ends_E)
+        dweighted_MF = grouped(dy_MD, down_EDF, ends_E)
         dgate_M = torch.linalg.vecdot(_swiglu(gu_MF), dweighted_MF)
         dgu_MF = _swiglu_gradient(gu_MF, dweighted_MF.mul_(gate_M1))
         dgate_up_EFD = grouped(dgu_MF.mT, x_MD, ends_E)
-        dx_ND = gather_sum(grouped(dgu_MF, gate_up, ends_E), place_Nk)
+        dx_ND = gather_sum(grouped(dgu_MF, gate_up_EFD, ends_E), place_Nk)
         dgate_Nk = dgate_M[place_Nk]
-        return dx_ND, dgate_Nk, dgate_up_EFD.to(gate_up_EFD.dtype), ddown_EDF.to(down_EDF.dtype), None, None
+        return dx_ND, dgate_Nk, dgate_up_EFD, ddown_EDF, None, None
 
 
 def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
     """Every token through every expert, those not chosen at a gate of zero."""
     E, N = gate_up_EFD.shape[0], x_ND.shape[0]
     gate_NE = gate_Nk.new_zeros(N, E).scatter_(1, chosen_Nk, gate_Nk).to(x_ND.dtype)
-    hidden_ENF = _swiglu(torch.bmm(x_ND.expand(E, -1, -1), gate_up_EFD.to(x_ND.dtype).mT))
-    return torch.bmm(hidden_ENF.mul_(gate_NE.T[..., None]), down_EDF.to(x_ND.dtype).mT).sum(0)
+    hidden_NEF = _swiglu(F.linear(x_ND, gate_up_EFD.flatten(0, 1)).unflatten(-1, (E, -1)))
+    weighted_ENF = hidden_NEF.mul_(gate_NE[..., None]).transpose(0, 1)
+    return torch.bmm(weighted_ENF, down_EDF.mT).sum(0)
 
 
 def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
@@ -107,10 +108,12 @@ def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tenso
     products are formed in x's type.
     """
     E, few = gate_up_EFD.shape[0], x_ND.shape[0] <= FEW
+    dtype = product_type(x_ND.dtype, x_ND.device.type)
+    x, gate_up, down = (t.to(x_ND.dtype).to(dtype) for t in (x_ND, gate_up_EFD, down_EDF))
     if few and chosen_Nk.numel() >= E and not torch.is_grad_enabled():
-        return _every_expert(x_ND, chosen_Nk, gate_Nk, gate_up_EFD, down_EDF)
+        return _every_expert(x, chosen_Nk, gate_Nk, gate_up, down).to(x_ND.dtype)
     flat = chosen_Nk.reshape(-1)
     order_M = flat.argsort(stable=True)
     ends_E = torch.bincount(flat, minlength=E).cumsum(0).to(torch.int32)
-    y: Tensor = _Experts.apply(x_ND, gate_Nk, gate_up_EFD, down_EDF, order_M, ends_E)
-    return y
+    y: Tensor = _Experts.apply(x, gate_Nk, gate_up, down, order_M, ends_E)
+    return y.to(x_ND.dtype)

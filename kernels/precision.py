@@ -1,8 +1,42 @@
-"""In which type sums are formed."""
+"""In which type sums are formed, and products where the processor has no multiplier for the operands' own."""
+
+from functools import cache
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type in which sums over `dtype` are formed: fp32, or fp64 where that was given."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@cache
+def _cpu_multiplies_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def product_type(dtype: torch.dtype, device: str) -> torch.dtype:
+    """The type to form products of `dtype` in: fp32 for bf16 on a CPU that only emulates it (a fiftieth of the speed).
+
+    Products of bf16 values summed in fp32 are what a bf16 multiplier forms too; only the order of the sum differs.
+    """
+    emulated = dtype == torch.bfloat16 and device == "cpu" and not _cpu_multiplies_bf16()
+    return torch.float32 if emulated else dtype
+
+
+def operand_type(x: Tensor) -> torch.dtype:
+    """The type that the operands of a product are rounded to: autocast's where it is on, else x's."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """X Wᵀ as `F.linear` gives it, autocast included, at the speed that the processor allows."""
+    operand, device = operand_type(x), x.device.type
+    product = product_type(operand, device)
+    if product == operand:
+        return F.linear(x, weight)
+    with torch.autocast(device, enabled=False):
+        return F.linear(x.to(operand).to(product), weight.to(operand).to(product)).to(operand)

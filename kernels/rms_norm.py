@@ -6,6 +6,7 @@ Shapes: … any leading axes, D channels, N rows.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.precision import wide
@@ -18,20 +19,16 @@ def reference(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     return y.to(x.dtype)
 
 
-def _normalise(x_ND: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The result, and 1/rms of each row, (N, 1)."""
-    r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
-    return (x_ND * r_N1).mul_(gain_D), r_N1
-
-
 class _RMSNorm(torch.autograd.Function):
     """Keeps x and one number a row; dx = r·(gain·dy) - x·r³·mean(x·gain·dy)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-        y_ND, r_N1 = _normalise(x.reshape(-1, x.shape[-1]).to(wide(x.dtype)), gain_D, eps)
+        x_ND = x.reshape(-1, x.shape[-1]).to(wide(x.dtype))
+        r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, gain_D, r_N1)
-        return y_ND.to(x.dtype).view(x.shape)
+        y: Tensor = (x_ND * r_N1).mul_(gain_D).to(x.dtype).view(x.shape)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -49,4 +46,4 @@ def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     if torch.is_grad_enabled():
         y: Tensor = _RMSNorm.apply(x, gain_D, eps)
         return y
-    return _normalise(x.to(wide(x.dtype)), gain_D, eps)[0].to(x.dtype)
+    return F.rms_norm(x.to(wide(x.dtype)), (x.shape[-1],), gain_D.to(wide(x.dtype)), eps).to(x.dtype)

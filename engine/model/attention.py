@@ -16,7 +16,7 @@ from kernels.precision import wide
 
 
 class LatentAttention(nn.Module):
-    """MLA of DeepSeek-V3 as K2 configures it; remembers each head's largest logit while training.
+    """MLA of DeepSeek-V3 as K2 configures it; remembers each head's largest logit while training and `recording`.
 
     `max_logit_H` holds S_max of the forwards since `reset_max_logit`, -inf where there was none (k2-facts 2.3).
     """
@@ -38,6 +38,7 @@ class LatentAttention(nn.Module):
         self.kv_b_proj = Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
         self.o_proj = Linear(heads * c.v_head_dim, c.hidden_size)
         self.scale = softmax_scale(config)
+        self.recording = True
         self.register_buffer("max_logit_H", torch.full((heads,), float("-inf")), persistent=False)
 
     def reset_max_logit(self) -> None:
@@ -81,7 +82,7 @@ class LatentAttention(nn.Module):
     def _attend(self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -> Tensor:
         """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
-        recording = self.training and torch.is_grad_enabled()
+        recording = self.recording and self.training and torch.is_grad_enabled()
         y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=recording)
         if largest_H is not None:
             torch.maximum(self.max_logit_H, largest_H, out=self.max_logit_H)
@@ -104,7 +105,7 @@ class LatentAttention(nn.Module):
         logits = logits.to(wide(q.dtype)) * self.scale
         if visible is not None:
             logits = logits.masked_fill(~visible, float("-inf"))
-        if self.training and torch.is_grad_enabled():
+        if self.recording and self.training and torch.is_grad_enabled():
             torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)), out=self.max_logit_H)
         share = logits.softmax(-1).to(q.dtype)
         mixed = torch.bmm(share.flatten(1, 2), stored_BSr[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.precision import linear
 from kernels.rms_norm import rms_norm
 
 
@@ -18,6 +19,10 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Do nothing: `K2Model` initialises by name and seed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, inputs) to (…, outputs)."""
+        return linear(x, self.weight)
 
 
 class RMSNorm(nn.Module):
