@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Widen x to fp32, or leave it where it is wider: what must not be computed in half precision keeps fp64 whole."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Linear(nn.Linear):
     """A bias-free linear map whose weight is left for the model to fill: one keyed initialisation for all."""
 
@@ -19,7 +24,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """y = x / rms(x) · gain, in fp32 whatever the input's type."""
+    """y = x / rms(x) · gain, in fp32 whatever the input's type (fp64 stays)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -28,7 +33,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis; shape and type are those of x."""
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+        return F.rms_norm(at_least_fp32(x), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
 
 
 class SwiGLU(nn.Module):

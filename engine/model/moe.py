@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.model.config import K2Config
-from engine.model.layers import SwiGLU
-from kernels.experts import experts
+from engine.model.layers import SwiGLU, at_least_fp32
+from kernels.experts import experts, reference
 
 
 @lru_cache
@@ -53,7 +53,7 @@ class Router(nn.Module):
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen experts (N, k) and their gates (N, k) in fp32, summing to the scaling factor."""
         with torch.autocast(x_ND.device.type, enabled=False):
-            scores = torch.sigmoid(F.linear(x_ND.float(), self.weight.float()))
+            scores = torch.sigmoid(F.linear(at_least_fp32(x_ND), at_least_fp32(self.weight)))
         chosen = (scores.detach() + self.e_score_correction_bias).topk(self.k, dim=-1).indices
         gates = scores.gather(-1, chosen)
         return chosen, gates / (gates.sum(-1, keepdim=True) + 1e-20) * self.factor
@@ -99,7 +99,14 @@ class MoE(nn.Module):
         chosen, gates = self.gate(x_ND)
         device = x_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        y, load = experts(x_ND.to(dtype), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
+        weights = (self.experts.gate_up_proj, self.experts.down_proj)
+        if dtype == torch.float64:  # grouped_mm takes none; only proofs compute in it
+            y, load = (
+                reference(x_ND, chosen, gates, *weights),
+                torch.bincount(chosen.flatten(), minlength=len(weights[0])),
+            )
+        else:
+            y, load = experts(x_ND.to(dtype), chosen, gates, *weights)
         if self.training and torch.is_grad_enabled():
             self.gate.load_E += load
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)

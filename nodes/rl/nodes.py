@@ -25,6 +25,7 @@ def train_rl(
     import polars as pl
 
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.model.context import require_context
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
     from engine.training.numerics import settle
@@ -37,6 +38,8 @@ def train_rl(
     p = Parameters.model_validate(parameters)
     settle(p.threads)
     tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(sft_checkpoint)
+    require_context(model.config, p.ptx.max_tokens, "rl.ptx.max_tokens")
+    require_context(model.config, p.ptx.natural_tokens, "rl.ptx.natural_tokens")
     wanted = [kind for kind, size in p.ptx.examples.items() if size]
     used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(wanted)).collect()
     ptx = encode(used.iter_rows(named=True), tok, p.ptx.max_tokens)

@@ -40,6 +40,7 @@ def train_sft(
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
     """Fine-tune the extended checkpoint; returns (checkpoint, history directory, metrics)."""
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.model.context import require_context
     from engine.rollout.passrate import pass_rates
     from engine.rollout.seeds import key
     from engine.rollout.verifiable import items
@@ -53,6 +54,7 @@ def train_sft(
     p = Parameters.model_validate(parameters)
     settle(p.threads)
     tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(extended_checkpoint)
+    require_context(model.config, p.max_tokens, "sft.max_tokens")
     table = sft_examples.collect()
     by_split = {
         split: encode((row for row in table.iter_rows(named=True) if row["split"] == split), tok, p.max_tokens)
