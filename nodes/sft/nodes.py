@@ -53,7 +53,8 @@ def train_sft(
 
     p = Parameters.model_validate(parameters)
     settle(p.threads)
-    tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(extended_checkpoint)
+    tok = K2Tokenizer.load(tokenizer)
+    model = load_checkpoint(extended_checkpoint, tok.digest)
     require_context(model.config, p.max_tokens, "sft.max_tokens")
     table = sft_examples.collect()
     by_split = {
@@ -80,7 +81,8 @@ def train_sft(
     }
     for kind, value in train.validation_nll(model, by_split["validation"]).items():
         metrics |= {f"validation_loss_{kind}": value, f"validation_loss_{kind}_before": before[kind]}
-    save_checkpoint(workspace / "checkpoint", model, {"stage": "sft", "pass_rate_tuning": metrics["pass_rate_tuning"]})
+    extra = {"stage": "sft", "tokenizer": tok.digest, "pass_rate_tuning": metrics["pass_rate_tuning"]}
+    save_checkpoint(workspace / "checkpoint", model, extra)
     directory = write_history(history, workspace / "history", "Fine-tuning")
     draw_history(read_history(history), directory / "loss_by_kind.png")
     return workspace / "checkpoint", directory, metrics
