@@ -1,0 +1,1 @@
+"""MuonClip, the model and the training step, measured against what one would use instead."""
