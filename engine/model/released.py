@@ -9,7 +9,6 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.model.checkpoint import (
-    WEIGHTS,
     check_names,
     check_tensor,
     load_config,
@@ -18,7 +17,7 @@ from engine.model.checkpoint import (
 )
 from engine.model.config import K2Config
 from engine.model.fp8 import SUFFIX, dequantise, scale_shape
-from engine.model.tensorfile import Spec, TensorFiles, write_tensors
+from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
 
 COMPUTED = "rotary_emb.inv_freq"
 """A buffer that some releases store although the configuration determines it."""

@@ -13,6 +13,7 @@ from engine.model.cache import LatentCache
 from engine.model.flops import flops_per_token, matmuls
 from engine.model.model import K2Model
 from engine.model.size import cache_size, config_from_parameters, n_params
+from tests.engine.model.held import held_bytes
 from tests.engine.tiny import config
 
 SHAPE = {
@@ -125,7 +126,7 @@ def test_every_active_matrix_is_multiplied_once_a_token():
 def test_the_cache_holds_the_latents_and_no_more(k2):
     c = config()
     cache = LatentCache(c, rows=3, capacity=11)
-    held = sum(store.untyped_storage().nbytes() for store in cache.layers)
+    held = held_bytes(cache)
     assert held == (c.kv_lora_rank + c.qk_rope_head_dim) * 4 * 3 * 11 * c.num_hidden_layers
     assert held == cache_size(c, itemsize=4).bytes_per_token * 3 * 11
     assert cache_size(k2).bytes_per_token == 70_272
