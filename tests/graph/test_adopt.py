@@ -16,16 +16,11 @@ def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp
     project.repro(f"{LEDGER}:extend")
     made, before = project.digests("pretrain"), project.runs()
 
-    project.run(
-        "make",
-        "export",
-        f"PROFILE={PROFILE}",
-        "CHECKPOINT=base",
-        "DTYPE=float32",
-        f"OUT={tmp_path}/out",
-        "PYTHON=python",
-    )
-    project.run("make", "import", f"PROFILE={PROFILE}", f"SOURCE={tmp_path}/out", "PYTHON=python")
+    out = str(tmp_path / "out")
+    export = ("--checkpoint", "base", "--dtype", "float32", "--out", out)
+    project.run("python", "-m", "pipelines.export", "--env", PROFILE, *export)
+    adopt = ("python", "-m", "pipelines.adopt", "--env", PROFILE, "--source", out)
+    project.run(*adopt)
     assert project.ran_since(before) == ["pretrain"]
     weights = [name for name in made if name.startswith("base_checkpoint/")]
     assert weights
@@ -41,7 +36,7 @@ def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp
     tensors = load_file(shard)
     tensors["lm_head.weight"] = tensors["lm_head.weight"] * 1.5
     save_file(tensors, shard)
-    project.run("make", "import", f"PROFILE={PROFILE}", f"SOURCE={tmp_path}/out", "PYTHON=python")
+    project.run(*adopt)
     before = project.runs()
     project.repro(f"{LEDGER}:extend")
     assert project.ran_since(before) == ["extend"]

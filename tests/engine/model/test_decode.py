@@ -1,4 +1,4 @@
-"""Decoding with the latent cache is the full forward: batched, ragged, absorbed, rows dropped; and costs what it says."""
+"""Decoding with the latent cache is the full forward: batched, ragged, absorbed, rows dropped; at the stated cost."""
 
 import pytest
 import torch
