@@ -1,6 +1,7 @@
 """What is exported is what transformers loads: same weights, logits, ids, chats and greedy text; and it comes back."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -300,3 +301,22 @@ def test_the_file_is_what_safetensors_would_write(tmp_path):
     assert (tmp_path / "x").read_bytes() == save(tensors, metadata={"format": "pt"})
     with safe_open(tmp_path / "x", framework="pt") as file:
         assert torch.equal(file.get_tensor("b"), tensors["b"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "fp8"])
+def test_no_more_than_two_tensors_are_held_at_once(checkpoint, exported, tokenizer_dir, tmp_path, monkeypatch, dtype):
+    """Out and back: memory is that of a tensor and its converted form, however many there are."""
+    read, most = TensorFiles.__getitem__, 0
+    alive = weakref.WeakSet()
+
+    def watched(files, name):
+        nonlocal most
+        tensor = read(files, name)
+        alive.add(tensor)
+        most = max(most, len(alive))
+        return tensor
+
+    monkeypatch.setattr(TensorFiles, "__getitem__", watched)
+    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "out", dtype, SHARD)
+    import_checkpoint(tmp_path / "out", tmp_path / "back", {})
+    assert 1 <= most <= 2
