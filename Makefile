@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size doctor clean views test test-all test-kill lint
+.PHONY: help run repro plan smoke ui compare chat size doctor export import clean views test test-all test-kill lint
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,8 +55,16 @@ compare: $(READY) ## MLflow: compare runs
 chat: $(READY) ## talk to a checkpoint: CHECKPOINT=base|extended|sft|rl
 	@python -m pipelines.chat --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl)
 
-size: $(READY) ## parameters by block
+size: $(READY) ## parameters by block, FLOPs a token, cache of decoding
 	@python -m pipelines.size --env $(PROFILE)
+
+export: $(READY) ## Hugging Face's layout: CHECKPOINT=base|extended|sft|rl DTYPE=float32|bfloat16|fp8 OUT=dir
+	@python -m pipelines.export --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl) --dtype $(or $(DTYPE),bfloat16) \
+		$(if $(OUT),--out "$(OUT)") $(if $(SHARD_GB),--shard-gb $(SHARD_GB))
+
+# AS is make's own name for the assembler, so its built-in value counts as not given.
+import: $(READY) ## start from the checkpoint in SOURCE, AS=base_checkpoint|extended_checkpoint
+	@python -m pipelines.adopt --env $(PROFILE) --source "$(SOURCE)" $(if $(filter default,$(origin AS)),,--as $(AS))
 
 doctor: $(READY) ## what this machine has, and which profile fits it
 	@python -m pipelines.doctor

@@ -11,7 +11,7 @@ from dags import report
 from dags.execute import cause, run_logged, stage_command
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
-from engine.identity.records import read_records
+from engine.identity.records import GOOD, read_records
 from pipelines import graph
 from pipelines.manifest import StageSpec
 
@@ -59,7 +59,7 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
     if status:
         yield from _refusals(stage, profile, begun)
         raise dg.Failure(f"stage {stage} failed: {cause(tail)}", metadata={"output": dg.MetadataValue.md(_code(tail))})
-    good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] == "success"]
+    good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] in GOOD]
     for dataset in graph.stage_graph(stage).outputs:
         digest = graph.digest_of(profile, dataset)
         made = [run for run in good if run["outputs"].get(dataset) == digest]

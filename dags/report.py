@@ -17,7 +17,7 @@ from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, materialisation, verdict, verdict_metadata
 from dags.versions import code_version
-from engine.identity.records import read_records
+from engine.identity.records import GOOD, read_records
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
@@ -31,7 +31,7 @@ def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
     runs = graph.data_folder(profile) / ".runs"
     fresh: list[dict[str, Any]] = []
     for stage in load_manifest().stages:
-        records = [record for record in read_records(runs / stage) if record["outcome"] == "success"]
+        records = [record for record in read_records(runs / stage) if record["outcome"] in GOOD]
         if records:
             known = _reported(instance, graph.stage_graph(stage).outputs[-1])
             fresh += [record for record in records if record["path"].name not in known]

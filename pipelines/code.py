@@ -50,18 +50,23 @@ def stage_file(stage: str, profile: str | None) -> dict[str, Any]:
     return {"code": graph.code_of(stage).as_dict(), "parameters": read}
 
 
+def write_files(profile: str) -> None:
+    """Write the code files that are not what they should be now, after checking all parameters."""
+    check_parameters(graph.parameters(profile), profile)
+    for stage in load_manifest().stages:
+        data = canonical_json(stage_file(stage, profile))
+        path = code_file(stage, profile)
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
+
+
 def main() -> None:
     """Write all code files of a profile."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--env", default=None, help="profile")
     with report_errors():
         profile = load_manifest().profile(parser.parse_args().env)
-        check_parameters(graph.parameters(profile), profile)
-        for stage in load_manifest().stages:
-            data = canonical_json(stage_file(stage, profile))
-            path = code_file(stage, profile)
-            if not path.is_file() or path.read_bytes() != data:
-                write_atomic(path, data)
+        write_files(profile)
         if "DVC_STAGE" in os.environ:
             restore_missing(profile)
 

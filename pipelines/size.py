@@ -1,13 +1,22 @@
-"""`make size`: parameters by block of a profile's model, counted on the meta device.
+"""`make size`: parameters by block of a profile's model, FLOPs a token, and the cache of decoding; nothing is trained.
 
 python -m pipelines.size --env k2
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from engine.model.config import K2Config
+
+LENGTHS = (4096, 32768, 131072)
+"""Sequence lengths of K2's three stages, which FLOPs are shown for beside the profile's own."""
 
 
 def main() -> None:
@@ -20,23 +29,57 @@ def main() -> None:
 
 
 def print_size(profile: str) -> None:
-    """One row a block: all parameters, and those active for a token."""
+    """Parameters by block, FLOPs by sequence length, bytes of the cache."""
     from rich.console import Console
-    from rich.table import Table
 
-    from engine.model.size import config_from_parameters, n_params
+    from engine.model.size import cache_size, config_from_parameters
 
     given = graph.parameters(profile)
-    config = config_from_parameters(
-        given["pretrain"]["model"], given["tokenization"]["vocab_size"], given["pretrain"]["sequence_length"]
+    length = given["pretrain"]["sequence_length"]
+    config = config_from_parameters(given["pretrain"]["model"], given["tokenization"]["vocab_size"], length)
+    cache = cache_size(config)
+    console = Console()
+    console.print(_parameters(config, profile))
+    console.print(_flops(config, sorted({length, *LENGTHS})))
+    console.print(
+        f"decoding keeps {cache.width} numbers a token and layer, {cache.bytes_per_token:,} bytes a token in bf16: "
+        f"1/{cache.mha_ratio:.1f} of multi-head attention"
     )
+
+
+def _parameters(config: "K2Config", profile: str) -> "Table":
+    """One row a block: all parameters, and those active for a token."""
+    from rich.table import Table
+
+    from engine.model.size import n_params
+
     table = Table(title=f"model of profile {profile}", title_justify="left")
     table.add_column("block")
     for column in ("total", "active a token"):
         table.add_column(column, justify="right")
-    for row in n_params(config):
+    rows = n_params(config)
+    for row in rows:
         table.add_row(row.block, f"{row.total:,}", f"{row.active:,}", style="bold" if row.block == "sum" else None)
-    Console().print(table)
+    lookup = next(row.active for row in rows if row.block == "input embedding")
+    table.add_row("sum without input embedding", "", f"{rows[-1].active - lookup:,}")
+    return table
+
+
+def _flops(config: "K2Config", lengths: list[int]) -> "Table":
+    """One row a sequence length: FLOPs a token, in billions."""
+    from rich.table import Table
+
+    from engine.model.flops import flops_per_token
+
+    unit, name = (1e9, "G") if flops_per_token(config, 1).linear > 1e8 else (1e6, "M")
+    table = Table(title=f"{name}FLOPs a token, averaged over a causal sequence", title_justify="left")
+    for column in ("tokens", "weights", "attention", "attention / weights", "forward", "training"):
+        table.add_column(column, justify="right")
+    for length in lengths:
+        f = flops_per_token(config, length)
+        figures = [f"{value / unit:,.4g}" for value in (f.linear, f.attention, f.forward, f.training)]
+        table.add_row(f"{length:,}", *figures[:2], f"{f.attention / f.linear:.1%}", *figures[2:])
+    return table
 
 
 if __name__ == "__main__":

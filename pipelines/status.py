@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.identity.key import flatten, stage_key
-from engine.identity.records import read_records
+from engine.identity.records import ADOPTED, GOOD, read_records
 from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.errors import report_errors
@@ -44,7 +44,7 @@ def stage_status(profile: str | None = None) -> dict[str, StageStatus]:
 def _status(stage: str, profile: str | None, before: dict[str, StageStatus]) -> StageStatus:
     outline = graph.stage_graph(stage)
     runs = read_records(graph.data_folder(profile) / ".runs" / stage)
-    good = [run for run in runs if run["outcome"] == "success"]
+    good = [run for run in runs if run["outcome"] in GOOD]
     last = good[-1] if good else None
     parts = stage_file(stage, profile)
     inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
@@ -80,6 +80,8 @@ def _judge(
             return "stale", f"{name} is not what the last run left"
     if key != last["key"]:
         return "stale", first_difference(last["parts"], now)
+    if last["outcome"] == ADOPTED:
+        return "fresh", f"adopted from {last['origin']['path']}"
     return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}"
 
 

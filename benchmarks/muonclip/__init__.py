@@ -26,7 +26,6 @@ def run(asked: argparse.Namespace) -> Report:
     import torch
 
     torch.set_num_threads(asked.threads)
-    rows = [
-        row for part in asked.only for row in importlib.import_module(f"benchmarks.muonclip.{part}").rows(asked.repeats)
-    ]
+    parts = [importlib.import_module(f"benchmarks.muonclip.{name}") for name in asked.only]
+    rows = [row for part in parts for row in part.rows(asked.repeats)]
     return Report({"threads": asked.threads, "repeats": asked.repeats, "clock": "CPU seconds, median"}, rows)

@@ -2,10 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
-def medians(repeats: int, competitors: dict[str, Callable[[], object]]) -> dict[str, float]:
+def medians(repeats: int, competitors: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Median CPU seconds of each competitor over `repeats` rounds in which all take their turn, after one unread.
 
     CPU time of all threads: what other work on the machine takes does not count, though it may slow a processor down.

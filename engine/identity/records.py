@@ -15,6 +15,9 @@ from typing import Any
 from engine.artifacts.files import canonical_json, write_atomic
 
 SCHEMA = 1
+ADOPTED = "adopted"
+GOOD = ("success", ADOPTED)
+"""Outcomes that left the stage's outputs: it ran, or an existing checkpoint was taken in its place."""
 
 
 def now() -> str:

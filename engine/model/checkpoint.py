@@ -5,19 +5,19 @@ DeepseekV3 reads the file; loading stacks them again. The same model gives the s
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import UserError
 from engine.model.config import K2Config
 from engine.model.model import K2Model
+from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CONFIG = "config.json"
 EXTRA = "k2_pipeline"
 STACKED = ("gate_up_proj", "down_proj")
 
@@ -40,29 +40,57 @@ def state_dict(model: K2Model) -> dict[str, Tensor]:
     return out
 
 
-def load_state_dict(model: K2Model, weights: dict[str, Tensor], source: str) -> None:
+def released_shapes(config: K2Config) -> dict[str, tuple[int, ...]]:
+    """Released name → shape of every tensor of a model, in the model's order; takes no memory at any size."""
+    with torch.device("meta"):
+        model = K2Model(config, seed=None)
+    return {name: tuple(tensor.shape) for name, tensor in state_dict(model).items()}
+
+
+def check_names(names: Iterable[str], wanted: Mapping[str, Any], source: str) -> None:
+    """Refuse a foreign or a missing tensor by name."""
+    found = set(names)
+    foreign = sorted(found - set(wanted))
+    if foreign:
+        raise UserError(f"{source}: tensor {foreign[0]} does not belong to this model; check its {CONFIG}")
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{source}: tensor {name} is missing; make the checkpoint again")
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str) -> None:
+    """Refuse a tensor of another shape, or with NaN or infinity in it."""
+    if tuple(tensor.shape) != shape:
+        shapes = f"{tuple(tensor.shape)}, but {CONFIG} asks for {shape}"
+        raise UserError(f"{source}: tensor {name} has shape {shapes}; they are of two models")
+    if not tensor.isfinite().all():
+        raise UserError(f"{source}: tensor {name} holds NaN or infinity; take an earlier checkpoint")
+
+
+def load_state_dict(model: K2Model, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy released-name `weights` into the model. Raises UserError naming `source` and the first wrong tensor."""
     with torch.no_grad():
         wanted = state_dict(model)
-        foreign = sorted(set(weights) - set(wanted))
-        if foreign:
-            raise UserError(f"{source}: tensor {foreign[0]} does not belong to this model; check its {CONFIG}")
+        check_names(weights, wanted, source)
         for name, place in wanted.items():
-            if name not in weights:
-                raise UserError(f"{source}: tensor {name} is missing; make the checkpoint again")
-            if weights[name].shape != place.shape:
-                shapes = f"{tuple(weights[name].shape)}, but {CONFIG} asks for {tuple(place.shape)}"
-                raise UserError(f"{source}: tensor {name} has shape {shapes}; they are of two models")
-            place.copy_(weights[name])
+            tensor = weights[name]
+            check_tensor(name, tensor, tuple(place.shape), source)
+            place.copy_(tensor)
 
 
 def save_checkpoint(directory: Path, model: K2Model, extra: dict[str, Any]) -> None:
     """Write the model into `directory` (made if needed). `extra` goes to config.json's `k2_pipeline`."""
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict(model).items()}
-    (directory / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-    config = {**model.config.to_dict(), EXTRA: extra}
-    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tensors = state_dict(model)
+    specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    write_tensors(directory / WEIGHTS, specs, tensors.__getitem__)
+    write_config(directory, model.config, extra)
+
+
+def write_config(directory: Path, config: K2Config, extra: dict[str, Any]) -> None:
+    """Write config.json, `extra` as its `k2_pipeline`."""
+    values = {**config.to_dict(), EXTRA: extra}
+    (directory / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
@@ -79,17 +107,18 @@ def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
     return K2Config.from_dict(values, str(path)), dict(values.get(EXTRA, {}))
 
 
-def load_checkpoint(directory: Path) -> K2Model:
-    """The model of a checkpoint, on the CPU in fp32, in training mode. Raises UserError for a bad file."""
-    config, _ = load_config(directory)
-    path = directory / WEIGHTS
-    if not path.exists():
-        raise UserError(f"{path} does not exist; make the checkpoint again")
+def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
+    """The model of a checkpoint, on the CPU in fp32, in training mode. Raises UserError for a bad file.
+
+    With `tokenizer`, a digest, refuse a checkpoint that says it was trained with another one.
+    """
+    config, extra = load_config(directory)
+    named = extra.get("tokenizer", tokenizer)
+    if tokenizer is not None and named != tokenizer:
+        raise UserError(
+            f"{directory / CONFIG} names tokenizer {named}, but the one given is {tokenizer}; train both again together"
+        )
+    weights = TensorFiles(directory)
     model = K2Model(config, seed=None)
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({error}); make the checkpoint again") from None
-    load_state_dict(model, weights, str(path))
+    load_state_dict(model, weights, str(directory / WEIGHTS))
     return model

@@ -1,5 +1,6 @@
 """The shape of a K2 model, under the field names of Hugging Face's DeepseekV3 configuration."""
 
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
@@ -18,8 +19,28 @@ FIXED: dict[str, Any] = {
     "norm_topk_prob": True,
     "scoring_func": "sigmoid",
     "topk_method": "noaux_tc",
+    "rope_interleave": True,
+    "num_nextn_predict_layers": 0,
 }
 """What K2 settles once and for all; a configuration that says otherwise is another architecture."""
+
+MODEL_TYPES = ("deepseek_v3", "kimi_k2")
+"""The same code under two names: K2's release carries its own."""
+
+IGNORED = frozenset(
+    {
+        # storage and software: how the weights are kept or loaded, not what they compute
+        "torch_dtype", "dtype", "quantization_config", "transformers_version", "auto_map", "use_cache",
+        "pretraining_tp", "ep_size", "_name_or_path",
+        # losses of training that leave the forward alone
+        "aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "output_router_logits",
+        # the tokenizer's ids, and sizes that follow from others
+        "bos_token_id", "eos_token_id", "pad_token_id", "qk_head_dim", "head_dim",
+        # ours: where a checkpoint comes from
+        "k2_pipeline",
+    }
+)  # fmt: skip
+"""Fields of a foreign config.json that change no logit. Any other unknown one could, and is refused."""
 
 YARN_FIELDS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
@@ -56,9 +77,12 @@ class K2Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and value < (0 if field.name == "first_k_dense_replace" else 1):
-                raise UserError(f"model configuration: {field.name} is {value}; give a positive whole number")
+            _check_number(field.name, field.type, getattr(self, field.name))
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            raise UserError(
+                f"model configuration: first_k_dense_replace ({self.first_k_dense_replace}) exceeds num_hidden_layers "
+                f"({self.num_hidden_layers}); lower it"
+            )
         if self.num_experts_per_tok > self.n_routed_experts:
             raise UserError(
                 f"model configuration: num_experts_per_tok ({self.num_experts_per_tok}) exceeds n_routed_experts "
@@ -82,26 +106,91 @@ class K2Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "model configuration") -> Self:
-        """Read a configuration; fields that this architecture does not know are left aside.
+        """Read the content of a config.json, ours or another's. `IGNORED` fields, and unknown ones that are off, pass.
 
-        Raises UserError, naming `source` and the field, where one is missing or means another architecture.
+        Raises UserError, naming `source` and the field, where one is missing, unknown, contradicts another or means
+        another architecture.
         """
-        for name, fixed in FIXED.items():
-            if name not in ("architectures", "model_type") and values.get(name, fixed) != fixed:
-                raise UserError(
-                    f"{source}: {name} is {values[name]!r}, but a K2 model has {fixed!r}; choose another model"
-                )
+        _check_architecture(values, source)
+        values = _with_rope(values, source)
+        known = {field.name for field in fields(cls)}
+        _refuse_unknown({**values, "num_key_value_heads": None}, {*known, *FIXED, *IGNORED}, source)
+        for name in ("rope_theta", "rms_norm_eps"):  # here they have defaults, which need not be the file's author's
+            _require(name, values, source)
+        heads, kv_heads = values.get("num_attention_heads"), values.get("num_key_value_heads")
+        if kv_heads is not None and kv_heads != heads:
+            raise UserError(
+                f"{source}: num_key_value_heads is {kv_heads}, but num_attention_heads {heads}; latent attention "
+                "shares no heads, so make them equal or choose another model"
+            )
+        return cls.from_fields({name: values[name] for name in known if name in values}, source)
+
+    @classmethod
+    def from_fields(cls, values: dict[str, Any], source: str) -> Self:
+        """Build from a mapping that must hold this class's fields and no other; UserError naming `source` and field."""
+        _refuse_unknown(values, {field.name for field in fields(cls)}, source, even_off=True)
         for field in fields(cls):
-            if field.default is MISSING and field.name != "q_lora_rank" and field.name not in values:
-                raise UserError(f"{source}: field {field.name} is missing; add it or take a whole configuration")
-        picked = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        picked.setdefault("q_lora_rank", None)
-        return cls(**picked)
+            if field.default is MISSING:
+                _require(field.name, values, source)
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(str(error).replace("model configuration", source, 1)) from None
+
+
+def _require(name: str, values: dict[str, Any], source: str) -> None:
+    if name not in values:
+        raise UserError(f"{source}: field {name} is missing; add it or take a whole configuration")
+
+
+def _check_number(name: str, kind: Any, value: Any) -> None:
+    """Refuse a field whose value is of the wrong kind, not finite or too small; types stand as annotated."""
+    kind = getattr(kind, "__name__", str(kind))  # `int | None` prints itself
+    if (value is None and "None" in kind) or name == "rope_scaling":
+        return
+    whole = kind.startswith("int")
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    least = 0 if name == "first_k_dense_replace" else 1
+    if not number or not math.isfinite(value) or (value < least if whole else value <= 0):
+        raise UserError(
+            f"model configuration: {name} is {value!r}; give a positive {'whole number' if whole else 'number'}"
+        )
+
+
+def _check_architecture(values: dict[str, Any], source: str) -> None:
+    kind = values.get("model_type", FIXED["model_type"])
+    if kind not in MODEL_TYPES:
+        raise UserError(f"{source}: model_type is {kind!r}, but a K2 model is one of {', '.join(MODEL_TYPES)}")
+    for name, fixed in FIXED.items():
+        if name != "model_type" and values.get(name, fixed) != fixed:
+            raise UserError(f"{source}: {name} is {values[name]!r}, but a K2 model has {fixed!r}; choose another model")
+
+
+def _refuse_unknown(values: dict[str, Any], known: set[str], source: str, even_off: bool = False) -> None:
+    for name, value in values.items():
+        if name not in known and (even_off or value not in (None, False)):
+            raise UserError(f"{source}: field {name} is unknown to a K2 model; correct its name or take it out")
+
+
+def _with_rope(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """The same with transformers 5's `rope_parameters` written as rope_theta and rope_scaling."""
+    given = dict(values.get("rope_parameters") or {})
+    rest = {name: value for name, value in values.items() if name != "rope_parameters"}
+    if not given:
+        return rest
+    theta = given.pop("rope_theta", rest.get("rope_theta"))
+    if theta is None:
+        raise UserError(f"{source}: rope_parameters lacks rope_theta; add it")
+    kind = given.get("rope_type", given.get("type", "default"))
+    scaling = None if kind == "default" else {"type": kind} | {k: v for k, v in given.items() if k != "rope_type"}
+    return {**rest, "rope_theta": theta, "rope_scaling": scaling}
 
 
 def _check_scaling(scaling: dict[str, Any] | None) -> None:
     if scaling is None:
         return
+    if not isinstance(scaling, dict):
+        raise UserError(f"model configuration: rope_scaling is {scaling!r}; give null or a mapping with a type")
     kind = scaling.get("type", scaling.get("rope_type"))
     needed = {"yarn": YARN_FIELDS, "linear": ("factor",)}.get(str(kind))
     if needed is None:
@@ -109,3 +198,13 @@ def _check_scaling(scaling: dict[str, Any] | None) -> None:
     for name in needed:
         if name not in scaling:
             raise UserError(f"model configuration: rope_scaling lacks {name}; add it")
+        number = scaling[name]
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
+            raise UserError(f"model configuration: rope_scaling.{name} is {number!r}; give a number, 0 or more")
+    if scaling["factor"] < 1:
+        raise UserError(
+            f"model configuration: rope_scaling.factor is {scaling['factor']}; it stretches, so give 1 or more"
+        )
+    for name in scaling:
+        if name not in ("type", "rope_type", *needed):
+            raise UserError(f"model configuration: rope_scaling.{name} is unknown to type {kind}; take it out")

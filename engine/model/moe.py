@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from engine.model.config import K2Config
 from engine.model.layers import SwiGLU
 from kernels.experts import experts
+from kernels.precision import operand_type, wide
 
 
 @lru_cache
@@ -53,7 +54,7 @@ class Router(nn.Module):
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen experts (N, k) and their gates (N, k) in fp32, summing to the scaling factor."""
         with torch.autocast(x_ND.device.type, enabled=False):
-            scores = torch.sigmoid(F.linear(x_ND.float(), self.weight.float()))
+            scores = torch.sigmoid(F.linear(x_ND.to(wide(x_ND.dtype)), self.weight.to(wide(self.weight.dtype))))
         chosen = (scores.detach() + self.e_score_correction_bias).topk(self.k, dim=-1).indices
         gates = scores.gather(-1, chosen)
         return chosen, gates / (gates.sum(-1, keepdim=True) + 1e-20) * self.factor
@@ -97,9 +98,7 @@ class MoE(nn.Module):
         """Map (B, T, D) to (B, T, D); under autocast the experts compute in its type."""
         x_ND = x_BTD.flatten(0, -2)
         chosen, gates = self.gate(x_ND)
-        device = x_ND.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        y = experts(x_ND.to(dtype), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
+        y = experts(x_ND.to(operand_type(x_ND)), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
         if self.training and torch.is_grad_enabled():
             self.gate.load_E += torch.bincount(chosen.flatten(), minlength=self.gate.load_E.numel())
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)

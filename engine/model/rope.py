@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.model.config import K2Config
+from kernels.precision import wide
 
 
 def _correction(beta: float, dim: int, theta: float, length: int) -> float:
@@ -17,26 +18,29 @@ def _correction(beta: float, dim: int, theta: float, length: int) -> float:
     return dim * math.log(length / (2 * math.pi * beta)) / (2 * math.log(theta))
 
 
-def _yarn_frequencies(extrapolated_P: Tensor, dim: int, theta: float, scaling: dict[str, Any]) -> Tensor:
-    """Fast pairs keep their frequency, slow ones are stretched by the factor, with a ramp between."""
+def _yarn_frequencies(period_P: Tensor, dim: int, theta: float, scaling: dict[str, Any]) -> Tensor:
+    """Fast pairs keep their frequency, slow ones are stretched by the factor, with a ramp between.
+
+    Rounded in the order of Hugging Face's code, so that the bits are those that other software turns by.
+    """
     original = int(scaling["original_max_position_embeddings"])
     low = max(math.floor(_correction(float(scaling["beta_fast"]), dim, theta, original)), 0)
     high = min(math.ceil(_correction(float(scaling["beta_slow"]), dim, theta, original)), dim - 1)
     width = high - low if high != low else 0.001
-    ramp_P = ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
-    return extrapolated_P / float(scaling["factor"]) * ramp_P + extrapolated_P * (1 - ramp_P)
+    kept_P = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    return 1 / (float(scaling["factor"]) * period_P) * (1 - kept_P) + 1 / period_P * kept_P
 
 
 def inverse_frequencies(config: K2Config) -> Tensor:
     """Radians a position for each rotated pair, shape (P,), with `config.rope_scaling` applied."""
     dim, theta = config.qk_rope_head_dim, config.rope_theta
-    plain_P = theta ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    period_P = theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     scaling = config.rope_scaling
     if scaling is None:
-        return plain_P
+        return 1 / period_P
     if scaling.get("type", scaling.get("rope_type")) == "linear":
-        return plain_P / float(scaling["factor"])
-    return _yarn_frequencies(plain_P, dim, theta, scaling)
+        return 1 / period_P / float(scaling["factor"])
+    return _yarn_frequencies(period_P, dim, theta, scaling)
 
 
 def _magnitude(factor: float, mscale: float) -> float:
@@ -67,9 +71,9 @@ def softmax_scale(config: K2Config) -> float:
 
 
 def rotation(positions: Tensor, frequencies_P: Tensor, magnitude: float) -> Tensor:
-    """The turn of each pair at `positions` (T or B×T) as complex numbers, (…, P): angles in fp32, as released.
+    """The turn of each pair at `positions` (T or B×T) as complex numbers, (…, P); angles in fp32 or better.
 
     The checkpoint stores pairs interleaved, so that they multiply as complex numbers do.
     """
-    angles = positions.to(torch.float32)[..., None] * frequencies_P
+    angles = positions.to(torch.float32)[..., None] * frequencies_P.to(wide(frequencies_P.dtype))
     return torch.complex(angles.cos() * magnitude, angles.sin() * magnitude)

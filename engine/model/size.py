@@ -1,7 +1,7 @@
 """How many parameters a configuration has, block by block, in total and active for one token."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,11 +53,28 @@ def n_params(config: K2Config) -> list[SizeRow]:
     return [*rows, SizeRow("sum", sum(row.total for row in rows), sum(row.active for row in rows))]
 
 
+@dataclass(frozen=True)
+class CacheSize:
+    """What decoding keeps: numbers a token and layer, bytes a token over all layers, and how much MHA would keep."""
+
+    width: int
+    bytes_per_token: int
+    mha_ratio: float
+
+
+def cache_size(config: K2Config, itemsize: int = 2) -> CacheSize:
+    """The latent cache beside multi-head attention's, which keeps each head's key and value (k2-facts 1.2)."""
+    width = config.kv_lora_rank + config.qk_rope_head_dim
+    heads = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
+    return CacheSize(width, width * itemsize * config.num_hidden_layers, heads / width)
+
+
 def config_from_parameters(model: dict[str, Any], vocab_size: int, max_position_embeddings: int) -> K2Config:
     """The configuration that a `model:` block of the parameters describes.
 
     The vocabulary is the tokenizer's unless the block fixes one; a routed_scaling_factor of null is computed
-    from the numbers of experts. Raises UserError where the block fixes a vocabulary too small for the tokenizer.
+    from the numbers of experts. Raises UserError where the block fixes a vocabulary too small for the tokenizer, or
+    names a field that there is not.
     """
     values = {**model}
     fixed = values.pop("vocab_size", None)
@@ -65,6 +82,9 @@ def config_from_parameters(model: dict[str, Any], vocab_size: int, max_position_
         raise UserError(
             f"parameters: model.vocab_size is {fixed}, but the tokenizer has {vocab_size} tokens; raise it or set null"
         )
-    if values.get("routed_scaling_factor") is None:
-        values["routed_scaling_factor"] = gate_factor(values["n_routed_experts"], values["num_experts_per_tok"])
-    return K2Config(**values, vocab_size=fixed or vocab_size, max_position_embeddings=max_position_embeddings)
+    lengths = {"vocab_size": fixed or vocab_size, "max_position_embeddings": max_position_embeddings}
+    factor = values.pop("routed_scaling_factor", None)
+    config = K2Config.from_fields({**values, **lengths, "routed_scaling_factor": factor or 1.0}, "parameters: model")
+    if factor is not None:
+        return config
+    return replace(config, routed_scaling_factor=gate_factor(config.n_routed_experts, config.num_experts_per_tok))

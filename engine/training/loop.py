@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.model.balance import load_floor
 from engine.model.model import K2Model
 from engine.progress import progress
 from engine.training.numerics import autocast, fingerprint, settle
@@ -185,9 +186,14 @@ def _heads(model: K2Model) -> Row:
 
 
 def _balance(model: K2Model, rate: float) -> Row:
-    """Move every router's bias once; the worst and the mean of the layers' max/mean expert load."""
-    loads = [router.balance_(rate) for router in model.routers().values()]
-    return {"expert_load_max": max(loads), "expert_load_mean": sum(loads) / len(loads)} if loads else {}
+    """Move every router's bias once; worst and mean of the layers' max/mean expert load, and what chance would give."""
+    routers = list(model.routers().values())
+    if not routers:
+        return {}
+    tokens = int(routers[0].load_E.sum()) // routers[0].k
+    floor = load_floor(tokens, routers[0].load_E.numel(), routers[0].k)
+    loads = [router.balance_(rate) for router in routers]
+    return {"expert_load_max": max(loads), "expert_load_mean": sum(loads) / len(loads), "expert_load_floor": floor}
 
 
 def _tokens(batch: Batch) -> int:

@@ -24,7 +24,7 @@ def train_extend(
     settle(p.threads)
     tok = K2Tokenizer.load(tokenizer)
     opened = TokenShards.open(shards, tok)
-    base = load_checkpoint(base_checkpoint)
+    base = load_checkpoint(base_checkpoint, tok.digest)
     _, extra = load_config(base_checkpoint)
     annealed, history = train.anneal(base, opened, p, workspace)
     directory = write_history(history, workspace / "report", "Long-context anneal")

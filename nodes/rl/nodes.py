@@ -25,6 +25,7 @@ def train_rl(
     import polars as pl
 
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.model.context import require_context
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
     from engine.training.numerics import settle
@@ -36,20 +37,23 @@ def train_rl(
 
     p = Parameters.model_validate(parameters)
     settle(p.threads)
-    tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(sft_checkpoint)
+    tok = K2Tokenizer.load(tokenizer)
+    model = load_checkpoint(sft_checkpoint, tok.digest)
+    require_context(model.config, p.ptx.max_tokens, "rl.ptx.max_tokens")
+    require_context(model.config, p.ptx.natural_tokens, "rl.ptx.natural_tokens")
     wanted = [kind for kind, size in p.ptx.examples.items() if size]
     used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(wanted)).collect()
     ptx = encode(used.iter_rows(named=True), tok, p.ptx.max_tokens)
     if p.ptx.weight > 0:
         require(ptx, p.ptx.examples, "rl.ptx")
     training = PolicyTraining(
-        model, tok, p, ptx=ptx, natural=NaturalText(shards, p.ptx, p.seed), work=workspace / "training"
+        model, tok, p, ptx=ptx, natural=NaturalText(shards, tok, p.ptx, p.seed), work=workspace / "training"
     )
     history = training.run()
     iteration, best = training.candidates.best()
     metrics = outcome(load_checkpoint(sft_checkpoint), best, tok, p)
     metrics |= training_metrics(history, training.candidates.judged(), iteration)
-    save_checkpoint(workspace / "checkpoint", best, {"stage": "rl", "iteration": iteration})
+    save_checkpoint(workspace / "checkpoint", best, {"stage": "rl", "tokenizer": tok.digest, "iteration": iteration})
     rollouts = read_rollouts(workspace / "training" / "rollouts")
     directory = write_history(history, training.candidates.judged(), workspace / "history")
     return workspace / "checkpoint", rollouts, directory, metrics

@@ -40,6 +40,7 @@ def train_sft(
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
     """Fine-tune the extended checkpoint; returns (checkpoint, history directory, metrics)."""
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.model.context import require_context
     from engine.rollout.passrate import pass_rates
     from engine.rollout.seeds import key
     from engine.rollout.verifiable import items
@@ -52,7 +53,9 @@ def train_sft(
 
     p = Parameters.model_validate(parameters)
     settle(p.threads)
-    tok, model = K2Tokenizer.load(tokenizer), load_checkpoint(extended_checkpoint)
+    tok = K2Tokenizer.load(tokenizer)
+    model = load_checkpoint(extended_checkpoint, tok.digest)
+    require_context(model.config, p.max_tokens, "sft.max_tokens")
     table = sft_examples.collect()
     by_split = {
         split: encode((row for row in table.iter_rows(named=True) if row["split"] == split), tok, p.max_tokens)
@@ -78,7 +81,8 @@ def train_sft(
     }
     for kind, value in train.validation_nll(model, by_split["validation"]).items():
         metrics |= {f"validation_loss_{kind}": value, f"validation_loss_{kind}_before": before[kind]}
-    save_checkpoint(workspace / "checkpoint", model, {"stage": "sft", "pass_rate_tuning": metrics["pass_rate_tuning"]})
+    extra = {"stage": "sft", "tokenizer": tok.digest, "pass_rate_tuning": metrics["pass_rate_tuning"]}
+    save_checkpoint(workspace / "checkpoint", model, extra)
     directory = write_history(history, workspace / "history", "Fine-tuning")
     draw_history(read_history(history), directory / "loss_by_kind.png")
     return workspace / "checkpoint", directory, metrics

@@ -8,6 +8,8 @@ one before, and the two can be compared from end to end.
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.identity.records import GOOD
+
 Record = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ def versions(records: list[Record]) -> list[Version]:
     found: list[Version] = []
     done: list[Record] = []
     for record in sorted(records, key=lambda record: (str(record["finished"]), record["stage"])):
-        good = record["outcome"] == "success"
+        good = record["outcome"] in GOOD
         ancestry = _ancestry(record, done)
         home = next((version for version in reversed(found) if _fits(record, ancestry, version)), None)
         if home is None:

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint
 from engine.model.model import K2Model
-from engine.model.size import config_from_parameters, n_params
 from tests.engine.tiny import config
 
 
@@ -84,38 +83,3 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(saved, damage, named):
     damage(saved[1])
     with pytest.raises(UserError, match=named):
         load_checkpoint(saved[1])
-
-
-def test_k2_has_exactly_the_released_number_of_parameters():
-    k2 = config_from_parameters(
-        {
-            "hidden_size": 7168,
-            "intermediate_size": 18432,
-            "moe_intermediate_size": 2048,
-            "num_hidden_layers": 61,
-            "num_attention_heads": 64,
-            "q_lora_rank": 1536,
-            "kv_lora_rank": 512,
-            "qk_nope_head_dim": 128,
-            "qk_rope_head_dim": 64,
-            "v_head_dim": 128,
-            "n_routed_experts": 384,
-            "num_experts_per_tok": 8,
-            "n_shared_experts": 1,
-            "first_k_dense_replace": 1,
-            "routed_scaling_factor": None,
-        },
-        163840,
-        4096,
-    )
-    rows = {row.block: (row.total, row.active) for row in n_params(k2)}
-    assert rows["routed experts"] == (1_014_686_023_680, 21_139_292_160)
-    assert rows["router and bias"][0] == 165_173_760
-    assert rows["RMSNorm"][0] == 881_664
-    assert rows["attention"][0] == 6_168_569_856
-    assert rows["sum"] == (1_026_408_232_448, 32_861_500_928)
-
-
-def test_a_vocabulary_too_small_for_the_tokenizer_is_refused():
-    with pytest.raises(UserError, match=r"model\.vocab_size is 10"):
-        config_from_parameters({"vocab_size": 10}, 11, 64)

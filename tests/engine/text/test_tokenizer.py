@@ -151,7 +151,7 @@ def test_training_again_in_another_process_gives_the_same_file(tokenizer_dir: Pa
         "from engine.text import bpe; bpe.save(bpe.train(texts(), 700, 20, 1), Path(sys.argv[1]), 512)"
     )
     subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[1])],
         check=True,
         env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[3]), "RAYON_NUM_THREADS": "1"},
     )

@@ -1,4 +1,4 @@
-"""A small tokenizer, trained once, for the tests of this package."""
+"""A small tokenizer, trained once for all tests of the engine."""
 
 import keyword
 import sysconfig

@@ -1,0 +1,60 @@
+"""The released weight format: FP8 E4M3 in blocks of 128 × 128, each with a scale in fp32 (DeepSeek-V3, K2).
+
+Shapes: N rows, M columns, n = ⌈N/128⌉ and m = ⌈M/128⌉ blocks; blocks at the edge may be smaller.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 128
+LARGEST = 448.0
+"""E4M3's largest number: a block's largest weight is stored as it."""
+SUFFIX = "_scale_inv"
+"""The scale of `x.weight` is `x.weight_scale_inv`: what the stored numbers are multiplied by."""
+
+QUANTIZATION: dict[str, Any] = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [BLOCK, BLOCK],
+}
+"""config.json's quantization_config."""
+
+
+def is_quantised(name: str) -> bool:
+    """Whether the release stores a weight so: all projections; not embedding, head, norms and router."""
+    return "_proj" in name and name.endswith(".weight")
+
+
+def scale_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(n, m) for a weight of shape (N, M)."""
+    rows, columns = shape
+    return -(-rows // BLOCK), -(-columns // BLOCK)
+
+
+def block_scales(weight_NM: Tensor) -> Tensor:
+    """Each block's largest magnitude over 448, fp32 (n, m); 1 for a block of zeros."""
+    rows, columns = weight_NM.shape
+    n, m = scale_shape((rows, columns))
+    padded = F.pad(weight_NM.float().abs(), (0, m * BLOCK - columns, 0, n * BLOCK - rows))
+    scale_nm = padded.view(n, BLOCK, m, BLOCK).amax((1, 3)) / LARGEST
+    return torch.where(scale_nm > 0, scale_nm, 1.0)
+
+
+def quantise(weight_NM: Tensor, scale_nm: Tensor) -> Tensor:
+    """The weight over its blocks' scales, rounded to the nearest E4M3 number; (N, M)."""
+    scaled = weight_NM.float() / _spread(scale_nm, weight_NM.shape)
+    return scaled.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+
+
+def dequantise(stored_NM: Tensor, scale_nm: Tensor) -> Tensor:
+    """What the stored weight means, in fp32; (N, M)."""
+    return stored_NM.float() * _spread(scale_nm, stored_NM.shape)
+
+
+def _spread(scale_nm: Tensor, shape: torch.Size) -> Tensor:
+    """The scale of each element, (N, M)."""
+    return scale_nm.repeat_interleave(BLOCK, 0)[: shape[0]].repeat_interleave(BLOCK, 1)[:, : shape[1]]

@@ -1,0 +1,56 @@
+"""`make export`: a checkpoint in Hugging Face's layout, for transformers, vLLM or SGLang.
+
+    python -m pipelines.export --env laptop --checkpoint rl --dtype bfloat16 --out DIR [--shard-gb 5]
+
+The directory appears whole or not at all. `make import` brings it back.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from engine.artifacts import files
+from engine.errors import UserError
+from pipelines import graph
+from pipelines.chat import CHECKPOINTS
+from pipelines.errors import report_errors
+from pipelines.manifest import load_manifest
+
+
+def main() -> None:
+    """Export as the command line asks and say what was written."""
+    parser = argparse.ArgumentParser(description="A checkpoint in Hugging Face's layout.")
+    parser.add_argument("--env", default=None, help="profile")
+    parser.add_argument("--checkpoint", default="rl", help=f"one of {', '.join(CHECKPOINTS)}")
+    parser.add_argument("--dtype", default="bfloat16", help="float32, bfloat16, or fp8 as K2 was released")
+    parser.add_argument("--out", default=None, help="a new directory (data/<profile>/export/<checkpoint>-<dtype>)")
+    parser.add_argument("--shard-gb", type=float, default=5.0, help="most gigabytes of a shard")
+    asked = parser.parse_args()
+    with report_errors():
+        profile = load_manifest().profile(asked.env)
+        default = graph.data_folder(profile) / "export" / f"{asked.checkpoint}-{asked.dtype}"
+        export(profile, asked.checkpoint, asked.dtype, Path(asked.out or default), round(asked.shard_gb * 1e9))
+
+
+def export(profile: str, checkpoint: str, dtype: str, out: Path, shard_bytes: int) -> None:
+    """Write a profile's checkpoint to `out`. UserError where that exists, or the checkpoint does not."""
+    if checkpoint not in CHECKPOINTS:
+        raise UserError(f"there is no checkpoint {checkpoint!r}: choose one of {', '.join(CHECKPOINTS)}.")
+    if out.exists():
+        raise UserError(f"{out} is there already: remove it or name another directory with OUT=….")
+    weights = graph.dataset(profile, CHECKPOINTS[checkpoint]).load()
+    tokenizer = graph.dataset(profile, "tokenizer").load()
+    from engine.model.export import export_checkpoint
+
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        done = export_checkpoint(weights, tokenizer, partial, dtype, shard_bytes)
+        files.publish(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{out}: {done.tensors:,} tensors, {done.bytes:,} bytes in {done.shards} shards ({dtype})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Out and back through the real graph: an exported checkpoint is the same artifact; another one moves what follows."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.project import LEDGER, PROFILE, Project
+
+pytestmark = pytest.mark.slow
+
+
+def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp_path, tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.repro(f"{LEDGER}:extend")
+    made, before = project.digests("pretrain"), project.runs()
+
+    out = str(tmp_path / "out")
+    export = ("--checkpoint", "base", "--dtype", "float32", "--out", out)
+    project.run("python", "-m", "pipelines.export", "--env", PROFILE, *export)
+    adopt = ("python", "-m", "pipelines.adopt", "--env", PROFILE, "--source", out)
+    project.run(*adopt)
+    assert project.ran_since(before) == ["pretrain"]
+    weights = [name for name in made if name.startswith("base_checkpoint/")]
+    assert weights
+    assert {name: made[name] for name in weights} == {name: project.digests("pretrain")[name] for name in weights}
+    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    assert "adopted from" in "".join(plan.split("\n")), plan
+    before = project.runs()
+    project.repro(f"{LEDGER}:extend")
+    assert project.ran_since(before) == []
+
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    shard = tmp_path / "out" / index["weight_map"]["lm_head.weight"]
+    tensors = load_file(shard)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] * 1.5
+    save_file(tensors, shard)
+    project.run(*adopt)
+    before = project.runs()
+    project.repro(f"{LEDGER}:extend")
+    assert project.ran_since(before) == ["extend"]
+    assert torch.equal(
+        load_file(project.data("pretrain", "base_checkpoint") / "model.safetensors")["lm_head.weight"],
+        tensors["lm_head.weight"],
+    )

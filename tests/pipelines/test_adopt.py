@@ -1,0 +1,122 @@
+"""Importing a checkpoint: it becomes its stage's output, with its origin on record; what does not fit changes nothing.
+
+DVC itself is asked in tests/graph/test_adopt.py; here its ledger is not there.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.artifacts.manifest import seal
+from engine.errors import UserError
+from engine.identity.records import read_records
+from engine.model.checkpoint import load_checkpoint, save_checkpoint
+from engine.model.export import export_checkpoint
+from engine.model.model import K2Model
+from engine.text import bpe
+from pipelines import adopt, graph, status
+from tests.engine.conftest import texts
+from tests.engine.tiny import config
+
+PROFILE = "smoke"
+
+
+def make_tokenizer(directory: Path, max_digits: int = 1) -> Path:
+    bpe.save(bpe.train(texts(), vocab_size=700, n_special=20, max_digits=max_digits), directory, context_length=64)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def data(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of its own that has a tokenizer, and shards that nobody will read."""
+    entries = graph.catalog_entries(PROFILE)
+    monkeypatch.setattr(graph, "data_folder", lambda profile: tmp_path / "data" / profile)
+    monkeypatch.setattr(graph, "dataset_path", lambda profile, name: tmp_path / str(entries[name]["filepath"]))
+    monkeypatch.setattr(adopt, "_tell_dvc", lambda *words: told.append(words))
+    told.clear()
+    folder = tmp_path / "data" / PROFILE
+    shutil.copytree(tokenizer, folder / "tokenization" / "tokenizer")
+    (folder / "tokenization" / "shards").mkdir()
+    (folder / "tokenization" / "shards" / "x").write_text("x")
+    for name in ("tokenizer", "shards"):
+        seal(folder / "tokenization" / name, stage="tokenization", dataset=name, counts={})
+    return folder
+
+
+told: list[tuple[str, ...]] = []
+
+
+@pytest.fixture
+def source(tmp_path: Path, tokenizer: Path) -> Path:
+    """A whole checkpoint in Hugging Face's layout, of that tokenizer."""
+    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), {})
+    export_checkpoint(tmp_path / "ours", tokenizer, tmp_path / "source", "float32", 100_000)
+    return tmp_path / "source"
+
+
+def test_an_imported_checkpoint_is_its_stages_output_and_its_origin_is_on_record(data: Path, source: Path) -> None:
+    adopt.adopt(PROFILE, source, "base_checkpoint")
+    ours = load_checkpoint(graph.dataset(PROFILE, "base_checkpoint").load()).state_dict()
+    for name, tensor in K2Model(config(vocab_size=700), seed=1).state_dict().items():
+        assert torch.equal(ours[name], tensor), name
+    (record,) = read_records(data / ".runs" / "pretrain")
+    assert record["outcome"] == "adopted"
+    assert record["origin"]["path"] == str(source)
+    assert len(record["origin"]["digest"]) == 32
+    assert record["outputs"] == {name: graph.digest_of(PROFILE, name) for name in record["outputs"]}
+    assert all(record["outputs"].values())
+    assert told == [("pretrain", PROFILE)]
+    assert not (data / ".work" / "pretrain" / "import").exists()
+    assert str(source).encode() not in b"".join(path.read_bytes() for path in (data / "pretrain").rglob("*.json")), (
+        "where it came from is no part of the artifact"
+    )
+
+
+def test_the_plan_takes_it_for_a_run_and_says_where_from(data: Path, source: Path) -> None:
+    adopt.adopt(PROFILE, source, "base_checkpoint")
+    (record,) = read_records(data / ".runs" / "pretrain")
+    before = {"tokenization": status.StageStatus("tokenization", "fresh", "", None, None, None)}
+    found = status._status("pretrain", PROFILE, before)
+    assert (found.state, found.reason) == ("fresh", f"adopted from {source}")
+    assert found.key == record["key"]
+
+
+def foreign_tokenizer(source: Path) -> None:
+    shutil.rmtree(source / "tokenizer", ignore_errors=True)
+    make_tokenizer(source / "tokenizer", max_digits=3)
+    shutil.copy(source / "tokenizer" / "tokenizer.json", source / "tokenizer.json")
+
+
+def extended(source: Path) -> None:
+    values = json.loads((source / "config.json").read_text())
+    values["rope_scaling"] = {"type": "linear", "factor": 2.0}
+    (source / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "dataset", "named"),
+    [
+        (foreign_tokenizer, "base_checkpoint", "was trained with tokenizer"),
+        (lambda source: (source / "tokenizer.json").unlink(), "base_checkpoint", "tokenizer.json does not exist"),
+        (extended, "base_checkpoint", "import it with AS=extended_checkpoint"),
+        (lambda source: None, "sft_checkpoint", "sft_checkpoint cannot be imported"),
+        (shutil.rmtree, "base_checkpoint", "is no directory"),
+        (lambda source: None, "extended_checkpoint", "make repro STAGE=pretrain"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(data, source, damage, dataset, named) -> None:
+    damage(source)
+    with pytest.raises(UserError, match=named):
+        adopt.adopt(PROFILE, source, dataset)
+    assert not (data / "pretrain").exists()
+    assert not (data / "extend").exists()
+    assert not read_records(data / ".runs" / "pretrain")
+    assert told == []
