@@ -97,7 +97,7 @@ def test_a_counter_sees_the_same_flops_in_the_oracles_forward(changes):
 
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_a_counter_sees_the_same_flops_in_ours(changes):
-    """A block of queries forms the scores of all keys up to its end; with gradients on, for decoding has its own ways."""
+    """A block of queries forms the scores of all keys up to its end. With gradients on: decoding has its own ways."""
     c = config(**changes, max_position_embeddings=2 * BLOCK + 2)
     T = 2 * BLOCK + 2
     f = flops_per_token(c, T)
