@@ -12,6 +12,7 @@ from engine.model.cache import LatentCache
 from engine.model.config import K2Config
 from engine.model.layers import Linear, RMSNorm
 from engine.model.rope import rotate, softmax_scale
+from engine.optim.layout import Rows
 from kernels.max_logit import max_logit
 
 
@@ -49,6 +50,19 @@ class LatentAttention(nn.Module):
         weight = self.q_proj.weight if self.config.q_lora_rank is None else self.q_b_proj.weight
         assert isinstance(weight, nn.Parameter)
         return weight
+
+    def clip_rows(self) -> list[Rows]:
+        """What QK-Clip scales: content rows of query and key by √γ, rotary query rows by γ (k2-facts 2.1).
+
+        The rotary key is shared by all heads and stays; so do the value rows that follow a head's key rows.
+        """
+        c, query, key = self.config, self.query_weight(), self.kv_b_proj.weight
+        assert isinstance(key, nn.Parameter)
+        return [
+            Rows(query, c.qk_head_dim, first=0, count=c.qk_nope_head_dim, power=0.5),
+            Rows(query, c.qk_head_dim, first=c.qk_nope_head_dim, count=c.qk_rope_head_dim, power=1.0),
+            Rows(key, c.qk_nope_head_dim + c.v_head_dim, first=0, count=c.qk_nope_head_dim, power=0.5),
+        ]
 
     def forward(
         self,
