@@ -7,6 +7,7 @@ Shapes: … any batch axes, G matrices, n rows, m columns with n ≤ m inside (a
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -36,9 +37,9 @@ GUARD = 1e-7
 RESTART = 2
 """Steps between two formings of R below fp32: rounding leaves R eigenvalues near -1e-2, which every step multiplies by
 up to a²; after two they are harmless, after five they are not (only ill-conditioned inputs show it)."""
-TOGETHER = {"cpu": 2**17, "cuda": 2**28}
-"""Numbers in the matrices iterated together. On a CPU half a megabyte in fp32, a core's second-level cache: the whole
-of 384 matrices 64×128 at once takes 1.4 times as long. On a GPU a gigabyte, so that memory stays bounded."""
+TOGETHER = {"cpu": 2**18, "cuda": 2**28}
+"""Numbers in the matrices iterated on together. On a CPU a megabyte in fp32, which stays in the cache: the whole of
+384 matrices 64×128 at once takes 1.4 times as long. On a GPU a gigabyte, so that memory stays bounded."""
 CALL = 6e-6
 """Seconds to start one operation, from Python."""
 RATE = {"cpu": 80e9, "cuda": 400e12}
@@ -74,26 +75,28 @@ class Plan:
     restart: int
 
 
+@lru_cache(maxsize=4096)
 def plan(count: int, n: int, m: int, dtype: torch.dtype, device: str, steps: int = STEPS) -> Plan:
     """The cheapest way for `count` matrices n×m, n ≤ m, in `dtype` on a device type.
 
     A function of its arguments alone. It must not time the machine at hand: the ways round differently, and two
     machines would make different weights under one stage key.
     """
-    chunk = min(count, max(1, TOGETHER.get(device, TOGETHER["cuda"]) // (n * m)))
-    exact = dtype in (torch.float32, torch.float64)
-    ways = [Plan(chunk, 1), Plan(chunk, steps if exact else RESTART)]
-    return min(ways, key=lambda way: cost(way, n, m, device, steps))
+    longest = steps if dtype in (torch.float32, torch.float64) else RESTART
+    room = TOGETHER.get(device, TOGETHER["cuda"])
+    dense = Plan(min(count, max(1, room // (2 * n * (n + m)))), 1)
+    gram = Plan(min(count, max(1, room // (4 * n * n))), longest)
+    return min(dense, gram, key=lambda how: cost(how, count, n, m, device, steps))
 
 
-def cost(way: Plan, n: int, m: int, device: str, steps: int = STEPS) -> float:
-    """Seconds for one chunk: operations to start, and products in units of two n×n matrices."""
-    segments = -(-steps // way.restart)
-    if way.restart == 1:
+def cost(how: Plan, count: int, n: int, m: int, device: str, steps: int = STEPS) -> float:
+    """Seconds for `count` matrices: operations to start, and products in units of two n×n matrices."""
+    segments = -(-steps // how.restart)
+    if how.restart == 1:
         calls, products = 3 * steps, steps * (1 + 2 * m / n)
     else:
         calls, products = 5 * steps - segments, 4 * steps - 3 * segments + segments * 2 * m / n
-    return calls * CALL + way.chunk * products * 2 * n**3 / RATE.get(device, RATE["cuda"])
+    return -(-count // how.chunk) * calls * CALL + count * products * 2 * n**3 / RATE.get(device, RATE["cuda"])
 
 
 @torch.no_grad()
@@ -114,14 +117,16 @@ def newton_schulz(
     how = how or plan(count, n, m, dtype, x.device.type, steps)
     triples = coefficients_of(coefficients, steps)
     iterate = _dense if how.restart == 1 else _gram
-    parts = [iterate(_normalised(part, dtype), triples, how.restart).to(x.dtype) for part in y.split(how.chunk)]
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    out = torch.empty(y.shape, dtype=x.dtype, device=x.device)
+    for part, place in zip(y.split(how.chunk), out.split(how.chunk)):
+        place.copy_(iterate(_normalised(part, dtype), triples, how.restart))
     shaped: Tensor = (out.mT if tall else out).reshape(x.shape)
     return shaped
 
 
 def _normalised(x_Gnm: Tensor, dtype: torch.dtype) -> Tensor:
-    return (x_Gnm / (torch.linalg.vector_norm(x_Gnm, dim=(-2, -1), keepdim=True) + GUARD)).to(dtype)
+    norm_G11 = torch.linalg.vector_norm(x_Gnm, dim=(-2, -1), keepdim=True)
+    return torch.div(x_Gnm, norm_G11 + GUARD).to(dtype)
 
 
 def _dense(x_Gnm: Tensor, triples: tuple[Triple, ...], _: int) -> Tensor:

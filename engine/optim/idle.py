@@ -11,7 +11,7 @@ IDLE_STEPS = 50
 
 
 class IdleExperts:
-    """Steps in a row with an all-zero gradient, for every expert: of each module's stacked (3-D) weights the first."""
+    """Steps in a row with a vanishing gradient, for every expert: of each module's stacked (3-D) weights the first."""
 
     def __init__(self, named: dict[str, nn.Parameter]) -> None:
         stacks: dict[str, str] = {}
@@ -29,7 +29,7 @@ class IdleExperts:
         for name, parameter in self.stacks.items():
             idle_E = self.idle_E[name].add_(1)
             if parameter.grad is not None:
-                idle_E *= torch.linalg.vector_norm(parameter.grad, torch.inf, dim=(1, 2)) == 0
+                idle_E *= torch.linalg.vector_norm(parameter.grad, dim=(1, 2)) == 0
         return int(sum((idle_E >= IDLE_STEPS).sum() for idle_E in self.idle_E.values()))
 
     def state_dict(self) -> dict[str, Tensor]:

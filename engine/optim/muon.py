@@ -5,13 +5,14 @@ Shapes: K matrices of one shape, n rows, m columns.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kernels.newton_schulz import STEPS, Coefficients, newton_schulz, plan
+from kernels.newton_schulz import STEPS, Coefficients, Plan, newton_schulz, plan
 
 RMS_TARGET = 0.2
 """Root mean square of an update before the learning rate, that of AdamW in practice (Moonlight, Table 8)."""
@@ -26,14 +27,14 @@ class Orthogonaliser:
     coefficients: Coefficients = "jordan"
     rms_target: float = RMS_TARGET
 
-    def chunk(self, count: int, n: int, m: int, device: str) -> int:
-        """How many of `count` matrices to take at a time."""
-        return plan(count, min(n, m), max(n, m), self.dtype, device, self.steps).chunk
+    def plan(self, count: int, n: int, m: int, device: str) -> Plan:
+        """How to go about `count` matrices of one shape."""
+        return plan(count, min(n, m), max(n, m), self.dtype, device, self.steps)
 
-    def __call__(self, update_Knm: Tensor) -> Tensor:
+    def __call__(self, update_Knm: Tensor, how: Plan) -> Tensor:
         """The orthogonalised, scaled update of each matrix."""
         scale = self.rms_target * math.sqrt(max(update_Knm.shape[-2:]))
-        return newton_schulz(update_Knm, self.steps, self.dtype, self.coefficients).mul_(scale)
+        return newton_schulz(update_Knm, self.steps, self.dtype, self.coefficients, how).mul_(scale)
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ def muon_(
         for stack in map(Stack, *views):
             groups[stack.weight.shape[1:], stack.weight.device].append(stack)
     for ((n, m), device), stacks in groups.items():
-        chunk = orthogonalise.chunk(sum(len(stack.weight) for stack in stacks), n, m, device.type)
-        for bundle in _bundles(stacks, chunk):
-            _move_(bundle, orthogonalise, lr, decay, mu, nesterov)
+        how = orthogonalise.plan(sum(len(stack.weight) for stack in stacks), n, m, device.type)
+        for bundle in _bundles(stacks, how.chunk):
+            _move_(bundle, partial(orthogonalise, how=how), lr, decay, mu, nesterov)
 
 
 def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
@@ -97,7 +98,7 @@ def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
 
 
 def _move_(
-    bundle: list[Stack], orthogonalise: Orthogonaliser, lr: float, decay: float, mu: float, nesterov: bool
+    bundle: list[Stack], orthogonalise: Callable[[Tensor], Tensor], lr: float, decay: float, mu: float, nesterov: bool
 ) -> None:
     """The whole step of a few matrices, which stay in the cache from momentum to weight."""
     weights, momenta, gradients = (

@@ -6,6 +6,7 @@ import torch
 from engine.model.model import K2Model
 from engine.optim.muon import Orthogonaliser, matrices, muon_
 from engine.optim.muonclip import MuonClip
+from kernels.newton_schulz import Plan
 from tests.engine.optim.oracle import TorchMuon, backward, draw_gradients, muon_matrices
 from tests.engine.tiny import config
 
@@ -70,9 +71,7 @@ def test_gate_and_up_are_orthogonalised_apart():
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_it_does_not_matter_who_else_has_the_same_shape(monkeypatch, count):
     """Bundles of any size, cut or gathered, give what each matrix gets alone."""
-    from kernels import newton_schulz
-
-    monkeypatch.setitem(newton_schulz.TOGETHER, "cpu", 8 * 12 * count)
+    monkeypatch.setattr(Orthogonaliser, "plan", lambda *_: Plan(count, 1))
     weights = {"a": draws(0, 8, 12), "b": draws(1, 5, 8, 12), "c": draws(2, 8, 12), "d": draws(3, 12, 8)}
     gradients = {name: draws(7 + i, *w.shape) for i, (name, w) in enumerate(weights.items())}
     together, momenta = move({name: w.clone() for name, w in weights.items()}, gradients)
@@ -140,3 +139,43 @@ def test_double_precision_is_kept():
     torch.testing.assert_close(whole["w"], rounded["w"].double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scaled["w"], whole["w"], rtol=1e-6, atol=1e-7)  # the guard's 1e-7 remains
     assert not torch.equal(whole["w"].float().double(), whole["w"])
+
+
+def rms(coefficients, n, m):
+    """Of the updates of enough Gaussian matrices to know it to about 1 %."""
+    x = draws(n + m, max(1, 4000 // (n * n)), n, m)
+    orthogonalise = Orthogonaliser(dtype=torch.float32, coefficients=coefficients)
+    return float(orthogonalise(x, orthogonalise.plan(len(x), n, m, "cpu")).pow(2).mean().sqrt())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 32, 128])
+@pytest.mark.parametrize("aspect", [1, 2, 4, 16])
+def test_with_polar_express_an_update_has_the_targets_rms_whatever_its_shape(n, aspect):
+    for shape in ((n, n * aspect), (n * aspect, n)):
+        assert 0.16 <= rms("polar_express", *shape) <= 0.21
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 32, 64, 128])
+@pytest.mark.parametrize("aspect", [1, 2, 4])
+def test_with_jordan_it_has_where_the_spectrum_is_wide(n, aspect):
+    for shape in ((n, n * aspect), (n * aspect, n)):
+        assert 0.16 <= rms("jordan", *shape) <= 0.21
+
+
+def test_with_jordan_a_narrow_spectrum_lands_off_the_target_as_its_polynomial_says():
+    """Jordan's steps do not settle: values near 1 swing between about 0.7 and 1.1, and end where the fifth leaves them.
+
+    A wide spectrum averages that out. A vector has one value, 1, and a long matrix of n rows has n values near 1/√n
+    (Marchenko–Pastur), so all of the update comes out too small or too large together.
+    """
+
+    def swung(s):
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        return 0.2 * s
+
+    assert rms("jordan", 1, 64) == pytest.approx(swung(1.0), rel=1e-3)
+    assert swung(1.0) < 0.16
+    assert rms("jordan", 8, 8 * 400) == pytest.approx(swung(8**-0.5), rel=0.02)
+    assert rms("jordan", 64, 64 * 16) < 0.16
+    assert rms("jordan", 8, 8 * 16) > 0.21

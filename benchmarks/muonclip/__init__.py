@@ -1,0 +1,1 @@
+"""The K2 model and MuonClip against what one would take instead."""
