@@ -4,7 +4,7 @@ Shapes: E experts of a stack.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 IDLE_STEPS = 50
 """From how many steps in a row without a token an expert counts as idle."""
@@ -31,7 +31,3 @@ class IdleExperts:
             if parameter.grad is not None:
                 idle_E *= torch.linalg.vector_norm(parameter.grad, dim=(1, 2)) == 0
         return int(sum((idle_E >= IDLE_STEPS).sum() for idle_E in self.idle_E.values()))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The counts by weight name."""
-        return dict(self.idle_E)

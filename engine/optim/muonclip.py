@@ -192,4 +192,6 @@ class MuonClip:
             kept = {key: state[f"adamw/{name}/{key}"].clone() for key in ADAMW_STATE if f"adamw/{name}/{key}" in state}
             if kept:
                 self.adamw.state[self.masters[name]] = kept
+        if "clipped" not in state:
+            raise UserError("optimizer state: the count of clipped steps is missing; start the stage afresh")
         self.steps, self.first_clipped, self.last_clipped = state["clipped"].tolist()

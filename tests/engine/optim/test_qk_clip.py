@@ -128,18 +128,26 @@ def test_only_heads_over_tau_move_and_no_maximum_makes_a_nan(kind, weights, data
 
 
 @pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_with_rate_0_the_logit_of_a_clipped_head_is_tau(kind):
-    model = made(kind)
+def test_with_rate_0_the_logit_of_a_clipped_head_is_tau_by_the_fp32_masters(kind, dtype):
+    model = made(kind, dtype)
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
-    before = model.scores(x)
+
+    def scores():
+        by_masters = made(kind)
+        by_masters.load_state_dict({name: optimizer.masters[name] for name, _ in model.named_parameters()})
+        return by_masters.scores(x)
+
+    optimizer = MuonClip(model, 0.0)
+    before = scores()
     s_H = before.amax((1, 2))
     tau = float(s_H.sort().values[1:3].mean())
     assert tau > 0
     model.logits.max_logit_H = s_H.clone()
-    optimizer = MuonClip(model, 0.0, tau=tau)
+    optimizer.tau = tau
     assert optimizer.step()["clipped_heads"] == int((s_H > tau).sum()) == 2
-    after = model.scores(x)
+    after = scores()
     over = s_H > tau
     torch.testing.assert_close(after[over].amax((1, 2)), torch.full((2,), tau), rtol=1e-5, atol=0)
     torch.testing.assert_close(after, before * clip_factors(s_H, tau)[:, None, None], rtol=1e-4, atol=1e-5)
