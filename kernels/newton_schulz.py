@@ -36,7 +36,7 @@ GUARD = 1e-7
 
 RESTART = 2
 """Steps between two formings of R below fp32: rounding leaves R eigenvalues near -1e-2, which every step multiplies by
-up to a²; after two they are harmless, after five they are not (only ill-conditioned inputs show it)."""
+up to a²; after two they are harmless, after three or five they are not (only ill-conditioned inputs show it)."""
 TOGETHER = {"cpu": 2**18, "cuda": 2**28}
 """Numbers in the matrices iterated on together. On a CPU a megabyte in fp32, which stays in the cache: the whole of
 384 matrices 64×128 at once takes 1.4 times as long. On a GPU a gigabyte, so that memory stays bounded."""
@@ -118,9 +118,12 @@ def newton_schulz(
         how = plan(count, n, m, dtype, "cpu" if x.is_cpu else "cuda", steps)
     triples = coefficients_of(coefficients, steps)
     iterate = _dense if how.restart == 1 else _gram
-    out = torch.empty(y.shape, dtype=x.dtype, device=x.device)
-    for part, place in zip(y.split(how.chunk), out.split(how.chunk)):
-        place.copy_(iterate(_normalised(part, dtype), triples, how.restart))
+    if count <= how.chunk:
+        out = iterate(_normalised(y, dtype), triples, how.restart).to(x.dtype)
+    else:
+        out = torch.empty(y.shape, dtype=x.dtype, device=x.device)
+        for part, place in zip(y.split(how.chunk), out.split(how.chunk)):
+            place.copy_(iterate(_normalised(part, dtype), triples, how.restart))
     shaped: Tensor = (out.mT if tall else out).reshape(x.shape)
     return shaped
 

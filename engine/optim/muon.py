@@ -5,9 +5,8 @@ Shapes: K matrices of one shape, n rows, m columns.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,10 +30,13 @@ class Orthogonaliser:
         """How to go about `count` matrices of one shape."""
         return plan(count, min(n, m), max(n, m), self.dtype, device, self.steps)
 
+    def scale(self, n: int, m: int) -> float:
+        """What an orthogonalised matrix is to be multiplied by."""
+        return self.rms_target * math.sqrt(max(n, m))
+
     def __call__(self, update_Knm: Tensor, how: Plan) -> Tensor:
-        """The orthogonalised, scaled update of each matrix."""
-        scale = self.rms_target * math.sqrt(max(update_Knm.shape[-2:]))
-        return newton_schulz(update_Knm, self.steps, self.dtype, self.coefficients, how).mul_(scale)
+        """The orthogonalised update of each matrix, not yet scaled."""
+        return newton_schulz(update_Knm, self.steps, self.dtype, self.coefficients, how)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,13 @@ def muon_(
         views = [matrices(name, t.detach(), (heads or {}).get(name)) for t in (weights[name], momenta[name], gradient)]
         for stack in map(Stack, *views):
             groups[stack.weight.shape[1:], stack.weight.device].append(stack)
+    # A bundle's matrices stay in the cache from the momentum to the weight.
     for ((n, m), device), stacks in groups.items():
         how = orthogonalise.plan(sum(len(stack.weight) for stack in stacks), n, m, device.type)
         for bundle in _bundles(stacks, how.chunk):
-            _move_(bundle, partial(orthogonalise, how=how), lr, decay, mu, nesterov)
+            updates = _updates(bundle, mu, nesterov)
+            moved = orthogonalise(torch.cat(updates) if len(updates) > 1 else updates[0], how)
+            _move_(bundle, moved, 1 - lr * decay, lr * orthogonalise.scale(n, m))
 
 
 def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
@@ -97,16 +102,16 @@ def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
     yield bundle
 
 
-def _move_(
-    bundle: list[Stack], orthogonalise: Callable[[Tensor], Tensor], lr: float, decay: float, mu: float, nesterov: bool
-) -> None:
-    """The whole step of a few matrices, which stay in the cache from momentum to weight."""
-    weights, momenta, gradients = (
-        [getattr(stack, field) for stack in bundle] for field in ("weight", "momentum", "gradient")
-    )
+def _updates(bundle: list[Stack], mu: float, nesterov: bool) -> list[Tensor]:
+    """Take up the gradients into the momenta; what is to be orthogonalised."""
+    momenta, gradients = [stack.momentum for stack in bundle], [stack.gradient for stack in bundle]
     torch._foreach_mul_(momenta, mu)
     torch._foreach_add_(momenta, gradients)
-    updates = torch._foreach_add(gradients, momenta, alpha=mu) if nesterov else momenta
-    moved = orthogonalise(torch.cat(updates) if len(updates) > 1 else updates[0])
-    torch._foreach_mul_(weights, 1 - lr * decay)
-    torch._foreach_add_(weights, moved.split([len(weight) for weight in weights]), alpha=-lr)
+    return list(torch._foreach_add(gradients, momenta, alpha=mu)) if nesterov else momenta
+
+
+def _move_(bundle: list[Stack], moved_Knm: Tensor, keep: float, rate: float) -> None:
+    """W ← keep·W − rate·O."""
+    weights = [stack.weight for stack in bundle]
+    torch._foreach_mul_(weights, keep)
+    torch._foreach_add_(weights, list(moved_Knm.split([len(weight) for weight in weights])), alpha=-rate)

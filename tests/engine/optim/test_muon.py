@@ -145,7 +145,8 @@ def rms(coefficients, n, m):
     """Of the updates of enough Gaussian matrices to know it to about 1 %."""
     x = draws(n + m, max(1, 4000 // (n * n)), n, m)
     orthogonalise = Orthogonaliser(dtype=torch.float32, coefficients=coefficients)
-    return float(orthogonalise(x, orthogonalise.plan(len(x), n, m, "cpu")).pow(2).mean().sqrt())
+    update = orthogonalise(x, orthogonalise.plan(len(x), n, m, "cpu")) * orthogonalise.scale(n, m)
+    return float(update.pow(2).mean().sqrt())
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 32, 128])
