@@ -11,7 +11,7 @@ import importlib
 
 from benchmarks.report import Report
 
-PARTS = ("model", "moe", "decode")
+PARTS = ("optimizer", "model", "moe", "decode")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

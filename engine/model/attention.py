@@ -11,6 +11,7 @@ from engine.model.cache import LatentCache
 from engine.model.config import K2Config
 from engine.model.layers import Linear, RMSNorm
 from engine.model.rope import softmax_scale
+from engine.optim.layout import Rows
 from kernels.latent_attention import latent_attention, rotate
 from kernels.precision import wide
 
@@ -51,6 +52,19 @@ class LatentAttention(nn.Module):
         assert isinstance(weight, nn.Parameter)
         return weight
 
+    def clip_rows(self) -> list[Rows]:
+        """What QK-Clip scales: content rows of query and key by √γ, rotary query rows by γ (k2-facts 2.1).
+
+        The rotary key is shared by all heads and stays; so do the value rows that follow a head's key rows.
+        """
+        c, query, key = self.config, self.query_weight(), self.kv_b_proj.weight
+        assert isinstance(key, nn.Parameter)
+        return [
+            Rows(query, c.qk_head_dim, first=0, count=c.qk_nope_head_dim, power=0.5),
+            Rows(query, c.qk_head_dim, first=c.qk_nope_head_dim, count=c.qk_rope_head_dim, power=1.0),
+            Rows(key, c.qk_nope_head_dim + c.v_head_dim, first=0, count=c.qk_nope_head_dim, power=0.5),
+        ]
+
     def forward(
         self,
         x_BTD: Tensor,
@@ -85,7 +99,7 @@ class LatentAttention(nn.Module):
         recording = self.recording and self.training and torch.is_grad_enabled()
         y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=recording)
         if largest_H is not None:
-            torch.maximum(self.max_logit_H, largest_H, out=self.max_logit_H)
+            self.max_logit_H = torch.maximum(self.max_logit_H, largest_H)  # fp32 or better, whatever the model's type
         return y
 
     def _attend_absorbed(
@@ -106,7 +120,7 @@ class LatentAttention(nn.Module):
         if visible is not None:
             logits = logits.masked_fill(~visible, float("-inf"))
         if self.recording and self.training and torch.is_grad_enabled():
-            torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)), out=self.max_logit_H)
+            self.max_logit_H = torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)))
         share = logits.softmax(-1).to(q.dtype)
         mixed = torch.bmm(share.flatten(1, 2), stored_BSr[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
         return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR)

@@ -1,60 +1,117 @@
 """Muon's update for a set of weights: momentum, Newton–Schulz over equal shapes at once, decoupled decay.
 
-Shapes: G matrices of one shape, n rows, m columns with n ≤ m.
+Shapes: K matrices of one shape, n rows, m columns.
 """
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kernels.newton_schulz import STEPS, newton_schulz
+from kernels.newton_schulz import STEPS, Coefficients, Plan, newton_schulz, plan
 
 RMS_TARGET = 0.2
 """Root mean square of an update before the learning rate, that of AdamW in practice (Moonlight, Table 8)."""
 
 
-def matrices(name: str, tensor: Tensor) -> list[Tensor]:
-    """Views of a weight as the matrices that Muon treats apart, each (…, n, m): gate and up are two."""
-    return list(tensor.chunk(2, dim=-2)) if name.endswith("gate_up_proj") else [tensor]
+@dataclass(frozen=True)
+class Orthogonaliser:
+    """How updates are orthogonalised: Newton–Schulz steps, their type and coefficients; then 0.2·√max(n, m)."""
+
+    steps: int = STEPS
+    dtype: torch.dtype = torch.bfloat16
+    coefficients: Coefficients = "jordan"
+    rms_target: float = RMS_TARGET
+
+    def plan(self, count: int, n: int, m: int, device: str) -> Plan:
+        """How to go about `count` matrices of one shape."""
+        return plan(count, min(n, m), max(n, m), self.dtype, device, self.steps)
+
+    def scale(self, n: int, m: int) -> float:
+        """What an orthogonalised matrix is to be multiplied by."""
+        return self.rms_target * math.sqrt(max(n, m))
+
+    def __call__(self, update_Knm: Tensor, how: Plan) -> Tensor:
+        """The orthogonalised update of each matrix, not yet scaled."""
+        return newton_schulz(update_Knm, self.steps, self.dtype, self.coefficients, how)
 
 
-def orthogonalised(updates: list[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Newton–Schulz of each (…, n, m) times 0.2·√max(n, m). Equal shapes, turned or not, go as one batch."""
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, update in enumerate(updates):
-        n, m = update.shape[-2:]
-        groups[(min(n, m), max(n, m))].append(index)
-    out: list[Tensor] = list(updates)
-    for (n, m), members in groups.items():
-        wide = [updates[i] if updates[i].shape[-2] == n else updates[i].mT for i in members]
-        batch_Gnm = torch.cat([w.reshape(-1, n, m) for w in wide])
-        result = newton_schulz(batch_Gnm, steps, dtype) * (RMS_TARGET * math.sqrt(m))
-        for i, w, part in zip(members, wide, result.split([w.numel() // (n * m) for w in wide])):
-            shaped = part.view(w.shape)
-            out[i] = shaped if updates[i].shape[-2] == n else shaped.mT
-    return out
+@dataclass(frozen=True)
+class Stack:
+    """Views (K, n, m) of a weight, its momentum and its gradient."""
+
+    weight: Tensor
+    momentum: Tensor
+    gradient: Tensor
+
+    def split(self, size: int) -> Iterator["Stack"]:
+        """The stack in pieces of at most `size` matrices."""
+        yield from map(Stack, self.weight.split(size), self.momentum.split(size), self.gradient.split(size))
+
+
+def matrices(name: str, tensor: Tensor, heads: int | None = None) -> list[Tensor]:
+    """Views (K, n, m) of a weight as the matrices that Muon treats apart: gate and up are two; `heads` divides rows."""
+    if heads is not None:
+        return [tensor.unflatten(0, (heads, -1))]
+    stack = tensor if tensor.ndim == 3 else tensor[None]
+    return list(stack.chunk(2, dim=-2)) if name.endswith("gate_up_proj") else [stack]
 
 
 @torch.no_grad()
 def muon_(
-    weights: dict[str, nn.Parameter],
-    momenta: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
+    momenta: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    orthogonalise: Orthogonaliser,
     *,
     lr: float,
     decay: float,
     mu: float,
-    steps: int = STEPS,
-    dtype: torch.dtype = torch.bfloat16,
+    nesterov: bool = True,
+    heads: Mapping[str, int] | None = None,
 ) -> None:
-    """One step in place: M ← μM + G; W ← W − lr·(0.2·√max(n,m)·NS(G + μM) + decay·W) (k2-facts 2.1, Nesterov 2.2)."""
-    pieces, places = [], []
-    for name, weight in weights.items():
-        if weight.grad is None:
-            continue
-        momenta[name].mul_(mu).add_(weight.grad)
-        pieces += matrices(name, weight.grad.add(momenta[name], alpha=mu))
-        places += matrices(name, weight.data)
-    for place, update in zip(places, orthogonalised(pieces, steps, dtype)):
-        place.mul_(1 - lr * decay).add_(update, alpha=-lr)
+    """One step in place: M ← μM + G; W ← W − lr·(0.2·√max(n,m)·NS(G + μM) + decay·W) (k2-facts 2.1, Nesterov 2.2).
+
+    Moves the weights that have a gradient. `heads` names weights to treat head by head.
+    """
+    groups: dict[tuple[torch.Size, torch.device], list[Stack]] = defaultdict(list)
+    for name, gradient in gradients.items():
+        views = [matrices(name, t.detach(), (heads or {}).get(name)) for t in (weights[name], momenta[name], gradient)]
+        for stack in map(Stack, *views):
+            groups[stack.weight.shape[1:], stack.weight.device].append(stack)
+    # A bundle's matrices stay in the cache from the momentum to the weight.
+    for ((n, m), device), stacks in groups.items():
+        how = orthogonalise.plan(sum(len(stack.weight) for stack in stacks), n, m, device.type)
+        for bundle in _bundles(stacks, how.chunk):
+            updates = _updates(bundle, mu, nesterov)
+            moved = orthogonalise(torch.cat(updates) if len(updates) > 1 else updates[0], how)
+            _move_(bundle, moved, 1 - lr * decay, lr * orthogonalise.scale(n, m))
+
+
+def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
+    """The same matrices in lots of at most `chunk`, small stacks together and large ones cut."""
+    bundle: list[Stack] = []
+    for piece in (piece for stack in stacks for piece in stack.split(chunk)):
+        if bundle and sum(len(other.weight) for other in bundle) + len(piece.weight) > chunk:
+            yield bundle
+            bundle = []
+        bundle.append(piece)
+    yield bundle
+
+
+def _updates(bundle: list[Stack], mu: float, nesterov: bool) -> list[Tensor]:
+    """Take up the gradients into the momenta; what is to be orthogonalised."""
+    momenta, gradients = [stack.momentum for stack in bundle], [stack.gradient for stack in bundle]
+    torch._foreach_mul_(momenta, mu)
+    torch._foreach_add_(momenta, gradients)
+    return list(torch._foreach_add(gradients, momenta, alpha=mu)) if nesterov else momenta
+
+
+def _move_(bundle: list[Stack], moved_Knm: Tensor, keep: float, rate: float) -> None:
+    """W ← keep·W − rate·O."""
+    weights = [stack.weight for stack in bundle]
+    torch._foreach_mul_(weights, keep)
+    torch._foreach_add_(weights, list(moved_Knm.split([len(weight) for weight in weights])), alpha=-rate)

@@ -1,51 +1,103 @@
-"""MuonClip: Muon on the weight matrices, AdamW on the rest, QK-Clip after the step (arXiv 2507.20534, section 2.1)."""
+"""MuonClip: Muon on the weight matrices, AdamW on the rest, QK-Clip after the step (arXiv 2507.20534, section 2.1).
+
+Works on any torch model whose attention layers follow `ClippedAttention`; see docs/muonclip.md.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from engine.model.model import K2Model
-from engine.optim.muon import muon_
-from engine.optim.qk_clip import check_maxima, qk_clip_
-from kernels.newton_schulz import STEPS
+from engine.optim.groups import MuonRule, is_muon, refuse_qk_norm, split
+from engine.optim.idle import IdleExperts
+from engine.optim.layout import ClippedAttention, find_attentions
+from engine.optim.masters import Masters
+from engine.optim.muon import RMS_TARGET, Orthogonaliser, muon_
+from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
+from kernels.newton_schulz import STEPS, Coefficients
 
 ADAMW_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
-def is_muon(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon moves this weight: at least 2-D, neither embedding nor head (Moonlight's rule)."""
-    return parameter.ndim >= 2 and not name.startswith(("embed_tokens.", "lm_head."))
-
-
 class MuonClip:
-    """The optimizer of K2. `tau` 0 switches QK-Clip off; `adamw_lr_factor` scales the rate of the AdamW group.
+    """The optimizer of K2. `tau` 0 or inf switches QK-Clip off; `adamw_lr_factor` scales the rate of the AdamW group.
 
-    `step` reads the per-head maxima that the model recorded since the last step, over all micro-batches, and
-    resets them. Both groups share the rate and λ by default, as Moonlight's do.
+    `step` reads the per-head maxima that the attentions recorded since the last step, over all micro-batches, and
+    resets them. Both groups share the rate and λ by default, as Moonlight's do. `is_muon` never true is AdamW with
+    QK-Clip. `attentions` None means all parts of the model that follow the protocol. `per_head` orthogonalises query
+    and key projections head by head. Weights narrower than fp32 get fp32 masters unless `masters` is False.
     """
 
     def __init__(
         self,
-        model: K2Model,
+        model: nn.Module,
         lr: float,
         *,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        nesterov: bool = True,
         tau: float = 100.0,
+        rms_target: float = RMS_TARGET,
         adamw_lr_factor: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.95),
         ns_steps: int = STEPS,
         ns_dtype: torch.dtype = torch.bfloat16,
+        coefficients: Coefficients = "jordan",
+        clip_per: ClipPer = "head",
+        is_muon: MuonRule = is_muon,
+        attentions: Sequence[ClippedAttention] | None = None,
+        per_head: bool = False,
+        masters: bool | Literal["auto"] = "auto",
     ) -> None:
-        self.model, self.lr, self.weight_decay, self.momentum, self.tau = model, lr, weight_decay, momentum, tau
-        self.adamw_lr_factor, self.ns_steps, self.ns_dtype = adamw_lr_factor, ns_steps, ns_dtype
-        named = dict(model.named_parameters())
-        self.muon = {name: p for name, p in named.items() if is_muon(name, p)}
-        self.rest = {name: p for name, p in named.items() if name not in self.muon}
-        self.momenta = {name: torch.zeros_like(p) for name, p in self.muon.items()}
-        self.adamw = torch.optim.AdamW(
-            self.rest.values(), lr=lr * adamw_lr_factor, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True
-        )
+        self.model, self.lr, self.weight_decay, self.momentum, self.nesterov = (
+            model, lr, weight_decay, momentum, nesterov,
+        )  # fmt: skip
+        self.tau, self.clip_per, self.adamw_lr_factor = tau, clip_per, adamw_lr_factor
+        self.orthogonalise = Orthogonaliser(ns_steps, ns_dtype, coefficients, rms_target)
+        self.attentions = find_attentions(model) if attentions is None else list(attentions)
+        self._check_clipping()
+        self.muon, self.rest = split(model, is_muon)
+        self.masters = Masters(self.muon | self.rest, keep=bool(masters))
+        self.heads = self._head_counts() if per_head else {}
+        self.momenta = {
+            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            for name, p in self.muon.items()
+        }
+        moved = [{"params": [self.masters[name] for name in self.rest]}]
+        self.adamw = torch.optim.AdamW(moved, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+        self.idle = IdleExperts(self.muon)
+        self.max_logits: list[list[float]] = []
+        """S_max of the last step, by layer and head."""
+        self.steps = self.first_clipped = self.last_clipped = 0
+        """Steps made, and the first and last of them (from 1) at which a head was clipped; 0 for none."""
+
+    @property
+    def clips(self) -> bool:
+        """Whether QK-Clip is on."""
+        return 0 < self.tau < math.inf
+
+    def _check_clipping(self) -> None:
+        if not self.clips:
+            return
+        if not self.attentions:
+            raise UserError(
+                "MuonClip: no part of the model records attention logits (engine.optim.layout.ClippedAttention); put a "
+                "HeadLogits beside the projections, or give tau=0"
+            )
+        refuse_qk_norm(self.model)
+
+    def _head_counts(self) -> dict[str, int]:
+        """Heads of each weight that a layout divides into heads as a whole."""
+        heads = {
+            id(rows.weight): attention.max_logit_H.numel()
+            for attention in self.attentions
+            for rows in attention.clip_rows()
+            if rows.per_head * attention.max_logit_H.numel() == rows.weight.shape[0]
+        }
+        return {name: heads[id(p)] for name, p in self.muon.items() if id(p) in heads}
 
     def set_lr(self, lr: float) -> None:
         """Set the rate of the steps to come, for both groups."""
@@ -56,41 +108,90 @@ class MuonClip:
             group["weight_decay"] = self.weight_decay / self.adamw_lr_factor if self.adamw_lr_factor else 0.0
 
     def step(self) -> dict[str, float]:
-        """Move all weights, then clip. Returns `max_logit` (largest over heads) and `clipped_heads`.
+        """Move all weights, then clip. Returns figures for the history:
 
+        `max_logit` (largest over heads, -inf without attentions), `clipped_heads` of this step, `first_clipped_step`
+        and `last_clipped_step` (from 1; 0 for none yet), and `idle_experts` (no token for `IDLE_STEPS` or longer).
         Raises UserError, having changed nothing, where a maximum is NaN or +inf.
         """
-        attentions = self.model.attentions()
-        check_maxima(attentions)
-        self.set_lr(self.lr)
-        hyper = {"lr": self.lr, "decay": self.weight_decay, "mu": self.momentum}
-        muon_(self.muon, self.momenta, **hyper, steps=self.ns_steps, dtype=self.ns_dtype)
-        self.adamw.step()
-        largest = max(float(attention.max_logit_H.max()) for attention in attentions)
-        clipped = sum(qk_clip_(attention, self.tau) for attention in attentions) if self.tau > 0 else 0
-        for attention in attentions:
+        self.max_logits = read_maxima(self.attentions)
+        self.steps += 1
+        idle = self.idle.count()
+        self._move()
+        clipped = self._clip()
+        self.masters.publish_()
+        for attention in self.attentions:
             attention.reset_max_logit()
-        return {"max_logit": largest, "clipped_heads": float(clipped)}
+        return {
+            "max_logit": max((max(heads) for heads in self.max_logits), default=-math.inf),
+            "clipped_heads": float(clipped),
+            "first_clipped_step": float(self.first_clipped),
+            "last_clipped_step": float(self.last_clipped),
+            "idle_experts": float(idle),
+        }
+
+    def _move(self) -> None:
+        self.set_lr(self.lr)
+        muon_(
+            {name: self.masters[name] for name in self.muon},
+            self.momenta,
+            {name: p.grad for name, p in self.muon.items() if p.grad is not None},
+            self.orthogonalise,
+            lr=self.lr,
+            decay=self.weight_decay,
+            mu=self.momentum,
+            nesterov=self.nesterov,
+            heads=self.heads,
+        )
+        self.masters.take_gradients(self.rest)
+        self.adamw.step()
+
+    def _clip(self) -> int:
+        """Clip the layers that need it; how many heads that were."""
+        if not self.clips:
+            return 0
+        clipped = sum(
+            qk_clip_(attention, self.tau, self.clip_per, self.masters.of)
+            for attention, heads in zip(self.attentions, self.max_logits)
+            if max(heads) > self.tau
+        )
+        if clipped:
+            self.first_clipped, self.last_clipped = self.first_clipped or self.steps, self.steps
+        return clipped
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         self.model.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Momenta by weight name: `muon/NAME`, and `adamw/NAME/…` for weights that have taken a step."""
+        """All that a resumed run needs beside the weights, by weight name.
+
+        `muon/NAME` momenta; `adamw/NAME/…` for weights that have taken a step; `master/NAME` where the weight is
+        narrower than fp32; `idle/NAME` steps without a token by expert; `clipped`: steps made, first and last clipped.
+        """
         out = {f"muon/{name}": momentum for name, momentum in self.momenta.items()}
-        for name, parameter in self.rest.items():
-            for key, value in self.adamw.state.get(parameter, {}).items():
+        for name in self.rest:
+            for key, value in self.adamw.state.get(self.masters[name], {}).items():
                 out[f"adamw/{name}/{key}"] = value
-        return out
+        out |= {f"master/{name}": copy for name, copy in self.masters.copies.items()}
+        out |= {f"idle/{name}": idle_E for name, idle_E in self.idle.idle_E.items()}
+        return out | {"clipped": torch.tensor([self.steps, self.first_clipped, self.last_clipped])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a `state_dict`. Raises UserError naming the first weight whose state is missing."""
-        for name, momentum in self.momenta.items():
-            if f"muon/{name}" not in state:
-                raise UserError(f"optimizer state: momentum of {name} is missing; start the stage afresh")
-            momentum.copy_(state[f"muon/{name}"])
-        for name, parameter in self.rest.items():
+        for kind, what, tensors in (
+            ("muon", "momentum", self.momenta),
+            ("master", "fp32 master", self.masters.copies),
+            ("idle", "count of idle steps", self.idle.idle_E),
+        ):
+            for name, tensor in tensors.items():
+                if f"{kind}/{name}" not in state:
+                    raise UserError(f"optimizer state: {what} of {name} is missing; start the stage afresh")
+                tensor.copy_(state[f"{kind}/{name}"])
+        for name in self.rest:
             kept = {key: state[f"adamw/{name}/{key}"].clone() for key in ADAMW_STATE if f"adamw/{name}/{key}" in state}
             if kept:
-                self.adamw.state[parameter] = kept
+                self.adamw.state[self.masters[name]] = kept
+        if "clipped" not in state:
+            raise UserError("optimizer state: the count of clipped steps is missing; start the stage afresh")
+        self.steps, self.first_clipped, self.last_clipped = state["clipped"].tolist()

@@ -1,13 +1,19 @@
 """QK-Clip: shrink the query and key weights of a head whose logits grew past τ (arXiv 2507.20534, Algorithm 1).
 
-Shapes: H heads, N content and d rotary channels of a query or key head, V channels of a value head.
+Shapes: H heads.
 """
 
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import UserError
-from engine.model.attention import LatentAttention
+from engine.optim.layout import ClippedAttention
+
+ClipPer = Literal["head", "layer"]
 
 
 def clip_factors(max_logit_H: Tensor, tau: float) -> Tensor:
@@ -18,34 +24,47 @@ def clip_factors(max_logit_H: Tensor, tau: float) -> Tensor:
     return torch.where(max_logit_H > tau, tau / max_logit_H, torch.ones_like(max_logit_H))
 
 
-def check_maxima(attentions: list[LatentAttention]) -> None:
-    """Raise UserError naming layer and head where a recorded maximum is NaN or +inf. Changes nothing."""
-    for layer, attention in enumerate(attentions):
-        bad = attention.max_logit_H.isnan() | (attention.max_logit_H == float("inf"))
-        if bad.any():
-            head = int(bad.nonzero()[0])
-            raise UserError(
-                f"layer {layer}, head {head}: the largest attention logit is {attention.max_logit_H[head]}; "
-                "training has diverged: lower the learning rate or tau"
-            )
+def read_maxima(attentions: Sequence[ClippedAttention]) -> list[list[float]]:
+    """Each layer's maxima by head, in one transfer from the device. Changes nothing.
+
+    Raises UserError naming layer and head where a maximum is NaN or +inf.
+    """
+    if not attentions:
+        return []
+    together = iter(torch.cat([attention.max_logit_H for attention in attentions]).tolist())
+    maxima = [[next(together) for _ in range(attention.max_logit_H.numel())] for attention in attentions]
+    for layer, heads in enumerate(maxima):
+        for head, largest in enumerate(heads):
+            if not largest < math.inf:
+                raise UserError(
+                    f"layer {layer}, head {head}: the largest attention logit is {largest}; "
+                    "training has diverged: lower the learning rate or tau"
+                )
+    return maxima
 
 
 @torch.no_grad()
-def qk_clip_(attention: LatentAttention, tau: float) -> int:
-    """Scale the rows of the heads over `tau` in place; the number of such heads.
+def qk_clip_(
+    attention: ClippedAttention,
+    tau: float,
+    per: ClipPer = "head",
+    master_of: Callable[[nn.Parameter], Tensor] = lambda weight: weight,
+) -> int:
+    """Scale the rows of the heads over `tau` in place; the number of heads scaled.
 
-    Content rows of query and key by √γ, rotary query rows by γ, so that both terms of the logit shrink by γ; the
-    rotary key is shared by all heads and stays; value rows and other heads keep their bits.
+    `per` "layer" gives every head the γ of the layer's largest maximum. Rows that the layout does not name (values,
+    a shared rotary key) and heads with γ = 1 keep their bits. `master_of` says which tensor to move for a weight.
     """
-    gamma_H = clip_factors(attention.max_logit_H, tau)
+    max_logit_H = attention.max_logit_H.float()
+    if per == "layer":
+        max_logit_H = max_logit_H.max().expand_as(max_logit_H)
+    gamma_H = clip_factors(max_logit_H, tau)
     over = (gamma_H < 1).nonzero().flatten()
-    if over.numel() == 0:
-        return 0
-    c = attention.config
-    gamma = gamma_H[over, None, None]
-    queries = attention.query_weight().view(c.num_attention_heads, c.qk_head_dim, -1)
-    keys = attention.kv_b_proj.weight.view(c.num_attention_heads, c.qk_nope_head_dim + c.v_head_dim, -1)
-    queries[over, : c.qk_nope_head_dim] *= gamma.sqrt()
-    queries[over, c.qk_nope_head_dim :] *= gamma
-    keys[over, : c.qk_nope_head_dim] *= gamma.sqrt()
+    if over.numel():
+        for rows in attention.clip_rows():
+            factor = gamma_H[over].pow(rows.power)
+            for parameter in (rows.weight, rows.bias):
+                if parameter is not None:
+                    heads = rows.of(master_of(parameter).data, gamma_H.numel())
+                    heads[over] *= factor.to(heads.device).view(-1, *[1] * (heads.ndim - 1))
     return int(over.numel())

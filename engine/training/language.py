@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
-from engine.optim.schedule import wsd
+from engine.optim.schedule import WSD
 from engine.text.shards import EvalWindows
 from engine.training.numerics import autocast
 from engine.training.settings import OptimizerSettings, Schedule
@@ -81,13 +81,6 @@ def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> Mu
 
 
 def rate_of(schedule: Schedule) -> Callable[[int], float]:
-    """The learning rate by step (from 0) that a schedule describes."""
-    s = schedule
-
-    def at(step: int) -> float:
-        return wsd(
-            step, peak=s.peak, warmup=s.warmup, stable=s.stable, decay=s.decay, anneal=s.anneal,
-            decayed=s.decayed, final=s.final,
-        )  # fmt: skip
-
-    return at
+    """The learning rate by step (from 0) that a schedule describes: WSD counted in steps, which are of equal size."""
+    wsd = WSD(**schedule.model_dump())
+    return lambda step: wsd.lr(step + 1)

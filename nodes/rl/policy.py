@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
-from engine.optim.schedule import wsd
+from engine.optim.schedule import WSD
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
 from engine.rollout.verifiable import Item, items
@@ -45,7 +45,7 @@ class Skippable:
         """Move the weights, unless this step is to be skipped."""
         if not self.skip:
             return self.optimizer.step()
-        for attention in self.optimizer.model.attentions():
+        for attention in self.optimizer.attentions:
             attention.reset_max_logit()
         return {"max_logit": 0.0, "clipped_heads": 0.0}
 
@@ -127,8 +127,7 @@ class PolicyTraining:
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then linearly down to `final_rate` of the peak."""
         p = self.p
-        return wsd(
-            step,
+        return WSD(
             peak=p.learning_rate,
             warmup=p.warmup_steps,
             stable=0,
@@ -136,7 +135,7 @@ class PolicyTraining:
             anneal=p.steps - p.warmup_steps,
             decayed=p.learning_rate,
             final=p.learning_rate * p.final_rate,
-        )
+        ).lr(step + 1)
 
     def run(self) -> Path:
         """Train to the end, the last policy judged as well; the history file, one row a step."""

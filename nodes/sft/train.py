@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from engine.model.model import K2Model
-from engine.optim.schedule import wsd
+from engine.optim.schedule import WSD
 from engine.rollout.seeds import key
 from engine.training.examples import Encoded, batch_at
 from engine.training.language import make_optimizer
@@ -17,8 +17,7 @@ from nodes.sft.schema import Parameters
 
 def learning_rate(p: Parameters, step: int) -> float:
     """Linear warm-up, then a cosine to `final_rate` of the peak."""
-    return wsd(
-        step,
+    return WSD(
         peak=p.learning_rate,
         warmup=p.warmup_steps,
         stable=0,
@@ -26,7 +25,7 @@ def learning_rate(p: Parameters, step: int) -> float:
         anneal=0,
         decayed=p.learning_rate * p.final_rate,
         final=0.0,
-    )
+    ).lr(step + 1)
 
 
 def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Path:

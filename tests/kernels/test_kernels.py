@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import cross_entropy, experts, max_logit, newton_schulz
+from kernels import cross_entropy, experts, max_logit
 
 
 def draws(seed, *shape):
@@ -82,17 +82,3 @@ def test_linear_cross_entropy_equals_the_reference_with_gradients(rows, vocabula
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         torch.testing.assert_close(cross_entropy.linear_cross_entropy(x, weight, targets), results[0][0])
-
-
-@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16), (3, 12, 20)])
-def test_newton_schulz_equals_the_map_of_singular_values(shape):
-    x = draws(7, *shape)
-    got = newton_schulz.newton_schulz(x, dtype=torch.float32)
-    expected = torch.stack([newton_schulz.reference(m) for m in x.view(-1, *shape[-2:])]).view(shape)
-    torch.testing.assert_close(got, expected.float(), rtol=1e-3, atol=1e-3)
-
-
-def test_newton_schulz_brings_singular_values_near_one_and_leaves_zero_alone():
-    s = torch.linalg.svdvals(newton_schulz.newton_schulz(draws(8, 32, 64), dtype=torch.float32))
-    assert 0.6 < s.min() <= s.max() < 1.3
-    assert newton_schulz.newton_schulz(torch.zeros(4, 6)).abs().max() == 0

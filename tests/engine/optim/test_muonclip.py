@@ -1,58 +1,22 @@
-"""MuonClip against torch's own Muon and AdamW, the split of the weights, and the schedule."""
+"""MuonClip as a whole: which weights go where, masters, telemetry, what it refuses, and resuming."""
 
 import copy
+import math
+import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch import nn
 
 from engine.errors import UserError
 from engine.model.model import K2Model
-from engine.optim.muon import matrices, orthogonalised
+from engine.optim.head_logits import HeadLogits
+from engine.optim.idle import IDLE_STEPS
 from engine.optim.muonclip import MuonClip
-from engine.optim.schedule import wsd
+from tests.engine.optim.oracle import backward
 from tests.engine.tiny import config
 
-IDS = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(0))
-
-
-def backward(model, step):
-    ids = IDS.roll(step, 1)
-    torch.nn.functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
-
-
-def muon_matrices(model, gradients=False):
-    """Each matrix that Muon treats apart, 2-D: of the weights, or of their gradients."""
-    out = []
-    for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2 and not name.startswith(("embed_tokens", "lm_head")):
-            for part in matrices(name, parameter.grad if gradients else parameter.data):
-                out += list(part.reshape(-1, *part.shape[-2:]))
-    return out
-
-
-def test_steps_equal_torchs_muon(monkeypatch):
-    """torch keeps the momentum as an average, (1-μ) times our sum; Newton–Schulz divides any factor out again.
-
-    torch always iterates in bf16, whose rounding would hide an error of some percent, so it is held to fp32 here.
-    """
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
-    lr = 0.02
-    model = K2Model(config())
-    ours = MuonClip(model, lr, weight_decay=0.1, momentum=0.95, tau=0.0, ns_dtype=torch.float32)
-    theirs = [torch.nn.Parameter(w.clone()) for w in muon_matrices(model)]
-    oracle = torch.optim.Muon(theirs, lr=lr, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    for step in range(3):
-        backward(model, step)
-        for parameter, gradient in zip(theirs, muon_matrices(model, gradients=True)):
-            parameter.grad = gradient.clone()
-        oracle.step()
-        ours.step()
-        ours.zero_grad()
-        for expected, got in zip(theirs, muon_matrices(model)):
-            torch.testing.assert_close(got, expected.data, rtol=1e-3, atol=1e-3 * lr)
-            expected.data.copy_(got)
+FP32 = {"ns_dtype": torch.float32}
 
 
 def test_the_rest_moves_as_torchs_adamw_at_its_own_rate():
@@ -71,81 +35,168 @@ def test_the_rest_moves_as_torchs_adamw_at_its_own_rate():
         torch.testing.assert_close(dict(model.named_parameters())[name], others[name], rtol=1e-5, atol=1e-7)
 
 
-def test_gate_and_up_are_orthogonalised_apart():
-    stack = torch.randn(3, 8, 10, generator=torch.Generator().manual_seed(0))
-    gate, up = matrices("experts.gate_up_proj", stack)
-    together = orthogonalised([gate, up], 5, torch.float32)
-    for part, got in zip((gate, up), together):
-        for matrix, one in zip(part, got):
-            torch.testing.assert_close(one, orthogonalised([matrix], 5, torch.float32)[0], rtol=1e-4, atol=1e-4)
-    assert len(matrices("down_proj", stack)) == 1
-
-
-@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (4, 32, 32)])
-def test_an_update_has_rms_near_the_target_whatever_its_shape(shape):
-    update = orthogonalised([torch.randn(shape, generator=torch.Generator().manual_seed(3))], 5, torch.float32)[0]
-    assert update.pow(2).mean().sqrt() == pytest.approx(0.2, rel=0.25)
-
-
-def test_state_goes_through_a_dictionary():
+def test_with_no_weight_for_muon_it_is_adamw_with_clipping():
     model = K2Model(config())
-    optimizer = MuonClip(model, 0.02)
+    twin = copy.deepcopy(model)
+    optimizer = MuonClip(model, 0.01, is_muon=lambda *_: False, tau=1e9)
+    adamw = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    for step in range(2):
+        backward(model, step)
+        backward(twin, step)
+        optimizer.step()
+        adamw.step()
+        optimizer.zero_grad()
+        adamw.zero_grad()
+    for a, b in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    optimizer.tau = 0.5
+    backward(model, 2)
+    assert optimizer.step()["clipped_heads"] > 0
+
+
+class Foreign(nn.Module):
+    """A model with other names: embeddings by their module, a head tied to one, a bias, a convolution if asked."""
+
+    def __init__(self, conv=False, norm=None):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(11, 8), nn.Embedding(5, 8)
+        self.q_proj, self.k_proj = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+        self.experts = nn.Parameter(torch.zeros(3, 8, 8))
+        self.score = nn.Linear(8, 11, bias=False)
+        self.score.weight = self.wte.weight
+        self.frozen = nn.Parameter(torch.zeros(4, 4), requires_grad=False)
+        if conv:
+            self.conv = nn.Conv1d(8, 8, 3)
+        if norm is not None:
+            self.q_norm = norm
+        self.logits = HeadLogits(self.q_proj, self.k_proj, 2)
+
+
+def test_a_foreign_models_weights_go_where_they_belong():
+    optimizer = MuonClip(Foreign(), 0.1)
+    assert set(optimizer.muon) == {"q_proj.weight", "k_proj.weight", "experts"}
+    assert set(optimizer.rest) == {"wte.weight", "wpe.weight", "q_proj.bias"}
+    assert len(optimizer.attentions) == 1
+    only_q = MuonClip(Foreign(), 0.1, is_muon=lambda name, p: name.startswith("q_proj") and p.ndim == 2)
+    assert set(only_q.muon) == {"q_proj.weight"}
+    assert "experts" in only_q.rest
+    assert not any("logits" in name for name in Foreign().state_dict())
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match=r"conv.weight has shape \(8, 8, 3\)"):
+        MuonClip(Foreign(conv=True), 0.1)
+    MuonClip(Foreign(conv=True), 0.1, is_muon=lambda name, p: p.ndim == 2)
+    with pytest.raises(UserError, match="q_norm normalises queries or keys"):
+        MuonClip(Foreign(norm=nn.LayerNorm(4)), 0.1)
+    MuonClip(Foreign(norm=nn.LayerNorm(4)), 0.1, tau=0)
+    MuonClip(Foreign(norm=nn.Identity()), 0.1)
+    with pytest.raises(UserError, match="put a HeadLogits beside the projections"):
+        MuonClip(nn.Sequential(nn.Linear(4, 4)), 0.1)
+    assert MuonClip(nn.Sequential(nn.Linear(4, 4)), 0.1, tau=math.inf).step()["max_logit"] == -math.inf
+
+
+def test_the_next_forward_has_a_clipped_heads_logits_at_tau():
+    """Through the whole model, rotation and causal mask included; the first layer's input is still the same."""
+    model = K2Model(config(initializer_range=1.0))
+    optimizer = MuonClip(model, 0.0, tau=2.0)
+    backward(model, 0)
+    heads = [attention.max_logit_H.tolist() for attention in model.attentions()]
+    report = optimizer.step()
+    optimizer.zero_grad()
+    assert optimizer.max_logits == heads
+    assert report["max_logit"] == max(map(max, heads)) > 2.0
+    assert report["clipped_heads"] == sum(s > 2.0 for layer in heads for s in layer)
+    assert all((attention.max_logit_H == -math.inf).all() for attention in model.attentions())
+    backward(model, 0)
+    assert min(heads[0]) > 2.0
+    assert model.attentions()[0].max_logit_H.tolist() == pytest.approx([2.0] * len(heads[0]), rel=1e-5)
+
+
+def test_the_first_and_last_clipped_step_are_kept_over_a_resume():
+    model = Foreign()
+    optimizer = MuonClip(model, 0.0, tau=10.0)
+    seen = []
+    for s in (1.0, 20.0, 3.0, 11.0, 5.0):
+        model.logits.max_logit_H = torch.tensor([s, -1.0])
+        report = optimizer.step()
+        seen.append((report["clipped_heads"], report["first_clipped_step"], report["last_clipped_step"]))
+    assert seen == [(0, 0, 0), (1, 2, 2), (0, 2, 2), (1, 2, 4), (0, 2, 4)]
+    twin = MuonClip(model, 0.0, tau=10.0)
+    twin.load_state_dict(optimizer.state_dict())
+    assert (twin.steps, twin.first_clipped, twin.last_clipped) == (5, 2, 4)
+
+
+def test_experts_without_tokens_are_counted_over_a_resume():
+    model = Foreign()
+    optimizer = MuonClip(model, 0.0, tau=0, **FP32)
+
+    def step(busy):
+        model.experts.grad = torch.zeros_like(model.experts)
+        model.experts.grad[busy, 1, 2] = 1e-10
+        return optimizer.step()["idle_experts"]
+
+    assert [step([0, 1, 2])] + [step([0]) for _ in range(IDLE_STEPS - 1)] == [0] * IDLE_STEPS
+    state = {name: value.clone() for name, value in optimizer.state_dict().items()}
+    optimizer = MuonClip(model, 0.0, tau=0, **FP32)
+    optimizer.load_state_dict(state)
+    assert step([0]) == 2
+    assert step([0, 2]) == 1
+    model.experts.grad = None
+    assert optimizer.step()["idle_experts"] == 1
+
+
+def test_bf16_weights_are_their_masters_rounded_and_follow_the_fp32_run():
+    """Masters take the very steps that fp32 weights take on the same gradients, clipping included."""
+    narrow = K2Model(config()).to(torch.bfloat16)
+    wide = copy.deepcopy(narrow).float()
+    ours, theirs = MuonClip(narrow, 0.02, tau=2.0, **FP32), MuonClip(wide, 0.02, tau=2.0, **FP32)
+    for step in range(3):
+        backward(narrow, step)
+        for (name, p), q in zip(narrow.named_parameters(), wide.parameters()):
+            q.grad = p.grad.float()
+            assert q.grad is not None, name
+        for mine, other in zip(narrow.attentions(), wide.attentions()):
+            other.max_logit_H = mine.max_logit_H.clone()
+        assert ours.step()["clipped_heads"] == theirs.step()["clipped_heads"] > 0
+        ours.zero_grad()
+        for (name, p), q in zip(narrow.named_parameters(), wide.named_parameters()):
+            assert torch.equal(ours.masters[name], q[1]), name
+            assert torch.equal(p, q[1].to(torch.bfloat16)), name
+
+
+def test_narrow_weights_without_masters_are_warned_about_and_move():
+    model = K2Model(config()).to(torch.bfloat16)
+    with pytest.warns(UserWarning, match="without fp32 masters"):
+        optimizer = MuonClip(model, 0.02, masters=False)
+    before = model.lm_head.weight.detach().clone()
+    backward(model, 0)
+    optimizer.step()
+    assert not torch.equal(model.lm_head.weight, before)
+    assert all(p.isfinite().all() for p in model.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MuonClip(K2Model(config()), 0.02, masters=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_goes_through_a_dictionary(dtype):
+    model = K2Model(config()).to(dtype)
+    optimizer = MuonClip(model, 0.02, tau=2.0, per_head=True)
     backward(model, 0)
     optimizer.step()
     optimizer.zero_grad()
     other = copy.deepcopy(model)
-    twin = MuonClip(other, 0.02)
+    twin = MuonClip(other, 0.02, tau=2.0, per_head=True)
     twin.load_state_dict({name: value.clone() for name, value in optimizer.state_dict().items()})
     for m, o in ((model, optimizer), (other, twin)):
         backward(m, 1)
         o.step()
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+    states = [o.state_dict() for o in (optimizer, twin)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     with pytest.raises(UserError, match="momentum of"):
         twin.load_state_dict({})
-
-
-def test_clipping_bounds_the_logits_of_the_next_forward():
-    model = K2Model(config(initializer_range=1.0))
-    optimizer = MuonClip(model, 1e-6, tau=2.0)
-    backward(model, 0)
-    report = optimizer.step()
-    optimizer.zero_grad()
-    assert report["max_logit"] > 2.0
-    assert report["clipped_heads"] > 0
-    backward(model, 0)
-    assert max(float(a.max_logit_H.max()) for a in model.attentions()[:1]) <= 2.0 * 1.05
-
-
-SCHEDULE = {"peak": 1.0, "decayed": 0.1, "final": 0.035}
-
-
-@settings(max_examples=50, deadline=None)
-@given(*[st.integers(0, 30)] * 4)
-def test_wsd_rises_holds_falls_and_ends_where_asked(warmup, stable, decay, anneal):
-    phases = {"warmup": warmup, "stable": stable, "decay": decay, "anneal": anneal}
-    rates = [wsd(step, **SCHEDULE, **phases) for step in range(sum(phases.values()))]
-    top = warmup + stable
-    assert rates[:top] == sorted(rates[:top])
-    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
-    assert all(0 < rate <= 1.0 for rate in rates)
-    if warmup:
-        assert rates[warmup - 1] == 1.0
-    assert rates[warmup:top] == [1.0] * stable
-    if decay:
-        assert rates[top + decay - 1] == pytest.approx(0.1)
-    if anneal:
-        assert rates[-1] == pytest.approx(0.035)
-
-
-def test_the_papers_decay_values():
-    """2e-4 → 2e-5 by cosine from 10T to 15.5T tokens: 1.86e-4 at 11T, 1.1e-4 at 12.75T, 2.36e-5 at 15T."""
-    at = {
-        t: wsd(int(t * 100) - 1, peak=2e-4, warmup=0, stable=1000, decay=550, anneal=40, decayed=2e-5, final=7e-6)
-        for t in (11, 12.75, 15)
-    }
-    assert at == {
-        11: pytest.approx(1.86e-4, rel=0.01),
-        12.75: pytest.approx(1.1e-4, rel=0.01),
-        15: pytest.approx(2.36e-5, rel=0.01),
-    }
+    with pytest.raises(UserError, match="count of clipped steps"):
+        twin.load_state_dict({name: value for name, value in states[0].items() if name != "clipped"})

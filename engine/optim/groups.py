@@ -1,0 +1,53 @@
+"""Which weights Muon moves and which AdamW, for K2 and for foreign models."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from engine.errors import UserError
+
+MuonRule = Callable[[str, nn.Parameter], bool]
+
+HEADS = ("lm_head", "head", "embed_out", "output_projection")
+"""What models call the layer that makes logits."""
+QK_NORMS = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_norm", "key_norm", "qk_norm", "norm_q", "norm_k")
+"""What models call a normalisation of queries or keys after their projection."""
+
+
+def is_muon(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon moves this weight: at least 2-D, neither embedding nor head (Moonlight's rule)."""
+    parts = name.split(".")
+    return parameter.ndim >= 2 and parts[0] != "embed_tokens" and (len(parts) < 2 or parts[-2] not in HEADS)
+
+
+def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """The trained weights by name: Muon's and AdamW's. An nn.Embedding's weight, also a tied one, is AdamW's always.
+
+    Raises UserError where the rule sends a weight to Muon that is no matrix, nor a stack of them.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    muon, rest = {}, {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if not rule(name, parameter) or id(parameter) in embeddings:
+            rest[name] = parameter
+        elif parameter.ndim not in (2, 3) or id(parameter) in convolutions:
+            raise UserError(
+                f"MuonClip: {name} has shape {tuple(parameter.shape)}, neither a matrix nor a stack of matrices; "
+                "leave it to AdamW with is_muon"
+            )
+        else:
+            muon[name] = parameter
+    return muon, rest
+
+
+def refuse_qk_norm(model: nn.Module) -> None:
+    """Raise UserError where queries or keys are normalised after their projection: scaling it would do nothing."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in QK_NORMS and not isinstance(module, nn.Identity):
+            raise UserError(
+                f"MuonClip: {name} normalises queries or keys after their projection, which undoes QK-Clip (and bounds "
+                "the logits by itself); give tau=0"
+            )

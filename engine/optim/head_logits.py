@@ -1,0 +1,56 @@
+"""QK-Clip for plain attention (MHA, GQA, MQA): a recorder to put beside the projections of any torch model.
+
+Shapes: B batch, H query heads, G key heads, T positions, E channels of a head.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from engine.optim.layout import Rows
+from kernels.max_logit import max_logit
+
+
+class HeadLogits(nn.Module):
+    """Keeps each query head's largest logit, and says which rows to scale (k2-facts 2.1).
+
+    MHA: W_q and W_k by √γ each. GQA and MQA: W_q by γ, since the heads of a group share W_k, which stays. `q_proj` and
+    `k_proj` have H·E and G·E rows, head after head; anything between them and the logits must be linear in them.
+    """
+
+    def __init__(self, q_proj: nn.Linear, k_proj: nn.Linear, heads: int, kv_heads: int | None = None) -> None:
+        super().__init__()
+        kv_heads = kv_heads or heads
+        E, odd = divmod(q_proj.out_features, heads)
+        if odd or heads % kv_heads or k_proj.out_features != kv_heads * E:
+            raise UserError(
+                f"HeadLogits: {q_proj.out_features} query and {k_proj.out_features} key rows do not divide into "
+                f"{heads} and {kv_heads} heads of one width; correct heads or kv_heads"
+            )
+        power = 0.5 if kv_heads == heads else 1.0
+        scaled = (q_proj, k_proj) if kv_heads == heads else (q_proj,)
+        # A list, not submodules: the projections are registered, and saved, where they belong.
+        self.rows = [
+            Rows(cast(nn.Parameter, p.weight), E, 0, E, power, cast(nn.Parameter | None, p.bias)) for p in scaled
+        ]
+        self.heads = heads
+        # No buffer: it would follow the model to bf16, and S would lose its exactness.
+        self.max_logit_H = torch.full((heads,), float("-inf"))
+
+    def record(self, q_BHTE: Tensor, k_BGTE: Tensor, scale: float) -> None:
+        """Take up a causal attention's maxima; only in training forwards with gradients, otherwise nothing happens."""
+        if not (self.training and torch.is_grad_enabled()):
+            return
+        k_BHTE = k_BGTE.repeat_interleave(self.heads // k_BGTE.shape[1], dim=1)
+        new = max_logit(q_BHTE.detach(), k_BHTE.detach(), scale)
+        self.max_logit_H = torch.maximum(self.max_logit_H.to(new.device), new)
+
+    def reset_max_logit(self) -> None:
+        """Forget the maxima."""
+        self.max_logit_H = torch.full_like(self.max_logit_H, float("-inf"))
+
+    def clip_rows(self) -> list[Rows]:
+        """The rows to scale."""
+        return self.rows

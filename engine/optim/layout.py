@@ -1,0 +1,50 @@
+"""Where an attention's per-head query and key weights lie: what QK-Clip needs to know of a model.
+
+Shapes: H heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a projection that a clipped head scales by γ^`power`: `count` rows from `first` on within each head.
+
+    Head h owns the `per_head` rows of `weight` from `start` + h·`per_head` on; `start` is for fused projections. A
+    bias scales with its rows. The powers of a query's and its key's rows add up to 1, so that the logit shrinks by γ.
+    """
+
+    weight: nn.Parameter
+    per_head: int
+    first: int
+    count: int
+    power: float
+    bias: nn.Parameter | None = None
+    start: int = 0
+
+    def of(self, tensor: Tensor, heads: int) -> Tensor:
+        """The view (H, count, …) of these rows in the weight, its bias, or a copy of either."""
+        owned: Tensor = tensor[self.start : self.start + heads * self.per_head].unflatten(0, (heads, self.per_head))
+        return owned[:, self.first : self.first + self.count]
+
+
+@runtime_checkable
+class ClippedAttention(Protocol):
+    """An attention layer that QK-Clip can act on.
+
+    `max_logit_H` is each head's largest softmax input since `reset_max_logit`, signed, -inf where there was none.
+    """
+
+    max_logit_H: Tensor
+
+    def reset_max_logit(self) -> None: ...  # noqa: D102
+    def clip_rows(self) -> Sequence[Rows]: ...  # noqa: D102
+
+
+def find_attentions(model: nn.Module) -> list[ClippedAttention]:
+    """The parts of a model that follow the protocol, in the order of its modules."""
+    return [module for module in model.modules() if isinstance(module, ClippedAttention)]
