@@ -34,13 +34,16 @@ class World:
         return self.rank == 0
 
 
+ALONE = World()
+
+
 class RankLost(Exception):
     """Another rank is gone: this one cannot go on, and the other one has the reason."""
 
 
 def world() -> World:
-    """This process and how many there are; alone where no process group was started."""
-    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
+    """Which process of how many is this; alone where no process group was started."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def start() -> World:

@@ -45,7 +45,7 @@ class Journal:
         self._stack.close()
 
     def write(self, row: dict[str, Any], tokens: int) -> None:
-        """Append a step's row, and show how it went. Where loss or gradient was no number, such figures are left out."""
+        """Append a step's row, figures that are no number left out where it is marked for them; show how it went."""
         if not self.speaks:
             return
         if row.get("nonfinite"):
