@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,25 @@ def main() -> None:
 
 
 def run(processes: int, command: list[str]) -> dict[int, Any]:
-    """`python -m COMMAND` in `processes` ranks; what failed, rank → torch's ProcessFailure."""
-    from torch.distributed import run as torchrun
+    """`python -m COMMAND` in `processes` ranks; what failed, rank → torch's ProcessFailure.
+
+    This is torchrun --standalone without its command line, whose abbreviations would catch our own options.
+    """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the sentence says it; tracebacks stay
-    words = ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", "-m", *command]
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
     try:
-        torchrun.run(torchrun.parse_args(words))
+        elastic_launch(config, sys.executable)("-m", *command)
     except ChildFailedError as error:
         return dict(error.failures)
     return {}
