@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.launch import exchange
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
+from engine.progress import silence
 from pipelines import graph
 from pipelines.errors import full_disc, user_error
 from pipelines.manifest import load_manifest
@@ -53,6 +54,8 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path) -> None:
     rank = int(os.environ["RANK"])
     own = workspace / RANKS / str(rank) if rank else workspace
     own.mkdir(parents=True, exist_ok=True)
+    if rank:
+        silence()
     with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}"):
         try:
             data.start()

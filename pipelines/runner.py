@@ -31,6 +31,9 @@ from pipelines.errors import user_error
 from pipelines.hooks import FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 
+PARALLEL = "parallel"
+"""Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
+
 CLOCKS, TRAINING = "timing.jsonl", "training.json"
 # Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
 # second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
@@ -139,6 +142,10 @@ class StageRun:
         own = [name for name in COMPUTE_CLASSES if name in node.tags]
         return compute_class(self.context.compute, own[0] if own else load_manifest().stage(self.stage).compute)
 
+    def _processes(self, node: Node) -> int:
+        """How many ranks run the node: those of its class if it is tagged `parallel`, else one."""
+        return self._compute_class(node).processes if PARALLEL in node.tags else 1
+
     def _run_rank(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
         """Run a node in a child process that holds the stage's lock too and dies with this one; publish here.
 
@@ -148,7 +155,7 @@ class StageRun:
         exchange.write_parameters(workspace, node.name, given)
         words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key}
         command = ["pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
-        processes, parent = self._compute_class(node).processes, f"--parent={os.getpid()}"
+        processes, parent = self._processes(node), f"--parent={os.getpid()}"
         if processes == 1:
             command = [*command, parent]
         else:
@@ -195,7 +202,7 @@ class StageRun:
             **begun,
             "finished": records.now(),
             "seconds": round(time.monotonic() - clock, 3),
-            "world_size": max(self._compute_class(node).processes for node in self.nodes),
+            "world_size": max(self._processes(node) for node in self.nodes),
             "training": self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},

@@ -10,7 +10,8 @@ from typing import Any
 
 def together(size: int, target: Callable[..., Any], *given: Any, seconds: float = 60) -> list[Any]:
     """What each rank returned, by rank. Raises AssertionError with a rank's traceback where one failed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["engine.training.loop"])  # torch is imported once, in a process without threads
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -24,7 +25,7 @@ def together(size: int, target: Callable[..., Any], *given: Any, seconds: float 
         for process in processes:
             process.join(10)
             process.kill()
-    for rank, value, failure in told:
+    for rank, _, failure in told:
         assert failure is None, f"rank {rank}:\n{failure}"
     return [value for _, value, _ in told]
 

@@ -103,7 +103,7 @@ def experts_in_double(x_ND, chosen_Nk, gate_Nk, gate_up, down):
 
 def train(rank, work, micro_batches=1):
     """Three steps in fp64 with clipping, moving biases, a gradient norm; weights, what was seen, the history."""
-    moe.experts = experts_in_double
+    moe.experts, torch.Tensor.float = experts_in_double, torch.Tensor.double  # fp64 throughout
     model = K2Model(config(num_hidden_layers=2)).double()
     optimizer = MuonClip(model, 0.02, tau=0.5, ns_dtype=torch.float64)
     seen = []
@@ -126,6 +126,7 @@ def train(rank, work, micro_batches=1):
 def experts(monkeypatch):
     """Put back what `train` sets in this process."""
     monkeypatch.setattr(moe, "experts", moe.experts)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.float)
 
 
 @pytest.fixture
