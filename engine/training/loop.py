@@ -110,10 +110,7 @@ def train_loop(
             verdict = guard.judge(row)
             if verdict.note:
                 journal.say(verdict.note)
-            heads = _heads(model) if (step + 1) % settings.heads_every == 0 and verdict.take else {}
-            row |= (optimizer.step() if verdict.take else _stand_still(model)) | heads
-            row |= _balance(model, bias_rate_at(step) if bias_rate_at and verdict.take else 0.0)
-            optimizer.zero_grad()
+            row |= _move(model, optimizer, verdict.take, settings, step, bias_rate_at)
             if after_step is not None:
                 after_step(step + 1, row)
             journal.write(row, tokens_of(batch))
@@ -218,14 +215,31 @@ def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str
     """The row's figures over all ranks, in the order of their names; reduces maxima and loads in the model as well."""
     if data.world().size == 1:
         return {**means, **largest}
-    sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64) for of in (means, largest))
+    device = next(model.parameters()).device
+    sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64, device=device) for of in (means, largest))
     data.sum_([sums, *(router.load_E for router in model.routers().values())])
     data.max_([tops, *(attention.max_logit_H for attention in model.attentions())])
     return dict(zip([*means, *largest], [*sums.tolist(), *tops.tolist()], strict=True))
 
 
+def _move(
+    model: K2Model,
+    optimizer: Optimizer,
+    take: bool,
+    settings: LoopSettings,
+    step: int,
+    bias_rate_at: Callable[[int], float] | None,
+) -> Row:
+    """Take the step, or skip it; either way logits, loads and gradients are forgotten. Figures for the row."""
+    heads = _heads(model) if take and (step + 1) % settings.heads_every == 0 else {}
+    row = optimizer.step() if take else _stand_still(model)
+    balance = _balance(model, bias_rate_at(step) if take and bias_rate_at else 0.0)
+    optimizer.zero_grad()
+    return row | heads | balance
+
+
 def _stand_still(model: K2Model) -> Row:
-    """Skip a step: forget the logits its forwards left, as the optimizer would; the row's figures in its place."""
+    """Forget the logits of a skipped step's forwards, as the optimizer would; the row's figures in its place."""
     largest = max(float(attention.max_logit_H.max()) for attention in model.attentions())
     for attention in model.attentions():
         attention.reset_max_logit()

@@ -1,4 +1,4 @@
-"""Real gloo processes for tests: `together(size, target, *given)` runs target(rank, *given) in each of `size` ranks."""
+"""Real gloo processes for tests."""
 
 import multiprocessing
 import os
@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 
-def together(size: int, target: Callable[..., Any], *given: Any, seconds: float = 60) -> list[Any]:
-    """What each rank returned, by rank. Raises AssertionError with a rank's traceback where one failed."""
+def together(size: int, target: Callable[..., Any], *given: Any, dying: int = 0, seconds: float = 60) -> list[Any]:
+    """Run target(rank, *given) in each of `size` ranks; what they returned, by rank, all but `dying` that end without.
+
+    Raises AssertionError with a rank's traceback where one failed.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["engine.training.loop"])  # torch is imported once, in a process without threads
     with socket.socket() as probe:
@@ -20,7 +23,7 @@ def together(size: int, target: Callable[..., Any], *given: Any, seconds: float 
     for process in processes:
         process.start()
     try:
-        told = sorted((answers.get(timeout=seconds) for _ in range(size)), key=lambda answer: answer[0])
+        told = sorted((answers.get(timeout=seconds) for _ in range(size - dying)), key=lambda answer: answer[0])
     finally:
         for process in processes:
             process.join(10)

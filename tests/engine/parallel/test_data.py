@@ -1,6 +1,9 @@
 """What ranks tell each other, in real gloo processes; and training on 1, 2 and 4 of them."""
 
 import math
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -68,6 +71,20 @@ def test_ranks_know_their_place_and_take_the_firsts_word(told):
 
 def test_ranks_that_differ_are_stopped_everywhere_and_the_odd_one_named(told):
     assert all(answer["said"].startswith("the answers of rank 2 differ") for answer in told)
+
+
+def wait_for_the_dead(rank):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(data.RankLost, match="rank 0: another rank is gone"):
+        data.require_same(1, "the answers")
+    return time.monotonic() - begun
+
+
+def test_a_rank_that_dies_frees_the_others_from_waiting():
+    (seconds,) = together(2, wait_for_the_dead, dying=1)
+    assert seconds < 20
 
 
 def test_alone_nothing_moves():
