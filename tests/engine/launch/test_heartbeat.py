@@ -21,6 +21,8 @@ def test_it_beats_at_most_every_few_seconds(tmp_path: Path) -> None:
     heart.beat(1)
     heart.beat(2)
     assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 1
+    heart.beat(10)
+    assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 10
     eager.beat(3)
     eager.beat(4)
     assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 4

@@ -147,7 +147,7 @@ def test_the_end_is_named_by_a_digest_of_weights_and_optimizer(straight, tmp_pat
 
 
 def test_a_heartbeat_says_how_far_it_is(straight):
-    assert json.loads((straight[0] / "heartbeat.json").read_text())["steps"] == STEPS
+    assert json.loads((straight[0] / "heartbeat.json").read_text())["step"] == STEPS
 
 
 SPIKE = {"spoil": {57: 40.0}, "steps": 64}
