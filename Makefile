@@ -87,7 +87,7 @@ lint: $(READY) ## ruff, mypy, import-linter, the views
 test: $(READY) ## the fast tests
 	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
 
-test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, kedro and a rank; resumed bit for bit
+test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, kedro, torchrun and ranks; resumed bit for bit
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/kill
 
 test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers

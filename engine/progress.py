@@ -9,6 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 LOG_EVERY_SECONDS = 10.0
+_silent = False
+
+
+def silence() -> None:
+    """Show no progress in this process: another one does the same work and shows it."""
+    global _silent  # noqa: PLW0603 - as the standard error it stands for, there is one a process
+    _silent = True
 
 
 class Bar:
@@ -27,6 +34,8 @@ class Bar:
             self._rich.update(self._task, advance=n, note=note)
             return
         now = time.monotonic()
+        if _silent:
+            return
         if now - self._last >= LOG_EVERY_SECONDS or self.done == self.total:
             self._last = now
             print(
@@ -40,7 +49,7 @@ class Bar:
 def progress(title: str, total: int) -> Iterator[Bar]:
     """Show progress of `total` steps under `title` on standard error."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if _silent or not console.is_terminal:
         yield Bar(title, total, None, None)
         return
     columns = (

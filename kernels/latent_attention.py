@@ -27,7 +27,9 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """The last axis of x as complex numbers, a view: (…, d) → (…, P)."""
+    """The last axis of x as complex numbers: (…, d) → (…, P). A view, unless an odd head width misaligns the pairs."""
+    if x.storage_offset() % 2 or any(stride % 2 for stride in x.stride()[:-1]):
+        x = x.contiguous()
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 

@@ -1,12 +1,13 @@
 """One process of a node: the same node and catalog entries as the driver's, no CLI, no gates, no publishing.
 
-    python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef
+    python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef [--world]
 
 It loads the node's inputs, runs it in the stage's workspace and hands its outputs to the driver
 (engine/launch/exchange).
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,15 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.launch import exchange
-from engine.launch.lifetime import die_with_parent
+from engine.launch.lifetime import die_with_parent, lock
+from engine.launch.torchrun import LOST
+from engine.progress import silence
 from pipelines import graph
 from pipelines.errors import full_disc, user_error
 from pipelines.manifest import load_manifest
+
+RANKS = ".ranks"
+"""Folder of a workspace in which ranks other than the first work."""
 
 
 def main() -> None:
@@ -26,30 +32,63 @@ def main() -> None:
     for name in ("env", "stage", "node", "key"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
+    parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
     asked = parser.parse_args()
     if asked.parent is not None:
         die_with_parent(asked.parent)
     workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
+    if asked.world:
+        run_in_world(asked.env, asked.stage, asked.node, workspace)
+    else:
+        run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
+
+
+def run_in_world(profile: str, stage: str, node: str, workspace: Path) -> None:
+    """Run the node as one of torchrun's ranks: all do the whole node, the first one's outputs are kept.
+
+    The others have a folder of their own to work in. Each holds a lock until it is gone, so that a rank of the next
+    attempt never works beside one of the last.
+    """
+    from engine.parallel import data
+
+    rank = int(os.environ["RANK"])
+    own = workspace / RANKS / str(rank) if rank else workspace
+    own.mkdir(parents=True, exist_ok=True)
+    if rank:
+        silence()
+    with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}"):
+        try:
+            data.start()
+            run_alone(profile, stage, node, workspace, own, rank)
+        except data.RankLost as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(LOST)  # at once: an orderly end would wait for the one that is gone
+        data.stop()
+
+
+def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, rank: int = 0) -> None:
+    """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
     try:
-        outputs, seconds = run_node(asked.env, asked.stage, asked.node, workspace)
-        exchange.write_outputs(workspace, asked.node, outputs, seconds)
+        outputs, seconds = run_node(profile, stage, node, workspace, own)
+        if rank == 0:
+            exchange.write_outputs(workspace, node, outputs, seconds)
     except Exception as error:
         found = user_error(error) or full_disc(error)
         if found is None:
             raise
-        exchange.write_error(workspace, asked.node, str(found))
+        exchange.write_error(workspace, node, str(found), rank)
         sys.exit(1)
 
 
-def run_node(profile: str, stage: str, name: str, workspace: Path) -> tuple[dict[str, Any], float]:
-    """Load a node's inputs, run it, return its outputs by dataset name and the seconds it took."""
+def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:
+    """Load a node's inputs, run it in the folder `own`, return its outputs by dataset name and the seconds it took."""
     if not workspace.is_dir():
         raise UserError(
             f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {stage}`."
         )
     node = next(node for node in graph.stage_graph(stage).pipeline.nodes if node.name == name)
     given = exchange.read_parameters(workspace, name)
-    inputs = {key: _load(profile, key, given, workspace) for key in node.inputs}
+    inputs = {key: _load(profile, key, given, own) for key in node.inputs}
     begun = time.monotonic()
     return dict(node.run(inputs)), round(time.monotonic() - begun, 3)
 

@@ -14,6 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["tokenizer", "sft_checkpoint", "sft_examples", "shards", "params:rl", "workspace"],
                 outputs=["rl_checkpoint", "rollouts", "rl_history", "rl_metrics"],
                 name="train_rl",
+                tags="parallel",
             ),
         ]
     )

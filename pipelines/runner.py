@@ -24,14 +24,17 @@ from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
 from engine.launch import exchange
-from engine.launch.compute import launcher
+from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
 from pipelines import code, graph
 from pipelines.errors import user_error
 from pipelines.hooks import FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 
-CLOCKS = "timing.jsonl"
+PARALLEL = "parallel"
+"""Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
+
+CLOCKS, TRAINING = "timing.jsonl", "training.json"
 # Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
 # second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
@@ -129,24 +132,38 @@ class StageRun:
         return counter.stat().st_size
 
     def _run_node(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
-        if launcher(self.context.compute, self._compute_class(node)) == "inplace":
+        if self._compute_class(node).launcher == "inplace":
             Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
         else:
             self._run_rank(node, workspace, key, held)
 
-    def _compute_class(self, node: Node) -> str:
-        """The node's own compute class (a tag), else its stage's."""
+    def _compute_class(self, node: Node) -> ComputeClass:
+        """The settings of the node's own compute class (a tag), else of its stage's."""
         own = [name for name in COMPUTE_CLASSES if name in node.tags]
-        return own[0] if own else load_manifest().stage(self.stage).compute
+        return compute_class(self.context.compute, own[0] if own else load_manifest().stage(self.stage).compute)
+
+    def _processes(self, node: Node) -> int:
+        """How many ranks run the node: those of its class if it is tagged `parallel`, else one."""
+        return self._compute_class(node).processes if PARALLEL in node.tags else 1
 
     def _run_rank(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
-        """Run a node in a child process that holds the stage's lock too and dies with this one; publish here."""
+        """Run a node in a child process that holds the stage's lock too and dies with this one; publish here.
+
+        The child is the node's one rank, or torchrun with several.
+        """
         given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         exchange.write_parameters(workspace, node.name, given)
-        words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key, "parent": os.getpid()}
-        command = [sys.executable, "-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
+        words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key}
+        command = ["pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
+        processes, parent = self._processes(node), f"--parent={os.getpid()}"
+        if processes == 1:
+            command = [*command, parent]
+        else:
+            say(f"node {node.name}  {processes} processes: another number of them changes a result's last bits")
+            start = [f"--processes={processes}", parent, f"--workspace={workspace}", f"--node={node.name}"]
+            command = ["engine.launch.torchrun", *start, *command, "--world"]
         environment = {**SHORT_SPIN, **os.environ}
-        rank = subprocess.Popen(command, cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
+        rank = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
         try:
             status = rank.wait()
         except BaseException:
@@ -185,15 +202,22 @@ class StageRun:
             **begun,
             "finished": records.now(),
             "seconds": round(time.monotonic() - clock, 3),
+            "world_size": max(self._processes(node) for node in self.nodes),
+            "training": self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
             "job_id": None,
             **records.provenance(ROOT),
         }
         path = records.write_record(folder / ".runs" / self.stage, record)
-        if (clocks := workspace / CLOCKS).exists():
+        if clocks := _left(workspace, CLOCKS):
             path.with_suffix("").mkdir()
             shutil.copy(clocks, path.with_suffix("") / CLOCKS)
+
+    def _training(self, workspace: Path) -> dict[str, Any] | None:
+        """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""
+        told = _left(workspace, TRAINING)
+        return dict(json.loads(told.read_bytes())) if told else None
 
     def _metrics(self) -> dict[str, Any]:
         path = graph.dataset_path(self.context.profile, f"{self.stage}_metrics")
@@ -203,6 +227,11 @@ class StageRun:
 def say(line: str) -> None:
     """One line for whoever watches."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _left(workspace: Path, name: str) -> Path | None:
+    """A file that a node left in its workspace, or in the folder `training` there."""
+    return next((path for path in (workspace / name, workspace / "training" / name) if path.exists()), None)
 
 
 def _sentence(error: BaseException | None) -> str | None:

@@ -16,8 +16,8 @@ _FOLDER = ".exchange"
 
 def write_parameters(workspace: Path, node: str, parameters: dict[str, Any]) -> None:
     """Driver: leave the resolved parameters for a rank, and forget what an earlier one left."""
-    for name in ("outputs", "error"):
-        _file(workspace, node, name).unlink(missing_ok=True)
+    for path in (_file(workspace, node, "outputs"), _file(workspace, node, "lost"), *_errors(workspace, node)):
+        path.unlink(missing_ok=True)
     write_atomic(_file(workspace, node, "parameters"), canonical_json(parameters))
 
 
@@ -41,9 +41,14 @@ def write_outputs(workspace: Path, node: str, outputs: dict[str, Any], seconds: 
     write_atomic(_file(workspace, node, "outputs"), canonical_json({"seconds": seconds, "outputs": told}))
 
 
-def write_error(workspace: Path, node: str, sentence: str) -> None:
+def write_error(workspace: Path, node: str, sentence: str, rank: int = 0) -> None:
     """Rank: hand over the one sentence that the user is to read."""
-    write_atomic(_file(workspace, node, "error"), canonical_json({"error": sentence}))
+    write_atomic(_file(workspace, node, f"error{rank}"), canonical_json({"error": sentence}))
+
+
+def write_lost(workspace: Path, node: str, sentence: str) -> None:
+    """torchrun: say how the ranks ended, for the case that none of them could."""
+    write_atomic(_file(workspace, node, "lost"), canonical_json({"error": sentence}))
 
 
 def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
@@ -53,16 +58,21 @@ def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
 
 
 def raise_error(workspace: Path, node: str, status: int) -> None:
-    """Driver: raise what went wrong in a rank that ended with `status`."""
-    path = _file(workspace, node, "error")
-    if path.exists():
-        raise UserError(json.loads(path.read_bytes())["error"])
+    """Driver: raise what went wrong in a process that ended with `status`: a rank's own sentence comes first."""
+    for path in (*_errors(workspace, node), _file(workspace, node, "lost")):
+        if path.exists():
+            raise UserError(json.loads(path.read_bytes())["error"])
+    raise UserError(how_it_ended(f"node {node}", status))
+
+
+def how_it_ended(who: str, status: int) -> str:
+    """The sentence on a process that ended with `status` and left none itself."""
     how = (
         f"was killed by signal {-status}"
         if status < 0
         else f"failed with exit code {status} (its traceback stands above)"
     )
-    raise UserError(f"node {node} {how}; run the same command again and it goes on from its last checkpoint.")
+    return f"{who} {how}; run the same command again and it goes on from its last checkpoint."
 
 
 def _received(workspace: Path, told: dict[str, Any]) -> Any:
@@ -79,3 +89,8 @@ def _file(workspace: Path, node: str, name: str) -> Path:
     folder = workspace / _FOLDER
     folder.mkdir(exist_ok=True)
     return folder / f"{node}.{name}.json"
+
+
+def _errors(workspace: Path, node: str) -> list[Path]:
+    """The sentences that ranks have left, by rank."""
+    return sorted((workspace / _FOLDER).glob(f"{node}.error*.json"))

@@ -1,30 +1,35 @@
-"""The training loop of every stage: batches in, weights and history out, resumable at any kill bit for bit."""
+"""The training loop of every stage: batches in, weights and history out, resumable at any kill bit for bit.
+
+It runs alike in one process and in each of several ranks (engine/parallel/data): every rank makes the same batches,
+takes its share, and after the sums over ranks moves the same weights.
+"""
 
 import json
-import math
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
+from engine.artifacts.files import canonical_json, write_atomic
 from engine.model.balance import load_floor
 from engine.model.model import K2Model
-from engine.progress import progress
+from engine.parallel import data
+from engine.training.batches import Batch, pieces, share, tokens_of
+from engine.training.guard import Guard
+from engine.training.journal import HISTORY, Journal
 from engine.training.numerics import autocast, fingerprint, settle
-from engine.training.resume import Progress
+from engine.training.resume import Progress, Saved
 
-Batch = Any
-"""What `batch_at` gives and `loss_fn` takes. A mapping of tensors is moved to the model's device and can be split into
-micro-batches along axis 0 (0-d tensors go to each whole); anything else reaches `loss_fn` as it is."""
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Row = dict[str, Any]
-HISTORY, TIMING = "history.jsonl", "timing.jsonl"
+TRAINING = "training.json"
+"""What a finished run leaves beside its history: how far, on how many ranks, the digest of its final state."""
+
+LARGEST = "_max"
+"""Figures whose name ends so are reduced by the maximum; all others are averaged."""
 
 
 class Optimizer(Protocol):
@@ -41,7 +46,8 @@ class Optimizer(Protocol):
 class LoopSettings:
     """How a loop runs. `dtype` is "float32" or "bfloat16" (autocast); `grad_clip` a norm, None for no clipping.
 
-    Every `heads_every` steps the history also holds each head's maximum logit.
+    Every `heads_every` steps the history also holds each head's maximum logit. `skip_spikes` and `nonfinite_steps`
+    are the guard's (engine/training/guard.py).
     """
 
     steps: int
@@ -51,6 +57,8 @@ class LoopSettings:
     dtype: str
     grad_clip: float | None = None
     heads_every: int = 10
+    skip_spikes: bool = False
+    nonfinite_steps: int = 1
 
 
 def train_loop(
@@ -71,113 +79,172 @@ def train_loop(
 
     `batch_at(step)` and `lr_at(step)` count from 0 and must be pure: of the step, and for RL of the model as it
     stands before the step (then make `checkpoint_every` a multiple of the steps that share a batch). `loss_fn`
-    gives the mean loss of a micro-batch and figures for the row; both are averaged over micro-batches, so a
-    masked loss must divide by a 0-d tensor of the batch rather than by its own mask. `after_step(completed, row)`
-    may add figures to the row; it must not change the model. `bias_rate_at(step)` is the router bias's speed u
-    (None: the biases stay). The model is trained in place; after a kill, call again with the same arguments.
+    gives the mean loss of a micro-batch and figures for the row, the same names for each; both are averaged over
+    the micro-batches of all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d
+    tensor of the batch rather than by its own mask (engine/training/batches.py). `after_step(completed, row)` may add
+    figures to the row; it must not change the model. `bias_rate_at(step)` is the router bias's speed u (None: the
+    biases stay). The model is trained in place; after a kill, call again with the same arguments. All ranks work in
+    the first one's `work`, where it alone writes.
 
-    Raises UserError naming the step where loss or gradient is not finite; the last checkpoint stays.
+    Raises UserError naming the step where loss or gradient is not finite (`settings.nonfinite_steps` times in a row);
+    the last checkpoint stays.
     """
     settle(settings.threads)
-    work.mkdir(parents=True, exist_ok=True)
-    history = work / HISTORY
-    history.touch()
-    store = Progress(work / "checkpoints", history, fingerprint(settings.threads, settings.dtype))
-    done = _resume(model, optimizer, store)
-    model.train()
-    clock = _Clock(work / TIMING)
-    with history.open("ab") as file, progress(title, settings.steps) as bar:
-        bar.advance(done)
+    world, work = data.world(), data.from_first(work)
+    store = _store(work, settings)
+    saved = _resume(model, optimizer, store)
+    guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
+    guard.recall(_rows(work / HISTORY))
+    done, digest = (saved.step, saved.digest) if saved else (0, "")
+    with Journal(work, title, settings.steps, done, world.first) as journal:
+        if saved and saved.world_size != world.size:
+            journal.say(
+                f"{title}: WARNING: begun with {saved.world_size} processes and resumed at step {done} with "
+                f"{world.size}: the data keeps its order, the result will differ in its last bits"
+            )
         for step in range(done, settings.steps):
             batch = batch_at(step)
             model.train()
             lr = lr_at(step)
             optimizer.set_lr(lr)
-            row = {"step": step + 1, "lr": lr} | _backward(model, batch, loss_fn, settings, micro_batches)
-            _check_finite(row, title)
-            heads = _heads(model) if (step + 1) % settings.heads_every == 0 else {}
-            row |= optimizer.step() | heads | _balance(model, bias_rate_at(step) if bias_rate_at else 0.0)
-            optimizer.zero_grad()
+            row = {"step": step + 1, "lr": lr} | _backward(model, batch, loss_fn, settings, micro_batches, title)
+            verdict = guard.judge(row)
+            if verdict.note:
+                journal.say(verdict.note)
+            row |= _move(model, optimizer, verdict.take, settings, step, bias_rate_at)
             if after_step is not None:
                 after_step(step + 1, row)
-            file.write((json.dumps(row) + "\n").encode())
-            rate, left = clock.tick(step + 1, _tokens(batch), settings.steps)
-            bar.advance(1, loss=f"{row['loss']:.3f}", tok_s=f"{rate:,.0f}", left=f"{left:.0f}s")
+            journal.write(row, tokens_of(batch))
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                _checkpoint(model, optimizer, store, file, step + 1)
+                journal.sync()
+                digest = _checkpoint(model, optimizer, store, step + 1)
+    _finish(work, settings, digest)
     model.eval()
-    return history
+    return work / HISTORY
 
 
-def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> int:
-    """Take up the latest checkpoint, if any; the number of completed steps."""
-    saved = store.latest()
-    if saved is None:
-        return 0
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-    for name, tensor in saved.tensors.items():
-        part, _, rest = name.partition(":")
-        parts[part][rest] = tensor
-    model.load_state_dict(parts["model"])
-    optimizer.load_state_dict(parts["optimizer"])
-    return saved.step
+def _store(work: Path, settings: LoopSettings) -> Progress:
+    if data.world().first:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / HISTORY).touch()
+    numerics = fingerprint(settings.threads, settings.dtype)
+    return Progress(work / "checkpoints", work / HISTORY, numerics, data.world().size)
 
 
-def _checkpoint(model: K2Model, optimizer: Optimizer, store: Progress, file: BinaryIO, step: int) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> Saved | None:
+    """Take up the latest checkpoint, if any; the first rank says which, and all then hold the same state."""
+    saved = store.latest() if data.world().first else None
+    step = data.from_first(saved.step if saved else None)
+    if step is not None:
+        saved = saved or store.at(step)
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        for name, tensor in saved.tensors.items():
+            part, _, rest = name.partition(":")
+            parts[part][rest] = tensor
+        model.load_state_dict(parts["model"])
+        optimizer.load_state_dict(parts["optimizer"])
+    _require_same(_state(model, optimizer), "at the start")
+    return saved
+
+
+def _rows(history: Path) -> list[Row]:
+    """The rows up to the checkpoint, which the first rank has cut the history to."""
+    return [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+
+
+def _state(model: K2Model, optimizer: Optimizer) -> dict[str, Tensor]:
+    """All that a checkpoint holds, by name."""
     tensors = {f"model:{name}": tensor for name, tensor in model.state_dict().items()}
-    store.save(step, tensors | {f"optimizer:{name}": tensor for name, tensor in optimizer.state_dict().items()})
+    return tensors | {f"optimizer:{name}": tensor for name, tensor in optimizer.state_dict().items()}
 
 
-def _split(batch: Batch, parts: int, device: torch.device) -> Iterator[Batch]:
-    if not (isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())):
-        if parts > 1:
-            raise ValueError("only a mapping of tensors can be split into micro-batches")
-        yield batch
-        return
-    for part in range(parts):
-        micro = {}
-        for name, tensor in batch.items():
-            size, odd = divmod(tensor.shape[0], parts) if tensor.ndim else (0, 0)
-            if odd:
-                raise UserError(
-                    f"a batch of {tensor.shape[0]} rows does not split into {parts} micro-batches; "
-                    "make the batch size a multiple of it"
-                )
-            micro[name] = (tensor[part * size : (part + 1) * size] if tensor.ndim else tensor).to(device)
-        yield micro
+def _checkpoint(model: K2Model, optimizer: Optimizer, store: Progress, step: int) -> str:
+    """Write a checkpoint, the ranks' states being equal; its digest, "" on other ranks than the first."""
+    state = _state(model, optimizer)
+    _require_same(state, f"after step {step}")
+    return store.save(step, state) if data.world().first else ""
+
+
+def _require_same(state: Mapping[str, Tensor], when: str) -> None:
+    if data.world().size > 1:
+        data.require_same(data.checksum(state.values()), f"the weights {when}")
+
+
+def _finish(work: Path, settings: LoopSettings, digest: str) -> None:
+    """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state."""
+    told = {
+        "steps": settings.steps,
+        "state_digest": digest,
+        "world_size": data.world().size,
+        "numerics": fingerprint(settings.threads, settings.dtype),
+    }
+    if data.world().first:
+        write_atomic(work / TRAINING, canonical_json(told))
+    data.from_first(None)  # nobody reads the history before it is whole
 
 
 def _backward(
-    model: K2Model,
-    batch: Batch,
-    loss_fn: LossFn,
-    settings: LoopSettings,
-    parts: int,
+    model: K2Model, batch: Batch, loss_fn: LossFn, settings: LoopSettings, micro_batches: int, title: str
 ) -> Row:
-    """Gradients of the mean loss over all micro-batches; loss, auxiliary figures and gradient norm for the row."""
-    device = next(model.parameters()).device
-    sums: dict[str, float] = {}
-    for micro in _split(batch, parts, device):
+    """Gradients of the mean loss over all micro-batches of all ranks; loss, figures and gradient norm for the row.
+
+    Largest logits and expert loads, which the forwards left in the model, are reduced over the ranks too.
+    """
+    device, world = next(model.parameters()).device, data.world()
+    parts = pieces(micro_batches, world.size)
+    means: dict[str, float] = {}
+    largest: dict[str, float] = {}
+    for micro in share(batch, micro_batches, world, device, title):
         with autocast(settings.dtype, device.type):
             loss, aux = loss_fn(micro)
         (loss / parts).backward()
         for name, value in ({"loss": loss} | aux).items():
             figure = float(value.detach() if isinstance(value, Tensor) else value)
-            sums[name] = sums.get(name, 0.0) + figure / parts
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+            if name.endswith(LARGEST):
+                largest[name] = max(largest.get(name, figure), figure)
+            else:
+                means[name] = means.get(name, 0.0) + figure / parts
+    parameters = list(model.parameters())
+    data.sum_gradients_(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if settings.grad_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), settings.grad_clip, norm)
-    return {**sums, "grad_norm": float(norm)}
+        torch.nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
+    return {**_over_ranks(model, means, largest), "grad_norm": float(norm)}
 
 
-def _check_finite(row: Row, title: str) -> None:
-    """Stop before the step that would spoil the weights."""
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(row[name]):
-            raise UserError(f"{title}: {name} is {row[name]} at step {row['step']}; lower the learning rate, run again")
+def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Row:
+    """The row's figures over all ranks, in the order of their names; reduces maxima and loads in the model as well."""
+    if data.world().size == 1:
+        return {**means, **largest}
+    device = next(model.parameters()).device
+    sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64, device=device) for of in (means, largest))
+    data.sum_([sums, *(router.load_E for router in model.routers().values())])
+    data.max_([tops, *(attention.max_logit_H for attention in model.attentions())])
+    return dict(zip([*means, *largest], [*sums.tolist(), *tops.tolist()], strict=True))
+
+
+def _move(
+    model: K2Model,
+    optimizer: Optimizer,
+    take: bool,
+    settings: LoopSettings,
+    step: int,
+    bias_rate_at: Callable[[int], float] | None,
+) -> Row:
+    """Take the step, or skip it; either way logits, loads and gradients are forgotten. Figures for the row."""
+    heads = _heads(model) if take and (step + 1) % settings.heads_every == 0 else {}
+    row = optimizer.step() if take else _stand_still(model)
+    balance = _balance(model, bias_rate_at(step) if take and bias_rate_at else 0.0)
+    optimizer.zero_grad()
+    return row | heads | balance
+
+
+def _stand_still(model: K2Model) -> Row:
+    """Forget the logits of a skipped step's forwards, as the optimizer would; the row's figures in its place."""
+    largest = max(float(attention.max_logit_H.max()) for attention in model.attentions())
+    for attention in model.attentions():
+        attention.reset_max_logit()
+    return {"skipped": 1.0, "max_logit": largest, "clipped_heads": 0.0}
 
 
 def _heads(model: K2Model) -> Row:
@@ -194,38 +261,3 @@ def _balance(model: K2Model, rate: float) -> Row:
     floor = load_floor(tokens, routers[0].load_E.numel(), routers[0].k)
     loads = [router.balance_(rate) for router in routers]
     return {"expert_load_max": max(loads), "expert_load_mean": sum(loads) / len(loads), "expert_load_floor": floor}
-
-
-def _tokens(batch: Batch) -> int:
-    """Token positions of a batch, for the speed shown: of its largest tensor, or of its groups together."""
-    if isinstance(batch, Tensor):
-        return batch.numel()
-    if isinstance(batch, Mapping):
-        sizes = [_tokens(value) for value in batch.values()]
-        alike = all(isinstance(value, Tensor) for value in batch.values())
-        return max(sizes, default=0) if alike else sum(sizes)
-    return _tokens(getattr(batch, "ids_BT", {}))
-
-
-class _Clock:
-    """Tokens a second, kept apart from the history: it differs from run to run."""
-
-    EVERY = 50
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.start = self.mark = time.monotonic()
-        self.tokens = self.steps = self.marked_tokens = 0
-
-    def tick(self, step: int, tokens: int, total: int) -> tuple[float, float]:
-        """Count a step; tokens a second so far and seconds left."""
-        now = time.monotonic()
-        self.tokens += tokens
-        self.steps += 1
-        if step % self.EVERY == 0 or step == total:
-            rate = (self.tokens - self.marked_tokens) / max(now - self.mark, 1e-9)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, "tokens_per_second": round(rate, 1)}) + "\n")
-            self.mark, self.marked_tokens = now, self.tokens
-        elapsed = max(now - self.start, 1e-9)
-        return self.tokens / elapsed, elapsed / self.steps * (total - step)

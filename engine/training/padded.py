@@ -18,6 +18,7 @@ from kernels.cross_entropy import linear_cross_entropy
 
 IDS: Final = "ids"
 COUNTED: Final = "counted"
+TOTAL: Final = "total"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,18 @@ def mean_nll(model: K2Model, batch: Padded) -> Tensor:
 
 
 def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
-    """The padded groups of a step under flat names, as the training loop takes a batch."""
+    """The padded groups of a step under flat names, as the training loop takes a batch.
+
+    Each with its number of counted tokens, of which every micro-batch gets an equal part (engine/training/batches).
+    """
     return {
         f"{kind}/{part}": tensor
         for kind, group in groups.items()
-        for part, tensor in ((IDS, group.ids_BT), (COUNTED, group.counted_BT))
+        for part, tensor in (
+            (IDS, group.ids_BT),
+            (COUNTED, group.counted_BT),
+            (TOTAL, torch.tensor(float(group.count), dtype=torch.float64)),
+        )
     }
 
 
@@ -84,11 +92,26 @@ def kinds_of(batch: Mapping[str, Tensor]) -> list[str]:
     return [name.removesuffix(f"/{IDS}") for name in batch if name.endswith(f"/{IDS}")]
 
 
+def no_loss(model: K2Model) -> Tensor:
+    """A zero to go backward from where there is nothing to learn."""
+    return 0.0 * model.norm.weight.sum()
+
+
 def group_loss(
     model: K2Model, batch: Mapping[str, Tensor], weight: Callable[[str], float]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Weighted mean over kinds of the mean loss a token of each; the kinds' own losses go to the history."""
-    losses = {kind: mean_nll(model, group_of(batch, kind)) for kind in kinds_of(batch)}
+    """Weighted mean over kinds of the mean loss a token of each; the kinds' own losses go to the history.
+
+    Of a micro-batch it gives what averages to the whole batch's loss, however its tokens are dealt.
+    """
+    losses = {kind: _share_of_mean(model, batch, kind) for kind in kinds_of(batch)}
     total = sum(weight(kind) for kind in losses)
     loss = torch.stack([weight(kind) * value for kind, value in losses.items()]).sum() / total
     return loss, {f"loss_{kind}": value for kind, value in losses.items()}
+
+
+def _share_of_mean(model: K2Model, batch: Mapping[str, Tensor], kind: str) -> Tensor:
+    """The mean loss a token, weighted with how many this micro-batch holds of its equal part of the total."""
+    group = group_of(batch, kind)
+    count = group.count
+    return mean_nll(model, group) * (count / float(batch[f"{kind}/{TOTAL}"])) if count else no_loss(model)

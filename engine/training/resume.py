@@ -20,22 +20,29 @@ STATE, META = "state.safetensors", "meta.json"
 
 @dataclass(frozen=True)
 class Saved:
-    """A verified checkpoint: completed steps, tensors by name, length of the history up to it."""
+    """A verified checkpoint: completed steps, tensors by name and their digest, the history up to it, the ranks."""
 
     step: int
     tensors: dict[str, Tensor]
+    digest: str
     history_bytes: int
+    world_size: int
 
 
 class Progress:
-    """The checkpoints of one run, under `directory`, tied to its history file."""
+    """The checkpoints of one run, under `directory`, tied to its history file.
 
-    def __init__(self, directory: Path, history: Path, fingerprint: dict[str, Any]) -> None:
-        self.directory, self.history, self.fingerprint = directory, history, fingerprint
-        directory.mkdir(parents=True, exist_ok=True)
+    Of all ranks the first alone calls `save` and `latest`; the others read `at` the step that it found.
+    """
 
-    def save(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Write the checkpoint after `step` completed steps; the history must hold exactly their rows, synced."""
+    def __init__(self, directory: Path, history: Path, fingerprint: dict[str, Any], world_size: int = 1) -> None:
+        self.directory, self.history, self.fingerprint, self.world_size = directory, history, fingerprint, world_size
+
+    def save(self, step: int, tensors: dict[str, Tensor]) -> str:
+        """Write the checkpoint after `step` completed steps; the digest of its tensors.
+
+        The history must hold exactly the rows of these steps, synced.
+        """
         final = self.directory / f"{step:08d}"
         partial = self.directory / f".{step:08d}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -45,6 +52,7 @@ class Progress:
         meta = {
             "step": step,
             "digest": digest_bytes(data),
+            "world_size": self.world_size,
             "history_bytes": len(rows),
             "history_digest": digest_bytes(rows),
             "fingerprint": self.fingerprint,
@@ -57,6 +65,7 @@ class Progress:
         fsync_directory(self.directory)
         for old in self._steps()[:-KEEP]:
             shutil.rmtree(old)
+        return str(meta["digest"])
 
     def _steps(self) -> list[Path]:
         return sorted(path for path in self.directory.iterdir() if path.name.isdigit())
@@ -64,8 +73,10 @@ class Progress:
     def latest(self) -> Saved | None:
         """The newest checkpoint whose bytes are what was written, with the history cut to its step; None to start.
 
-        Raises UserError where it was made under other numerics: going on would not end in the same bits.
+        Raises UserError where it was made under other numerics: going on would not end in the same bits. Another
+        number of ranks is allowed (the order of the data does not hang on it) and for the caller to say.
         """
+        self.directory.mkdir(parents=True, exist_ok=True)
         for directory in reversed(self._steps()):
             saved = self._read(directory)
             if saved is not None:
@@ -73,6 +84,14 @@ class Progress:
                 return saved
         self.history.write_bytes(b"")
         return None
+
+    def at(self, step: int) -> Saved:
+        """The checkpoint of a step that the first rank has verified. Raises UserError where it reads otherwise here."""
+        directory = self.directory / f"{step:08d}"
+        saved = self._read(directory)
+        if saved is None:
+            raise UserError(f"{directory}: this rank reads other bytes than the first; is the file system shared?")
+        return saved
 
     def _read(self, directory: Path) -> Saved | None:
         try:
@@ -90,4 +109,5 @@ class Progress:
                 f"{directory}: this run began with another {', '.join(changed)} and would not end in the same bits; "
                 "start the stage afresh (--fresh) or restore the machine's setting"
             )
-        return Saved(int(meta["step"]), tensors, int(meta["history_bytes"]))
+        step, kept = int(meta["step"]), int(meta["history_bytes"])
+        return Saved(step, tensors, str(meta["digest"]), kept, int(meta["world_size"]))

@@ -50,3 +50,9 @@ class OptimizerSettings(BaseModel):
     adamw_lr_factor: float = Field(gt=0)
     newton_schulz_dtype: Literal["float32", "bfloat16"]
     grad_clip: float | None = Field(default=None, gt=0)
+    skip_spikes: bool = Field(default=False, description="skip the steps whose loss is a spike; marked they always are")
+    nonfinite_steps: int = Field(
+        default=1,
+        ge=1,
+        description="steps in a row without a finite loss and gradient that stop the run; all are skipped",
+    )

@@ -38,7 +38,7 @@ def train_extend(
     rows = read_history(history)
     metrics = report.figures(measured, p) | {
         "steps": p.schedule.steps,
-        "final_training_loss": rows[-1]["loss"],
+        "final_training_loss": [row["loss"] for row in rows if "loss" in row][-1],
         "rope_scaling": json.dumps(extended.config.rope_scaling, sort_keys=True),
     }
     return workspace / "checkpoint", directory, metrics

@@ -46,7 +46,16 @@ def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> 
         batch_at,
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
         rate_of(p.schedule),
-        LoopSettings(p.schedule.steps, p.checkpoint_every, p.seed, p.threads, p.dtype, grad_clip=p.optimizer.grad_clip),
+        LoopSettings(
+            p.schedule.steps,
+            p.checkpoint_every,
+            p.seed,
+            p.threads,
+            p.dtype,
+            grad_clip=p.optimizer.grad_clip,
+            skip_spikes=p.optimizer.skip_spikes,
+            nonfinite_steps=p.optimizer.nonfinite_steps,
+        ),
         work,
         "pretrain",
         micro_batches=p.micro_batches,
@@ -78,8 +87,8 @@ def figures(
         "tokens": p.schedule.steps * p.batch_size * p.sequence_length,
         "parameters": total.total,
         "parameters_active": total.active,
-        "final_training_loss": _mean([row["loss"] for row in rows[-50:]]),
-        "peak_max_logit": max(row["max_logit"] for row in rows),
+        "final_training_loss": _mean([row["loss"] for row in rows[-50:] if "loss" in row]),
+        "peak_max_logit": max(row["max_logit"] for row in rows if "max_logit" in row),
         "clipped_heads": sum(row["clipped_heads"] for row in rows),
         "expert_load_max_over_mean": _mean(
             [row["expert_load_mean"] for row in rows[-50:] if "expert_load_mean" in row]

@@ -32,7 +32,7 @@ def informative(rewards_NK: Tensor) -> Tensor:
 
 
 def squared_objective(
-    logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, counts_M: Tensor, tau: float, *, total: int
+    logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, counts_M: Tensor, tau: float, *, total: float
 ) -> Tensor:
     """K2's objective over 2 tau; log-probabilities are sums over a response.
 

@@ -5,15 +5,18 @@ drawn anew after a kill, and what an iteration leaves on disc (rollouts, candida
 content.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from engine.artifacts.files import digest_bytes
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import WSD
+from engine.parallel import data
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
 from engine.rollout.verifiable import Item, items
@@ -21,7 +24,7 @@ from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import Encoded, batch_at
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
-from engine.training.padded import Padded, group_loss, pack_groups
+from engine.training.padded import Padded, group_loss, no_loss, pack_groups
 from nodes.rl.candidates import Candidates
 from nodes.rl.objective import squared_objective
 from nodes.rl.ptx import NaturalText
@@ -84,6 +87,7 @@ class PolicyTraining:
             assert inner == 0, "a resume point stands between iterations"
             self.candidates.consider(iteration)
             rollouts = collect(self.model, self.tokenizer, self.prompts_of(iteration), iteration, self.p)
+            data.require_same(_digest(rollouts.rows), f"the rollouts of iteration {iteration}")
             write_rollouts(rollouts.rows, self.work / "rollouts", iteration)
             self.drawn = (iteration, rollouts)
             if self.p.reset_optimizer:
@@ -101,28 +105,33 @@ class PolicyTraining:
         assert self.drawn is not None
         assert self.minibatch is not None
         rollouts, part = self.drawn[1], self.minibatch
-        figures: dict[str, Any] = {"temperature": rollouts.temperature, **rollouts.figures}
-        if part.empty:
-            nothing = 0.0 * self.model.norm.weight.sum()  # a loss to go backward from; the optimizer stands still
-            return nothing, {**figures, "skipped": 1.0, "objective": 0.0, "kl": 0.0, "ratio_max": 0.0, "loss_ptx": 0.0}
-        logprobs_M = completion_logprobs(self.model, part.prompts, part.which_M, part.completions, rollouts.temperature)
-        objective = squared_objective(
-            logprobs_M, part.old_logprobs_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total
-        )
-        ratio_M = (logprobs_M - part.old_logprobs_M).detach()
-        share_M = part.counts_M / part.counts_M.sum()
-        figures |= {
-            "skipped": 0.0,
-            "objective": objective,
-            # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
-            "kl": (share_M * (ratio_M.exp() - 1 - ratio_M)).sum(),
-            "ratio_max": ratio_M.abs().max(),
-            "loss_ptx": 0.0,
+        figures: dict[str, Any] = {
+            "temperature": rollouts.temperature,
+            **rollouts.figures,
+            "skipped": float(part.empty),
         }
+        objective, told = self._objective(part, rollouts.temperature)
+        figures |= {**told, "loss_ptx": 0.0}
         if not batch:
             return objective, figures
         ptx, by_kind = group_loss(self.model, batch, lambda _: 1.0)
         return objective + self.p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
+
+    def _objective(self, part: Minibatch, temperature: float) -> tuple[Tensor, dict[str, Any]]:
+        """K2's objective on a share of responses, zero where it holds none; figures for the history."""
+        if not part.prompts:
+            return no_loss(self.model), {"objective": 0.0, "kl": 0.0, "ratio_max": 0.0}
+        logprobs_M = completion_logprobs(self.model, part.prompts, part.which_M, part.completions, temperature)
+        objective = squared_objective(
+            logprobs_M, part.old_logprobs_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total
+        )
+        ratio_M = (logprobs_M - part.old_logprobs_M).detach()
+        return objective, {
+            "objective": objective,
+            # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
+            "kl": (part.counts_M / part.live * (ratio_M.exp() - 1 - ratio_M)).sum(),
+            "ratio_max": ratio_M.abs().max(),
+        }
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then linearly down to `final_rate` of the peak."""
@@ -153,6 +162,8 @@ class PolicyTraining:
                 threads=p.threads,
                 dtype=p.dtype,
                 grad_clip=p.optimizer.grad_clip,
+                skip_spikes=p.optimizer.skip_spikes,
+                nonfinite_steps=p.optimizer.nonfinite_steps,
                 heads_every=p.steps + 1,  # never: a skipped step has none
             ),
             work=self.work,
@@ -160,3 +171,7 @@ class PolicyTraining:
         )
         self.candidates.consider(p.iterations, last=True)
         return history
+
+
+def _digest(rows: list[dict[str, Any]]) -> str:
+    return digest_bytes(json.dumps(rows).encode())

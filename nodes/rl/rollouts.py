@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from engine.model.model import K2Model
+from engine.parallel import data
+from engine.parallel.data import ALONE, World
 from engine.rollout.passrate import Response, sample_responses
 from engine.rollout.seeds import generator, key
 from engine.rollout.verifiable import Item
@@ -24,11 +26,13 @@ from nodes.rl.schema import Parameters
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The responses of one optimizer step.
+    """The responses of one optimizer step, or one rank's share of them.
 
     `prompts` are the informative ones and `completions` their M distinct responses, number m to prompt `which_M[m]`.
     `counts_M` says how often each was drawn, `advantages_M` their mean advantage, `old_logprobs_M` whole-response sums
-    under the policy that drew them, at its temperature. `total` is the number of all draws for the minibatch's prompts.
+    under the policy that drew them, at its temperature. `total` is the number of all draws for the step's prompts and
+    `live` that of the informative ones, each divided by the number of ranks, over which losses and figures are
+    averaged.
     """
 
     prompts: list[list[int]]
@@ -37,12 +41,13 @@ class Minibatch:
     old_logprobs_M: Tensor
     advantages_M: Tensor
     counts_M: Tensor
-    total: int
+    total: float
+    live: float
 
     @property
     def empty(self) -> bool:
-        """Whether no prompt is informative: there is nothing to take a step on."""
-        return not self.prompts
+        """Whether no prompt of any rank's share is informative: there is nothing to take a step on."""
+        return not self.live
 
 
 @dataclass(frozen=True)
@@ -76,17 +81,23 @@ def collect(model: K2Model, tokenizer: K2Tokenizer, asked: Sequence[Item], itera
         table_row(response, reward, iteration, temperature)
         for response, reward in zip(responses, rewards_NK.flatten().tolist(), strict=True)
     ]
-    minibatches = [minibatch(responses, rewards_NK, part, p.minibatches) for part in range(p.minibatches)]
-    trained = sum(len(one.counts_M) for one in minibatches)
+    world = data.world()
+    minibatches = [minibatch(responses, rewards_NK, part, p.minibatches, world) for part in range(p.minibatches)]
+    trained = sum(len(one.counts_M) for one in minibatches) * world.size  # averaged over the ranks' shares
     return Rollouts(rows, minibatches, temperature, figures_of(responses, rewards_NK) | {"rows_trained": trained})
 
 
-def minibatch(responses: Sequence[Response], rewards_NK: Tensor, part: int, parts: int) -> Minibatch:
-    """Every `parts`-th prompt from `part` on, as one step takes them; `responses` are K in a row for each prompt."""
+def minibatch(
+    responses: Sequence[Response], rewards_NK: Tensor, part: int, parts: int, world: World = ALONE
+) -> Minibatch:
+    """Every `parts`-th prompt from `part` on, as one step takes them, dealt to the ranks of `world` in turn.
+
+    `responses` are K in a row for each prompt.
+    """
     samples = rewards_NK.shape[1]
     advantages_NK, live_N = advantages(rewards_NK), informative(rewards_NK)
-    mine = range(part, len(rewards_NK), parts)
-    live = [prompt for prompt in mine if live_N[prompt]]
+    of_step = range(part, len(rewards_NK), parts)
+    live = [prompt for prompt in of_step[world.rank :: world.size] if live_N[prompt]]
     distinct = [
         (place, one)
         for place, prompt in enumerate(live)
@@ -99,7 +110,8 @@ def minibatch(responses: Sequence[Response], rewards_NK: Tensor, part: int, part
         old_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for _, one in distinct]),
         advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for _, one in distinct]),
         counts_M=torch.tensor([float(len(one.advantages)) for _, one in distinct]),
-        total=len(mine) * samples,
+        total=len(of_step) * samples / world.size,
+        live=int(live_N[list(of_step)].sum()) * samples / world.size,
     )
 
 

@@ -45,6 +45,8 @@ def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Pa
             threads=p.threads,
             dtype=p.dtype,
             grad_clip=p.optimizer.grad_clip,
+            skip_spikes=p.optimizer.skip_spikes,
+            nonfinite_steps=p.optimizer.nonfinite_steps,
         ),
         work=work,
         title="sft",

@@ -41,6 +41,14 @@ def test_it_equals_the_reference_with_gradients(length, batched):
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
+def test_heads_of_odd_width_are_turned_too():
+    leaves, turn = operands(2, 9, N=5)
+    for expected, got in zip(
+        results(reference, leaves, turn), results(latent_attention.latent_attention, leaves, turn)
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
 def test_weights_that_are_not_kept_are_formed_again_to_the_same_bits(monkeypatch):
     leaves, turn = operands(2, BLOCK + 5, dtype=torch.float32)
     kept = results(latent_attention.latent_attention, leaves, turn)

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.launch import exchange
-from engine.launch.compute import launcher
+from engine.launch.compute import ComputeClass, compute_class
 
 
 def test_outputs_come_back(tmp_path: Path) -> None:
@@ -42,9 +42,32 @@ def test_errors_come_back(tmp_path: Path) -> None:
     [
         ({}, "no class 'train'"),
         ({"train": {"launcher": "ssh"}}, "'ssh' is unknown"),
-        ({"train": {"launcher": "local", "gpus": 8}}, "exactly the field launcher"),
+        ({"train": {"launcher": "local", "gpus": 8}}, "processes, nothing else"),
+        ({"train": {"processes": 2}}, "must have the field launcher"),
+        ({"train": "local"}, "must have the field launcher"),
+        ({"train": {"launcher": "local", "processes": 0}}, "no whole number from 1 up"),
+        ({"train": {"launcher": "local", "processes": True}}, "no whole number from 1 up"),
+        ({"train": {"launcher": "inplace", "processes": 2}}, "cannot run 2 processes in place"),
     ],
 )
 def test_bad_compute_class(compute: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        launcher(compute, "train")
+        compute_class(compute, "train")
+
+
+def test_one_process_unless_told() -> None:
+    assert compute_class({"train": {"launcher": "local"}}, "train") == ComputeClass("local", 1)
+    assert compute_class({"train": {"launcher": "local", "processes": 4}}, "train") == ComputeClass("local", 4)
+
+
+def test_a_ranks_own_sentence_comes_before_torchruns(tmp_path: Path) -> None:
+    exchange.write_parameters(tmp_path, "train", {})
+    exchange.write_lost(tmp_path, "train", exchange.how_it_ended("rank 1 of 2 of node train", -9))
+    with pytest.raises(UserError, match="^rank 1 of 2 of node train was killed by signal 9; run the same command"):
+        exchange.raise_error(tmp_path, "train", 1)
+    exchange.write_error(tmp_path, "train", "shards are truncated.", rank=1)
+    with pytest.raises(UserError, match="^shards are truncated.$"):
+        exchange.raise_error(tmp_path, "train", 1)
+    exchange.write_parameters(tmp_path, "train", {})
+    with pytest.raises(UserError, match="exit code 1"):
+        exchange.raise_error(tmp_path, "train", 1)

@@ -255,7 +255,7 @@ def record(kind, model, x_BTD):
         q, k = (p(x_BTD).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (model.q_proj, model.k_proj))
         model.logits.record(q, k, 0.5)
     else:
-        still = torch.ones(x_BTD.shape[1], 2, dtype=torch.complex64)
+        still = torch.ones(x_BTD.shape[1], 1, dtype=torch.complex64)
         model.logits(x_BTD, still, None, 0, None)
 
 

@@ -19,18 +19,38 @@ def batch_at(step):
     return {"ids": torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(step))}
 
 
-def run(work, after_step=None, steps=STEPS, lr=0.01, threads=1, micro_batches=1, dtype="float32"):
+def run(
+    work,
+    after_step=None,
+    steps=STEPS,
+    lr=0.01,
+    threads=1,
+    micro_batches=1,
+    dtype="float32",
+    spoil=None,
+    watch=None,
+    **guard,
+):
+    """Train the tiny model; `spoil` multiplies the loss of some steps (from 0), `guard` goes to the settings."""
+    spoil = spoil or {}
     model = K2Model(config())
     optimizer = MuonClip(model, lr, tau=0.5)
 
     def loss_fn(batch):
         ids = batch["ids"]
         loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())
-        return loss, {"twice": 2 * loss}
+        loss = loss * batch["factor"][0]
+        return loss, {"twice": 2 * loss, "top_max": float(ids.max())}
 
-    settings = LoopSettings(steps, 5, 0, threads, dtype, heads_every=4)
+    def spoiled(step):
+        return batch_at(step) | {"factor": torch.full((4,), spoil.get(step, 1.0))}
+
+    if watch is not None:
+        after_step = lambda step, row: watch(step, model)  # noqa: E731
+
+    settings = LoopSettings(steps, 5, 0, threads, dtype, heads_every=4, **guard)
     history = train_loop(
-        model, optimizer, batch_at, loss_fn, lambda step: lr / (1 + step), settings, work, "tiny",
+        model, optimizer, spoiled, loss_fn, lambda step: lr / (1 + step), settings, work, "tiny",
         micro_batches=micro_batches, after_step=after_step, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return model, optimizer, history

@@ -32,6 +32,7 @@ def test_a_row_a_step_with_all_telemetry(straight):
     rows = rows_of(straight[1][2])
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     wanted = {"loss", "twice", "lr", "grad_norm", "max_logit", "clipped_heads", "expert_load_max", "expert_load_mean"}
+    wanted |= {"spike", "top_max"}
     assert all(wanted <= set(row) for row in rows)
     assert rows[3]["max_logit_heads"][0] != rows[7]["max_logit_heads"][0]
     assert max(map(max, rows[3]["max_logit_heads"])) == pytest.approx(rows[3]["max_logit"], abs=1e-3)
@@ -57,13 +58,13 @@ class Killed(Exception):
     pass
 
 
-def killed_at(work, step):
+def killed_at(work, step, **given):
     def stop(completed, row):
         if completed == step:
             raise Killed
 
     with pytest.raises(Killed):
-        run(work, after_step=stop)
+        run(work, after_step=stop, **given)
 
 
 @pytest.mark.parametrize("step", [3, 13, 20])
@@ -127,3 +128,97 @@ def test_a_loss_that_is_no_number_stops_with_its_step_and_keeps_the_checkpoint(t
         run(tmp_path, lr=1e30)
     assert not list((tmp_path / "checkpoints").iterdir())
     shutil.rmtree(tmp_path / "checkpoints")
+
+
+def state_digest(work):
+    return json.loads((work / "training.json").read_text())["state_digest"]
+
+
+def test_the_end_is_named_by_a_digest_of_weights_and_optimizer(straight, tmp_path):
+    run(tmp_path)
+    assert state_digest(tmp_path) == state_digest(straight[0])
+    assert state_digest(tmp_path) == json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())["digest"]
+    before = state_digest(tmp_path)
+    (tmp_path / "training.json").unlink()
+    run(tmp_path)  # killed between the last checkpoint and the end
+    assert state_digest(tmp_path) == before
+    run(tmp_path / "other", steps=23)
+    assert state_digest(tmp_path / "other") != before
+
+
+def test_a_heartbeat_says_how_far_it_is(straight):
+    assert json.loads((straight[0] / "heartbeat.json").read_text())["step"] == STEPS
+
+
+SPIKE = {"spoil": {57: 40.0}, "steps": 64}
+
+
+@pytest.fixture(scope="module")
+def spiked(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("spiked"), skip_spikes=True, **SPIKE)
+
+
+@pytest.fixture(scope="module")
+def before_spike(tmp_path_factory):
+    """A run killed with a checkpoint after step 50."""
+    work = tmp_path_factory.mktemp("before") / "work"
+    killed_at(work, 51, **SPIKE)
+    return work
+
+
+@pytest.fixture
+def at_50(before_spike, tmp_path):
+    return shutil.copytree(before_spike, tmp_path / "work")
+
+
+def test_a_spike_is_marked_and_by_default_taken(at_50, capfd):
+    rows = rows_of(run(at_50, **SPIKE)[2])
+    assert [row["step"] for row in rows if row["spike"]] == [58]
+    assert "skipped" not in rows[57]
+    assert capfd.readouterr().err.count("is a spike") == 1
+
+
+def test_a_skipped_spike_moves_nothing_but_forgets_its_logits(at_50, capfd):
+    seen = {}
+
+    def look(step, model):
+        seen[step] = [tensor.clone() for tensor in model.state_dict().values()]
+        assert all((attention.max_logit_H == float("-inf")).all() for attention in model.attentions())
+
+    rows = rows_of(run(at_50, watch=look, skip_spikes=True, **SPIKE)[2])
+    assert [row["step"] for row in rows if row.get("skipped")] == [58]
+    assert rows[57]["max_logit"] > 0
+    assert all(torch.equal(a, b) for a, b in zip(seen[57], seen[58]))
+    assert not all(torch.equal(a, b) for a, b in zip(seen[58], seen[59]))
+    assert "the step is skipped" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("step", [56, 58, 62])
+def test_a_spike_is_seen_alike_after_a_resume(spiked, at_50, step):
+    killed_at(at_50, step, skip_spikes=True, **SPIKE)
+    assert digest(*run(at_50, skip_spikes=True, **SPIKE)) == digest(*spiked)
+
+
+def test_non_finite_steps_are_skipped_counted_and_in_the_end_stop(tmp_path):
+    spoil = {3: float("nan"), 8: float("inf"), 9: float("nan")}
+    model, _, history = run(tmp_path / "a", spoil=spoil, nonfinite_steps=3)
+    rows = rows_of(history)
+    assert [row["step"] for row in rows if row.get("nonfinite")] == [4, 9, 10]
+    assert [row["step"] for row in rows if row.get("skipped")] == [4, 9, 10]
+    assert "loss" not in rows[3]
+    assert all(p.isfinite().all() for p in model.parameters())
+    killed_at(tmp_path / "b", 9, spoil=spoil, nonfinite_steps=3)
+    resumed = run(tmp_path / "b", spoil=spoil, nonfinite_steps=3)
+    assert digest(*resumed) == digest(*run(tmp_path / "a", spoil=spoil, nonfinite_steps=3))
+    with pytest.raises(UserError, match="at step 10, 2 such steps in a row"):
+        run(tmp_path / "c", spoil=spoil, nonfinite_steps=2)
+
+
+def test_another_number_of_ranks_is_allowed_and_said(straight, tmp_path, capfd):
+    killed_at(tmp_path, 13)
+    meta = tmp_path / "checkpoints/00000010/meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"world_size": 4}))
+    assert digest(*run(tmp_path)) == digest(*straight[1])
+    said = capfd.readouterr().err
+    assert said.count("WARNING") == 1
+    assert "begun with 4 processes and resumed at step 10 with 1" in said

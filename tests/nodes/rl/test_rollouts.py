@@ -5,13 +5,15 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from engine.parallel.data import World
 from engine.rollout.generate import Completion
-from engine.rollout.passrate import Response
+from engine.rollout.passrate import Response, sample_responses
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
 from engine.rollout.verifiable import Item, items
 from nodes.rl import rollouts
-from nodes.rl.rollouts import collect, merge, permuted
+from nodes.rl.objective import squared_objective
+from nodes.rl.rollouts import collect, merge, minibatch, permuted
 from nodes.rl.schema import Parameters
 from tests.nodes import toy
 
@@ -107,3 +109,25 @@ def test_minibatches_deal_out_every_prompt_once(tokenizer, monkeypatch):
 def test_minibatches_that_do_not_divide_are_refused():
     with pytest.raises(ValidationError, match="minibatches must divide"):
         parameters(prompts=5, minibatches=2)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
+    """Five prompts, one of them uninformative, dealt unevenly; one rank may hold nothing at all."""
+    p = parameters(temperature_start=3.0, temperature_end=3.0)
+    responses = sample_responses(
+        toy.model(), tokenizer, items(p.task, "rl", 5, 0), samples=4, temperature=3.0, max_new_tokens=4, seed=5
+    )
+    rewards_NK = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
+    whole = minibatch(responses, rewards_NK, 0, 1)
+    shares = [minibatch(responses, rewards_NK, 0, 1, World(rank, size)) for rank in range(size)]
+
+    def objective(part):
+        now_M = part.old_logprobs_M * 1.01
+        return squared_objective(now_M, part.old_logprobs_M, part.advantages_M, part.counts_M, 0.5, total=part.total)
+
+    torch.testing.assert_close(torch.stack([objective(part) for part in shares]).mean(), objective(whole))
+    assert whole.live == float(whole.counts_M.sum()) == 16
+    assert sum(float((part.counts_M / part.live).sum()) for part in shares) / size == pytest.approx(1.0)
+    assert sorted(tuple(c) for part in shares for c in part.completions) == sorted(tuple(c) for c in whole.completions)
+    assert not any(part.empty for part in shares)

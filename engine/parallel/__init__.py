@@ -1,0 +1,1 @@
+"""Parallel training: what ranks tell each other."""

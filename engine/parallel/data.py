@@ -1,0 +1,161 @@
+"""Plain data parallelism: every rank holds the whole model and sees its share of each step's batch.
+
+torch.distributed's default process group is the one truth on who takes part; without one a process is alone and every
+function here does nothing. CPU tensors go through gloo, CUDA tensors through NCCL. All ranks must call the same
+functions in the same order.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engine.errors import UserError
+
+T = TypeVar("T")
+BUCKET = 1 << 24
+"""Gradients travel together in messages of about this many numbers: few round trips, little memory."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Which process this is, of how many."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes what all share."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+class RankLost(Exception):
+    """Another rank is gone: this one cannot go on, and the other one has the reason."""
+
+
+def world() -> World:
+    """Which process of how many is this; alone where no process group was started."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
+def start() -> World:
+    """Join the process group that torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR …) describes."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
+    return world()
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _together(call: Callable[[], T]) -> T:
+    """Run a collective operation. Raises RankLost where another rank has gone, rather than a socket's message."""
+    try:
+        return call()
+    except RuntimeError as error:
+        raise RankLost(f"rank {world().rank}: another rank is gone ({str(error).splitlines()[0]})") from error
+
+
+def _reduce_(tensors: Sequence[Tensor], op: Any) -> None:
+    """Reduce tensors of one type and device in place, in one message."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    _together(lambda: dist.all_reduce(flat, op=op))
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def sum_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over the ranks; types and devices may differ."""
+    if world().size == 1:
+        return
+    alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in alike.values():
+        bucket, numbers = [], 0
+        for tensor in group:
+            bucket.append(tensor)
+            numbers += tensor.numel()
+            if numbers >= BUCKET:
+                _reduce_(bucket, dist.ReduceOp.SUM)
+                bucket, numbers = [], 0
+        _reduce_(bucket, dist.ReduceOp.SUM)
+
+
+def max_(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its maximum over the ranks; all of one device. A NaN anywhere stays a NaN.
+
+    gloo's MAX compares with <, so that a NaN of any rank but the first is lost: a flag for it travels beside.
+    """
+    if world().size == 1 or not tensors:
+        return
+    numbers = torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
+    lost = numbers.isnan()
+    both = torch.stack((numbers.masked_fill(lost, float("-inf")), lost.double()))
+    _together(lambda: dist.all_reduce(both, op=dist.ReduceOp.MAX))
+    whole = both[0].masked_fill(both[1] > 0, float("nan"))
+    for tensor, part in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Sum each parameter's gradient over the ranks. Where only some ranks have one, it counts as zero on the others."""
+    if world().size == 1 or not parameters:
+        return
+    have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    _together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX))
+    moved = [p for p, some in zip(parameters, have.tolist(), strict=True) if some]
+    for p in moved:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    sum_(p.grad for p in moved if p.grad is not None)
+
+
+def from_first(value: T) -> T:
+    """Rank 0's `value`, on every rank."""
+    if world().size == 1:
+        return value
+    box: list[Any] = [value]
+    _together(lambda: dist.broadcast_object_list(box, src=0))
+    return box[0]  # type: ignore[no-any-return]
+
+
+def require_same(value: Any, what: str) -> None:
+    """Stop on every rank unless all ranks hold an equal `value`, small and picklable; `what` is named in the error."""
+    size = world().size
+    if size == 1:
+        return
+    values: list[Any] = [None] * size
+    _together(lambda: dist.all_gather_object(values, value))
+    odd = [rank for rank, other in enumerate(values) if other != values[0]]
+    if odd:
+        raise UserError(
+            f"{what} of rank {odd[0]} differ from those of rank 0: the ranks have drifted apart, as on machines of "
+            "different kinds; use machines of one kind, or one process"
+        )
+
+
+def checksum(tensors: Iterable[Tensor]) -> int:
+    """A sum over the bits of tensors: cheap, equal for equal tensors, all but surely different for others."""
+    total = 0
+    for tensor in tensors:
+        flat = tensor.detach().contiguous().reshape(-1)
+        words = flat.view(torch.int32) if flat.element_size() % 4 == 0 else flat.view(torch.uint8)
+        total += int(words.sum(dtype=torch.int64))
+    return total

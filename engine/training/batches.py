@@ -1,0 +1,62 @@
+"""A step's batch, cut into micro-batches and dealt to the ranks, so that neither number changes what a step sees.
+
+A batch is what `batch_at(step)` gives: the whole step's, the same on every rank. A mapping of tensors can be cut along
+axis 0; anything else reaches the loss as it is, and only in a run of one process without micro-batches.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.parallel.data import World
+
+Batch = Any
+
+
+def pieces(micro_batches: int, size: int) -> int:
+    """How many pieces a step's batch is cut into: at least `micro_batches`, and as many for each of `size` ranks."""
+    return -(-micro_batches // size) * size
+
+
+def share(batch: Batch, micro_batches: int, world: World, device: torch.device, title: str) -> Iterator[Batch]:
+    """The micro-batches of this rank, on `device`: consecutive pieces of the batch, every row in one rank's share.
+
+    A 0-d tensor stands for a total over the batch, such as a number of tokens; each piece gets an equal part of it, so
+    that a loss which divides by it is right when averaged over pieces, however many tokens each holds. A batch with
+    such a total may be cut unevenly, even into pieces without rows; one without must split evenly, for its loss is a
+    mean over rows.
+
+    Raises UserError naming the batch size where it does not.
+    """
+    parts = pieces(micro_batches, world.size)
+    if not (isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())):
+        if parts > 1:
+            raise ValueError("only a mapping of tensors can be split into micro-batches")
+        yield batch
+        return
+    uneven = any(tensor.ndim == 0 for tensor in batch.values())
+    for name, tensor in batch.items():
+        if tensor.ndim and tensor.shape[0] % parts and not uneven:
+            raise UserError(
+                f"{title}: a batch of {tensor.shape[0]} rows ({name}) does not split into {parts} micro-batches "
+                f"({micro_batches} asked for, {world.size} processes); make {title}.batch_size a multiple of {parts}"
+            )
+    for part in range(world.rank * (parts // world.size), (world.rank + 1) * (parts // world.size)):
+        yield {name: _piece(tensor, part, parts).to(device) for name, tensor in batch.items()}
+
+
+def _piece(tensor: Tensor, part: int, parts: int) -> Tensor:
+    if tensor.ndim == 0:
+        return tensor / parts
+    rows = tensor.shape[0]
+    return tensor[rows * part // parts : rows * (part + 1) // parts]
+
+
+def tokens_of(batch: Batch) -> int:
+    """Token positions of a batch, for the speed shown: the sizes of its id tensors (int64, rows of positions)."""
+    if not isinstance(batch, Mapping):
+        return 0
+    return sum(t.numel() for t in batch.values() if isinstance(t, Tensor) and t.dtype == torch.int64 and t.ndim > 1)

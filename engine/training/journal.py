@@ -1,0 +1,96 @@
+"""What a run tells while it trains: its history, its clocks, its heartbeat, a line for the watcher.
+
+Only the first rank's journal writes; the others' keep still, so that the loop need not ask which it is in.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from engine.launch.heartbeat import Heartbeat
+from engine.progress import progress
+
+HISTORY, TIMING = "history.jsonl", "timing.jsonl"
+
+
+class Journal:
+    """The journal in `work` of a run of `steps` steps, `done` of them in earlier attempts; `speaks` on the first rank.
+
+    history.jsonl holds a row a step and nothing that differs from run to run; timing.jsonl tokens a second.
+    """
+
+    def __init__(self, work: Path, title: str, steps: int, done: int, speaks: bool) -> None:
+        self.work, self.title, self.steps, self.done, self.speaks = work, title, steps, done, speaks
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Open the files and show the bar."""
+        if self.speaks:
+            self._file = self._stack.enter_context((self.work / HISTORY).open("ab"))
+            self._bar = self._stack.enter_context(progress(self.title, self.steps))
+            self._clock, self._heart = _Clock(self.work / TIMING), Heartbeat(self.work, self.steps)
+            self._bar.advance(self.done)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close both."""
+        self._stack.close()
+
+    def write(self, row: dict[str, Any], tokens: int) -> None:
+        """Append a step's row, figures that are no number left out where it is marked for them; show how it went."""
+        if not self.speaks:
+            return
+        if row.get("nonfinite"):
+            row = {name: value for name, value in row.items() if not _no_number(value)}
+        self._file.write((json.dumps(row) + "\n").encode())
+        rate, left = self._clock.tick(row["step"], tokens, self.steps)
+        loss = f"{row['loss']:.3f}" if "loss" in row else "no number"
+        self._bar.advance(1, loss=loss, tok_s=f"{rate:,.0f}", left=f"{left:.0f}s")
+        self._heart.beat(row["step"])
+
+    def say(self, line: str) -> None:
+        """One line for the watcher."""
+        if self.speaks:
+            print(line, file=sys.stderr, flush=True)
+
+    def sync(self) -> None:
+        """Have every row on the disc: a checkpoint counts on them."""
+        if self.speaks:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+def _no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+class _Clock:
+    """Tokens a second, kept apart from the history: it differs from run to run."""
+
+    EVERY = 50
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.start = self.mark = time.monotonic()
+        self.tokens = self.steps = self.marked_tokens = 0
+
+    def tick(self, step: int, tokens: int, total: int) -> tuple[float, float]:
+        """Count a step; tokens a second so far and seconds left."""
+        now = time.monotonic()
+        self.tokens += tokens
+        self.steps += 1
+        if step % self.EVERY == 0 or step == total:
+            rate = (self.tokens - self.marked_tokens) / max(now - self.mark, 1e-9)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "tokens_per_second": round(rate, 1)}) + "\n")
+            self.mark, self.marked_tokens = now, self.tokens
+        elapsed = max(now - self.start, 1e-9)
+        return self.tokens / elapsed, elapsed / self.steps * (total - step)

@@ -1,0 +1,28 @@
+"""The heartbeat: whole, current, and rare."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from engine.launch.heartbeat import HEARTBEAT, Heartbeat
+
+
+def test_it_says_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
+    Heartbeat(tmp_path, 10).beat(3)
+    told = json.loads((tmp_path / HEARTBEAT).read_text())
+    assert (told["step"], told["steps"], told["pid"]) == (3, 10, os.getpid())
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(told["time"])).total_seconds()) < 60
+    assert [path.name for path in tmp_path.iterdir()] == [HEARTBEAT]
+
+
+def test_it_beats_at_most_every_few_seconds(tmp_path: Path) -> None:
+    heart, eager = Heartbeat(tmp_path, 10, every=1000.0), Heartbeat(tmp_path, 10, every=0.0)
+    heart.beat(1)
+    heart.beat(2)
+    assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 1
+    heart.beat(10)
+    assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 10
+    eager.beat(3)
+    eager.beat(4)
+    assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 4

@@ -1,0 +1,168 @@
+"""What ranks tell each other, in real gloo processes; and training on 1, 2 and 4 of them."""
+
+import math
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engine.errors import UserError
+from engine.model import moe
+from engine.model.model import K2Model
+from engine.optim.muonclip import MuonClip
+from engine.parallel import data
+from engine.training.history import read_history
+from engine.training.loop import LoopSettings, train_loop
+from kernels.experts import reference
+from tests.engine.parallel.ranks import together
+from tests.engine.tiny import config
+
+ODD = [float("nan"), float("inf"), float("-inf"), -1.0, 7.0]
+
+
+def talk(rank, size):
+    """Every collective once; NaN, inf and -inf on each rank in turn."""
+    figures = torch.tensor([[ODD[0], ODD[1], ODD[2], ODD[3] - rank, ODD[4] + rank]]).repeat(size, 1)
+    mine = torch.full((size, 5), -100.0)
+    mine[rank] = figures[rank]
+    mine[:, 2] = float("-inf")
+    data.max_([mine[:, :2], rest := mine[:, 2:].contiguous()])
+    wide, whole = torch.full((3,), rank + 1.0, dtype=torch.float64), torch.tensor([rank + 1, 10])
+    data.sum_([wide, whole])
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad = torch.full((2,), float(rank + 1))
+    parameters[1].grad = torch.ones(2) if rank == size - 1 else None
+    data.sum_gradients_(parameters)
+    try:
+        data.require_same(rank // 2, "the answers")
+        said = ""
+    except UserError as error:
+        said = str(error)
+    data.require_same("alike", "the answers")
+    grads = [None if p.grad is None else p.grad.tolist() for p in parameters]
+    return {"max": mine[:, :2].tolist(), "rest": rest.tolist(), "sum": wide.tolist(), "ints": whole.tolist(),
+            "grads": grads, "first": data.from_first(f"rank {rank}"), "said": said, "world": data.world()}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def told():
+    return together(4, talk, 4)
+
+
+def test_the_maximum_keeps_nan_and_infinities_of_every_rank(told):
+    for answer in told:
+        assert all(math.isnan(row[0]) and row[1] == math.inf for row in answer["max"])
+        assert answer["rest"] == [[-math.inf, -1.0 - rank, 7.0 + rank] for rank in range(4)]
+
+
+def test_sums_are_alike_on_all_ranks_and_a_missing_gradient_counts_as_zero(told):
+    for answer in told:
+        assert (answer["sum"], answer["ints"]) == ([10.0] * 3, [10, 40])
+        assert answer["grads"] == [[10.0, 10.0], [1.0, 1.0], None]
+
+
+def test_ranks_know_their_place_and_take_the_firsts_word(told):
+    assert [answer["world"] for answer in told] == [data.World(rank, 4) for rank in range(4)]
+    assert {answer["first"] for answer in told} == {"rank 0"}
+
+
+def test_ranks_that_differ_are_stopped_everywhere_and_the_odd_one_named(told):
+    assert all(answer["said"].startswith("the answers of rank 2 differ") for answer in told)
+
+
+def wait_for_the_dead(rank):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(data.RankLost, match="rank 0: another rank is gone"):
+        data.require_same(1, "the answers")
+    return time.monotonic() - begun
+
+
+def test_a_rank_that_dies_frees_the_others_from_waiting():
+    (seconds,) = together(2, wait_for_the_dead, dying=1)
+    assert seconds < 20
+
+
+def test_alone_nothing_moves():
+    tensor = torch.tensor([1.0, float("nan")])
+    data.max_([tensor])
+    data.sum_([tensor])
+    assert tensor[0] == 1.0
+    assert data.from_first(3) == 3
+    assert data.world() == data.ALONE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_the_checksum_sees_every_bit(dtype):
+    tensors = [torch.arange(7).to(dtype), torch.ones(3, 2).to(dtype)]
+    before = data.checksum(tensors)
+    assert before == data.checksum([t.clone() for t in tensors])
+    flipped = tensors[0].clone().view(torch.uint8)
+    flipped[0] ^= 1
+    assert data.checksum([flipped.view(dtype), tensors[1]]) != before
+
+
+ROWS, STEPS = 8, 3
+
+
+def rows_of(step):
+    return torch.randint(0, 61, (ROWS, 13), generator=torch.Generator().manual_seed(step))
+
+
+def experts_in_double(x_ND, chosen_Nk, gate_Nk, gate_up, down):
+    """The specification, which unlike the grouped product knows fp64; and the load of each expert."""
+    return reference(x_ND, chosen_Nk, gate_Nk, gate_up, down), chosen_Nk.flatten().bincount(minlength=len(down))
+
+
+def train(rank, work, micro_batches=1):
+    """Three steps in fp64 with clipping, moving biases, a gradient norm; weights, what was seen, the history."""
+    moe.experts, torch.Tensor.float = experts_in_double, torch.Tensor.double  # fp64 throughout
+    model = K2Model(config(num_hidden_layers=2)).double()
+    optimizer = MuonClip(model, 0.02, tau=0.5, ns_dtype=torch.float64)
+    seen = []
+
+    def loss_fn(batch):
+        seen.extend(map(tuple, batch["ids"].tolist()))
+        logits = model(batch["ids"][:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch["ids"][:, 1:].flatten())
+        return loss, {"twice": 2 * loss, "top_max": float(batch["ids"].max())}
+
+    history = train_loop(
+        model, optimizer, lambda step: {"ids": rows_of(step)}, loss_fn, lambda step: 0.02,
+        LoopSettings(STEPS, 2, 0, 1, "float32", grad_clip=0.5, heads_every=1), work, "tiny",
+        micro_batches=micro_batches, bias_rate_at=lambda step: 0.01,
+    )  # fmt: skip
+    return {k: v.tolist() for k, v in model.state_dict().items()}, seen, read_history(history)
+
+
+@pytest.fixture(autouse=True)
+def experts(monkeypatch):
+    """Put back what `train` sets in this process."""
+    monkeypatch.setattr(moe, "experts", moe.experts)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.float)
+
+
+@pytest.fixture
+def alone(tmp_path_factory):
+    return train(0, tmp_path_factory.mktemp("alone"), 4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_ranks_agree_with_one_process_and_see_the_same_tokens(alone, tmp_path, size):
+    told = [train(0, tmp_path)] if size == 1 else together(size, train, tmp_path)
+    weights, _, history = alone
+    for name, value in weights.items():
+        for other in told:
+            assert other[0][name] == told[0][0][name], "ranks hold the same bits"
+        off = (torch.tensor(told[0][0][name], dtype=torch.float64) - torch.tensor(value, dtype=torch.float64)).abs()
+        assert float(off.max()) <= 1e-10, name
+    for step in range(STEPS):
+        of_step = slice(step * ROWS // size, (step + 1) * ROWS // size)
+        seen = [row for other in told for row in other[1][of_step]]
+        assert seen == list(map(tuple, rows_of(step).tolist())), "each row once, in the batch's order over ranks"
+    for row, expected in zip(told[-1][2], history, strict=True):
+        assert row == pytest.approx(expected, rel=1e-9) if not row.pop("max_logit_heads", 0) else True
