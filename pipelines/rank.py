@@ -7,6 +7,7 @@ It loads the node's inputs, runs it in the stage's workspace and hands its outpu
 """
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -56,6 +57,7 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path) -> None:
     own.mkdir(parents=True, exist_ok=True)
     if rank:
         silence()
+        logging.getLogger("kedro").setLevel(logging.CRITICAL)
     with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}"):
         try:
             data.start()

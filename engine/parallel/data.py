@@ -67,7 +67,7 @@ def _together(call: Callable[[], T]) -> T:
     try:
         return call()
     except RuntimeError as error:
-        raise RankLost(f"rank {world().rank}: another rank is gone ({str(error).splitlines()[0]})") from error
+        raise RankLost(f"rank {world().rank}: another rank is gone ({str(error).split('. ')[0]})") from error
 
 
 def _reduce_(tensors: Sequence[Tensor], op: Any) -> None:

@@ -42,7 +42,8 @@ def share(batch: Batch, micro_batches: int, world: World, device: torch.device, 
         if tensor.ndim and tensor.shape[0] % parts and not uneven:
             raise UserError(
                 f"{title}: a batch of {tensor.shape[0]} rows ({name}) does not split into {parts} micro-batches "
-                f"({micro_batches} asked for, {world.size} processes); make {title}.batch_size a multiple of {parts}"
+                f"({micro_batches} asked for, {world.size} processes); make {title}.batch_size a multiple of {parts}, "
+                "or change processes in compute.yml"
             )
     for part in range(world.rank * (parts // world.size), (world.rank + 1) * (parts // world.size)):
         yield {name: _piece(tensor, part, parts).to(device) for name, tensor in batch.items()}
