@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from engine.errors import UserError
-from engine.model import moe
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.parallel import data
 from engine.training.history import read_history
 from engine.training.loop import LoopSettings, train_loop
-from kernels.experts import reference
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
@@ -113,14 +111,8 @@ def rows_of(step):
     return torch.randint(0, 61, (ROWS, 13), generator=torch.Generator().manual_seed(step))
 
 
-def experts_in_double(x_ND, chosen_Nk, gate_Nk, gate_up, down):
-    """The specification, which unlike the grouped product knows fp64; and the load of each expert."""
-    return reference(x_ND, chosen_Nk, gate_Nk, gate_up, down), chosen_Nk.flatten().bincount(minlength=len(down))
-
-
 def train(rank, work, micro_batches=1):
     """Three steps in fp64 with clipping, moving biases, a gradient norm; weights, what was seen, the history."""
-    moe.experts, torch.Tensor.float = experts_in_double, torch.Tensor.double  # fp64 throughout
     model = K2Model(config(num_hidden_layers=2)).double()
     optimizer = MuonClip(model, 0.02, tau=0.5, ns_dtype=torch.float64)
     seen = []
@@ -137,13 +129,6 @@ def train(rank, work, micro_batches=1):
         micro_batches=micro_batches, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return {k: v.tolist() for k, v in model.state_dict().items()}, seen, read_history(history)
-
-
-@pytest.fixture(autouse=True)
-def experts(monkeypatch):
-    """Put back what `train` sets in this process."""
-    monkeypatch.setattr(moe, "experts", moe.experts)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.float)
 
 
 @pytest.fixture
