@@ -1,0 +1,1 @@
+"""studies: claims of the paper as small controlled experiments, registered before they run."""

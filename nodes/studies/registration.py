@@ -1,0 +1,101 @@
+"""Reading a study's registration, and whether git had it before the runs."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from engine.artifacts.files import canonical_json, digest_bytes
+from engine.errors import UserError
+from nodes.studies.schema import Study
+
+COMMON = "common.yml"
+"""The settings that all studies start from; part of each registration."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A study as its file says it. `digest` is of the study's file and the common settings together.
+
+    `commit` is where git last changed either of them, None while one is new or edited.
+    """
+
+    name: str
+    study: Study
+    digest: str
+    commit: str | None
+
+
+def names(folder: Path) -> list[str]:
+    """The registered studies, in order of name."""
+    return sorted(path.stem for path in folder.glob("*.yml") if path.name != COMMON)
+
+
+def register(folder: Path, name: str) -> Registration:
+    """Read `folder`/<name>.yml over the common settings.
+
+    Raises UserError naming the file and the field.
+    """
+    path = folder / f"{name}.yml"
+    if name not in names(folder):
+        raise UserError(f"there is no study {name!r} in {folder}: choose one of {', '.join(names(folder))}.")
+    own, common = _load(path), _load(folder / COMMON)
+    own["settings"] = overlay(common, own.get("settings") or {}, f"{path}: settings")
+    try:
+        study = Study.model_validate(own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        said = {"extra_forbidden": "is unknown; remove it", "missing": "is missing; add it"}
+        what = f"the field {field} " if field else ""
+        raise UserError(f"{path}: {what}{said.get(first['type'], _plain(first['msg']))}.") from error
+    files = [path, folder / COMMON]
+    digest = digest_bytes(canonical_json([file.read_text(encoding="utf-8") for file in files]))
+    return Registration(name, study, digest, _commit(files))
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").rstrip(".")
+
+
+def overlay(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
+    """`changes` over `base`, key by key at every depth; UserError for a key that `base` does not have."""
+    out = dict(base)
+    for name, value in changes.items():
+        if name not in base:
+            raise UserError(f"{where}: there is no {name}; there are {', '.join(base)}.")
+        both = isinstance(value, dict) and isinstance(base[name], dict)
+        out[name] = overlay(base[name], value, f"{where}.{name}") if both else value
+    return out
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: restore it from git.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no fields: a study needs at least {', '.join(Study.model_fields)}.")
+    return content
+
+
+def _commit(files: list[Path]) -> str | None:
+    """The last commit that changed one of `files`, if git has all of them as they are."""
+    if _git(files, "status", "--porcelain") != "":
+        return None
+    return _git(files, "log", "-1", "--format=%H") or None
+
+
+def _git(files: list[Path], *words: str) -> str | None:
+    folder = files[0].parent
+    asked = ["git", "-C", str(folder), *words, "--", *(file.name for file in files)]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,203 @@
+"""What a study's YAML may say: the registration that stands in git before the first run."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.model.config import K2Config
+
+Role = Literal["claim", "precondition", "negative_control", "positive_control"]
+CONTROLS: tuple[Role, ...] = ("negative_control", "positive_control")
+LEAST_SEEDS = 5
+PILOT_SEEDS = 9000
+"""Seeds from here on belong to pilots; a study never uses them."""
+
+TESTS = ("below", "above", "within", "identical", "each_at_most", "each_at_least")
+MODEL_FIELDS = frozenset(field.name for field in fields(K2Config)) - {"vocab_size", "max_position_embeddings"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OptimizerSettings(_Strict):
+    """MuonClip's numbers; `kind` adamw moves every weight by AdamW. `tau` null: no clipping (τ = ∞)."""
+
+    kind: Literal["muon", "adamw"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    momentum: float = Field(ge=0, lt=1)
+    tau: float | None = Field(gt=0)
+    clip_per: Literal["head", "layer"]
+    rms_target: float = Field(gt=0)
+    adamw_lr_factor: float = Field(gt=0)
+
+
+class ScheduleSettings(_Strict):
+    """The learning rate's course: wsd (constant, then a cosine decay), cosine (decay from warm-up on) or constant.
+
+    `decay` is wsd's share of the steps, `floor` the last rate over the peak. `horizon` lays a cosine out over that
+    many times the run's steps and so cuts it off.
+    """
+
+    shape: Literal["wsd", "cosine", "constant"]
+    warmup: int = Field(ge=0)
+    decay: float = Field(ge=0, le=1)
+    floor: float = Field(ge=0, le=1)
+    horizon: float = Field(default=1.0, ge=1)
+
+
+class Settings(_Strict):
+    """Everything that decides one run, but seed and number of steps."""
+
+    model: dict[str, int | float | None]
+    sequence_length: int = Field(ge=2)
+    batch_size: int = Field(ge=1)
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    router_bias_rate: float = Field(ge=0)
+    eval_every: int = Field(ge=1, description="steps between points of the validation curve")
+    eval_windows: int = Field(ge=1, description="windows of such a point")
+    final_windows: int = Field(ge=1, description="windows of the final loss")
+    target_loss: float | None = Field(description="nats a token: tokens_to_target counts up to this validation loss")
+    seed_offset: int = Field(ge=0, description="added to the seed: a repetition that must show no difference")
+
+    @model_validator(mode="after")
+    def _known_model(self) -> Self:
+        if unknown := sorted(self.model.keys() - MODEL_FIELDS):
+            raise ValueError(f"model.{unknown[0]} is no field of the model's configuration; remove it")
+        if missing := sorted(MODEL_FIELDS - self.model.keys() - {"rope_scaling"}):
+            raise ValueError(f"model.{missing[0]} is missing; add it")
+        return self
+
+
+class Arm(_Strict):
+    """One treatment: the settings it changes, at which budgets it runs (null: all)."""
+
+    about: str
+    settings: dict[str, Any] = Field(default_factory=dict, description="nested changes of the study's settings")
+    budgets: tuple[str, ...] | None = None
+    tuned_by: str | None = Field(default=None, description="the sweep whose winner's settings it takes")
+    branch_of: str | None = Field(default=None, description="the constant-rate arm whose checkpoint it decays from")
+
+
+class Sweep(_Strict):
+    """A search over `grid` (dotted setting → values), judged by mean validation loss on seeds of its own."""
+
+    about: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, tuple[float, ...]]
+    seeds: tuple[int, ...] = Field(min_length=1)
+    steps: int = Field(ge=1)
+
+
+class Criterion(_Strict):
+    """One test on one figure of the runs, at each of `budgets` (null: all); it must hold at all of them.
+
+    `below`, `above` and `within` bound the mean over seeds of Σ weight·figure over `contrast` (of log figures with
+    `log`), by one-sided t tests or TOST. `identical` and the `each_…` ones hold or fail run by run over `arms`.
+    """
+
+    role: Role
+    says: str
+    measure: str
+    budgets: tuple[str, ...] | None = None
+    contrast: dict[str, float] | None = None
+    arms: tuple[str, ...] | None = None
+    log: bool = False
+    below: float | None = None
+    above: float | None = None
+    within: float | None = Field(default=None, gt=0)
+    identical: bool | None = Field(default=None, description="true: the same bits in all arms; false: different bits")
+    each_at_most: float | None = None
+    each_at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Self:
+        given = [name for name in TESTS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a criterion needs exactly one of {', '.join(TESTS)}, this one has {given or 'none'}")
+        if self.sampled != (self.contrast is not None) or self.sampled == (self.arms is not None):
+            raise ValueError(f"{given[0]} needs {'contrast, not arms' if self.sampled else 'arms, not contrast'}")
+        return self
+
+    @property
+    def test(self) -> str:
+        """Which of the tests it is."""
+        return next(name for name in TESTS if getattr(self, name) is not None)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it is a statement about a mean, with a p value, rather than about each run."""
+        return self.test in ("below", "above", "within")
+
+    @property
+    def involved(self) -> tuple[str, ...]:
+        """The arms it compares."""
+        return tuple(self.contrast or self.arms or ())
+
+
+class Study(_Strict):
+    """A registered study: the claim, how it is tested, and what was decided before."""
+
+    claim: str
+    source: str
+    finding: Literal["paper", "own"]
+    hypothesis: str
+    scale: str = Field(description="what the size allows to say")
+    pilot: str = Field(description="what pilots on other seeds decided")
+    exclusions: str
+    not_testable: str | None = Field(default=None, description="why the claim cannot be tested at this size")
+    seeds: tuple[int, ...] = Field(min_length=LEAST_SEEDS)
+    budgets: dict[str, int] = Field(min_length=1, description="name → steps of the reference arm")
+    equal_compute: str | None = Field(default=None, description="the arm whose FLOPs all arms spend at a budget")
+    settings: Settings
+    sweeps: dict[str, Sweep] = Field(default_factory=dict)
+    arms: dict[str, Arm]
+    criteria: tuple[Criterion, ...]
+    plot: str = Field(default="validation_loss", description="the history's figure that is drawn")
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        _known("equal_compute", [self.equal_compute] if self.equal_compute else [], self.arms)
+        for name, arm in self.arms.items():
+            _known(f"arms.{name}.budgets", arm.budgets or (), self.budgets)
+            _known(f"arms.{name}.tuned_by", [arm.tuned_by] if arm.tuned_by else [], self.sweeps)
+            _known(f"arms.{name}.branch_of", [arm.branch_of] if arm.branch_of else [], self.arms)
+        for i, criterion in enumerate(self.criteria):
+            _known(f"criteria.{i}.arms", criterion.involved, self.arms)
+            _known(f"criteria.{i}.budgets", criterion.budgets or (), self.budgets)
+            self._has_runs(i, criterion)
+        self._has_roles()
+        tuning = {seed for sweep in self.sweeps.values() for seed in sweep.seeds}
+        if shared := sorted(tuning & set(self.seeds)):
+            raise ValueError(f"seed {shared[0]} both tunes and tests; give the sweep seeds of its own")
+        if late := [seed for seed in (*self.seeds, *tuning) if seed >= PILOT_SEEDS]:
+            raise ValueError(f"seed {late[0]} is kept for pilots; take seeds below {PILOT_SEEDS}")
+        return self
+
+    def _has_runs(self, i: int, criterion: Criterion) -> None:
+        for budget in self.budgets_of(criterion):
+            for name in criterion.involved:
+                if budget not in self.budgets_of(self.arms[name]):
+                    raise ValueError(f"criteria.{i}: arm {name} does not run at budget {budget}; name its budgets")
+
+    def _has_roles(self) -> None:
+        for role in ("claim", *CONTROLS):
+            if not any(criterion.role == role for criterion in self.criteria):
+                raise ValueError(f"criteria lack a {role}; add one")
+
+    def budgets_of(self, of: Arm | Criterion) -> tuple[str, ...]:
+        """The budgets at which an arm runs or a criterion is tested."""
+        return of.budgets or tuple(self.budgets)
+
+
+def _known(where: str, names: tuple[str, ...] | list[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}."
+            raise ValueError(f"{where} names {name}, which is not there; {hint}")
