@@ -1,0 +1,58 @@
+"""How much QK-Clip moved the weights: an optimizer around MuonClip that adds the norm of the change to the figures.
+
+Shapes: H heads.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from engine.optim.muonclip import MuonClip
+from engine.optim.qk_clip import clip_factors
+
+
+class ClipMeter:
+    """MuonClip with `clip_norm` in what `step` returns: ‖ΔW‖ over all clipped rows of the step, Frobenius.
+
+    A clipped row w became γᵖ·w, so it moved by (1 − γ⁻ᵖ) times what it is now: nothing need be copied beforehand.
+    """
+
+    def __init__(self, inner: MuonClip) -> None:
+        self.inner = inner
+
+    def step(self) -> dict[str, float]:
+        """Make the step; its figures with `clip_norm`."""
+        maxima = [attention.max_logit_H.float().clone() for attention in self.inner.attentions]
+        figures = self.inner.step()
+        squares = sum(self._moved(i, max_logit_H) for i, max_logit_H in enumerate(maxima)) if self.inner.clips else 0.0
+        return {**figures, "clip_norm": sqrt(squares)}
+
+    def _moved(self, layer: int, max_logit_H: Tensor) -> float:
+        """‖ΔW‖² of one layer's clip."""
+        if self.inner.clip_per == "layer":
+            max_logit_H = max_logit_H.max().expand_as(max_logit_H)
+        gamma_H = clip_factors(max_logit_H, self.inner.tau)
+        over = (gamma_H < 1).nonzero().flatten()
+        total = 0.0
+        for rows in self.inner.attentions[layer].clip_rows() if over.numel() else ():
+            now = rows.of(rows.weight.detach(), gamma_H.numel())[over].flatten(1)
+            moved_H = now.norm(dim=1) * (gamma_H[over].pow(-rows.power) - 1)
+            total += float(moved_H.square().sum())
+        return total
+
+    def set_lr(self, lr: float) -> None:
+        """MuonClip's."""
+        self.inner.set_lr(lr)
+
+    def zero_grad(self) -> None:
+        """MuonClip's."""
+        self.inner.zero_grad()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """MuonClip's."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """MuonClip's."""
+        self.inner.load_state_dict(state)

@@ -1,0 +1,145 @@
+"""Running a study's units in worker processes of one thread each; what is done is not run again.
+
+A unit's folder holds `run/` while it trains and `result.json` once it is done. Killed at any time, the workers die
+with their parent, and the next call goes on from the last checkpoints.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.errors import UserError
+from engine.identity.records import now
+from engine.launch.lifetime import die_with_parent
+from engine.progress import progress
+from nodes.studies.units import Unit
+
+RESULT = "result.json"
+WORKERS = 2
+POLL_SECONDS = 0.5
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all units of a study share: data, the work folder, and what a result says of its origin.
+
+    `code` and `data` are the digests that make a unit's key, beside its settings.
+    """
+
+    shards: Path
+    work: Path
+    code: str
+    data: str
+    registration: dict[str, Any]
+
+    def folder(self, unit: Unit) -> Path:
+        """Where a unit trains and its result is kept."""
+        return self.work / f"{unit.folder}-{unit.key(self.code, self.data)}"
+
+    def result(self, unit: Unit) -> Result | None:
+        """A finished unit's result."""
+        path = self.folder(unit) / RESULT
+        return dict(json.loads(path.read_bytes())) if path.is_file() else None
+
+
+def execute(bench: Bench, units: Sequence[Unit], title: str, workers: int = WORKERS) -> list[Result]:
+    """Run what is left of `units` (each trunk before its branches); all results, in the order given."""
+    left = [unit for unit in units if bench.result(unit) is None]
+    _drop_outdated(bench, units)
+    if left:
+        _run(bench, left, title, workers)
+    results = [bench.result(unit) for unit in units]
+    return [result for result in results if result is not None]
+
+
+def _drop_outdated(bench: Bench, units: Sequence[Unit]) -> None:
+    """Remove what these units made under other keys: older settings, code or data."""
+    for unit in units:
+        for path in bench.work.glob(f"{unit.folder}-{'[0-9a-f]' * 16}"):
+            if path != bench.folder(unit):
+                shutil.rmtree(path)
+
+
+def _run(bench: Bench, left: list[Unit], title: str, workers: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    steps = context.Value("l", 0)
+    total = sum(unit.steps - unit.leaves for unit in left)
+    pool = ProcessPoolExecutor(min(workers, len(left)), context, _begin, (os.getpid(), steps, bench.work))
+    with pool, progress(title, total) as bar:
+        shown = 0
+        for wave in _waves(left):
+            waiting: set[Future[None]] = {pool.submit(_train, bench, unit) for unit in wave}
+            while waiting:
+                done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+                made = min(steps.value, total)
+                bar.advance(made - shown)
+                shown = made
+                for future in done:
+                    _collect(future, waiting)
+
+
+def _waves(units: list[Unit]) -> list[list[Unit]]:
+    """Trunks, and what has none, before branches; within each the longest first, so that both workers end together."""
+    waves = ([u for u in units if u.trunk is None], [u for u in units if u.trunk is not None])
+    return [sorted(wave, key=lambda unit: unit.leaves - unit.steps) for wave in waves if wave]
+
+
+def _collect(future: "Future[None]", waiting: "set[Future[None]]") -> None:
+    """Raise what a worker raised, after giving up the units that have not begun."""
+    if error := future.exception():
+        for other in waiting:
+            other.cancel()
+        raise error
+
+
+_steps: Any = None
+
+
+def _begin(parent: int, steps: Any, work: Path) -> None:
+    """In a new worker: die with the parent, write to a log file, share the count of steps."""
+    global _steps  # noqa: PLW0603 - a pool's initializer has no other way to hand a shared value to its tasks
+    die_with_parent(parent)
+    work.mkdir(parents=True, exist_ok=True)
+    sys.stderr = (work / f"worker-{multiprocessing.current_process().name}.log").open("a", buffering=1)
+    _steps = steps
+
+
+def _tick() -> None:
+    with _steps.get_lock():
+        _steps.value += 1
+
+
+def _train(bench: Bench, unit: Unit) -> None:
+    """In a worker: train one unit and write its result; a run that diverged is a result too."""
+    from engine.text.shards import TokenShards
+    from nodes.studies.train import train_unit
+
+    folder, shards = bench.folder(unit), TokenShards.open(bench.shards)
+    folder.mkdir(parents=True, exist_ok=True)
+    made: Result = {"arm": unit.arm, "seed": unit.seed, "budget": unit.budget, "steps": unit.steps}
+    made |= {"key": unit.key(bench.code, bench.data), "started": now(), "registration": bench.registration}
+    try:
+        made |= {"failed": None, **train_unit(unit, shards, folder, _trunk(bench, unit), _tick)}
+    except UserError as error:
+        made |= {"failed": str(error), "figures": {}, "curves": {}}
+    write_atomic(folder / RESULT, canonical_json({**made, "settings": unit.settings.model_dump()}))
+    shutil.rmtree(folder / "run", ignore_errors=True)
+
+
+def _trunk(bench: Bench, unit: Unit) -> Path | None:
+    """The folder that a branch starts from. Raises UserError where the trunk failed."""
+    if unit.trunk is None:
+        return None
+    failed = (bench.result(unit.trunk) or {}).get("failed")
+    if failed:
+        raise UserError(f"the run it branches off failed: {failed}")
+    return bench.folder(unit.trunk)

@@ -1,0 +1,159 @@
+"""Training one unit: from its settings to its figures, resumable at any kill."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.artifacts.files import digest_bytes
+from engine.model.model import K2Model
+from engine.model.size import config_from_parameters, n_params
+from engine.optim.groups import is_muon
+from engine.optim.muonclip import MuonClip
+from engine.text.shards import TokenShards
+from engine.training.history import read_history
+from engine.training.language import Loss, losses_by_domain, next_token_loss, rate_of
+from engine.training.loop import LoopSettings, train_loop
+from engine.training.numerics import settle
+from nodes.studies.clip_meter import ClipMeter
+from nodes.studies.figures import curves_of, figures_of
+from nodes.studies.schema import OptimizerSettings, Settings
+from nodes.studies.units import Unit, schedule_of, step_flops
+
+CHECKPOINT_EVERY = 200  # steps; what a kill may cost: some ten seconds
+NATURAL = ("natural",)
+Tick = Callable[[], None]
+
+
+def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None, tick: Tick) -> dict[str, Any]:
+    """Train `unit` in `folder`, going on from what is there; its figures and curves.
+
+    `trunk` is the folder of the unit that it branches off. `tick` is called once a step made here. Raises UserError
+    where loss or gradient is not finite.
+    """
+    settle(1)
+    s = unit.settings
+    model = K2Model(config_from_parameters(dict(s.model), shards.vocab_size, s.sequence_length), _seed(unit))
+    optimizer = ClipMeter(make_optimizer(model, s.optimizer))
+    if trunk is not None:
+        copy_whole(trunk / snapshot(unit.leaves), folder / "run")
+    start, made = time.process_time(), _Count(tick)
+    for stop in [*(step for step in unit.keep if step < unit.steps), unit.steps]:
+        if (folder / snapshot(stop)).exists():
+            continue
+        history = _train_to(stop, unit, model, optimizer, shards, folder / "run", made)
+        if stop in unit.keep:
+            copy_whole(folder / "run", folder / snapshot(stop))
+    cpu_seconds = time.process_time() - start
+    rows = read_history(history)
+    loss = final_loss(model, shards, unit)
+    step_tokens = s.batch_size * s.sequence_length
+    size = n_params(model.config)[-1]
+    figures: dict[str, Any] = {
+        "loss": loss.nats_per_token,
+        "bits_per_byte": loss.bits_per_byte,
+        **figures_of(
+            rows, warmup=s.schedule.warmup, tau=s.optimizer.tau, target=s.target_loss, step_tokens=step_tokens
+        ),
+        "weights": weights_digest(model),
+        "parameters": size.total,
+        "parameters_active": size.active,
+        "tokens": unit.steps * step_tokens,
+        "flops": unit.steps * step_flops(s, shards.vocab_size),
+        # of a resumed run, the part made last, drawn out to all of it
+        "cpu_seconds": round(cpu_seconds * unit.steps / made.steps, 1) if made.steps else 0.0,
+    }
+    return {"figures": figures, "curves": curves_of(rows)}
+
+
+def make_optimizer(model: K2Model, settings: OptimizerSettings) -> MuonClip:
+    """MuonClip as the settings describe it; `kind` adamw leaves Muon nothing to move."""
+    o = settings
+    return MuonClip(
+        model,
+        o.lr,
+        weight_decay=o.weight_decay,
+        momentum=o.momentum,
+        tau=0.0 if o.tau is None else o.tau,
+        rms_target=o.rms_target,
+        adamw_lr_factor=o.adamw_lr_factor,
+        clip_per=o.clip_per,
+        is_muon=is_muon if o.kind == "muon" else lambda *_: False,
+        ns_dtype=torch.float32,
+    )
+
+
+def final_loss(model: K2Model, shards: TokenShards, unit: Unit) -> Loss:
+    """The loss on held-out natural text of the unit's split: whole documents that no training run has seen."""
+    s: Settings = unit.settings
+    windows = shards.eval_windows(unit.split, s.sequence_length, NATURAL, s.final_windows)
+    return losses_by_domain(model, windows)[""]
+
+
+def weights_digest(model: K2Model) -> str:
+    """A hash of every bit of the weights and router biases, in order of name."""
+    state = model.state_dict()
+    return digest_bytes(b"".join(name.encode() + state[name].numpy().tobytes() for name in sorted(state)))
+
+
+def snapshot(step: int) -> str:
+    """The folder of a trunk's state after `step` steps."""
+    return f"at-{step}"
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder unless it is there; killed at any moment, `target` is whole or not there."""
+    if target.exists():
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(target)
+
+
+class _Count:
+    """Steps made in this process, each told to the watcher."""
+
+    def __init__(self, tick: Tick) -> None:
+        self.steps, self._tick = 0, tick
+
+    def one(self) -> None:
+        self.steps += 1
+        self._tick()
+
+
+def _train_to(
+    stop: int, unit: Unit, model: K2Model, optimizer: ClipMeter, shards: TokenShards, run: Path, made: _Count
+) -> Path:
+    """Train up to `stop` steps under the schedule of the whole unit; the history file."""
+    s, stream = unit.settings, shards.split("train")
+    few = shards.eval_windows("validation", s.sequence_length, NATURAL, s.eval_windows)
+
+    def batch_at(step: int) -> dict[str, torch.Tensor]:
+        return {"ids": torch.from_numpy(stream.batch(step, s.batch_size, s.sequence_length, _seed(unit)))}
+
+    def after_step(completed: int, row: dict[str, Any]) -> None:
+        if completed % s.eval_every == 0:
+            row["validation_loss"] = losses_by_domain(model, few)[""].nats_per_token
+        made.one()
+
+    return train_loop(
+        model,
+        optimizer,
+        batch_at,
+        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        rate_of(schedule_of(s, unit.steps)),
+        LoopSettings(stop, CHECKPOINT_EVERY, _seed(unit), threads=1, dtype="float32", heads_every=1),
+        run,
+        unit.folder,
+        after_step=after_step,
+        bias_rate_at=lambda _: s.router_bias_rate,
+    )
+
+
+def _seed(unit: Unit) -> int:
+    """Of initialisation and data order both."""
+    return unit.seed + unit.settings.seed_offset

@@ -1,0 +1,11 @@
+"""Run the toy study in a process of its own, to be killed: python run_toy.py CONF SHARDS WORK."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from nodes.studies.registration import register
+    from nodes.studies.run import run_study
+
+    conf, shards, work = (Path(argument) for argument in sys.argv[1:])
+    run_study(register(conf, "toy"), shards, work, ("code", "data"))
