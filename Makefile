@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size doctor export import clean views test test-all test-kill lint
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,6 +65,12 @@ export: $(READY) ## Hugging Face's layout: CHECKPOINT=base|extended|sft|rl DTYPE
 # AS is make's own name for the assembler, so its built-in value counts as not given.
 import: $(READY) ## start from the checkpoint in SOURCE, AS=base_checkpoint|extended_checkpoint
 	@python -m pipelines.adopt --env $(PROFILE) --source "$(SOURCE)" $(if $(filter default,$(origin AS)),,--as $(AS))
+
+study: $(READY) ## a claim of the paper as a small experiment: NAME=muon_vs_adamw; resumes where it was stopped
+	@OMP_NUM_THREADS=1 python -m pipelines.study $(NAME) --env $(PROFILE)
+
+studies: $(READY) ## all studies with their verdicts
+	@python -m pipelines.study --list
 
 doctor: $(READY) ## what this machine has, and which profile fits it
 	@python -m pipelines.doctor

@@ -1,0 +1,52 @@
+"""The command of the studies: what it lists, and what it says about bad input."""
+
+import subprocess
+import sys
+
+import pytest
+
+from engine.errors import UserError
+from pipelines import study
+from pipelines.manifest import ROOT
+
+
+def command(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.study", *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def test_list_names_all_and_loads_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipelines.study", "--list"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert all(name[:12] in done.stdout for name in study.names(study.REGISTRATIONS))
+    assert not any(f" {name}\n" in done.stderr for name in ("torch", "polars", "matplotlib"))
+
+
+def test_an_unknown_study_is_one_sentence() -> None:
+    done = command("muon_vs_adamm")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: there is no study 'muon_vs_adamm'")
+    assert "muon_vs_adamw" in done.stderr
+
+
+def test_without_shards_it_names_the_command_that_makes_them() -> None:
+    with pytest.raises(UserError, match="STAGE=tokenization"):
+        study.inputs("moonlight")
+
+
+def test_a_pilot_may_not_use_a_studys_seeds() -> None:
+    registrations = {name: study.register(study.REGISTRATIONS, name) for name in study.names(study.REGISTRATIONS)}
+    with pytest.raises(UserError, match="seeds from 9000 on"):
+        study.run(registrations, "rescue", "laptop", [101], 1)
+
+
+def test_the_code_of_a_run_is_what_its_training_reaches() -> None:
+    from engine.identity.reach import reach
+
+    reached = reach(ROOT, [study.ENTRY]).modules
+    assert {"engine.optim.muonclip", "engine.training.loop", "nodes.studies.figures"} <= reached.keys()
+    assert not any(name.startswith(("nodes.studies.report", "nodes.studies.verdict", "pipelines")) for name in reached)
