@@ -7,6 +7,7 @@ python -m pipelines.study NAME --pilot 9000 9001   # other seeds, a table on the
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name them with their verdicts")
     parser.add_argument("--report", action="store_true", help="judge what is kept and write the pages again")
     parser.add_argument("--env", default=None, help="profile whose tokenizer and shards are read (laptop)")
+    parser.add_argument("--fresh", action="store_true", help="drop the named studies' finished runs first")
     parser.add_argument("--pilot", type=int, nargs="+", metavar="SEED", help="other seeds, nothing kept in docs")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     asked = parser.parse_args()
@@ -52,6 +54,8 @@ def main() -> None:
             return
         profile = load_manifest().profile(asked.env)
         for name in wanted:
+            if asked.fresh:
+                shutil.rmtree(work_folder(profile, name, bool(asked.pilot)), ignore_errors=True)
             run(registrations, name, profile, asked.pilot, asked.workers)
 
 
@@ -62,13 +66,18 @@ def run(registrations: dict[str, Registration], name: str, profile: str, pilot: 
     if pilot and min(pilot) < PILOT_SEEDS:
         raise UserError(f"--pilot: seed {min(pilot)} may be a study's own; take seeds from {PILOT_SEEDS} on.")
     shards, data = inputs(profile)
-    work = ROOT / "data" / profile / "studies" / ("pilots" if pilot else ".") / name
+    work = work_folder(profile, name, bool(pilot))
     with lock(work / ".lock", f"study {name} of profile {profile}"):
         done = run_study(registrations[name], shards, work, (code(), data), pilot, workers)
         if pilot:
             show_pilot(registrations[name], done)
             return
         keep(registrations, name, done, data)
+
+
+def work_folder(profile: str, name: str, pilot: bool) -> Path:
+    """Where a study's units train and their results lie; a pilot's apart."""
+    return graph.data_folder(profile) / "studies" / ("pilots" if pilot else "runs") / name
 
 
 def inputs(profile: str) -> tuple[Path, str]:

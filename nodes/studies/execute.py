@@ -80,9 +80,9 @@ def _run(bench: Bench, left: list[Unit], title: str, workers: int) -> None:
             waiting: set[Future[None]] = {pool.submit(_train, bench, unit) for unit in wave}
             while waiting:
                 done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-                made = min(steps.value, total)
-                bar.advance(made - shown)
-                shown = made
+                if (made := min(steps.value, total)) > shown:
+                    bar.advance(made - shown)
+                    shown = made
                 for future in done:
                     _collect(future, waiting)
 

@@ -13,10 +13,10 @@ if {settled}:
 def step():
     for tensor in [torch.empty(10_000_000) for _ in range(3)]:
         tensor.fill_(1.0)
-for _ in range(3):
+for _ in range(2):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(4):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
