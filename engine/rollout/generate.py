@@ -35,7 +35,7 @@ class Completion:
     truncated: bool
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: K2Model,
     prompts: Sequence[Sequence[int]],
@@ -107,7 +107,7 @@ class _Decoder:
         done = [bool(tokens) and tokens[-1] == self.stop_id for tokens in self.tokens]
         return [Completion(t, p, not d) for t, p, d in zip(self.tokens, self.logprobs, done, strict=True)]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def steps(self, draws: Tensor) -> Iterator[Tensor]:
         """Decode token by token, yielding each step's tokens of the rows still held."""
         logits, cache = self._prefill()
