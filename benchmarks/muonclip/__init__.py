@@ -11,7 +11,7 @@ import importlib
 
 from benchmarks.report import Report
 
-PARTS = ("optimizer", "model", "moe", "decode")
+PARTS = ("optimizer", "model", "moe", "decode", "balance")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

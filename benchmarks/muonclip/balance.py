@@ -4,6 +4,7 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,10 @@ def load_of(model: K2Model, windows: Tensor) -> float:
     return max(float(load.max() / load.double().mean()) for load in loads.values())
 
 
-def rows(directory: Path, seed: int = 0) -> list[Row]:
-    """Load with the bias beside load without it and beside the multinomial floor. `directory` holds the tokenizer."""
-    data = text(directory)
+def rows(repeats: int, seed: int = 0) -> list[Row]:
+    """Load with the bias beside load without it and beside the multinomial floor."""
+    with TemporaryDirectory() as directory:
+        data = text(Path(directory))
     off, on = (load_of(trained(data, rate, seed), data.held_out) for rate in (0.0, RATE))
     floor = load_floor(HELD_OUT, EXPERTS, K)
     case = f"{EXPERTS} experts top-{K}, {SCHEDULE.steps} steps, u = {RATE:g}"

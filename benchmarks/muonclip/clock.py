@@ -1,26 +1,44 @@
-"""Timing competitors fairly: in turns, by CPU time, medians."""
+"""Timing competitors fairly: in turns, so that a busy moment strikes all; medians."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+
+BRIEF = 1e-2
+"""Candidates faster than this many seconds are repeated within a round up to it."""
 
 
-def medians(repeats: int, competitors: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median CPU seconds of each competitor over `repeats` rounds in which all take their turn, after one unread.
+def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each candidate in each of `repeats` rounds; in every round all run, each time another one first.
 
-    CPU time of all threads: what other work on the machine takes does not count, though it may slow a processor down.
+    CPU time of this process where torch has one thread, else wall time.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in competitors}
-    for turn in range(repeats + 1):
-        for name, competitor in competitors.items():
-            begun = time.process_time()
-            competitor()
-            if turn:
-                seconds[name].append(time.process_time() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    inner = {}
+    for name, candidate in candidates.items():
+        candidate()
+        start = clock()
+        candidate()
+        inner[name] = max(1, round(BRIEF / max(clock() - start, 1e-6)))
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(repeats):
+        order = list(candidates.items())
+        for name, candidate in order[turn % len(order) :] + order[: turn % len(order)]:
+            start = clock()
+            for _ in range(inner[name]):
+                candidate()
+            seconds[name].append((clock() - start) / inner[name])
+    return seconds
 
 
-def fastest(measured: dict[str, float], prefix: str) -> tuple[str, float]:
-    """The fastest of the competitors whose name begins with `prefix`."""
+def medians(repeats: int, candidates: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each candidate; see `interleaved`."""
+    return {name: median(times) for name, times in interleaved(candidates, repeats).items()}
+
+
+def fastest(measured: Mapping[str, float], prefix: str) -> tuple[str, float]:
+    """The fastest of the candidates whose name begins with `prefix`."""
     name = min((name for name in measured if name.startswith(prefix)), key=measured.__getitem__)
     return name, measured[name]

@@ -1,10 +1,5 @@
-"""One optimizer step against a loop of torch.optim.Muon, and Newton–Schulz's choice of form against every form.
+"""One optimizer step against a loop of torch.optim.Muon, and Newton–Schulz's choice of form against every form."""
 
-Timed as the processor's time of this process where torch has one thread, else as wall time; each round times every
-candidate once, so that a busy moment strikes all.
-"""
-
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -12,6 +7,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from benchmarks.muonclip.clock import interleaved
 from benchmarks.report import Row
 from engine.model.attention import LatentAttention
 from engine.model.config import K2Config
@@ -47,8 +43,6 @@ GRID = [
     for aspect in aspects
 ]
 """Thirty shapes: one matrix and stacks, square to eight times as long as wide."""
-BRIEF = 1e-2
-"""Candidates faster than this many seconds are repeated within a round up to it."""
 
 
 def rows(repeats: int) -> list[Row]:
@@ -130,23 +124,3 @@ def grid_row(count: int, n: int, m: int, repeats: int) -> Row:
 
 def _run(x: Tensor, how: Plan | None) -> Callable[[], object]:
     return lambda: newton_schulz(x, dtype=torch.float32, how=how)
-
-
-def interleaved(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each of `repeats` rounds; in every round all run, each time another one first."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    inner = {}
-    for name, candidate in candidates.items():
-        candidate()
-        start = clock()
-        candidate()
-        inner[name] = max(1, round(BRIEF / max(clock() - start, 1e-6)))
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(repeats):
-        order = list(candidates.items())
-        for name, candidate in order[turn % len(order) :] + order[: turn % len(order)]:
-            start = clock()
-            for _ in range(inner[name]):
-                candidate()
-            seconds[name].append((clock() - start) / inner[name])
-    return seconds

@@ -6,13 +6,13 @@ from benchmarks.muonclip import balance
 from engine.training.settings import Schedule
 
 
-def test_rows_set_the_bias_beside_none_and_chance(tmp_path, monkeypatch):
+def test_rows_set_the_bias_beside_none_and_chance(monkeypatch):
     monkeypatch.setattr(
         balance, "SCHEDULE", Schedule(warmup=2, stable=6, decay=0, anneal=0, peak=0.01, decayed=0.01, final=0.01)
     )
     monkeypatch.setattr(balance, "HELD_OUT", 1024)
     monkeypatch.setattr(balance, "BATCH", 2)
-    load, excess = balance.rows(tmp_path)
+    load, excess = balance.rows(5)
     assert load.value == excess.value + 1 >= 1
     assert 1 < load.baseline_value < 1.5
     assert excess.baseline_value > 0
