@@ -55,7 +55,7 @@ def _swiglu_gradient(gate_up: Tensor, dy: Tensor) -> Tensor:
     out = torch.empty_like(gate_up)
     dg, du = out.chunk(2, dim=-1)
     torch.mul(dy, F.silu(g), out=du)
-    dg.copy_(torch.ops.aten.silu_backward(dy.mul_(u), g))
+    torch.ops.aten.silu_backward.grad_input(dy.mul_(u), g, grad_input=dg)
     return out
 
 
@@ -73,18 +73,18 @@ class _Experts(torch.autograd.Function):
         gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
         x_MD = x_ND[order_M // k]
         gu_MF = grouped(x_MD, gate_up_EFD.mT, ends_E)
-        weighted_MF = _swiglu(gu_MF).mul_(gate_M1)
-        y_MD = grouped(weighted_MF, down_EDF.mT, ends_E)
-        ctx.save_for_backward(x_MD, gu_MF, weighted_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)
+        hidden_MF = _swiglu(gu_MF)
+        y_MD = grouped(hidden_MF * gate_M1, down_EDF.mT, ends_E)
+        ctx.save_for_backward(x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)
         return gather_sum(y_MD, place_Nk)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        x_MD, gu_MF, weighted_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
+        x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
         dy_MD = gradients[0][order_M // place_Nk.shape[1]]
-        ddown_EDF = grouped(dy_MD.mT, weighted_MF, ends_E)
+        ddown_EDF = grouped(dy_MD.mT, hidden_MF * gate_M1, ends_E)
         dweighted_MF = grouped(dy_MD, down_EDF, ends_E)
-        dgate_M = torch.linalg.vecdot(_swiglu(gu_MF), dweighted_MF)
+        dgate_M = torch.linalg.vecdot(hidden_MF, dweighted_MF)
         dgu_MF = _swiglu_gradient(gu_MF, dweighted_MF.mul_(gate_M1))
         dgate_up_EFD = grouped(dgu_MF.mT, x_MD, ends_E)
         dx_ND = gather_sum(grouped(dgu_MF, gate_up_EFD, ends_E), place_Nk)
