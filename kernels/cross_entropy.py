@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels.precision import operand_type, product_type, wide
 
@@ -16,7 +17,8 @@ CHUNK = 256
 
 def reference(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     """The specification: mean of -log softmax(x Wᵀ)[target], nats."""
-    return F.cross_entropy((x_ND @ weight_VD.T).float(), targets_N)
+    logits = x_ND @ weight_VD.T
+    return F.cross_entropy(logits.to(wide(logits.dtype)), targets_N)
 
 
 def _chunk(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,6 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / n
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         dx, dweight = ctx.saved_tensors
         scale = gradients[0] / dx.shape[0]

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from kernels.precision import product_type
+from kernels.precision import product_type, without_autocast
 
 FEW = 64
 """Up to so many tokens, decoding multiplies by all experts at once: cheaper than a small product for each."""
 GROUPED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What `grouped_mm` takes; fp64 is for proofs."""
 
 
 def reference(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
@@ -30,13 +32,18 @@ def grouped(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
     """Rows of a (M, I), in runs that end at `ends_E`, each times its own b (E, I, J): (M, J); or, for a (I, M) and
     b (M, J), the runs' own products: (E, I, J).
     """
-    if a.dtype in GROUPED_TYPES:
+    if a.dtype in GROUPED_TYPES and _aligned(a) and _aligned(b):
         return F.grouped_mm(a, b, offs=ends_E)
-    stops = ends_E.tolist()  # fp64 is for proofs: grouped_mm has no such type
+    stops = ends_E.tolist()
     runs = [slice(start, stop) for start, stop in zip([0, *stops], stops)]
     if b.dim() == 2:
         return torch.stack([a[:, run] @ b[run] for run in runs])
     return torch.cat([a[run] @ b[e] for e, run in enumerate(runs)])
+
+
+def _aligned(matrix: Tensor) -> bool:
+    """Whether rows (columns, if it is a transpose) are multiples of 16 bytes, as `grouped_mm` demands."""
+    return max(matrix.stride()[-2:]) * matrix.element_size() % 16 == 0
 
 
 def gather_sum(rows: Tensor, index_Nk: Tensor) -> Tensor:
@@ -79,6 +86,8 @@ class _Experts(torch.autograd.Function):
         return gather_sum(y_MD, place_Nk)
 
     @staticmethod
+    @once_differentiable
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
         x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
         dy_MD = gradients[0][order_M // place_Nk.shape[1]]
@@ -101,6 +110,7 @@ def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD:
     return torch.bmm(weighted_ENF, down_EDF.mT).sum(0)
 
 
+@without_autocast
 def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
     """Routed experts by sorting tokens to their experts and one grouped product each way; (N, D).
 

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels.max_logit import max_logit
-from kernels.precision import wide
+from kernels.precision import wide, without_autocast
 
 BLOCK = 64
+STRIP = 16
+"""Queries whose future is filled together: filling under a mask is slow, so it is done on their own keys alone."""
 KEEP = 2**25
 """Up to so many attention weights are kept for the backward; beyond, each block forms its own again."""
 
@@ -69,14 +72,26 @@ def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor
 def _logits(q_BHTE: Tensor, k_BHTE: Tensor, start: int, stop: int) -> Tensor:
     """Softmax input of the block of queries start:stop over the keys up to stop, the future at -inf."""
     logits = q_BHTE[:, :, start:stop] @ k_BHTE[:, :, :stop].mT
-    logits[..., start:].add_(logits.new_full((stop - start, stop - start), float("-inf")).triu_(1))
+    future = torch.ones(STRIP, STRIP, dtype=torch.bool, device=logits.device).triu_(1)
+    for top in range(0, stop - start, STRIP):
+        rows, right = slice(top, top + STRIP), start + top + STRIP
+        logits[..., rows, right:] = float("-inf")
+        own = logits[..., rows, start + top : right]
+        own.masked_fill_(future[: own.shape[-2], : own.shape[-1]], float("-inf"))
     return logits
+
+
+def _n_weights(B: int, H: int, T: int) -> int:
+    """Attention weights of all blocks: about half of B·H·T²."""
+    stops = [min(start + BLOCK, T) for start in range(0, T, BLOCK)]
+    return B * H * sum((stop - start) * stop for start, stop in zip(range(0, T, BLOCK), stops))
 
 
 class _LatentAttention(torch.autograd.Function):
     """Blocks of queries, so that the masked half of the logits is never formed. In fp32 or fp64."""
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool
     ) -> tuple[Tensor, Tensor]:
@@ -87,6 +102,7 @@ class _LatentAttention(torch.autograd.Function):
         B, H, T, _ = q.shape
         y = torch.empty_like(v)
         largest_H = q.new_full((H,), float("-inf"))
+        keep = _n_weights(B, H, T) <= KEEP
         kept: list[Tensor] = []
         for start in range(0, T, BLOCK):
             stop = min(start + BLOCK, T)
@@ -95,7 +111,7 @@ class _LatentAttention(torch.autograd.Function):
                 torch.maximum(largest_H, logits.amax((0, 2, 3)), out=largest_H)
             weights = logits.softmax(-1)
             y[:, :, start:stop] = weights @ v[:, :, :stop]
-            if B * H * T * T <= KEEP:
+            if keep:
                 kept.append(weights)
         ctx.save_for_backward(q, k, v, turn, *kept)
         ctx.content, ctx.scale = N, scale
@@ -103,6 +119,8 @@ class _LatentAttention(torch.autograd.Function):
         return y.transpose(1, 2), largest_H
 
     @staticmethod
+    @once_differentiable
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q, k, v, turn, *kept = ctx.saved_tensors
         dy = gradients[0].transpose(1, 2).contiguous()

@@ -6,26 +6,30 @@ Shapes: B batch, H heads, T positions, E channels of a query or key head.
 import torch
 from torch import Tensor
 
+from kernels.precision import wide, without_autocast
+
 CHUNK = 128
 
 
 def reference(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
-    """The specification: all logits at once, masked pairs left out, shape (H,), fp32."""
+    """The specification: all logits at once, masked pairs left out, shape (H,), fp32 or better."""
     T = q_BHTE.shape[2]
-    logits = q_BHTE.float() @ k_BHTE.float().mT * scale
+    q, k = (t.to(wide(t.dtype)) for t in (q_BHTE, k_BHTE))
+    logits = q @ k.mT * scale
     future = torch.ones(T, T, dtype=torch.bool, device=logits.device).triu(1)
     return logits.masked_fill(future, float("-inf")).amax((0, 2, 3))
 
 
 @torch.no_grad()
+@without_autocast
 def max_logit(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
-    """The same exact maximum, computed in chunks of queries so that memory is linear in T; (H,), fp32, signed.
+    """The same exact maximum, computed in chunks of queries so that memory is linear in T; (H,), signed.
 
-    Products are formed in fp32 from the inputs' own values, as the attention kernel forms them.
+    Products are formed in fp32 (fp64 for fp64) from the inputs' own values, as the attention kernel forms them.
     """
     _, H, T, _ = q_BHTE.shape
-    q, k = q_BHTE.float(), k_BHTE.float()
-    best = torch.full((H,), float("-inf"), device=q.device)
+    q, k = (t.to(wide(t.dtype)) for t in (q_BHTE, k_BHTE))
+    best = q.new_full((H,), float("-inf"))
     for start in range(0, T, CHUNK):
         stop = min(start + CHUNK, T)
         logits = q[:, :, start:stop] @ k[:, :, :stop].mT

@@ -1,11 +1,14 @@
 """In which type sums are formed, and products where the processor has no multiplier for the operands' own."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+P, R = ParamSpec("P"), TypeVar("R")
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type in which sums over `dtype` are formed: fp32, or fp64 where that was given."""
@@ -30,6 +33,22 @@ def operand_type(x: Tensor) -> torch.dtype:
     """The type that the operands of a product are rounded to: autocast's where it is on, else x's."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def without_autocast(op: Callable[P, R]) -> Callable[P, R]:
+    """Run `op` with autocast off on the device of its first tensor: products are formed in their operands' own types.
+
+    Autocast would narrow fp32 products, in a backward only where the caller's is still on: gradients and what the
+    forward formed would not be of one function.
+    """
+
+    @wraps(op)
+    def alone(*args: P.args, **keywords: P.kwargs) -> R:
+        device = next(value.device.type for value in args if isinstance(value, Tensor))
+        with torch.autocast(device, enabled=False):
+            return op(*args, **keywords)
+
+    return alone
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from kernels.precision import wide
+from kernels.precision import wide, without_autocast
 
 
 def reference(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
@@ -31,6 +32,8 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain_D, r_N1 = ctx.saved_tensors
         x_ND, dy_ND = (t.reshape(-1, x.shape[-1]).to(r_N1.dtype) for t in (x, gradients[0]))

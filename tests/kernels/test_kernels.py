@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import cross_entropy, experts, max_logit
+from kernels import cross_entropy, experts, latent_attention, max_logit, rms_norm
+from tests.kernels.test_latent_attention import operands
 
 
 def draws(seed, *shape):
@@ -52,6 +53,41 @@ def test_experts_in_fp64_equal_the_reference_closely():
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("D", "F"), [(6, 3), (5, 1), (16, 6), (7, 8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_widths_that_are_no_multiple_of_16_bytes(D, F, dtype, monkeypatch):
+    """`F.grouped_mm` refuses such rows; also where bf16 goes to it as it is."""
+    monkeypatch.setattr(experts, "product_type", lambda own, _: own)
+    chosen = draws(4, 30, 5).topk(2, dim=-1).indices
+    given = (draws(1, 30, D), draws(5, 30, 2).sigmoid(), draws(2, 5, 2 * F, D), draws(3, 5, D, F))
+    results = []
+    for op, own in ((experts.reference, torch.float32), (experts.experts, dtype)):
+        leaves = [t.to(dtype).to(own).requires_grad_() for t in given]
+        y = op(leaves[0], chosen, *leaves[1:])
+        (y * draws(6, 30, D).to(dtype)).sum().backward()
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 5e-2, "atol": 0.3}
+    for expected, got in zip(*results):
+        torch.testing.assert_close(got, expected.to(dtype), **close)
+
+
+def twice_differentiated():
+    x, weight = draws(1, 9, 8).requires_grad_(), draws(2, 11, 8)
+    chosen, gates = draws(4, 9, 3).topk(2, dim=-1).indices, draws(5, 9, 2)
+    yield x, cross_entropy.linear_cross_entropy(x, weight, chosen[:, 0]).square()
+    yield x, rms_norm.rms_norm(x, draws(3, 8), 1e-6).square().sum()
+    yield x, experts.experts(x, chosen, gates, draws(6, 3, 16, 8), draws(7, 3, 8, 8)).square().sum()
+    leaves, turn = operands(1, 7)
+    yield leaves[0], latent_attention.latent_attention(*leaves, turn, 0.37)[0].square().sum()
+
+
+def test_a_gradient_by_hand_is_not_differentiated_again_in_silence():
+    for x, loss in twice_differentiated():
+        (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 300), st.integers(2, 3))
 def test_max_logit_is_exact_at_any_length(length, heads):
@@ -68,9 +104,11 @@ def test_max_logit_keeps_its_sign_and_leaves_masked_pairs_out():
     assert max_logit.max_logit(q, k, 1.0).item() == 3.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("rows", "vocabulary"), [(5, 11), (700, 33)])
-def test_linear_cross_entropy_equals_the_reference_with_gradients(rows, vocabulary):
-    x, weight = draws(1, rows, 8), draws(2, vocabulary, 8)
+def test_linear_cross_entropy_equals_the_reference_with_gradients(rows, vocabulary, dtype):
+    x, weight = draws(1, rows, 8).to(dtype), draws(2, vocabulary, 8).to(dtype)
+    close = {"rtol": 1e-4, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
     targets = draws(3, rows, vocabulary).argmax(-1)
     results = []
     for op in (cross_entropy.reference, cross_entropy.linear_cross_entropy):
@@ -79,6 +117,6 @@ def test_linear_cross_entropy_equals_the_reference_with_gradients(rows, vocabula
         (3 * loss).backward()
         results.append((loss.detach(), a.grad, b.grad))
     for expected, got in zip(*results):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got, expected, **close)
     with torch.no_grad():
         torch.testing.assert_close(cross_entropy.linear_cross_entropy(x, weight, targets), results[0][0])

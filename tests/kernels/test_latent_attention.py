@@ -57,6 +57,32 @@ def test_weights_that_are_not_kept_are_formed_again_to_the_same_bits(monkeypatch
         assert torch.equal(got, expected)
 
 
+def kept(monkeypatch, limit):
+    """Attention weights that a forward leaves for its backward when `limit` may be kept."""
+    monkeypatch.setattr(latent_attention, "KEEP", limit)
+    leaves, turn = operands(2, 2 * BLOCK + 5)
+    y, _ = latent_attention.latent_attention(*leaves, turn, 0.37)
+    return sum(tensor.numel() for tensor in y.grad_fn.saved_tensors[4:])
+
+
+def test_what_is_kept_is_counted_without_the_masked_half(monkeypatch):
+    held = kept(monkeypatch, 10**9)
+    assert held < 0.8 * 2 * 2 * (2 * BLOCK + 5) ** 2
+    assert kept(monkeypatch, held) == held
+    assert kept(monkeypatch, held - 1) == 0
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_masked_pair_that_is_no_number_touches_no_earlier_query(bad):
+    leaves, turn = operands(1, BLOCK, dtype=torch.float32)
+    with torch.no_grad():
+        leaves[0][..., 0], leaves[1][0, 40, :, 0] = 1.0, bad
+        y, _ = latent_attention.latent_attention(*leaves, turn, 0.37)
+        expected, _ = reference(*leaves, turn, 0.37)
+    torch.testing.assert_close(y[:, :40], expected[:, :40], rtol=1e-5, atol=1e-5)
+    assert y[:, :40].isfinite().all()
+
+
 def test_gradients_equal_finite_differences():
     leaves, turn = operands(1, 5)
     assert torch.autograd.gradcheck(lambda *a: latent_attention.latent_attention(*a, turn, 0.37)[0], leaves, atol=1e-6)
