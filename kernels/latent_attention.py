@@ -4,9 +4,10 @@ The maximum is what QK-Clip steers by (arXiv 2507.20534, section 2.1). Taken whe
 costs one more read of them; beside a fused attention that hides its logits, their product a second time.
 
 Shapes: B rows, T positions, H heads, N content and d = 2P rotary channels of a query or key head, V channels of a value
-head, C queries of a block.
+head, C queries of a block, G = B·H heads of all rows.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from kernels.max_logit import max_logit
 from kernels.precision import wide, without_autocast
 
 BLOCK = 64
-STRIP = 16
-"""Queries whose future is filled together: filling under a mask is slow, so it is done on their own keys alone."""
+CACHED = 2**17
+"""Logits that a lot of heads may have in a block of queries: half a MiB in fp32, what a core's own cache holds."""
 KEEP = 2**25
 """Up to so many attention weights are kept for the backward; beyond, each block forms its own again."""
 
@@ -69,72 +70,75 @@ def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor
     return out
 
 
-def _logits(q_BHTE: Tensor, k_BHTE: Tensor, start: int, stop: int) -> Tensor:
-    """Softmax input of the block of queries start:stop over the keys up to stop, the future at -inf."""
-    logits = q_BHTE[:, :, start:stop] @ k_BHTE[:, :, :stop].mT
-    future = torch.ones(STRIP, STRIP, dtype=torch.bool, device=logits.device).triu_(1)
-    for top in range(0, stop - start, STRIP):
-        rows, right = slice(top, top + STRIP), start + top + STRIP
-        logits[..., rows, right:] = float("-inf")
-        own = logits[..., rows, start + top : right]
-        own.masked_fill_(future[: own.shape[-2], : own.shape[-1]], float("-inf"))
+def _blocks(count: int, T: int) -> Iterator[tuple[slice, slice]]:
+    """Lots of heads (of all rows) and blocks of queries whose logits stay in a core's cache from product to product."""
+    lot = max(1, CACHED // (min(BLOCK, T) * T))
+    for first in range(0, count, lot):
+        for start in range(0, T, BLOCK):
+            yield slice(first, min(first + lot, count)), slice(start, min(start + BLOCK, T))
+
+
+def _n_weights(count: int, T: int) -> int:
+    """Attention weights of all blocks: about half of count·T²."""
+    return count * sum((block.stop - block.start) * block.stop for _, block in _blocks(1, T))
+
+
+def _logits(q_GTE: Tensor, k_GTE: Tensor, block: slice, future_CC: Tensor) -> Tensor:
+    """Softmax input of a block of queries over the keys up to its end, the future at -inf."""
+    logits = torch.bmm(q_GTE[:, block], k_GTE[:, : block.stop].mT)
+    size = block.stop - block.start
+    logits[..., block.start :].masked_fill_(future_CC[:size, :size], float("-inf"))
     return logits
 
 
-def _n_weights(B: int, H: int, T: int) -> int:
-    """Attention weights of all blocks: about half of B·H·T²."""
-    stops = [min(start + BLOCK, T) for start in range(0, T, BLOCK)]
-    return B * H * sum((stop - start) * stop for start, stop in zip(range(0, T, BLOCK), stops))
-
-
 class _LatentAttention(torch.autograd.Function):
-    """Blocks of queries, so that the masked half of the logits is never formed. In fp32 or fp64."""
+    """Lots of heads, blocks of queries: the masked half of the logits is never formed. In fp32 or fp64."""
 
     @staticmethod
     @without_autocast
     def forward(
         ctx: Any, q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool
     ) -> tuple[Tensor, Tensor]:
-        N = q_BTHE.shape[-1] - k_rotary_BTd.shape[-1]
-        q = _join(q_BTHE[..., :N], q_BTHE[..., N:], turn, scale)
-        k = _join(kv_BTHX[..., :N], k_rotary_BTd[:, :, None], turn, 1.0)
-        v = kv_BTHX[..., N:].transpose(1, 2).contiguous()
-        B, H, T, _ = q.shape
-        y = torch.empty_like(v)
-        largest_H = q.new_full((H,), float("-inf"))
-        keep = _n_weights(B, H, T) <= KEEP
+        B, T, H, E = q_BTHE.shape
+        N = E - k_rotary_BTd.shape[-1]
+        q = _join(q_BTHE[..., :N], q_BTHE[..., N:], turn, scale).flatten(0, 1)
+        k = _join(kv_BTHX[..., :N], k_rotary_BTd[:, :, None], turn, 1.0).flatten(0, 1)
+        v = kv_BTHX[..., N:].transpose(1, 2).flatten(0, 1)
+        future_CC = torch.ones(BLOCK, BLOCK, dtype=torch.bool, device=q.device).triu_(1)
+        y, largest_G = torch.empty_like(v), q.new_full((B * H,), float("-inf"))
         kept: list[Tensor] = []
-        for start in range(0, T, BLOCK):
-            stop = min(start + BLOCK, T)
-            logits = _logits(q, k, start, stop)
+        keep = _n_weights(B * H, T) <= KEEP
+        for lot, block in _blocks(B * H, T):
+            logits = _logits(q[lot], k[lot], block, future_CC)
             if maximum:
-                torch.maximum(largest_H, logits.amax((0, 2, 3)), out=largest_H)
+                torch.maximum(largest_G[lot], logits.amax((1, 2)), out=largest_G[lot])
             weights = logits.softmax(-1)
-            y[:, :, start:stop] = weights @ v[:, :, :stop]
+            y[lot, block] = torch.bmm(weights, v[lot, : block.stop])
             if keep:
                 kept.append(weights)
-        ctx.save_for_backward(q, k, v, turn, *kept)
-        ctx.content, ctx.scale = N, scale
+        ctx.save_for_backward(q, k, v, turn, future_CC, *kept)
+        ctx.shape, ctx.content, ctx.scale = (B, H), N, scale
+        largest_H = largest_G.view(B, H).amax(0)
         ctx.mark_non_differentiable(largest_H)
-        return y.transpose(1, 2), largest_H
+        return y.unflatten(0, (B, H)).transpose(1, 2), largest_H
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q, k, v, turn, *kept = ctx.saved_tensors
-        dy = gradients[0].transpose(1, 2).contiguous()
+        q, k, v, turn, future_CC, *kept = ctx.saved_tensors
+        dy = gradients[0].transpose(1, 2).flatten(0, 1)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for block, start in enumerate(range(0, q.shape[2], BLOCK)):
-            stop = min(start + BLOCK, q.shape[2])
-            weights = kept[block] if kept else _logits(q, k, start, stop).softmax(-1)
-            dy_block = dy[:, :, start:stop]
-            dv[:, :, :stop] += weights.mT @ dy_block
-            dweights = dy_block @ v[:, :, :stop].mT
+        for index, (lot, block) in enumerate(_blocks(*q.shape[:2])):
+            seen = slice(block.stop)
+            weights = kept[index] if kept else _logits(q[lot], k[lot], block, future_CC).softmax(-1)
+            dv[lot, seen] += torch.bmm(weights.mT, dy[lot, block])
+            dweights = torch.bmm(dy[lot, block], v[lot, seen].mT)
             dlogits = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
-            dq[:, :, start:stop] = dlogits @ k[:, :, :stop]
-            dk[:, :, :stop] += dlogits.mT @ q[:, :, start:stop]
-        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None
+            dq[lot, block] = torch.bmm(dlogits, k[lot, seen])
+            dk[lot, seen] += torch.bmm(dlogits.mT, q[lot, block])
+        parts = (part.unflatten(0, ctx.shape) for part in (dq, dk, dv))
+        return *_split(*parts, turn, ctx.content, ctx.scale), None, None, None
 
 
 def _split(

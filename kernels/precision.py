@@ -10,6 +10,7 @@ from torch import Tensor
 
 P, R = ParamSpec("P"), TypeVar("R")
 
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The type in which sums over `dtype` are formed: fp32, or fp64 where that was given."""
     return torch.float64 if dtype == torch.float64 else torch.float32

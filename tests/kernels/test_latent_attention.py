@@ -41,6 +41,15 @@ def test_it_equals_the_reference_with_gradients(length, batched):
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("cached", [1, 3 * BLOCK * (BLOCK + 9), 10**9])
+def test_lots_of_heads_change_nothing(cached, monkeypatch):
+    leaves, turn = operands(3, BLOCK + 9)
+    expected = results(reference, leaves, turn)
+    monkeypatch.setattr(latent_attention, "CACHED", cached)
+    for one, got in zip(expected, results(latent_attention.latent_attention, leaves, turn)):
+        torch.testing.assert_close(got, one, rtol=1e-11, atol=1e-11)
+
+
 def test_heads_of_odd_width_are_turned_too():
     leaves, turn = operands(2, 9, N=5)
     for expected, got in zip(
@@ -62,7 +71,7 @@ def kept(monkeypatch, limit):
     monkeypatch.setattr(latent_attention, "KEEP", limit)
     leaves, turn = operands(2, 2 * BLOCK + 5)
     y, _ = latent_attention.latent_attention(*leaves, turn, 0.37)
-    return sum(tensor.numel() for tensor in y.grad_fn.saved_tensors[4:])
+    return sum(tensor.numel() for tensor in y.grad_fn.saved_tensors[5:])
 
 
 def test_what_is_kept_is_counted_without_the_masked_half(monkeypatch):
