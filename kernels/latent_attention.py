@@ -70,24 +70,23 @@ def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor
     return out
 
 
-def _blocks(count: int, T: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(count: int, T: int) -> Iterator[tuple[slice, range]]:
     """Lots of heads (of all rows) and blocks of queries whose logits stay in a core's cache from product to product."""
     lot = max(1, CACHED // (min(BLOCK, T) * T))
     for first in range(0, count, lot):
         for start in range(0, T, BLOCK):
-            yield slice(first, min(first + lot, count)), slice(start, min(start + BLOCK, T))
+            yield slice(first, min(first + lot, count)), range(start, min(start + BLOCK, T))
 
 
 def _n_weights(count: int, T: int) -> int:
     """Attention weights of all blocks: about half of count·T²."""
-    return count * sum((block.stop - block.start) * block.stop for _, block in _blocks(1, T))
+    return count * sum(len(block) * block.stop for _, block in _blocks(1, T))
 
 
-def _logits(q_GTE: Tensor, k_GTE: Tensor, block: slice, future_CC: Tensor) -> Tensor:
+def _logits(q_GTE: Tensor, k_GTE: Tensor, block: range, future_CC: Tensor) -> Tensor:
     """Softmax input of a block of queries over the keys up to its end, the future at -inf."""
-    logits = torch.bmm(q_GTE[:, block], k_GTE[:, : block.stop].mT)
-    size = block.stop - block.start
-    logits[..., block.start :].masked_fill_(future_CC[:size, :size], float("-inf"))
+    logits = torch.bmm(q_GTE[:, block.start : block.stop], k_GTE[:, : block.stop].mT)
+    logits[..., block.start :].masked_fill_(future_CC[: len(block), : len(block)], float("-inf"))
     return logits
 
 
@@ -113,7 +112,7 @@ class _LatentAttention(torch.autograd.Function):
             if maximum:
                 torch.maximum(largest_G[lot], logits.amax((1, 2)), out=largest_G[lot])
             weights = logits.softmax(-1)
-            y[lot, block] = torch.bmm(weights, v[lot, : block.stop])
+            y[lot, block.start : block.stop] = torch.bmm(weights, v[lot, : block.stop])
             if keep:
                 kept.append(weights)
         ctx.save_for_backward(q, k, v, turn, future_CC, *kept)
@@ -130,15 +129,15 @@ class _LatentAttention(torch.autograd.Function):
         dy = gradients[0].transpose(1, 2).flatten(0, 1)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for index, (lot, block) in enumerate(_blocks(*q.shape[:2])):
-            seen = slice(block.stop)
+            own, seen = slice(block.start, block.stop), slice(block.stop)
             weights = kept[index] if kept else _logits(q[lot], k[lot], block, future_CC).softmax(-1)
-            dv[lot, seen] += torch.bmm(weights.mT, dy[lot, block])
-            dweights = torch.bmm(dy[lot, block], v[lot, seen].mT)
+            dv[lot, seen] += torch.bmm(weights.mT, dy[lot, own])
+            dweights = torch.bmm(dy[lot, own], v[lot, seen].mT)
             dlogits = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
-            dq[lot, block] = torch.bmm(dlogits, k[lot, seen])
-            dk[lot, seen] += torch.bmm(dlogits.mT, q[lot, block])
-        parts = (part.unflatten(0, ctx.shape) for part in (dq, dk, dv))
-        return *_split(*parts, turn, ctx.content, ctx.scale), None, None, None
+            dq[lot, own] = torch.bmm(dlogits, k[lot, seen])
+            dk[lot, seen] += torch.bmm(dlogits.mT, q[lot, own])
+        dq, dk, dv = (part.unflatten(0, ctx.shape) for part in (dq, dk, dv))
+        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None
 
 
 def _split(
