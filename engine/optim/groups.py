@@ -8,10 +8,17 @@ from engine.errors import UserError
 
 MuonRule = Callable[[str, nn.Parameter], bool]
 
-HEADS = ("lm_head", "head", "embed_out", "output_projection")
-"""What models call the layer that makes logits."""
-QK_NORMS = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_norm", "key_norm", "qk_norm", "norm_q", "norm_k")
-"""What models call a normalisation of queries or keys after their projection."""
+HEADS = ("lm_head", "head", "embed_out", "output_projection", "score", "classifier")
+"""What models call the layer that makes logits, of tokens or of classes."""
+GATE_UP = "gate_up_proj"
+"""What a stack is called that holds gate rows, then as many up rows: (…, 2F, D)."""
+QK_NORMS = {
+    name
+    for what in ("q", "k", "qk", "query", "key")
+    for norm in ("norm", "ln", "layernorm", "layer_norm", "rmsnorm", "rms_norm")
+    for name in (f"{what}_{norm}", f"{norm}_{what}")
+}
+"""What models call a normalisation of queries or keys after their projection (before it: MLA's `q_a_layernorm`)."""
 
 
 def is_muon(name: str, parameter: nn.Parameter) -> bool:
@@ -23,7 +30,8 @@ def is_muon(name: str, parameter: nn.Parameter) -> bool:
 def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """The trained weights by name: Muon's and AdamW's. An nn.Embedding's weight, also a tied one, is AdamW's always.
 
-    Raises UserError where the rule sends a weight to Muon that is no matrix, nor a stack of them.
+    Raises UserError where the rule sends a weight to Muon that is no matrix, nor a stack of them, nor, by its name, to
+    be halved into gate and up although its rows are odd.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
@@ -37,6 +45,11 @@ def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], di
             raise UserError(
                 f"MuonClip: {name} has shape {tuple(parameter.shape)}, neither a matrix nor a stack of matrices; "
                 "leave it to AdamW with is_muon"
+            )
+        elif name.endswith(GATE_UP) and parameter.shape[-2] % 2:
+            raise UserError(
+                f"MuonClip: {name} has shape {tuple(parameter.shape)}, whose second-to-last axis is odd, so it is not "
+                "gate above up as the name says; rename it, or leave it to AdamW with is_muon"
             )
         else:
             muon[name] = parameter

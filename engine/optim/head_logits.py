@@ -29,13 +29,9 @@ class HeadLogits(nn.Module):
                 f"HeadLogits: {q_proj.out_features} query and {k_proj.out_features} key rows do not divide into "
                 f"{heads} and {kv_heads} heads of one width; correct heads or kv_heads"
             )
-        power = 0.5 if kv_heads == heads else 1.0
-        scaled = (q_proj, k_proj) if kv_heads == heads else (q_proj,)
-        # A list, not submodules: the projections are registered, and saved, where they belong.
-        self.rows = [
-            Rows(cast(nn.Parameter, p.weight), E, 0, E, power, cast(nn.Parameter | None, p.bias)) for p in scaled
-        ]
-        self.heads = heads
+        # A tuple, not submodules: the projections are registered, and saved, where they belong.
+        self.scaled = (q_proj, k_proj) if kv_heads == heads else (q_proj,)
+        self.heads, self.head_dim = heads, E
         # No buffer: it would follow the model to bf16, and S would lose its exactness.
         self.max_logit_H = torch.full((heads,), float("-inf"))
 
@@ -52,5 +48,8 @@ class HeadLogits(nn.Module):
         self.max_logit_H = torch.full_like(self.max_logit_H, float("-inf"))
 
     def clip_rows(self) -> list[Rows]:
-        """The rows to scale."""
-        return self.rows
+        """The rows to scale, of the weights that the projections have now: loading may have replaced them."""
+        E, power = self.head_dim, 1 / len(self.scaled)
+        return [
+            Rows(cast(nn.Parameter, p.weight), E, 0, E, power, cast(nn.Parameter | None, p.bias)) for p in self.scaled
+        ]

@@ -3,11 +3,13 @@
 Shapes: H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from engine.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,19 @@ class ClippedAttention(Protocol):
 def find_attentions(model: nn.Module) -> list[ClippedAttention]:
     """The parts of a model that follow the protocol, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, ClippedAttention)]
+
+
+def refuse_rows(attentions: Sequence[ClippedAttention], moved: Set[int]) -> None:
+    """Raise UserError where a layer would clip a frozen weight, or one whose id is not in `moved`."""
+    for layer, attention in enumerate(attentions):
+        for rows in attention.clip_rows():
+            for parameter in (rows.weight, rows.bias):
+                if parameter is None or (parameter.requires_grad and id(parameter) in moved):
+                    continue
+                what = f"layer {layer}: QK-Clip would scale a query or key weight of shape {tuple(parameter.shape)}"
+                if not parameter.requires_grad:
+                    raise UserError(f"{what} that is frozen; unfreeze it, or give tau=0")
+                raise UserError(
+                    f"{what} that is not both in the model and moved by the optimizer; where weights or projections "
+                    "were replaced, make their recorder and the optimizer afresh"
+                )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.optim.groups import GATE_UP
 from kernels.newton_schulz import STEPS, Coefficients, Plan, newton_schulz, plan
 
 RMS_TARGET = 0.2
@@ -57,7 +58,7 @@ def matrices(name: str, tensor: Tensor, heads: int | None = None) -> list[Tensor
     if heads is not None:
         return [tensor.unflatten(0, (heads, -1))]
     stack = tensor if tensor.ndim == 3 else tensor[None]
-    return list(stack.chunk(2, dim=-2)) if name.endswith("gate_up_proj") else [stack]
+    return list(stack.chunk(2, dim=-2)) if name.endswith(GATE_UP) else [stack]
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Works on any torch model whose attention layers follow `ClippedAttention`; see d
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.errors import UserError
 from engine.optim.groups import MuonRule, is_muon, refuse_qk_norm, split
 from engine.optim.idle import IdleExperts
-from engine.optim.layout import ClippedAttention, find_attentions
+from engine.optim.layout import ClippedAttention, find_attentions, refuse_rows
 from engine.optim.masters import Masters
 from engine.optim.muon import RMS_TARGET, Orthogonaliser, muon_
 from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
@@ -50,8 +50,14 @@ class MuonClip:
         is_muon: MuonRule = is_muon,
         attentions: Sequence[ClippedAttention] | None = None,
         per_head: bool = False,
-        masters: bool | Literal["auto"] = "auto",
+        masters: bool = True,
     ) -> None:
+        for name, value, known in (
+            ("coefficients", coefficients, get_args(Coefficients)),
+            ("clip_per", clip_per, get_args(ClipPer)),
+        ):
+            if value not in known:
+                raise UserError(f"MuonClip: {name} {value!r} is unknown; use {' or '.join(known)}")
         self.model, self.lr, self.weight_decay, self.momentum, self.nesterov = (
             model, lr, weight_decay, momentum, nesterov,
         )  # fmt: skip
@@ -60,7 +66,9 @@ class MuonClip:
         self.attentions = find_attentions(model) if attentions is None else list(attentions)
         self._check_clipping()
         self.muon, self.rest = split(model, is_muon)
-        self.masters = Masters(self.muon | self.rest, keep=bool(masters))
+        self._moved = {id(p) for p in (self.muon | self.rest).values()}
+        self._check_rows()
+        self.masters = Masters(self.muon | self.rest, keep=masters)
         self.heads = self._head_counts() if per_head else {}
         self.momenta = {
             name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
@@ -89,6 +97,11 @@ class MuonClip:
             )
         refuse_qk_norm(self.model)
 
+    def _check_rows(self) -> None:
+        """Refuse to clip what the optimizer does not move, or what has left the model since it was made."""
+        if self.clips:
+            refuse_rows(self.attentions, self._moved & {id(p) for p in self.model.parameters()})
+
     def _head_counts(self) -> dict[str, int]:
         """Heads of each weight that a layout divides into heads as a whole."""
         heads = {
@@ -112,8 +125,9 @@ class MuonClip:
 
         `max_logit` (largest over heads, -inf without attentions), `clipped_heads` of this step, `first_clipped_step`
         and `last_clipped_step` (from 1; 0 for none yet), and `idle_experts` (no token for `IDLE_STEPS` or longer).
-        Raises UserError, having changed nothing, where a maximum is NaN or +inf.
+        Raises UserError, having changed nothing, where a maximum is NaN or +inf, or a weight to clip was replaced.
         """
+        self._check_rows()
         self.max_logits = read_maxima(self.attentions)
         self.steps += 1
         idle = self.idle.count()

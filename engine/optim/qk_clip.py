@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.optim.layout import ClippedAttention
+from kernels.precision import wide
 
 ClipPer = Literal["head", "layer"]
 
@@ -55,7 +56,7 @@ def qk_clip_(
     `per` "layer" gives every head the γ of the layer's largest maximum. Rows that the layout does not name (values,
     a shared rotary key) and heads with γ = 1 keep their bits. `master_of` says which tensor to move for a weight.
     """
-    max_logit_H = attention.max_logit_H.float()
+    max_logit_H = attention.max_logit_H.to(wide(attention.max_logit_H.dtype))
     if per == "layer":
         max_logit_H = max_logit_H.max().expand_as(max_logit_H)
     gamma_H = clip_factors(max_logit_H, tau)

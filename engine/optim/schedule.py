@@ -13,7 +13,9 @@ class WSD:
 
     Warm-up rises linearly from 0 to `peak`; stable holds it; decay is a cosine from `peak` to `decayed`; the anneal
     goes linearly from `decayed` to `final`, which then stays. The paper states 2e-4 → 2e-5 → 7e-6, and not the shapes
-    of warm-up and anneal. Where every step has the same number of tokens, lengths may as well be counted in steps.
+    of warm-up and anneal. An anneal starts from `decayed` also where there is no decay, by a jump where `peak` differs
+    (the stages' parameters refuse that). Where every step has the same number of tokens, lengths may as well be counted
+    in steps.
     """
 
     peak: float

@@ -74,9 +74,13 @@ def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> Mu
         lr,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
+        nesterov=settings.nesterov,
         tau=settings.tau,
+        rms_target=settings.rms_target,
         adamw_lr_factor=settings.adamw_lr_factor,
         ns_dtype=torch.float32 if settings.newton_schulz_dtype == "float32" else torch.bfloat16,
+        coefficients=settings.coefficients,
+        per_head=settings.per_head,
     )
 
 

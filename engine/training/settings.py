@@ -26,6 +26,11 @@ class Schedule(BaseModel):
             )
         if self.steps == 0:
             raise ValueError("the phases add up to no step; give warmup, stable, decay or anneal at least one")
+        if self.warmup + self.stable and self.anneal and not self.decay and self.decayed < self.peak:
+            raise ValueError(
+                "without decay the rate would jump from peak to decayed where the anneal starts; give schedule.decay "
+                "steps, or set schedule.decayed to schedule.peak"
+            )
         return self
 
     @property
@@ -49,6 +54,10 @@ class OptimizerSettings(BaseModel):
     tau: float = Field(ge=0, description="QK-Clip's threshold; 0 switches it off")
     adamw_lr_factor: float = Field(gt=0)
     newton_schulz_dtype: Literal["float32", "bfloat16"]
+    coefficients: Literal["jordan", "polar_express"] = Field(default="jordan", description="of Newton–Schulz's steps")
+    nesterov: bool = True
+    rms_target: float = Field(default=0.2, gt=0, description="RMS of Muon's updates before the learning rate")
+    per_head: bool = Field(default=False, description="orthogonalise query and key projections head by head")
     grad_clip: float | None = Field(default=None, gt=0)
     skip_spikes: bool = Field(default=False, description="skip the steps whose loss is a spike; marked they always are")
     nonfinite_steps: int = Field(

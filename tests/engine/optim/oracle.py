@@ -47,6 +47,17 @@ class TorchMuon:
         self.muon.step()
         return [copy.detach() - old for copy, old in zip(self.copies, before)]
 
+    def conditions(self):
+        """Largest by smallest singular value of what the last step orthogonalised, for each matrix."""
+        out = []
+        for copy in self.copies:
+            average = self.muon.state[copy]["momentum_buffer"]
+            mu = self.muon.defaults["momentum"]
+            used = torch.lerp(copy.grad, average, mu) if self.muon.defaults["nesterov"] else average
+            s = torch.linalg.svdvals(used.double())
+            out.append(float(s[0] / s[-1]))
+        return out
+
     def follow(self):
         """Set the copies to the model's weights, so that errors do not add up."""
         for copy, weight in zip(self.copies, muon_matrices(self.model)):

@@ -6,7 +6,7 @@ import torch
 from engine.model.model import K2Model
 from engine.optim.muon import Orthogonaliser, matrices, muon_
 from engine.optim.muonclip import MuonClip
-from kernels.newton_schulz import Plan
+from kernels.newton_schulz import Plan, reference
 from tests.engine.optim.oracle import TorchMuon, backward, draw_gradients, muon_matrices
 from tests.engine.tiny import config
 
@@ -17,10 +17,9 @@ def draws(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def errors(dtype, gradients=draw_gradients, **settings):
-    """Relative Frobenius error of our movement of each matrix in each of 3 steps, torch's as the truth."""
-    torch.manual_seed(0)
-    model = K2Model(config())
+def compared(dtype, gradients=draw_gradients, seed=0, **settings):
+    """Of each matrix in 3 steps: our movement's relative Frobenius error, torch's as the truth; and its condition."""
+    model = K2Model(config(), seed)
     ours = MuonClip(model, 0.02, weight_decay=0.1, tau=0.0, ns_dtype=dtype, **settings)
     theirs = TorchMuon(model, 0.02, weight_decay=0.1, **settings)
     found = []
@@ -30,10 +29,15 @@ def errors(dtype, gradients=draw_gradients, **settings):
         moved = theirs.step()
         ours.step()
         ours.zero_grad()
-        for expected, old, now in zip(moved, before, muon_matrices(model)):
-            found.append(float((now - old - expected).norm() / expected.norm()))
+        for expected, old, now, condition in zip(moved, before, muon_matrices(model), theirs.conditions()):
+            found.append((float((now - old - expected).norm() / expected.norm()), condition))
         theirs.follow()
     return found
+
+
+def errors(*arguments, **settings):
+    """The errors alone."""
+    return [error for error, _ in compared(*arguments, **settings)]
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -49,8 +53,20 @@ def test_updates_equal_torchs_muon_with_fp32_on_both_sides(monkeypatch, nesterov
     assert max(errors(torch.float32, backward, nesterov=nesterov)) <= 1e-4
 
 
-def test_updates_equal_torchs_muon_as_shipped_within_5_percent():
-    assert max(errors(torch.bfloat16)) <= 0.05
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_updates_equal_torchs_muon_as_shipped_within_5_percent_but_for_near_singular_ones(nesterov):
+    """Gaussian gradients, and a loss's where the condition is at most 100: measured up to 3.3 %.
+
+    Beyond it bf16 rounds the smallest singular directions away before the steps raise them, on either side its own way:
+    of the 96 such updates here 3 pass 5 %, up to 5.7 % at conditions near 200. Elsewhere 11 % was seen, near 1,800.
+    """
+    assert max(errors(torch.bfloat16, nesterov=nesterov)) <= 0.05
+    found = [pair for seed in range(4) for pair in compared(torch.bfloat16, backward, seed, nesterov=nesterov)]
+    usual = [error for error, condition in found if condition <= 100]
+    singular = [error for error, condition in found if condition > 100]
+    assert len(usual) > 0.7 * len(found)
+    assert max(usual) <= 0.05
+    assert 0.04 < max(singular) <= 0.1, "the figures above no longer hold"
 
 
 def move(weights, gradients, orthogonalise=FP32, **changes):
@@ -130,15 +146,12 @@ def test_other_rms_targets_scale_the_update():
 
 
 def test_double_precision_is_kept():
-    """A step in fp64 is within 1e-5 of one in fp32, and is no fp32 step: half the gradient twice gives it to 1e-14."""
+    """A step in fp64 is the formula's, by singular values in fp64, to 1e-12; momentum and Nesterov included."""
     weight, gradient = draws(0, 8, 12).double(), draws(1, 8, 12).double()
-    exact = Orthogonaliser(dtype=torch.float64)
-    whole, _ = move({"w": weight.clone()}, {"w": gradient}, exact)
-    scaled, _ = move({"w": weight.clone()}, {"w": 3e5 * gradient}, exact)
-    rounded, _ = move({"w": weight.float()}, {"w": gradient.float()})
-    torch.testing.assert_close(whole["w"], rounded["w"].double(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(scaled["w"], whole["w"], rtol=1e-6, atol=1e-7)  # the guard's 1e-7 remains
-    assert not torch.equal(whole["w"].float().double(), whole["w"])
+    moved, momenta = move({"w": weight.clone()}, {"w": gradient}, Orthogonaliser(dtype=torch.float64))
+    update = 0.2 * 12**0.5 * reference(gradient + 0.95 * gradient)
+    torch.testing.assert_close(moved["w"], weight - 0.1 * (update + 0.1 * weight), rtol=1e-12, atol=1e-12)
+    assert momenta["w"].dtype == torch.float64
 
 
 def rms(coefficients, n, m):
@@ -149,25 +162,27 @@ def rms(coefficients, n, m):
     return float(update.pow(2).mean().sqrt())
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 8, 32, 128])
-@pytest.mark.parametrize("aspect", [1, 2, 4, 16])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 16, 32, 64, 128])
+@pytest.mark.parametrize("aspect", [1, 2, 4, 16, 32])
 def test_with_polar_express_an_update_has_the_targets_rms_whatever_its_shape(n, aspect):
     for shape in ((n, n * aspect), (n * aspect, n)):
-        assert 0.16 <= rms("polar_express", *shape) <= 0.21
+        assert 0.19 <= rms("polar_express", *shape) <= 0.21
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 32, 64, 128])
 @pytest.mark.parametrize("aspect", [1, 2, 4])
 def test_with_jordan_it_has_where_the_spectrum_is_wide(n, aspect):
+    """Up to 4 times as long as wide. Of longer ones the range does not hold, as the next test says."""
     for shape in ((n, n * aspect), (n * aspect, n)):
         assert 0.16 <= rms("jordan", *shape) <= 0.21
 
 
 def test_with_jordan_a_narrow_spectrum_lands_off_the_target_as_its_polynomial_says():
-    """Jordan's steps do not settle: values near 1 swing between about 0.7 and 1.1, and end where the fifth leaves them.
+    """Jordan's steps do not settle: values from 0.01 up swing between 0.68 and 1.13, and stay where the fifth has them.
 
     A wide spectrum averages that out. A vector has one value, 1, and a long matrix of n rows has n values near 1/√n
-    (Marchenko–Pastur), so all of the update comes out too small or too large together.
+    (Marchenko–Pastur), so all of the update comes out too small or too large together: by the polynomial 0.136 to 0.227
+    in the limit, and 0.149 (16×512) to 0.217 (8×256) among the shapes up to 32 times as long as wide.
     """
 
     def swung(s):
@@ -175,8 +190,12 @@ def test_with_jordan_a_narrow_spectrum_lands_off_the_target_as_its_polynomial_sa
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         return 0.2 * s
 
+    limits = swung(torch.linspace(0.01, 1, 100_001, dtype=torch.float64))
+    assert (float(limits.min()), float(limits.max())) == pytest.approx((0.136, 0.227), abs=5e-4)
+    assert (float(limits.min()) / 0.2, float(limits.max()) / 0.2) == pytest.approx((0.68, 1.13), abs=5e-3)
     assert rms("jordan", 1, 64) == pytest.approx(swung(1.0), rel=1e-3)
     assert swung(1.0) < 0.16
     assert rms("jordan", 8, 8 * 400) == pytest.approx(swung(8**-0.5), rel=0.02)
-    assert rms("jordan", 64, 64 * 16) < 0.16
-    assert rms("jordan", 8, 8 * 16) > 0.21
+    assert rms("jordan", 16, 512) == pytest.approx(0.149, abs=2e-3)
+    assert rms("jordan", 64, 1024) == pytest.approx(0.151, abs=2e-3)
+    assert rms("jordan", 8, 256) == pytest.approx(0.217, abs=2e-3)

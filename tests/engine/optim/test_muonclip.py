@@ -10,6 +10,7 @@ from torch import nn
 
 from engine.errors import UserError
 from engine.model.model import K2Model
+from engine.optim.groups import is_muon
 from engine.optim.head_logits import HeadLogits
 from engine.optim.idle import IDLE_STEPS
 from engine.optim.muonclip import MuonClip
@@ -57,7 +58,7 @@ def test_with_no_weight_for_muon_it_is_adamw_with_clipping():
 class Foreign(nn.Module):
     """A model with other names: embeddings by their module, a head tied to one, a bias, a convolution if asked."""
 
-    def __init__(self, conv=False, norm=None):
+    def __init__(self, conv=False, norm=None, norm_name="q_norm"):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(11, 8), nn.Embedding(5, 8)
         self.q_proj, self.k_proj = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
@@ -68,7 +69,7 @@ class Foreign(nn.Module):
         if conv:
             self.conv = nn.Conv1d(8, 8, 3)
         if norm is not None:
-            self.q_norm = norm
+            self.add_module(norm_name, norm)
         self.logits = HeadLogits(self.q_proj, self.k_proj, 2)
 
 
@@ -91,9 +92,57 @@ def test_what_cannot_be_is_refused():
         MuonClip(Foreign(norm=nn.LayerNorm(4)), 0.1)
     MuonClip(Foreign(norm=nn.LayerNorm(4)), 0.1, tau=0)
     MuonClip(Foreign(norm=nn.Identity()), 0.1)
+    for what, value in (("coefficients", "newton"), ("clip_per", "heads")):
+        with pytest.raises(UserError, match=f"{what} '{value}' is unknown; use "):
+            MuonClip(Foreign(), 0.1, **{what: value})
     with pytest.raises(UserError, match="put a HeadLogits beside the projections"):
         MuonClip(nn.Sequential(nn.Linear(4, 4)), 0.1)
     assert MuonClip(nn.Sequential(nn.Linear(4, 4)), 0.1, tau=math.inf).step()["max_logit"] == -math.inf
+
+
+QK_NORMS = (  # as the models named have them
+    *("q_norm", "k_norm"),  # Qwen3, OLMo 2, Gemma 3, timm
+    *("q_layernorm", "k_layernorm"),  # Phi, Persimmon, StableLM
+    *("q_ln", "k_ln"),  # MPT, ESM C
+    *("ln_q", "ln_k", "q_layer_norm", "k_layer_norm", "layernorm_q", "layernorm_k", "norm_q", "norm_k"),
+    *("query_norm", "key_norm", "query_layernorm", "key_layer_norm", "norm_key", "qk_norm", "qk_layernorm"),
+)
+
+
+@pytest.mark.parametrize("name", QK_NORMS)
+def test_a_norm_after_the_query_or_key_projection_is_refused_by_its_name(name):
+    with pytest.raises(UserError, match=f"{name} normalises queries or keys"):
+        MuonClip(Foreign(norm=nn.LayerNorm(4), norm_name=name), 0.1)
+
+
+@pytest.mark.parametrize("name", ["q_a_layernorm", "kv_a_layernorm", "input_layernorm", "ln_1", "norm"])
+def test_a_norm_before_the_projection_is_not(name):
+    MuonClip(Foreign(norm=nn.LayerNorm(4), norm_name=name), 0.1)
+
+
+@pytest.mark.parametrize("name", ["lm_head", "head", "embed_out", "output_projection", "score", "classifier"])
+def test_a_head_of_a_known_name_is_adamws_and_of_another_is_muons_unless_is_muon_says_so(name):
+    class Headed(Foreign):
+        def __init__(self, name):
+            super().__init__()
+            self.add_module(name, nn.Linear(8, 11))
+
+    assert {f"{name}.weight", f"{name}.bias"} <= set(MuonClip(Headed(name), 0.1).rest)
+    assert "to_logits.weight" in MuonClip(Headed("to_logits"), 0.1).muon
+    chosen = MuonClip(Headed("to_logits"), 0.1, is_muon=lambda n, p: is_muon(n, p) and not n.startswith("to_logits"))
+    assert "to_logits.weight" in chosen.rest
+    assert "q_proj.weight" in chosen.muon
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (3, 7, 8)])
+def test_gate_and_up_in_one_are_refused_where_their_rows_do_not_halve(shape):
+    model = Foreign()
+    model.gate_up_proj = nn.Parameter(torch.zeros(shape))
+    with pytest.raises(UserError, match="gate_up_proj has shape .*, whose second-to-last axis is odd"):
+        MuonClip(model, 0.1)
+    assert "gate_up_proj" in MuonClip(model, 0.1, is_muon=lambda n, p: is_muon(n, p) and n != "gate_up_proj").rest
+    model.gate_up_proj = nn.Parameter(torch.zeros(*shape[:-2], 6, 8))
+    assert "gate_up_proj" in MuonClip(model, 0.1).muon
 
 
 def test_the_next_forward_has_a_clipped_heads_logits_at_tau():

@@ -3,6 +3,7 @@
 Shapes: C cases, H heads, R rows of a head.
 """
 
+import copy
 import math
 import warnings
 
@@ -16,6 +17,7 @@ from engine.errors import UserError
 from engine.model.attention import LatentAttention
 from engine.model.model import K2Model
 from engine.optim.head_logits import HeadLogits
+from engine.optim.layout import Rows
 from engine.optim.muonclip import MuonClip
 from engine.optim.qk_clip import clip_factors, qk_clip_, read_maxima
 from tests.engine.tiny import config
@@ -80,10 +82,11 @@ def scaled_rows(kind, model):
 
 
 TAU = 10.0
-special = st.sampled_from([TAU, math.nextafter(TAU, 0), 0.0, -0.0, -1e-30, -math.inf, -1e38, 1e38, 3e38, 1e-30])
+ULP = 2.0**-20  # of TAU in fp32, the type of the maxima
+special = st.sampled_from([TAU, TAU - ULP, TAU + ULP, 0.0, -0.0, -1e-30, -math.inf, -1e38, 1e38, 3e38, 1e-30])
 maxima = special | st.floats(-1e4, 1e4, width=32) | st.floats(TAU, 2.0**126, width=32)
 CASES = 64
-"""Sets of four heads' maxima in one example; an example counts as so many cases."""
+"""Sets of four heads' maxima in one example."""
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -91,9 +94,10 @@ CASES = 64
 @settings(max_examples=16)
 @given(data=st.data())
 def test_only_heads_over_tau_move_and_no_maximum_makes_a_nan(kind, weights, data):
-    """5 layouts × 2 kinds of weight × 16 examples × 64 cases = 10,240 cases, each with its own four maxima.
+    """5 layouts × 2 kinds of weight × 16 examples of Hypothesis, 160 in all, each of 64 cases: 10,240 cases.
 
-    Without gradients a step moves nothing but what QK-Clip clips.
+    Hypothesis draws 24 maxima and a seed for an example; torch's generator with that seed picks the 4 heads' maxima of
+    each case from the 24. Without gradients a step moves nothing but what QK-Clip clips.
     """
     pool = torch.tensor(data.draw(st.lists(maxima, min_size=24, max_size=24)))
     pick = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
@@ -124,7 +128,9 @@ def test_only_heads_over_tau_move_and_no_maximum_makes_a_nan(kind, weights, data
         assert now.isfinite().all()
         assert torch.equal(now[~over_CH], then[~over_CH])
         assert torch.equal(now[:, :, count:], then[:, :, count:])
-        assert (now[over_CH][:, :count].abs() < then[over_CH][:, :count].abs()).all()
+        assert (now[over_CH][:, :count].abs() <= then[over_CH][:, :count].abs()).all()
+        far_CH = cases_CH > 1.001 * TAU  # nearer to it γ may round to 1
+        assert (now[far_CH][:, :count].abs() < then[far_CH][:, :count].abs()).all()
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -287,15 +293,100 @@ def test_a_layout_that_does_not_fit_is_refused():
 
 def test_a_fused_projection_is_clipped_from_where_its_block_starts():
     """Rows of values before the queries: `start` skips them."""
-    from engine.optim.layout import Rows
 
-    model = made("mha")
+    class Fused:
+        max_logit_H = torch.tensor([1.0, 20.0, 1.0, 1.0])
+
+        def reset_max_logit(self):
+            pass
+
+        def clip_rows(self):
+            return [Rows(fused, 4, 0, 4, 1.0, start=8)]
+
     fused = nn.Parameter(torch.ones(8 + 16, 8))
-    model.logits.rows = [Rows(fused, 4, 0, 4, 1.0, start=8)]
-    model.logits.max_logit_H = torch.tensor([1.0, 20.0, 1.0, 1.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        qk_clip_(model.logits, 10.0)
+        qk_clip_(Fused(), 10.0)
     assert (fused[12:16] == 0.5).all()
     assert (fused[:12] == 1).all()
     assert (fused[16:] == 1).all()
+
+
+def test_an_fp64_model_is_clipped_in_fp64():
+    model = made("mha", torch.float64)
+    expected = model.q_proj.weight.detach().clone()
+    expected[4:8] *= 3.0**-0.5
+    model.logits.max_logit_H = torch.tensor([1.0, 30.0, -2.0, 5.0], dtype=torch.float64)
+    MuonClip(model, 0.0, tau=10.0).step()
+    torch.testing.assert_close(model.q_proj.weight.detach(), expected, rtol=1e-14, atol=0)
+
+
+def clipped(model):
+    """The weights that a step clips, by name, with the factor between the new and the old."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = MuonClip(model, 0.0, tau=10.0)
+    model.logits.max_logit_H = torch.full((H,), 40.0)
+    assert optimizer.step()["clipped_heads"] == H
+    return {name: p.detach() / before[name] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+
+
+def load(model):
+    """New parameters in place of the old, as checkpoints are loaded without a copy."""
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+
+
+def replace_weight(model):
+    attention = model if isinstance(model, Plain) else model.logits
+    projection = attention.q_proj if hasattr(attention, "q_proj") else attention.q_b_proj
+    projection.weight = nn.Parameter(projection.weight.detach().clone())
+
+
+def replace_projection(model):
+    for attention in (model, model.logits):
+        for name, module in list(attention.named_children()):
+            if name in ("q_proj", "q_b_proj"):
+                setattr(attention, name, copy.deepcopy(module))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("change", [load, replace_weight])
+def test_weights_replaced_before_the_optimizer_is_made_are_clipped_in_the_place_of_the_old(kind, change):
+    plain, changed = made(kind), made(kind)
+    change(changed)
+    expected, found = clipped(plain), clipped(changed)
+    assert set(found) == set(expected) == set(scaled_rows(kind, plain))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("change", [load, replace_weight, replace_projection])
+def test_weights_replaced_under_the_optimizer_are_refused_before_anything_moves(kind, change):
+    model = made(kind)
+    optimizer = MuonClip(model, 0.1, tau=10.0)
+    change(model)
+    model.logits.max_logit_H = torch.full((H,), 40.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(UserError, match="layer 0: QK-Clip would scale .* make their recorder and the optimizer afresh"):
+        optimizer.step()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert optimizer.steps == 0
+
+
+def test_a_recorder_beside_a_projection_that_has_left_the_model_is_refused():
+    model = made("mha")
+    model.k_proj = nn.Linear(8, 16)
+    with pytest.raises(UserError, match=r"shape \(16, 8\) that is not both in the model and moved"):
+        MuonClip(model, 0.1)
+    MuonClip(model, 0.1, tau=0)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_frozen_projection_is_refused(kind):
+    model = made(kind)
+    for name in scaled_rows(kind, model):
+        model.get_parameter(name).requires_grad_(False)
+        with pytest.raises(UserError, match=r"layer 0: QK-Clip would scale .* that is frozen; unfreeze it"):
+            MuonClip(model, 0.1)
+        MuonClip(model, 0.1, tau=0)
+        model.get_parameter(name).requires_grad_(True)
+    MuonClip(model, 0.1)

@@ -1,0 +1,69 @@
+"""The parameters that training stages share: what they refuse, and what reaches the optimizer."""
+
+import inspect
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from engine.model.model import K2Model
+from engine.optim.muonclip import MuonClip
+from engine.training.language import make_optimizer
+from engine.training.settings import OptimizerSettings, Schedule
+from tests.engine.optim.oracle import backward
+from tests.engine.tiny import config
+
+NEEDED = {
+    "weight_decay": 0.1,
+    "momentum": 0.95,
+    "tau": 100.0,
+    "adamw_lr_factor": 1.0,
+    "newton_schulz_dtype": "float32",
+}
+
+
+def test_fields_left_out_are_muonclips_own_defaults():
+    defaults = {name: p.default for name, p in inspect.signature(MuonClip.__init__).parameters.items()}
+    settings = OptimizerSettings(**NEEDED)
+    for name in ("coefficients", "nesterov", "rms_target", "per_head"):
+        assert getattr(settings, name) == defaults[name]
+
+
+@pytest.mark.parametrize(
+    "change", [{"coefficients": "polar_express"}, {"nesterov": False}, {"rms_target": 0.1}, {"per_head": True}]
+)
+def test_each_field_reaches_the_optimizer(change):
+    """The step by the parameters is that of a MuonClip given the same by hand, and not the default's."""
+
+    def weights(made):
+        model = K2Model(config())
+        backward(model, 0)
+        made(model).step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    by_settings = weights(lambda model: make_optimizer(model, 0.02, OptimizerSettings(**NEEDED, **change)))
+    assert torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32, **change)))
+    assert not torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"coefficients": "newton"}, {"rms_target": 0.0}, {"nesterov": "perhaps"}, {"per_head": 3}, {"clip_per": "layer"}],
+)
+def test_what_an_optimizer_cannot_have_is_refused_by_name(change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        OptimizerSettings(**NEEDED, **change)
+
+
+@pytest.mark.parametrize("lengths", [(1, 0, 0, 1), (0, 1, 0, 1), (2, 3, 0, 4)])
+def test_a_rate_that_would_jump_into_the_anneal_is_refused(lengths):
+    phases = dict(zip(("warmup", "stable", "decay", "anneal"), lengths))
+    with pytest.raises(ValidationError, match="would jump from peak to decayed"):
+        Schedule(**phases, peak=1.0, decayed=0.1, final=0.05)
+    Schedule(**phases, peak=0.1, decayed=0.1, final=0.05)  # as a stage that goes on with the anneal
+    Schedule(**phases | {"decay": 1}, peak=1.0, decayed=0.1, final=0.05)
+
+
+def test_an_anneal_alone_has_nowhere_to_jump_from():
+    Schedule(warmup=0, stable=0, decay=0, anneal=4, peak=1.0, decayed=0.1, final=0.05)
+    Schedule(warmup=1, stable=1, decay=0, anneal=0, peak=1.0, decayed=0.1, final=0.05)
