@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.max_logit import max_logit
+from kernels.max_logit import largest, max_logit
 from kernels.precision import wide
 
 BLOCK = 64
@@ -45,14 +45,21 @@ def heads(q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -
 
 
 def reference(
-    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float
+    q_BTHE: Tensor,
+    kv_BTHX: Tensor,
+    k_rotary_BTd: Tensor,
+    turn: Tensor,
+    scale: float,
+    valid_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest unmasked logit (H,)."""
+    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest logit (H,), as below."""
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     logits = (q @ k.mT).to(wide(q.dtype)) * scale
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     logits = logits.masked_fill(future, float("-inf"))
     y = logits.softmax(-1).to(v.dtype) @ v
+    if valid_BT is not None:
+        logits = logits.masked_fill(~valid_BT[:, None, :, None], float("-inf"))
     return y.transpose(1, 2), logits.detach().amax((0, 2, 3))
 
 
@@ -78,7 +85,14 @@ class _LatentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool
+        ctx: Any,
+        q_BTHE: Tensor,
+        kv_BTHX: Tensor,
+        k_rotary_BTd: Tensor,
+        turn: Tensor,
+        scale: float,
+        maximum: bool,
+        valid_BT: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         N = q_BTHE.shape[-1] - k_rotary_BTd.shape[-1]
         q = _join(q_BTHE[..., :N], q_BTHE[..., N:], turn, scale)
@@ -92,7 +106,8 @@ class _LatentAttention(torch.autograd.Function):
             stop = min(start + BLOCK, T)
             logits = _logits(q, k, start, stop)
             if maximum:
-                torch.maximum(largest_H, logits.amax((0, 2, 3)), out=largest_H)
+                valid = None if valid_BT is None else valid_BT[:, start:stop]
+                torch.maximum(largest_H, largest(logits, valid), out=largest_H)
             weights = logits.softmax(-1)
             y[:, :, start:stop] = weights @ v[:, :, :stop]
             if B * H * T * T <= KEEP:
@@ -103,7 +118,7 @@ class _LatentAttention(torch.autograd.Function):
         return y.transpose(1, 2), largest_H
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         q, k, v, turn, *kept = ctx.saved_tensors
         dy = gradients[0].transpose(1, 2).contiguous()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -116,7 +131,7 @@ class _LatentAttention(torch.autograd.Function):
             dlogits = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
             dq[:, :, start:stop] = dlogits @ k[:, :, :stop]
             dk[:, :, :stop] += dlogits.mT @ q[:, :, start:stop]
-        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None
+        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None, None
 
 
 def _split(
@@ -136,22 +151,29 @@ def _split(
 
 
 def latent_attention(
-    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool = True
+    q_BTHE: Tensor,
+    kv_BTHX: Tensor,
+    k_rotary_BTd: Tensor,
+    turn: Tensor,
+    scale: float,
+    maximum: bool = True,
+    valid_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Causal attention over a whole sequence and, where `maximum` is asked for, each head's largest softmax input.
 
     `q_BTHE` (B, T, H, N+d) holds content then rotary channels, `kv_BTHX` (B, T, H, N+V) key content then values,
     `k_rotary_BTd` the rotary key that all heads share; the complex `turn` (T or B×T, P)
     turns the interleaved pairs.
-    Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, future pairs left out.
+    Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, future pairs left out
+    and, with `valid_BT`, the queries that are only padding; y is the same with it and without.
     A CPU forms products in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
     """
     if q_BTHE.device.type == "cpu":
         operands = (t.to(wide(t.dtype)) for t in (q_BTHE, kv_BTHX, k_rotary_BTd))
-        y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum)
+        y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum, valid_BT)
         return y.to(q_BTHE.dtype), largest_H if maximum else None
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     # Fused attention wants heads of one width; without the padding it would write out all logits.
     padded = F.pad(v, (0, max(0, q.shape[-1] - v.shape[-1])))
     y = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)[..., : v.shape[-1]].transpose(1, 2)
-    return y, max_logit(q.detach(), k.detach(), scale) if maximum else None
+    return y, max_logit(q.detach(), k.detach(), scale, valid_BT) if maximum else None
