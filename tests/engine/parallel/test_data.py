@@ -125,7 +125,7 @@ def train(rank, work, micro_batches=1):
 
     history = train_loop(
         model, optimizer, lambda step: {"ids": rows_of(step)}, loss_fn, lambda step: 0.02,
-        LoopSettings(STEPS, 2, 0, 1, "float32", grad_clip=0.5, heads_every=1), work, "tiny",
+        LoopSettings(STEPS, 2, 1, "float32", grad_clip=0.5, heads_every=1), work, "tiny",
         micro_batches=micro_batches, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return {k: v.tolist() for k, v in model.state_dict().items()}, seen, read_history(history)

@@ -1,6 +1,7 @@
 """The training loop: history, micro-batches, the guard, and resuming after SIGKILL to the same bits."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,10 @@ import pytest
 import torch
 
 from engine.errors import UserError
+from engine.model.model import K2Model
+from engine.training.journal import Journal
+from engine.training.loop import _stand_still
+from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
 
 ROOT = Path(__file__).parents[3]
@@ -222,3 +227,25 @@ def test_another_number_of_ranks_is_allowed_and_said(straight, tmp_path, capfd):
     said = capfd.readouterr().err
     assert said.count("WARNING") == 1
     assert "begun with 4 processes and resumed at step 10 with 1" in said
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_largest_figure_that_is_no_number_in_one_micro_batch_is_none_in_the_row(tmp_path, place):
+    """And JSON, which has no NaN, does without it."""
+    history = run(tmp_path, steps=1, micro_batches=4, top=lambda n: float("nan") if n == place else 7.0)[2]
+    assert "top_max" not in rows_of(history)[0]
+    assert "NaN" not in history.read_text()
+
+
+def test_a_logit_that_is_no_number_is_seen_on_a_skipped_step_too():
+    model = K2Model(config())
+    for attention, largest in zip(model.attentions(), (3.0, float("nan"), 5.0)):
+        attention.max_logit_H.fill_(largest)
+    assert math.isnan(_stand_still(model)["max_logit"])
+
+
+def test_rows_hold_no_infinity_even_where_no_logit_was_seen(tmp_path):
+    with Journal(tmp_path, "tiny", 1, 0, speaks=True) as journal:
+        row = {"step": 1, "loss": 2.0, "max_logit": -math.inf, "max_logit_heads": [[1.0, -math.inf]]}
+        journal.write(row, 1)
+    assert rows_of(tmp_path / "history.jsonl") == [{"step": 1, "loss": 2.0}]
