@@ -88,15 +88,17 @@ def train_loop(
     """
     settle(settings.threads)
     world, work = data.world(), data.from_first(work)
-    store = _store(work, settings)
+    store = _store(work, settings, next(model.parameters()).device.type)
     saved = _resume(model, optimizer, store)
     guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
     guard.recall(read_history(work / HISTORY))  # which the first rank has cut to the checkpoint
     done, digest = (saved.step, saved.digest) if saved else (0, "")
     with Journal(work, title, settings.steps, done, world.first) as journal:
-        if saved and saved.world_size != world.size:
+        for note in store.notes:
+            journal.say(f"{title}: WARNING: {note}")
+        if saved and saved.worlds[-1][1] != world.size:
             journal.say(
-                f"{title}: WARNING: begun with {saved.world_size} processes and resumed at step {done} with "
+                f"{title}: WARNING: begun with {saved.worlds[-1][1]} processes and resumed at step {done} with "
                 f"{world.size}: the data keeps its order, the result will differ in its last bits"
             )
         for step in range(done, settings.steps):
@@ -115,16 +117,16 @@ def train_loop(
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
-    _finish(work, settings, digest)
+    _finish(work, settings.steps, digest, store, done)
     model.eval()
     return work / HISTORY
 
 
-def _store(work: Path, settings: LoopSettings) -> Progress:
+def _store(work: Path, settings: LoopSettings, device: str) -> Progress:
     if data.world().first:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
-    numerics = fingerprint(settings.threads, settings.dtype)
+    numerics = fingerprint(settings.threads, settings.dtype, device)
     return Progress(work / "checkpoints", work / HISTORY, numerics, data.world().size)
 
 
@@ -162,13 +164,18 @@ def _require_same(state: Mapping[str, Tensor], when: str) -> None:
         data.require_same(data.checksum(state.values()), f"the weights {when}")
 
 
-def _finish(work: Path, settings: LoopSettings, digest: str) -> None:
-    """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state."""
+def _finish(work: Path, steps: int, digest: str, store: Progress, resumed_at: int) -> None:
+    """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state.
+
+    And how it was reached: the step that the last attempt went on from, and from which step on how many ranks trained.
+    """
     told = {
-        "steps": settings.steps,
+        "steps": steps,
         "state_digest": digest,
+        "resumed_at": resumed_at,
         "world_size": data.world().size,
-        "numerics": fingerprint(settings.threads, settings.dtype),
+        "worlds": store.worlds,
+        "numerics": store.fingerprint,
     }
     if data.world().first:
         write_atomic(work / TRAINING, canonical_json(told))
