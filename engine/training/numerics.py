@@ -1,6 +1,7 @@
 """Settings of torch under which the same step gives the same bits."""
 
 import platform
+from contextlib import suppress
 
 import torch
 
@@ -13,15 +14,26 @@ def settle(threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def fingerprint(threads: int, dtype: str) -> dict[str, str | int]:
+def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str | int]:
     """What must be equal for a resumed run to end in the bits of an uninterrupted one."""
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": threads,
         "dtype": dtype,
     }
+
+
+def processor() -> str:
+    """The CPU's model: two of one capability may still choose other kernels, by their caches."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def autocast(dtype: str, device: str = "cpu") -> torch.autocast:
