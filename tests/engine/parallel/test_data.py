@@ -102,6 +102,34 @@ def test_the_checksum_sees_every_bit(dtype):
     flipped = tensors[0].clone().view(torch.uint8)
     flipped[0] ^= 1
     assert data.checksum([flipped.view(dtype), tensors[1]]) != before
+    assert data.checksum([tensors[0].flip(0), tensors[1]]) != before, "the same values in another order"
+    assert data.checksum(tensors[::-1]) != before
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:40422",
+        "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "[gloo/transport/tcp/pair.cc:534] Read error [127.0.0.1]:1: Connection reset by peer",
+        "writev [127.0.0.1]:1: Broken pipe",
+        "NCCL error: remote process exited or there was a network error",
+    ],
+)
+def test_a_connection_that_fails_is_a_lost_rank(message):
+    def call():
+        raise RuntimeError(message)
+
+    with pytest.raises(data.RankLost, match="another rank is gone"):
+        data._together(call)
+
+
+def test_any_other_failure_of_a_collective_keeps_its_own_error():
+    def call():
+        raise RuntimeError("invalid tensor size at index 0 (expected (2), got (3))")
+
+    with pytest.raises(RuntimeError, match="invalid tensor size"):
+        data._together(call)
 
 
 ROWS, STEPS = 8, 3
