@@ -67,11 +67,7 @@ def raise_error(workspace: Path, node: str, status: int) -> None:
 
 def how_it_ended(who: str, status: int) -> str:
     """The sentence on a process that ended with `status` and left none itself."""
-    how = (
-        f"was killed by signal {-status}"
-        if status < 0
-        else f"failed with exit code {status} (its traceback stands above)"
-    )
+    how = f"was killed by signal {-status}" if status < 0 else f"failed with exit code {status} (its last words above)"
     return f"{who} {how}; run the same command again and it goes on from its last checkpoint."
 
 
@@ -93,4 +89,5 @@ def _file(workspace: Path, node: str, name: str) -> Path:
 
 def _errors(workspace: Path, node: str) -> list[Path]:
     """The sentences that ranks have left, by rank."""
-    return sorted((workspace / _FOLDER).glob(f"{node}.error*.json"))
+    found = (workspace / _FOLDER).glob(f"{node}.error*.json")
+    return sorted(found, key=lambda path: int(path.name.removeprefix(f"{node}.error").removesuffix(".json")))
