@@ -44,7 +44,8 @@ class RankLost(Exception):
 
 
 _GONE = re.compile(
-    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out|timeout|network error|remote process",
+    r"connection (was )?(likely )?(closed|reset|refused|aborted)|broken pipe|timed out|timeout"
+    r"|network error|remote process",
     re.IGNORECASE,
 )
 """How gloo, NCCL and the store put it that the other side is not there, all of them as a RuntimeError."""
@@ -167,5 +168,5 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     """A digest of the bits of tensors in their order: equal for equal ones, all but surely different for others."""
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()

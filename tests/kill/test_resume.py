@@ -57,7 +57,7 @@ def test_these_are_30_kills() -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """All that the training stages read, made in one process."""
+    """All that the training stages read, made by one command."""
     made = Project(tmp_path_factory.mktemp("project"))
     use(made, SETTINGS[0])
     made.run(*kedro(*UPSTREAM))
