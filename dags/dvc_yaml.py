@@ -46,8 +46,9 @@ def _stage(stage: str, profile: str) -> dict[str, Any]:
     paths = {name: _relative(graph.dataset_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
     metrics = [name for name in outline.outputs if paths[name].endswith(".json")]
     return {
-        # exec: the stage takes the place of the shell that DVC starts it in, so that it sees DVC itself die.
-        "cmd": f"exec kedro run --env {profile} --pipelines {stage}",
+        # exec: the stage takes the place of the shell that DVC starts it in, so that it sees DVC itself die; and it is
+        # told who DVC is, for the case that it died before the stage could look.
+        "cmd": f"exec env K2_PARENT=$PPID kedro run --env {profile} --pipelines {stage}",
         "deps": [_code(stage, profile), *(paths[name] for name in outline.inputs)],
         "outs": [{paths[name]: {"persist": True}} for name in outline.outputs if name not in metrics],
         "metrics": [{paths[name]: {"persist": True}} for name in metrics],

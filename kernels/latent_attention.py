@@ -49,14 +49,21 @@ def heads(q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -
 
 
 def reference(
-    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float
+    q_BTHE: Tensor,
+    kv_BTHX: Tensor,
+    k_rotary_BTd: Tensor,
+    turn: Tensor,
+    scale: float,
+    valid_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest unmasked logit (H,)."""
+    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest logit (H,), as below."""
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     logits = (q @ k.mT).to(wide(q.dtype)) * scale
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     logits = logits.masked_fill(future, float("-inf"))
     y = logits.softmax(-1).to(v.dtype) @ v
+    if valid_BT is not None:
+        logits = logits.masked_fill(~valid_BT[:, None, :, None], float("-inf"))
     return y.transpose(1, 2), logits.detach().amax((0, 2, 3))
 
 
@@ -96,7 +103,14 @@ class _LatentAttention(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def forward(
-        ctx: Any, q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool
+        ctx: Any,
+        q_BTHE: Tensor,
+        kv_BTHX: Tensor,
+        k_rotary_BTd: Tensor,
+        turn: Tensor,
+        scale: float,
+        maximum: bool,
+        valid_BT: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         B, T, H, E = q_BTHE.shape
         N = E - k_rotary_BTd.shape[-1]
@@ -107,10 +121,14 @@ class _LatentAttention(torch.autograd.Function):
         y, largest_G = torch.empty_like(v), q.new_full((B * H,), float("-inf"))
         kept: list[Tensor] = []
         keep = _n_weights(B * H, T) <= KEEP
+        valid_GT = None if valid_BT is None else valid_BT.repeat_interleave(H, 0)
         for lot, block in _blocks(B * H, T):
             logits = _logits(q[lot], k[lot], block, future_CC)
             if maximum:
-                torch.maximum(largest_G[lot], logits.amax((1, 2)), out=largest_G[lot])
+                top_GC = logits.amax(-1)
+                if valid_GT is not None:
+                    top_GC = top_GC.masked_fill(~valid_GT[lot, block.start : block.stop], float("-inf"))
+                torch.maximum(largest_G[lot], top_GC.amax(-1), out=largest_G[lot])
             weights = logits.softmax(-1)
             y[lot, block.start : block.stop] = torch.bmm(weights, v[lot, : block.stop])
             if keep:
@@ -124,7 +142,7 @@ class _LatentAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         q, k, v, turn, future_CC, *kept = ctx.saved_tensors
         dy = gradients[0].transpose(1, 2).flatten(0, 1)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -137,7 +155,7 @@ class _LatentAttention(torch.autograd.Function):
             dq[lot, own] = torch.bmm(dlogits, k[lot, seen])
             dk[lot, seen] += torch.bmm(dlogits.mT, q[lot, own])
         dq, dk, dv = (part.unflatten(0, ctx.shape) for part in (dq, dk, dv))
-        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None
+        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None, None
 
 
 def _split(
@@ -157,22 +175,29 @@ def _split(
 
 
 def latent_attention(
-    q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, scale: float, maximum: bool = True
+    q_BTHE: Tensor,
+    kv_BTHX: Tensor,
+    k_rotary_BTd: Tensor,
+    turn: Tensor,
+    scale: float,
+    maximum: bool = True,
+    valid_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Causal attention over a whole sequence and, where `maximum` is asked for, each head's largest softmax input.
 
     `q_BTHE` (B, T, H, N+d) holds content then rotary channels, `kv_BTHX` (B, T, H, N+V) key content then values,
     `k_rotary_BTd` the rotary key that all heads share; the complex `turn` (T or B×T, P)
     turns the interleaved pairs.
-    Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, future pairs left out.
+    Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, future pairs left out
+    and, with `valid_BT`, the queries that are only padding; y is the same with it and without.
     A CPU forms products in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
     """
     if q_BTHE.device.type == "cpu":
         operands = (t.to(wide(t.dtype)) for t in (q_BTHE, kv_BTHX, k_rotary_BTd))
-        y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum)
+        y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum, valid_BT)
         return y.to(q_BTHE.dtype), largest_H if maximum else None
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     # Fused attention wants heads of one width; without the padding it would write out all logits.
     padded = F.pad(v, (0, max(0, q.shape[-1] - v.shape[-1])))
     y = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)[..., : v.shape[-1]].transpose(1, 2)
-    return y, max_logit(q.detach(), k.detach(), scale) if maximum else None
+    return y, max_logit(q.detach(), k.detach(), scale, valid_BT) if maximum else None

@@ -1,6 +1,6 @@
 """Per-head maximum of the softmax input: what QK-Clip steers by (arXiv 2507.20534, section 2.1).
 
-Shapes: B batch, H heads, T positions, E channels of a query or key head.
+Shapes: B batch, H heads, T positions, S keys, E channels of a query or key head.
 """
 
 import torch
@@ -20,12 +20,20 @@ def reference(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
     return logits.masked_fill(future, float("-inf")).amax((0, 2, 3))
 
 
+def largest(logits_BHTS: Tensor, valid_BT: Tensor | None) -> Tensor:
+    """Each head's largest logit, (H,), over the queries that are `valid_BT` (None: all); -inf where none is."""
+    if valid_BT is None:
+        return logits_BHTS.amax((0, 2, 3))
+    return logits_BHTS.amax(-1).masked_fill(~valid_BT[:, None], float("-inf")).amax((0, 2))
+
+
 @torch.no_grad()
 @without_autocast
-def max_logit(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
+def max_logit(q_BHTE: Tensor, k_BHTE: Tensor, scale: float, valid_BT: Tensor | None = None) -> Tensor:
     """The same exact maximum, computed in chunks of queries so that memory is linear in T; (H,), signed.
 
     Products are formed in fp32 (fp64 for fp64) from the inputs' own values, as the attention kernel forms them.
+    Queries that are not `valid_BT` are left out.
     """
     _, H, T, _ = q_BHTE.shape
     q, k = (t.to(wide(t.dtype)) for t in (q_BHTE, k_BHTE))
@@ -35,5 +43,5 @@ def max_logit(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
         logits = q[:, :, start:stop] @ k[:, :, :stop].mT
         future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu(1)
         logits[..., start:].masked_fill_(future, float("-inf"))
-        best = torch.maximum(best, logits.amax((0, 2, 3)) * scale)
+        best = torch.maximum(best, largest(logits, None if valid_BT is None else valid_BT[:, start:stop]) * scale)
     return best

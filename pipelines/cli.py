@@ -13,6 +13,8 @@ from pipelines.hooks import FRESH
 from pipelines.manifest import load_manifest
 
 RUNNER = "pipelines.runner.StageRunner"
+PARENT = "K2_PARENT"
+"""Where a stage's command in dvc.yaml says which process DVC is; only there, so that a shell's own runs outlive it."""
 
 
 @click.group(name="k2-pipeline")
@@ -22,7 +24,7 @@ def cli() -> None:
 
 def _run(**options: Any) -> Any:
     if "DVC_STAGE" in os.environ:
-        die_with_parent(os.getppid())
+        die_with_parent(int(os.environ.pop(PARENT, "") or os.getppid()))  # or: a shell that has no PPID
     fresh = options.pop("fresh")
     os.environ[FRESH] = "1" if fresh else ""
     with report_errors():

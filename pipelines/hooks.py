@@ -9,6 +9,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline.node import Node
 
+from engine.launch.compute import check_compute
+from pipelines.manifest import COMPUTE_CLASSES
 from pipelines.parameters import check_parameters
 
 RUN_CONTEXT = "run_context"
@@ -34,10 +36,12 @@ class RunContextHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Remember the profile; refuse bad parameters by name."""
+        """Remember the profile; refuse bad parameters and compute classes by name, before any stage starts."""
         profile = str(context.env)
         check_parameters(context.params, profile)
-        self._context = RunContext(profile, dict(context.config_loader["compute"]))
+        compute = dict(context.config_loader["compute"])
+        check_compute(compute, COMPUTE_CLASSES)
+        self._context = RunContext(profile, compute)
 
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog) -> None:

@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
 from pipelines import graph
-from pipelines.errors import full_disc, user_error
+from pipelines.errors import full_disc, report_errors, user_error
 from pipelines.manifest import load_manifest
 
 RANKS = ".ranks"
@@ -37,22 +39,41 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.parent is not None:
         die_with_parent(asked.parent)
-    workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
-    if asked.world:
-        run_in_world(asked.env, asked.stage, asked.node, workspace)
-    else:
-        run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
+    with report_errors():
+        workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
+        if not workspace.is_dir():
+            raise UserError(
+                f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {asked.stage}`."
+            )
+    rank = int(os.environ["RANK"]) if asked.world else 0
+    with hand_over_errors(workspace, asked.node, rank):
+        if asked.world:
+            run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
+        else:
+            run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
 
 
-def run_in_world(profile: str, stage: str, node: str, workspace: Path) -> None:
-    """Run the node as one of torchrun's ranks: all do the whole node, the first one's outputs are kept.
+@contextmanager
+def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
+    """Hand the sentence of an error that the user can put right to the driver, which says it, and exit 1."""
+    try:
+        yield
+    except Exception as error:
+        found = user_error(error) or full_disc(error)
+        if found is None:
+            raise
+        exchange.write_error(workspace, node, str(found), rank)
+        sys.exit(1)
+
+
+def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:
+    """Run the node as number `rank` of torchrun's: all do the whole node, the first one's outputs are kept.
 
     The others have a folder of their own to work in. Each holds a lock until it is gone, so that a rank of the next
     attempt never works beside one of the last.
     """
     from engine.parallel import data
 
-    rank = int(os.environ["RANK"])
     own = workspace / RANKS / str(rank) if rank else workspace
     own.mkdir(parents=True, exist_ok=True)
     if rank:
@@ -70,24 +91,13 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path) -> None:
 
 def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, rank: int = 0) -> None:
     """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
-    try:
-        outputs, seconds = run_node(profile, stage, node, workspace, own)
-        if rank == 0:
-            exchange.write_outputs(workspace, node, outputs, seconds)
-    except Exception as error:
-        found = user_error(error) or full_disc(error)
-        if found is None:
-            raise
-        exchange.write_error(workspace, node, str(found), rank)
-        sys.exit(1)
+    outputs, seconds = run_node(profile, stage, node, workspace, own)
+    if rank == 0:
+        exchange.write_outputs(workspace, node, outputs, seconds)
 
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:
     """Load a node's inputs, run it in the folder `own`, return its outputs by dataset name and the seconds it took."""
-    if not workspace.is_dir():
-        raise UserError(
-            f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {stage}`."
-        )
     node = next(node for node in graph.stage_graph(stage).pipeline.nodes if node.name == name)
     given = exchange.read_parameters(workspace, name)
     inputs = {key: _load(profile, key, given, own) for key in node.inputs}

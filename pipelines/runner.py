@@ -26,6 +26,7 @@ from engine.identity.key import flatten, stage_key
 from engine.launch import exchange
 from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
+from engine.training.journal import TIMING, TRAINING
 from pipelines import code, graph
 from pipelines.errors import user_error
 from pipelines.hooks import FRESH, RUN_CONTEXT, WORKSPACE, RunContext
@@ -34,7 +35,6 @@ from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 PARALLEL = "parallel"
 """Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
 
-CLOCKS, TRAINING = "timing.jsonl", "training.json"
 # Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
 # second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
@@ -210,9 +210,9 @@ class StageRun:
             **records.provenance(ROOT),
         }
         path = records.write_record(folder / ".runs" / self.stage, record)
-        if clocks := _left(workspace, CLOCKS):
+        if clocks := _left(workspace, TIMING):
             path.with_suffix("").mkdir()
-            shutil.copy(clocks, path.with_suffix("") / CLOCKS)
+            shutil.copy(clocks, path.with_suffix("") / TIMING)
 
     def _training(self, workspace: Path) -> dict[str, Any] | None:
         """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""

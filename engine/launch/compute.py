@@ -1,5 +1,6 @@
 """Compute classes: where a node runs, and in how many processes. Never part of what a stage is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,15 @@ class ComputeClass:
 
     launcher: str
     processes: int = 1
+
+
+def check_compute(compute: dict[str, Any], names: Sequence[str]) -> None:
+    """Refuse settings in which one of the classes `names` is missing or wrong, or that hold any other class."""
+    for name in compute:
+        if name not in names:
+            raise UserError(f"compute.yml: there is no class {name!r}; choose one of {', '.join(names)}.")
+    for name in names:
+        compute_class(compute, name)
 
 
 def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:

@@ -70,7 +70,7 @@ def how_it_ended(who: str, status: int) -> str:
     how = (
         f"was killed by signal {-status}"
         if status < 0
-        else f"failed with exit code {status} (its traceback stands above)"
+        else f"failed with exit code {status} (what it said stands above)"
     )
     return f"{who} {how}; run the same command again and it goes on from its last checkpoint."
 
@@ -93,4 +93,5 @@ def _file(workspace: Path, node: str, name: str) -> Path:
 
 def _errors(workspace: Path, node: str) -> list[Path]:
     """The sentences that ranks have left, by rank."""
-    return sorted((workspace / _FOLDER).glob(f"{node}.error*.json"))
+    found = (workspace / _FOLDER).glob(f"{node}.error*.json")
+    return sorted(found, key=lambda path: int(path.name.removeprefix(f"{node}.error").removesuffix(".json")))

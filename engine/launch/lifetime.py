@@ -1,7 +1,8 @@
 """No process outlives the one that started it, and no two work on one stage.
 
-A stage's driver and its rank both hold the stage's lock (the rank inherits the open file), so the lock is free
-only when both are gone; and each asks the kernel to be killed when its parent dies.
+A stage's driver and the process it starts, a rank or torchrun, both hold the stage's lock (the child inherits the open
+file), so the lock is free only when both are gone. Ranks under torchrun do not inherit it: each holds a lock of its own
+until it is gone (pipelines/rank.py). And each process asks the kernel to be killed when its parent dies.
 """
 
 import ctypes

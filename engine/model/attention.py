@@ -13,6 +13,7 @@ from engine.model.layers import Linear, RMSNorm
 from engine.model.rope import softmax_scale
 from engine.optim.layout import Rows
 from kernels.latent_attention import latent_attention, rotate
+from kernels.max_logit import largest
 from kernels.precision import wide
 
 
@@ -72,19 +73,23 @@ class LatentAttention(nn.Module):
         cache: LatentCache | None,
         layer: int,
         visible: Tensor | None,
+        valid_BT: Tensor | None = None,
     ) -> Tensor:
-        """Attend within the sequence (cache None) or to the cached past as well; (B, T, D)."""
+        """Attend within the sequence (cache None) or to the cached past as well; (B, T, D).
+
+        Queries that are not `valid_BT` are padding and leave no trace in S_max.
+        """
         c = self.config
         q = self._queries(x_BTD)
         latent, k_rotary = self.kv_a_proj_with_mqa(x_BTD).split((c.kv_lora_rank, c.qk_rope_head_dim), -1)
         latent = self.kv_a_layernorm(latent)
         if cache is None:
-            y = self._attend(q, latent, k_rotary, turn)
+            y = self._attend(q, latent, k_rotary, turn, valid_BT)
         else:
             stored = cache.append(layer, torch.cat((latent, rotate(k_rotary, turn)), -1))
             q_content, q_rotary = q.split((c.qk_nope_head_dim, c.qk_rope_head_dim), -1)
             q_rotary = rotate(q_rotary, turn[..., None, :])
-            y = self._attend_absorbed(q_content, q_rotary, stored.to(latent.dtype), visible)
+            y = self._attend_absorbed(q_content, q_rotary, stored.to(latent.dtype), visible, valid_BT)
         out: Tensor = self.o_proj(y.flatten(-2))
         return out
 
@@ -93,17 +98,24 @@ class LatentAttention(nn.Module):
         q = self.q_proj(x_BTD) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
         return q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))  # type: ignore[no-any-return]
 
-    def _attend(self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -> Tensor:
+    def _attend(
+        self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor, valid_BT: Tensor | None
+    ) -> Tensor:
         """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
         recording = self.recording and self.training and torch.is_grad_enabled()
-        y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=recording)
+        y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=recording, valid_BT=valid_BT)
         if largest_H is not None:
             self.max_logit_H = torch.maximum(self.max_logit_H, largest_H)  # fp32 or better, whatever the model's type
         return y
 
     def _attend_absorbed(
-        self, q_content: Tensor, q_rotary: Tensor, stored_BSr: Tensor, visible: Tensor | None
+        self,
+        q_content: Tensor,
+        q_rotary: Tensor,
+        stored_BSr: Tensor,
+        visible: Tensor | None,
+        valid_BT: Tensor | None,
     ) -> Tensor:
         """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).
 
@@ -120,7 +132,7 @@ class LatentAttention(nn.Module):
         if visible is not None:
             logits = logits.masked_fill(~visible, float("-inf"))
         if self.recording and self.training and torch.is_grad_enabled():
-            self.max_logit_H = torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)))
+            self.max_logit_H = torch.maximum(self.max_logit_H, largest(logits.detach(), valid_BT))
         share = logits.softmax(-1).to(q.dtype)
         mixed = torch.bmm(share.flatten(1, 2), stored_BSr[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
         return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR)

@@ -29,10 +29,18 @@ class Block(nn.Module):
         dense = layer < config.first_k_dense_replace
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if dense else MoE(config)
 
-    def forward(self, x_BTD: Tensor, turn: Tensor, cache: LatentCache | None, visible: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        turn: Tensor,
+        cache: LatentCache | None,
+        visible: Tensor | None,
+        valid_BT: Tensor | None = None,
+    ) -> Tensor:
         """One block over (B, T, D)."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible)
-        return x_BTD + cast(Tensor, self.mlp(self.post_attention_layernorm(x_BTD)))
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible, valid_BT)
+        x = self.post_attention_layernorm(x_BTD)
+        return x_BTD + cast(Tensor, self.mlp(x, valid_BT) if isinstance(self.mlp, MoE) else self.mlp(x))
 
 
 class K2Model(nn.Module):
@@ -64,11 +72,18 @@ class K2Model(nn.Module):
                 generator = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
                 parameter.normal_(std=self.config.initializer_range, generator=generator)
 
-    def hidden(self, ids_BT: Tensor, cache: LatentCache | None = None, positions: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        cache: LatentCache | None = None,
+        positions: Tensor | None = None,
+        valid_BT: Tensor | None = None,
+    ) -> Tensor:
         """The last block's normalised output, (B, T, D): what the head reads.
 
         With a cache the T tokens follow those it holds, and it takes them up. `positions` (T or B×T) default to
-        the tokens' places in the sequence.
+        the tokens' places in the sequence. Tokens that are not `valid_BT` (None: all are) are padding: what training
+        forwards record, the largest logits and the experts' loads, leaves them out; the output is the same.
         """
         past, new = (cache.length if cache is not None else 0), ids_BT.shape[1]
         if positions is None:
@@ -77,7 +92,7 @@ class K2Model(nn.Module):
         visible = cache.visible(new) if cache is not None else None
         x_BTD = self.embed_tokens(ids_BT)
         for block in self.layers:
-            x_BTD = block(x_BTD, turn, cache, visible)
+            x_BTD = block(x_BTD, turn, cache, visible, valid_BT)
         if cache is not None:
             cache.length += new
         return cast(Tensor, self.norm(x_BTD))

@@ -94,12 +94,16 @@ class MoE(nn.Module):
         self.experts = StackedExperts(config)
         self.shared_experts = SwiGLU(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Map (B, T, D) to (B, T, D); under autocast the experts compute in its type."""
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None = None) -> Tensor:
+        """Map (B, T, D) to (B, T, D); under autocast the experts compute in its type.
+
+        Tokens that are not `valid_BT` are padding and not counted in the load.
+        """
         x_ND = x_BTD.flatten(0, -2)
         chosen, gates = self.gate(x_ND)
         y = experts(x_ND.to(operand_type(x_ND)), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
         if self.training and torch.is_grad_enabled():
-            self.gate.load_E += torch.bincount(chosen.flatten(), minlength=self.gate.load_E.numel())
+            counted = chosen if valid_BT is None else chosen[valid_BT.flatten()]
+            self.gate.load_E += torch.bincount(counted.flatten(), minlength=self.gate.load_E.numel())
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)
         return out

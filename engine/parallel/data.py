@@ -5,7 +5,9 @@ function here does nothing. CPU tensors go through gloo, CUDA tensors through NC
 functions in the same order.
 """
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -41,6 +43,14 @@ class RankLost(Exception):
     """Another rank is gone: this one cannot go on, and the other one has the reason."""
 
 
+_GONE = re.compile(
+    r"connection (was )?(likely )?(closed|reset|refused|aborted)|broken pipe|timed out|timeout"
+    r"|network error|remote process",
+    re.IGNORECASE,
+)
+"""How gloo, NCCL and the store put it that the other side is not there, all of them as a RuntimeError."""
+
+
 def world() -> World:
     """Which process of how many is this; alone where no process group was started."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
@@ -48,11 +58,11 @@ def world() -> World:
 
 def start() -> World:
     """Join the process group that torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR …) describes."""
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    _together(lambda: dist.init_process_group(backend))
     return world()
 
 
@@ -67,7 +77,10 @@ def _together(call: Callable[[], T]) -> T:
     try:
         return call()
     except RuntimeError as error:
-        raise RankLost(f"rank {world().rank}: another rank is gone ({str(error).split('. ')[0]})") from error
+        if not (isinstance(error, dist.DistNetworkError) or _GONE.search(str(error))):
+            raise  # a defect, or this rank's own trouble: its traceback says which
+        rank = os.environ.get("RANK", "0")
+        raise RankLost(f"rank {rank}: another rank is gone ({str(error).split('. ')[0]})") from error
 
 
 def _reduce_(tensors: Sequence[Tensor], op: Any) -> None:
@@ -151,11 +164,9 @@ def require_same(value: Any, what: str) -> None:
         )
 
 
-def checksum(tensors: Iterable[Tensor]) -> int:
-    """A sum over the bits of tensors: cheap, equal for equal tensors, all but surely different for others."""
-    total = 0
+def checksum(tensors: Iterable[Tensor]) -> str:
+    """A digest of the bits of tensors in their order: equal for equal ones, all but surely different for others."""
+    state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        flat = tensor.detach().contiguous().reshape(-1)
-        words = flat.view(torch.int32) if flat.element_size() % 4 == 0 else flat.view(torch.uint8)
-        total += int(words.sum(dtype=torch.int64))
-    return total
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()

@@ -34,12 +34,14 @@ def completion_logprobs(
     ids_NT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     start_N = torch.tensor([longest - len(prompt) for prompt in prompts])
     cache = LatentCache(model.config, len(prompts), longest + width, start_N)
-    hidden_MWD = model.hidden(ids_NT, cache)[:, -1:][which_M]
+    asked_NT = torch.arange(longest) >= start_N[:, None]
+    hidden_MWD = model.hidden(ids_NT, cache, valid_BT=asked_NT)[:, -1:][which_M]
     targets_MW = torch.tensor([list(tokens) + [0] * (width - len(tokens)) for tokens in completions])
+    counted_MW = torch.arange(width) < lengths_M[:, None]
     if width > 1:
         cache.select(which_M)
-        hidden_MWD = torch.cat((hidden_MWD, model.hidden(targets_MW[:, :-1], cache)), dim=1)
-    counted_MW = torch.arange(width) < lengths_M[:, None]
+        read = model.hidden(targets_MW[:, :-1], cache, valid_BT=counted_MW[:, 1:])
+        hidden_MWD = torch.cat((hidden_MWD, read), dim=1)
     logits = model.lm_head(hidden_MWD[counted_MW]).float() / temperature
     logprobs = logits.log_softmax(-1).gather(-1, targets_MW[counted_MW][:, None])[:, 0]
     return torch.zeros(len(completions), dtype=logprobs.dtype).index_add(0, counted_MW.nonzero()[:, 0], logprobs)

@@ -18,6 +18,8 @@ SIGMA_PER_MAD = 1.4826
 """Standard deviations in one median absolute deviation, of a normal distribution."""
 
 JUDGED = ("loss", "grad_norm")
+EMPTY = "empty"
+"""Figure of a step that had nothing to learn from: its loss says nothing about those of others."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Guard:
     """Judges the steps of one run, named `title` in what it says.
 
     A spike is a loss over median + 6·1.4826·MAD of the last 50 finite losses; it is marked in the row, and skipped only
-    with `skip_spikes`. Without 50 losses, or where they do not spread at all, nothing is called a spike. A step whose
-    loss or gradient is not finite is always skipped, and the `nonfinite_steps`-th in a row stops the run.
+    with `skip_spikes`. Without 50 losses, or where they do not spread at all, nothing is called a spike; the losses of
+    `empty` steps do not count among them. A step whose loss or gradient is not finite is marked as a spike too and
+    always skipped, and the `nonfinite_steps`-th in a row stops the run.
     """
 
     def __init__(self, title: str, skip_spikes: bool, nonfinite_steps: int) -> None:
@@ -54,7 +57,7 @@ class Guard:
         limit = self.limit()
         bad = next((name for name in JUDGED if not math.isfinite(row[name])), None)
         spike = bad is None and row["loss"] > limit
-        row["spike"] = float(spike)
+        row["spike"] = float(spike or bad is not None)
         if bad is not None:
             row["nonfinite"] = 1.0
         self._remember(row)
@@ -79,6 +82,6 @@ class Guard:
     def _remember(self, row: Mapping[str, Any]) -> None:
         if row.get("nonfinite"):
             self.nonfinite += 1
-        else:
+        elif not row.get(EMPTY):
             self.nonfinite = 0
             self.losses.append(row["loss"])

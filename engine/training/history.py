@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.plots import COLOURS, axes, figure, legend, save_png
+from engine.training.journal import HISTORY
 
 Row = Mapping[str, Any]
 
@@ -23,7 +24,7 @@ def write_history(history: Path, directory: Path, title: str, baselines: Mapping
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    shutil.copyfile(history, directory / "history.jsonl")
+    shutil.copyfile(history, directory / HISTORY)
     rows = read_history(history)
     _draw_loss(rows, directory / "loss.png", title, baselines or {})
     _draw_logits(rows, directory / "max_logit.png", title)
@@ -32,24 +33,38 @@ def write_history(history: Path, directory: Path, title: str, baselines: Mapping
     return directory
 
 
-def _steps(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
-    """The steps whose rows have a figure, and the figure there."""
+def curve(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
+    """The steps whose rows have a figure, and the figure there: a row lacks those that were no number."""
     having = [row for row in rows if name in row]
     return [row["step"] for row in having], [row[name] for row in having]
+
+
+def mean_of(rows: Sequence[Row], **figures: str) -> dict[str, float]:
+    """Metric → mean of the figure of that name over the rows that have it; a metric of which none has is left out."""
+    found = {metric: curve(rows, name)[1] for metric, name in figures.items()}
+    return {metric: sum(values) / len(values) for metric, values in found.items() if values}
+
+
+def mishaps(rows: Sequence[Row]) -> dict[str, int]:
+    """How many steps were spikes, and how many were skipped."""
+    return {
+        "spikes": sum(bool(row["spike"]) for row in rows),
+        "steps_skipped": sum(bool(row.get("skipped")) for row in rows),
+    }
 
 
 def _draw_loss(rows: Sequence[Row], path: Path, title: str, baselines: Mapping[str, float]) -> None:
     fig = figure(7.2, 4.8)
     ax = axes(fig, f"{title}: loss", "step", "nats a token", (2, 1, 1))
-    ax.plot(*_steps(rows, "loss"), color=COLOURS[0], linewidth=0.7, alpha=0.55, label="training batch")
-    steps, losses = _steps(rows, "validation_loss")
+    ax.plot(*curve(rows, "loss"), color=COLOURS[0], linewidth=0.7, alpha=0.55, label="training batch")
+    steps, losses = curve(rows, "validation_loss")
     if steps:
         ax.plot(steps, losses, color=COLOURS[1], linewidth=1.6, label="validation, natural text")
     for index, (name, value) in enumerate(baselines.items()):
         ax.axhline(value, color=COLOURS[2 + index], linewidth=1, linestyle=(0, (4, 3)), label=name)
     legend(ax, ncols=2)
     rate = axes(fig, "Learning rate", "step", "Muon's rate", (2, 1, 2))
-    rate.plot(*_steps(rows, "lr"), color=COLOURS[0], linewidth=1.3)
+    rate.plot(*curve(rows, "lr"), color=COLOURS[0], linewidth=1.3)
     save_png(fig, path)
 
 
@@ -64,7 +79,7 @@ def _draw_logits(rows: Sequence[Row], path: Path, title: str) -> None:
             values = [row["max_logit_heads"][layer][head] for row in with_heads]
             label = f"layer {layer}" if head == 0 and layer < len(COLOURS) else None
             ax.plot(steps, values, color=colour, linewidth=0.8, alpha=0.8, label=label)
-    ax.plot(*_steps(rows, "max_logit"), color=COLOURS[5], linewidth=0.5, alpha=0.5, label="largest")
+    ax.plot(*curve(rows, "max_logit"), color=COLOURS[5], linewidth=0.5, alpha=0.5, label="largest")
     legend(ax, ncols=2)
     save_png(fig, path)
 
@@ -72,7 +87,7 @@ def _draw_logits(rows: Sequence[Row], path: Path, title: str) -> None:
 def _draw_load(rows: Sequence[Row], path: Path, title: str) -> None:
     fig = figure(7.2, 3.0)
     ax = axes(fig, f"{title}: load of the busiest expert over the mean", "step", "max / mean")
-    ax.plot(*_steps(rows, "expert_load_max"), color=COLOURS[1], linewidth=0.8, label="worst layer")
-    ax.plot(*_steps(rows, "expert_load_mean"), color=COLOURS[0], linewidth=1.2, label="mean over layers")
+    ax.plot(*curve(rows, "expert_load_max"), color=COLOURS[1], linewidth=0.8, label="worst layer")
+    ax.plot(*curve(rows, "expert_load_mean"), color=COLOURS[0], linewidth=1.2, label="mean over layers")
     legend(ax)
     save_png(fig, path)

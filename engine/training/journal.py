@@ -16,7 +16,8 @@ from typing import Any, Self
 from engine.launch.heartbeat import Heartbeat
 from engine.progress import progress
 
-HISTORY, TIMING = "history.jsonl", "timing.jsonl"
+HISTORY, TIMING, TRAINING = "history.jsonl", "timing.jsonl", "training.json"
+"""A row a step; its clocks; and what a finished run leaves: how far, on how many ranks, the digest of its state."""
 
 
 class Journal:
@@ -45,12 +46,11 @@ class Journal:
         self._stack.close()
 
     def write(self, row: dict[str, Any], tokens: int) -> None:
-        """Append a step's row, figures that are no number left out where it is marked for them; show how it went."""
+        """Append a step's row, figures that are no number left out, which JSON knows none of; show how it went."""
         if not self.speaks:
             return
-        if row.get("nonfinite"):
-            row = {name: value for name, value in row.items() if not _no_number(value)}
-        self._file.write((json.dumps(row) + "\n").encode())
+        row = {name: value for name, value in row.items() if not _no_number(value)}
+        self._file.write((json.dumps(row, allow_nan=False) + "\n").encode())
         rate, left = self._clock.tick(row["step"], tokens, self.steps)
         loss = f"{row['loss']:.3f}" if "loss" in row else "no number"
         self._bar.advance(1, loss=loss, tok_s=f"{rate:,.0f}", left=f"{left:.0f}s")
@@ -69,6 +69,9 @@ class Journal:
 
 
 def _no_number(value: Any) -> bool:
+    """Whether a figure, or one of a list's, is NaN or infinite."""
+    if isinstance(value, list):
+        return any(map(_no_number, value))
     return isinstance(value, float) and not math.isfinite(value)
 
 

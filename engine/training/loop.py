@@ -4,7 +4,7 @@ It runs alike in one process and in each of several ranks (engine/parallel/data)
 takes its share, and after the sums over ranks moves the same weights.
 """
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,13 @@ from engine.model.model import K2Model
 from engine.parallel import data
 from engine.training.batches import Batch, pieces, share, tokens_of
 from engine.training.guard import Guard
-from engine.training.journal import HISTORY, Journal
+from engine.training.history import read_history
+from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
 from engine.training.resume import Progress, Saved
 
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
-Row = dict[str, Any]
-TRAINING = "training.json"
-"""What a finished run leaves beside its history: how far, on how many ranks, the digest of its final state."""
-
+Figures = dict[str, Any]
 LARGEST = "_max"
 """Figures whose name ends so are reduced by the maximum; all others are averaged."""
 
@@ -52,7 +50,6 @@ class LoopSettings:
 
     steps: int
     checkpoint_every: int
-    seed: int
     threads: int
     dtype: str
     grad_clip: float | None = None
@@ -72,7 +69,7 @@ def train_loop(
     title: str,
     *,
     micro_batches: int = 1,
-    after_step: Callable[[int, Row], None] | None = None,
+    after_step: Callable[[int, Figures], None] | None = None,
     bias_rate_at: Callable[[int], float] | None = None,
 ) -> Path:
     """Train `settings.steps` steps, or what is left of them, and return the history file, one JSON row a step.
@@ -91,15 +88,17 @@ def train_loop(
     """
     settle(settings.threads)
     world, work = data.world(), data.from_first(work)
-    store = _store(work, settings)
+    store = _store(work, settings, next(model.parameters()).device.type)
     saved = _resume(model, optimizer, store)
     guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
-    guard.recall(_rows(work / HISTORY))
+    guard.recall(read_history(work / HISTORY))  # which the first rank has cut to the checkpoint
     done, digest = (saved.step, saved.digest) if saved else (0, "")
     with Journal(work, title, settings.steps, done, world.first) as journal:
-        if saved and saved.world_size != world.size:
+        for note in store.notes:
+            journal.say(f"{title}: WARNING: {note}")
+        if saved and saved.worlds[-1][1] != world.size:
             journal.say(
-                f"{title}: WARNING: begun with {saved.world_size} processes and resumed at step {done} with "
+                f"{title}: WARNING: begun with {saved.worlds[-1][1]} processes and resumed at step {done} with "
                 f"{world.size}: the data keeps its order, the result will differ in its last bits"
             )
         for step in range(done, settings.steps):
@@ -118,16 +117,16 @@ def train_loop(
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
-    _finish(work, settings, digest)
+    _finish(work, settings.steps, digest, store, done)
     model.eval()
     return work / HISTORY
 
 
-def _store(work: Path, settings: LoopSettings) -> Progress:
+def _store(work: Path, settings: LoopSettings, device: str) -> Progress:
     if data.world().first:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
-    numerics = fingerprint(settings.threads, settings.dtype)
+    numerics = fingerprint(settings.threads, settings.dtype, device)
     return Progress(work / "checkpoints", work / HISTORY, numerics, data.world().size)
 
 
@@ -145,11 +144,6 @@ def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> Saved | No
         optimizer.load_state_dict(parts["optimizer"])
     _require_same(_state(model, optimizer), "at the start")
     return saved
-
-
-def _rows(history: Path) -> list[Row]:
-    """The rows up to the checkpoint, which the first rank has cut the history to."""
-    return [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
 
 
 def _state(model: K2Model, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -170,13 +164,18 @@ def _require_same(state: Mapping[str, Tensor], when: str) -> None:
         data.require_same(data.checksum(state.values()), f"the weights {when}")
 
 
-def _finish(work: Path, settings: LoopSettings, digest: str) -> None:
-    """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state."""
+def _finish(work: Path, steps: int, digest: str, store: Progress, resumed_at: int) -> None:
+    """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state.
+
+    And how it was reached: the step that the last attempt went on from, and from which step on how many ranks trained.
+    """
     told = {
-        "steps": settings.steps,
+        "steps": steps,
         "state_digest": digest,
+        "resumed_at": resumed_at,
         "world_size": data.world().size,
-        "numerics": fingerprint(settings.threads, settings.dtype),
+        "worlds": store.worlds,
+        "numerics": store.fingerprint,
     }
     if data.world().first:
         write_atomic(work / TRAINING, canonical_json(told))
@@ -185,7 +184,7 @@ def _finish(work: Path, settings: LoopSettings, digest: str) -> None:
 
 def _backward(
     model: K2Model, batch: Batch, loss_fn: LossFn, settings: LoopSettings, micro_batches: int, title: str
-) -> Row:
+) -> Figures:
     """Gradients of the mean loss over all micro-batches of all ranks; loss, figures and gradient norm for the row.
 
     Largest logits and expert loads, which the forwards left in the model, are reduced over the ranks too.
@@ -201,7 +200,7 @@ def _backward(
         for name, value in ({"loss": loss} | aux).items():
             figure = float(value.detach() if isinstance(value, Tensor) else value)
             if name.endswith(LARGEST):
-                largest[name] = max(largest.get(name, figure), figure)
+                largest[name] = _larger(largest.get(name, figure), figure)
             else:
                 means[name] = means.get(name, 0.0) + figure / parts
     parameters = list(model.parameters())
@@ -212,7 +211,12 @@ def _backward(
     return {**_over_ranks(model, means, largest), "grad_norm": float(norm)}
 
 
-def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Row:
+def _larger(a: float, b: float) -> float:
+    """The larger of two numbers; NaN if one is, which max() forgets."""
+    return a if a > b or math.isnan(a) else b
+
+
+def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Figures:
     """The row's figures over all ranks, in the order of their names; reduces maxima and loads in the model as well."""
     if data.world().size == 1:
         return {**means, **largest}
@@ -230,7 +234,7 @@ def _move(
     settings: LoopSettings,
     step: int,
     bias_rate_at: Callable[[int], float] | None,
-) -> Row:
+) -> Figures:
     """Take the step, or skip it; either way logits, loads and gradients are forgotten. Figures for the row."""
     heads = _heads(model) if take and (step + 1) % settings.heads_every == 0 else {}
     row = optimizer.step() if take else _stand_still(model)
@@ -239,20 +243,20 @@ def _move(
     return row | heads | balance
 
 
-def _stand_still(model: K2Model) -> Row:
+def _stand_still(model: K2Model) -> Figures:
     """Forget the logits of a skipped step's forwards, as the optimizer would; the row's figures in its place."""
-    largest = max(float(attention.max_logit_H.max()) for attention in model.attentions())
+    largest = float(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
     for attention in model.attentions():
         attention.reset_max_logit()
     return {"skipped": 1.0, "max_logit": largest, "clipped_heads": 0.0}
 
 
-def _heads(model: K2Model) -> Row:
+def _heads(model: K2Model) -> Figures:
     """Each head's maximum logit, one list a layer, before the optimizer resets them."""
     return {"max_logit_heads": [[round(s, 3) for s in a.max_logit_H.tolist()] for a in model.attentions()]}
 
 
-def _balance(model: K2Model, rate: float) -> Row:
+def _balance(model: K2Model, rate: float) -> Figures:
     """Move every router's bias once; worst and mean of the layers' max/mean expert load, and what chance would give."""
     routers = list(model.routers().values())
     if not routers:

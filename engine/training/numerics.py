@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from contextlib import suppress
 
 import torch
 
@@ -32,15 +33,26 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def fingerprint(threads: int, dtype: str) -> dict[str, str | int]:
+def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str | int]:
     """What must be equal for a resumed run to end in the bits of an uninterrupted one."""
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": threads,
         "dtype": dtype,
     }
+
+
+def processor() -> str:
+    """The CPU's model: two of one capability may still choose other kernels, by their caches."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def autocast(dtype: str, device: str = "cpu") -> torch.autocast:

@@ -3,7 +3,7 @@
 Rows are padded on the right: attention is causal, so what stands after a row's end changes nothing before it. The
 head runs on counted positions alone, which for answers of three tokens to questions of fifteen spares most of it.
 
-Shapes: B rows, T positions, M counted tokens of all rows.
+Shapes: B rows, T positions, M counted tokens of all rows, D model channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,17 @@ from kernels.cross_entropy import linear_cross_entropy
 
 IDS: Final = "ids"
 COUNTED: Final = "counted"
+VALID: Final = "valid"
 TOTAL: Final = "total"
 
 
 @dataclass(frozen=True)
 class Padded:
-    """Token ids and the mask of tokens to be predicted, both (B, T)."""
+    """Token ids, the mask of tokens to be predicted and the mask of tokens that are no padding, all (B, T)."""
 
     ids_BT: Tensor
     counted_BT: Tensor
+    valid_BT: Tensor
 
     @property
     def count(self) -> int:
@@ -38,17 +40,28 @@ def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Padded:
     """Stack rows of (ids, mask) to the length of the longest; padding is token 0 and never counted."""
     width = max(len(ids) for ids, _ in rows)
     ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
-    counted_BT = torch.zeros(len(rows), width, dtype=torch.bool)
+    counted_BT, valid_BT = (torch.zeros(len(rows), width, dtype=torch.bool) for _ in range(2))
     for i, (ids, mask) in enumerate(rows):
         ids_BT[i, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
         counted_BT[i, : len(ids)] = torch.as_tensor(mask, dtype=torch.bool)
-    return Padded(ids_BT, counted_BT)
+        valid_BT[i, : len(ids)] = True
+    return Padded(ids_BT, counted_BT, valid_BT)
+
+
+def hidden_counted(model: K2Model, batch: Padded) -> Tensor:
+    """The model's output before each counted token, (M, D).
+
+    A row is read up to its last token but one, whatever stands beside it: of the positions after that neither the
+    largest logits nor the experts' loads are recorded, so that both are the same however rows are put together.
+    """
+    hidden_BTD = model.hidden(batch.ids_BT[:, :-1], valid_BT=batch.valid_BT[:, 1:])
+    return hidden_BTD[batch.counted_BT[:, 1:]]
 
 
 def token_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability at `temperature` of each counted token given its past, (M,), and the row it is in, (M,)."""
-    inputs, targets, counted = batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], batch.counted_BT[:, 1:]
-    logits_MV = model.lm_head(model.hidden(inputs)[counted]).float() / temperature
+    targets, counted = batch.ids_BT[:, 1:], batch.counted_BT[:, 1:]
+    logits_MV = model.lm_head(hidden_counted(model, batch)).float() / temperature
     logprobs_M = logits_MV.log_softmax(-1).gather(-1, targets[counted][:, None])[:, 0]
     return logprobs_M, counted.nonzero()[:, 0]
 
@@ -61,9 +74,8 @@ def response_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -
 
 def mean_nll(model: K2Model, batch: Padded) -> Tensor:
     """Mean negative log-likelihood of the counted tokens, in nats."""
-    counted = batch.counted_BT[:, 1:]
-    hidden_MD = model.hidden(batch.ids_BT[:, :-1])[counted]
-    return linear_cross_entropy(hidden_MD, model.lm_head.weight, batch.ids_BT[:, 1:][counted])
+    targets_M = batch.ids_BT[:, 1:][batch.counted_BT[:, 1:]]
+    return linear_cross_entropy(hidden_counted(model, batch), model.lm_head.weight, targets_M)
 
 
 def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
@@ -77,6 +89,7 @@ def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
         for part, tensor in (
             (IDS, group.ids_BT),
             (COUNTED, group.counted_BT),
+            (VALID, group.valid_BT),
             (TOTAL, torch.tensor(float(group.count), dtype=torch.float64)),
         )
     }
@@ -84,7 +97,7 @@ def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
 
 def group_of(batch: Mapping[str, Tensor], kind: str) -> Padded:
     """The group of `kind` in a batch of `pack_groups`."""
-    return Padded(batch[f"{kind}/{IDS}"], batch[f"{kind}/{COUNTED}"])
+    return Padded(*(batch[f"{kind}/{part}"] for part in (IDS, COUNTED, VALID)))
 
 
 def kinds_of(batch: Mapping[str, Tensor]) -> list[str]:

@@ -12,6 +12,7 @@ from engine.model.checkpoint import load_checkpoint
 from engine.model.model import K2Model
 from engine.progress import progress
 from engine.text.tokenizer import K2Tokenizer
+from engine.training.journal import TIMING
 from nodes.evaluate.results import Results, SuiteResult
 from nodes.evaluate.schema import Parameters
 from nodes.evaluate.suites.material import Material
@@ -44,5 +45,5 @@ def _measure(suite: Suite, model: K2Model, tok: K2Tokenizer, data: Material, p: 
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(kept, canonical_json(result.to_dict()))
     clock = {"what": kept.stem, "seconds": round(time.monotonic() - began, 3)}
-    with (kept.parent.parent / "timing.jsonl").open("a", encoding="utf-8") as file:
+    with (kept.parent.parent / TIMING).open("a", encoding="utf-8") as file:
         file.write(json.dumps(clock) + "\n")

@@ -15,7 +15,7 @@ def train_extend(
     from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint
     from engine.text.shards import TokenShards
     from engine.text.tokenizer import K2Tokenizer
-    from engine.training.history import read_history, write_history
+    from engine.training.history import mean_of, mishaps, read_history, write_history
     from engine.training.numerics import settle
     from nodes.extend import report, train
     from nodes.extend.scaling import variants
@@ -38,7 +38,8 @@ def train_extend(
     rows = read_history(history)
     metrics = report.figures(measured, p) | {
         "steps": p.schedule.steps,
-        "final_training_loss": [row["loss"] for row in rows if "loss" in row][-1],
+        **mishaps(rows),
+        **mean_of([row for row in rows if "loss" in row][-1:], final_training_loss="loss"),
         "rope_scaling": json.dumps(extended.config.rope_scaling, sort_keys=True),
     }
     return workspace / "checkpoint", directory, metrics

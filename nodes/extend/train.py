@@ -35,7 +35,6 @@ def anneal(base: K2Model, shards: TokenShards, p: Parameters, work: Path) -> tup
         LoopSettings(
             p.schedule.steps,
             p.checkpoint_every,
-            p.seed,
             p.threads,
             p.dtype,
             grad_clip=p.optimizer.grad_clip,

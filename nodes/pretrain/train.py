@@ -10,7 +10,7 @@ from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.size import config_from_parameters, n_params
 from engine.text.shards import EvalWindows, TokenShards
-from engine.training.history import Row
+from engine.training.history import Row, curve, mean_of, mishaps
 from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss, rate_of
 from engine.training.loop import LoopSettings, train_loop
 from nodes.pretrain.schema import Parameters
@@ -49,7 +49,6 @@ def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> 
         LoopSettings(
             p.schedule.steps,
             p.checkpoint_every,
-            p.seed,
             p.threads,
             p.dtype,
             grad_clip=p.optimizer.grad_clip,
@@ -87,18 +86,13 @@ def figures(
         "tokens": p.schedule.steps * p.batch_size * p.sequence_length,
         "parameters": total.total,
         "parameters_active": total.active,
-        "final_training_loss": _mean([row["loss"] for row in rows[-50:] if "loss" in row]),
-        "peak_max_logit": max(row["max_logit"] for row in rows if "max_logit" in row),
         "clipped_heads": sum(row["clipped_heads"] for row in rows),
-        "expert_load_max_over_mean": _mean(
-            [row["expert_load_mean"] for row in rows[-50:] if "expert_load_mean" in row]
-        ),
+        **mishaps(rows),
+        **mean_of(rows[-50:], final_training_loss="loss", expert_load_max_over_mean="expert_load_mean"),
     }
+    if seen := curve(rows, "max_logit")[1]:
+        out["peak_max_logit"] = max(seen)
     return out
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 1.0
 
 
 def baseline_table(by_domain: Mapping[str, Loss], ngrams: Mapping[str, Loss]) -> dict[str, Row]:

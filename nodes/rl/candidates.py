@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.artifacts.files import write_atomic
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.model import K2Model
+from engine.parallel import data
 from engine.rollout.passrate import pass_rates
 from engine.rollout.seeds import key
 from engine.rollout.verifiable import items
@@ -18,7 +19,10 @@ from nodes.rl.schema import Parameters
 
 
 class Candidates:
-    """Policies judged so far, each in a directory of its own: the weights, then the verdict."""
+    """Policies judged so far, each in a directory of its own: the weights, then the verdict.
+
+    The first of several ranks judges, in its `directory`; the others, which hold the same weights, wait and read.
+    """
 
     def __init__(self, model: K2Model, tokenizer: K2Tokenizer, p: Parameters, directory: Path) -> None:
         self.model, self.tokenizer, self.p, self.directory = model, tokenizer, p, directory
@@ -26,9 +30,14 @@ class Candidates:
 
     def consider(self, iteration: int, last: bool = False) -> None:
         """Judge the policy before `iteration` if its turn has come; a verdict from before a kill stands."""
-        verdict = self.directory / f"{iteration:06d}" / "verdict.json"
-        if verdict.exists() or not (last or iteration % self.p.select_every == 0):
+        if not (last or iteration % self.p.select_every == 0):
             return
+        verdict = self.directory / f"{iteration:06d}" / "verdict.json"
+        if data.world().first and not verdict.exists():
+            self._judge(iteration, verdict)
+        data.from_first(None)
+
+    def _judge(self, iteration: int, verdict: Path) -> None:
         rates = pass_rates(
             self.model,
             self.tokenizer,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.plots import COLOURS, axes, figure, legend, save_png
+from engine.training.history import curve, read_history
+from engine.training.journal import HISTORY
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -15,21 +17,19 @@ def write_history(history: Path, judged: Sequence[tuple[int, float]], directory:
     """Copy history.jsonl into `directory` (made anew) beside the candidates' verdicts, and draw both."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    shutil.copyfile(history, directory / "history.jsonl")
+    shutil.copyfile(history, directory / HISTORY)
     told = [{"iteration": iteration, "pass_rate": rate} for iteration, rate in judged]
     (directory / "candidates.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    draw_curves(rows, judged, directory / "curves.png")
+    draw_curves(read_history(history), judged, directory / "curves.png")
     return directory
 
 
 def draw_curves(rows: Rows, judged: Sequence[tuple[int, float]], path: Path) -> Path:
     """Reward, length, entropy and KL over the optimizer steps, one panel each."""
     fig = figure(10, 6)
-    steps = [row["step"] for row in rows]
     per_iteration = len(rows) / max(iteration for iteration, _ in judged)
     reward = axes(fig, title="Reward", xlabel="step", ylabel="share right", position=(2, 2, 1))
-    reward.plot(steps, [row["reward"] for row in rows], color=COLOURS[0], linewidth=1, label="sampled in training")
+    reward.plot(*curve(rows, "reward"), color=COLOURS[0], linewidth=1, label="sampled in training")
     reward.plot(
         [iteration * per_iteration for iteration, _ in judged],
         [rate for _, rate in judged],
@@ -40,9 +40,9 @@ def draw_curves(rows: Rows, judged: Sequence[tuple[int, float]], path: Path) -> 
     )
     legend(reward)
     length = axes(fig, title="Response length", xlabel="step", ylabel="tokens", position=(2, 2, 2))
-    length.plot(steps, [row["length"] for row in rows], color=COLOURS[2])
+    length.plot(*curve(rows, "length"), color=COLOURS[2])
     entropy = axes(fig, title="Entropy", xlabel="step", ylabel="nats a token", position=(2, 2, 3))
-    entropy.plot(steps, [row["entropy"] for row in rows], color=COLOURS[3])
+    entropy.plot(*curve(rows, "entropy"), color=COLOURS[3])
     kl = axes(fig, title="KL from the sampling policy", xlabel="step", ylabel="nats a response", position=(2, 2, 4))
-    kl.plot(steps, [row["kl"] for row in rows], color=COLOURS[4])
+    kl.plot(*curve(rows, "kl"), color=COLOURS[4])
     return save_png(fig, path)

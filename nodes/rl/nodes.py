@@ -54,16 +54,16 @@ def train_rl(
     metrics = outcome(load_checkpoint(sft_checkpoint), best, tok, p)
     metrics |= training_metrics(history, training.candidates.judged(), iteration)
     save_checkpoint(workspace / "checkpoint", best, {"stage": "rl", "tokenizer": tok.digest, "iteration": iteration})
-    rollouts = read_rollouts(workspace / "training" / "rollouts")
+    rollouts = read_rollouts(training.work / "rollouts")
     directory = write_history(history, training.candidates.judged(), workspace / "history")
     return workspace / "checkpoint", rollouts, directory, metrics
 
 
 def training_metrics(history: Path, judged: list[tuple[int, float]], kept: int) -> dict[str, float | int | str]:
     """Headline figures of the run itself: which iteration was kept and how the last ones looked."""
-    import json
+    from engine.training.history import curve, mean_of, mishaps, read_history
 
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    rows = read_history(history)
     rates = dict(judged)
     last = rows[-max(1, len(rows) // 10) :]
     return {
@@ -71,8 +71,7 @@ def training_metrics(history: Path, judged: list[tuple[int, float]], kept: int) 
         "pass_rate_tuning_before": rates[0],
         "pass_rate_tuning_kept": rates[kept],
         "pass_rate_tuning_last": rates[max(rates)],
-        "steps_skipped": int(sum(row["skipped"] for row in rows)),
-        "truncated_share_last": sum(row["truncated"] for row in last) / len(last),
-        "entropy_first": rows[0]["entropy"],
-        "entropy_last": sum(row["entropy"] for row in last) / len(last),
+        "entropy_first": curve(rows, "entropy")[1][0],
+        **mishaps(rows),
+        **mean_of(last, truncated_share_last="truncated", entropy_last="entropy"),
     }

@@ -22,6 +22,7 @@ from engine.rollout.teacher import completion_logprobs
 from engine.rollout.verifiable import Item, items
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import Encoded, batch_at
+from engine.training.guard import EMPTY
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.padded import Padded, group_loss, no_loss, pack_groups
@@ -50,7 +51,7 @@ class Skippable:
             return self.optimizer.step()
         for attention in self.optimizer.attentions:
             attention.reset_max_logit()
-        return {"max_logit": 0.0, "clipped_heads": 0.0}
+        return {"skipped": 1.0, "max_logit": 0.0, "clipped_heads": 0.0}
 
     def forget(self) -> None:
         """Drop momenta and moments, as at the start."""
@@ -65,10 +66,11 @@ class PolicyTraining:
     def __init__(
         self, model: K2Model, tokenizer: K2Tokenizer, p: Parameters, *, ptx: Encoded, natural: NaturalText, work: Path
     ) -> None:
-        self.model, self.tokenizer, self.p, self.work = model, tokenizer, p, work
+        self.model, self.tokenizer, self.p = model, tokenizer, p
+        self.work = data.from_first(work)  # where the first rank alone writes, so that any other can join at a resume
         self.ptx, self.natural = ptx, natural
         self.optimizer = Skippable(make_optimizer(model, p.learning_rate, p.optimizer))
-        self.candidates = Candidates(model, tokenizer, p, work / "candidates")
+        self.candidates = Candidates(model, tokenizer, p, self.work / "candidates")
         self.asked = items(p.task, "rl", p.iterations * p.prompts, p.seed)
         self.drawn: tuple[int, Rollouts] | None = None
         self.minibatch: Minibatch | None = None
@@ -88,7 +90,8 @@ class PolicyTraining:
             self.candidates.consider(iteration)
             rollouts = collect(self.model, self.tokenizer, self.prompts_of(iteration), iteration, self.p)
             data.require_same(_digest(rollouts.rows), f"the rollouts of iteration {iteration}")
-            write_rollouts(rollouts.rows, self.work / "rollouts", iteration)
+            if data.world().first:
+                write_rollouts(rollouts.rows, self.work / "rollouts", iteration)
             self.drawn = (iteration, rollouts)
             if self.p.reset_optimizer:
                 self.optimizer.forget()
@@ -108,7 +111,7 @@ class PolicyTraining:
         figures: dict[str, Any] = {
             "temperature": rollouts.temperature,
             **rollouts.figures,
-            "skipped": float(part.empty),
+            EMPTY: float(part.empty),
         }
         objective, told = self._objective(part, rollouts.temperature)
         figures |= {**told, "loss_ptx": 0.0}
@@ -158,7 +161,6 @@ class PolicyTraining:
             settings=LoopSettings(
                 steps=p.steps,
                 checkpoint_every=p.checkpoint_every * p.inner_steps,
-                seed=key(p.seed, "rl"),
                 threads=p.threads,
                 dtype=p.dtype,
                 grad_clip=p.optimizer.grad_clip,

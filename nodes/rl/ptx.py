@@ -24,4 +24,5 @@ class NaturalText:
             return {}
         ids = self.stream.batch(step, self.ptx.natural, self.ptx.natural_tokens, self.seed, kinds=("natural",))
         ids_BT = torch.from_numpy(ids)
-        return {"natural": Padded(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))}
+        every = torch.ones_like(ids_BT, dtype=torch.bool)
+        return {"natural": Padded(ids_BT, every, every)}

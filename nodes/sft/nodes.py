@@ -46,7 +46,7 @@ def train_sft(
     from engine.rollout.verifiable import items
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
-    from engine.training.history import read_history, write_history
+    from engine.training.history import mishaps, read_history, write_history
     from engine.training.numerics import settle
     from nodes.sft import train
     from nodes.sft.plots import draw_history
@@ -84,5 +84,6 @@ def train_sft(
     extra = {"stage": "sft", "tokenizer": tok.digest, "pass_rate_tuning": metrics["pass_rate_tuning"]}
     save_checkpoint(workspace / "checkpoint", model, extra)
     directory = write_history(history, workspace / "history", "Fine-tuning")
-    draw_history(read_history(history), directory / "loss_by_kind.png")
-    return workspace / "checkpoint", directory, metrics
+    rows = read_history(history)
+    draw_history(rows, directory / "loss_by_kind.png")
+    return workspace / "checkpoint", directory, metrics | mishaps(rows)

@@ -7,7 +7,6 @@ import torch
 
 from engine.model.model import K2Model
 from engine.optim.schedule import WSD
-from engine.rollout.seeds import key
 from engine.training.examples import Encoded, batch_at
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
@@ -41,7 +40,6 @@ def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Pa
         settings=LoopSettings(
             steps=p.steps,
             checkpoint_every=p.checkpoint_every,
-            seed=key(p.seed, "sft"),
             threads=p.threads,
             dtype=p.dtype,
             grad_clip=p.optimizer.grad_clip,

@@ -1,5 +1,9 @@
 """The generated dvc.yaml files are what kedro.yml, pipelines and catalog say."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -40,3 +44,14 @@ def test_profiles_have_ledgers_of_their_own() -> None:
         for out in stage["outs"]
     ]
     assert len(set(outs)) == len(outs)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_stage_takes_the_shells_place_and_is_told_who_started_it(shell: str, tmp_path: Path) -> None:
+    kedro = tmp_path / "kedro"
+    kedro.write_text('#!/bin/sh\necho $K2_PARENT $PPID "$@"\n')
+    kedro.chmod(0o755)
+    command = dvc_view("smoke")["stages"]["sft"]["cmd"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(os.getpid()), str(os.getpid()), *["run", "--env", "smoke", "--pipelines", "sft"]]

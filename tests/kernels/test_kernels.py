@@ -102,6 +102,8 @@ def test_max_logit_keeps_its_sign_and_leaves_masked_pairs_out():
     assert max_logit.max_logit(q[:, :, :1], k[:, :, :1], 1.0).item() == -3.0
     q[0, 0, 1] = -1.0  # the pair (query 0, key 1) would give 5 but is masked; -1·-3 is the largest seen
     assert max_logit.max_logit(q, k, 1.0).item() == 3.0
+    only_first = torch.tensor([[True, False]])
+    assert max_logit.max_logit(q, k, 1.0, only_first).item() == -3.0, "a padding query is left out"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -121,3 +121,28 @@ def test_no_maximum_is_formed_where_none_is_asked_for():
     y, largest = latent_attention.latent_attention(*leaves, turn, 0.37, maximum=False)
     assert largest is None
     torch.testing.assert_close(y, reference(*leaves, turn, 0.37)[0])
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 2 * BLOCK + 3), st.integers(0, 99))
+def test_padding_queries_leave_the_maximum_out_and_all_else_alone(length, seed):
+    leaves, turn = operands(2, length)
+    valid_BT = draws(seed, 2, length) > 0
+    with torch.no_grad():
+        leaves[0][~valid_BT] *= 1e3
+    seen = results(lambda *a: latent_attention.latent_attention(*a, valid_BT=valid_BT), leaves, turn)
+    whole = results(latent_attention.latent_attention, leaves, turn)
+    exact = reference(*leaves, turn, 0.37, valid_BT=valid_BT)[1]
+    torch.testing.assert_close(seen[1], exact, rtol=1e-11, atol=1e-11)
+    assert all(torch.equal(a, b) for a, b in zip(seen[:1] + seen[2:], whole[:1] + whole[2:]))
+
+
+def test_a_valid_query_is_held_to_every_key_even_a_padding_one():
+    leaves, turn = operands(1, BLOCK + 9, dtype=torch.float32)
+    with torch.no_grad():
+        leaves[1][0, 3, 1, 0] = 1e4  # a key that no valid query precedes
+        last = torch.arange(BLOCK + 9)[None] == BLOCK + 8
+        _, largest = latent_attention.latent_attention(*leaves, turn, 0.37, valid_BT=last)
+        _, exact = reference(*leaves, turn, 0.37, valid_BT=last)
+    torch.testing.assert_close(largest, exact)
+    assert largest[1].abs() > 100

@@ -1,7 +1,8 @@
 """SIGKILL at random points of training, of dvc, kedro, torchrun and ranks; each time resumed; the end is the same bits.
 
 30 kills: three stages, each under three settings of threads and processes, each such run killed three or four times in
-a row by the death of another process before it is let finish.
+a row by the death of another process before it is let finish. What an attempt took up from the one before is checked,
+too: one that began again at step 0 would end in the same bits.
 """
 
 import json
@@ -19,6 +20,8 @@ import yaml
 from tests.project import LEDGER, PROFILE, Project
 
 pytestmark = pytest.mark.slow
+
+UPSTREAM = ("corpus", "rephrase", "tooluse", "tokenization", "pretrain", "extend")
 TRAINED = ("pretrain", "sft", "rl")
 LONGER: dict[str, dict[str, object]] = {  # long enough to be hit in the middle, a checkpoint every few steps
     "pretrain": {"checkpoint_every": 4},
@@ -42,26 +45,47 @@ class Setting:
 
 
 SETTINGS = (
-    Setting(1, 1, ("rank", "kedro", "dvc")),  # the first is what the project is made under
+    Setting(1, 1, ("rank", "kedro", "dvc")),
     Setting(2, 1, ("dvc", "rank", "kedro")),
     Setting(1, 2, ("rank", "torchrun", "kedro", "dvc")),
 )
-CASES = [(setting, stage) for setting in SETTINGS for stage in TRAINED]
 
 
 def test_these_are_30_kills() -> None:
-    assert sum(len(setting.victims) for setting, _ in CASES) == 30
+    assert len(TRAINED) * sum(len(setting.victims) for setting in SETTINGS) == 30
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke graph run once undisturbed, its training in ranks as on a laptop, a checkpoint every few steps."""
+    """All that the training stages read, made by one command."""
     made = Project(tmp_path_factory.mktemp("project"))
     use(made, SETTINGS[0])
-    made.repro(f"{LEDGER}:rl")
-    learned = made.records("rl")[0]["metrics"]
-    assert learned["steps_skipped"] < STEPS["rl"], "no group had any variance of reward, so rl changed nothing"
+    made.run(*kedro(*UPSTREAM))
     return made
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A setting that the project is configured for, and what each stage ends in under it."""
+
+    setting: Setting
+    ends: dict[str, "End"]
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+def undisturbed(project: Project, request: pytest.FixtureRequest) -> Undisturbed:
+    """The training stages run once in ranks as on a laptop, a checkpoint every few steps, and nothing killed."""
+    setting: Setting = request.param
+    use(project, setting)
+    project.run(*kedro(*TRAINED))
+    learned = project.records("rl")[-1]["metrics"]
+    assert learned["steps_skipped"] < STEPS["rl"], "no group had any variance of reward, so rl changed nothing"
+    return Undisturbed(setting, {stage: end(project, stage, setting) for stage in TRAINED})
+
+
+def kedro(*stages: str) -> tuple[str, ...]:
+    """The command that runs stages, stale or not."""
+    return ("kedro", "run", "--env", PROFILE, "--pipelines", ",".join(stages))
 
 
 def use(project: Project, setting: Setting) -> None:
@@ -76,51 +100,86 @@ def use(project: Project, setting: Setting) -> None:
     project.run("python", "-m", "pipelines.code", "--env", PROFILE)
 
 
-def outcome(project: Project, stage: str, setting: Setting) -> tuple[dict[str, str], str]:
-    """What a stage's last run ended in: its outputs (weights and history among them), all of its final state."""
+@dataclass(frozen=True)
+class End:
+    """What a run ended in: its outputs (weights and history among them) by digest, and all of its final state."""
+
+    outputs: dict[str, str]
+    state: str
+
+
+def end(project: Project, stage: str, setting: Setting) -> End:
+    """The end of a stage's last run, which must be a success under `setting`."""
     record = project.records(stage)[-1]
     assert record["outcome"] == "success"
     assert record["world_size"] == record["training"]["world_size"] == setting.processes
+    assert record["training"]["worlds"] == [[0, setting.processes]]
     assert record["training"]["numerics"]["threads"] == setting.threads
-    return project.digests(stage), record["training"]["state_digest"]
+    return End(project.digests(stage), record["training"]["state_digest"])
 
 
-@pytest.mark.parametrize(("setting", "stage"), CASES, ids=str)
-def test_killed_again_and_again_and_resumed(project: Project, setting: Setting, stage: str) -> None:
-    use(project, setting)
-    command = ("dvc", "repro", "-f", "-s", f"{LEDGER}:{stage}")
-    if setting != SETTINGS[0]:
-        project.run(*command)
-    want = outcome(project, stage, setting)
+@pytest.mark.parametrize("stage", TRAINED)
+def test_killed_again_and_again_and_resumed(project: Project, undisturbed: Undisturbed, stage: str) -> None:
+    setting = undisturbed.setting
     chance = random.Random(f"{setting} {stage}")
     part = 0.8 * STEPS[stage] / len(setting.victims)
+    kept = 0
     for turn, victim in enumerate(setting.victims):
-        dvc = project.start(*command)
-        processes = wait_for_progress(project, stage, dvc, setting, int(part * (turn + chance.random())))
-        time.sleep(chance.uniform(0, LONGEST_DELAY))
-        chance.choice([process for name, process in processes if name == victim]).send_signal(signal.SIGKILL)
-        dvc.wait(timeout=90)
-        _, alive = psutil.wait_procs([process for _, process in processes], timeout=20)
-        assert not alive, f"after {victim} was killed these lived on: {alive}"
-        left = [path for path in project.data(".work", stage).glob("*/") if path.is_dir()]
-        assert len(left) == 1, "the unfinished work is kept under its key"
-    project.run(*command)
-    assert outcome(project, stage, setting) == want
-    assert project.records(stage)[-1]["attempt"] == len(setting.victims) + 1
+        # DVC takes seconds to start, so it is there only to be killed.
+        command = ("dvc", "repro", "-f", "-s", f"{LEDGER}:{stage}") if victim == "dvc" else kedro(stage)
+        top = project.start(*command)
+        kept = kill(project, stage, top, setting, victim, int(part * (turn + chance.random())), kept, chance)
+    project.run(*kedro(stage))
+    assert end(project, stage, setting) == undisturbed.ends[stage]
+    record = project.records(stage)[-1]
+    assert record["attempt"] == len(setting.victims) + 1
+    assert record["training"]["resumed_at"] == kept > 0, "the last attempt went on from the newest checkpoint"
+
+
+def kill(
+    project: Project,
+    stage: str,
+    top: "subprocess.Popen[str]",
+    setting: Setting,
+    victim: str,
+    step: int,
+    kept: int,
+    chance: random.Random,
+) -> int:
+    """Kill `victim` below `top` a moment after step `step`; the step of the newest checkpoint it leaves.
+
+    The attempt must have gone on from the one that its predecessor left, `kept`.
+    """
+    processes, first = wait_for_progress(project, stage, top, setting, step)
+    assert first > kept, f"this attempt made step {first} anew, with a checkpoint after step {kept} on the disc"
+    time.sleep(chance.uniform(0, LONGEST_DELAY))
+    chance.choice([process for name, process in processes if name == victim]).send_signal(signal.SIGKILL)
+    top.wait(timeout=90)
+    _, alive = psutil.wait_procs([process for _, process in processes], timeout=20)
+    assert not alive, f"after {victim} was killed these lived on: {alive}"
+    left = [path for path in project.data(".work", stage).glob("*/") if path.is_dir()]
+    assert len(left) == 1, "the unfinished work is kept under its key"
+    newest = max((int(path.name) for path in left[0].rglob("checkpoints/*") if path.name.isdigit()), default=0)
+    assert newest >= kept
+    return newest
 
 
 Family = list[tuple[str, psutil.Process]]
+MARKS = (
+    ("torchrun", "engine.launch.torchrun"),
+    ("rank", "pipelines.rank"),
+    ("kedro", "kedro run"),
+    ("dvc", "dvc repro"),
+)
 
 
-def family(dvc: "subprocess.Popen[str]") -> Family:
-    """dvc and the kedro, torchrun and ranks below it, by what they are."""
-    found = [("dvc", psutil.Process(dvc.pid))]
-    for child in found[0][1].children(recursive=True):
-        words = " ".join(child.cmdline())
-        for name, mark in (("torchrun", "engine.launch.torchrun"), ("rank", "pipelines.rank"), ("kedro", "kedro run")):
-            if mark in words:
-                found.append((name, child))
-                break
+def family(top: "subprocess.Popen[str]") -> Family:
+    """Dvc and the kedro, torchrun and ranks below it, by what they are; from `top` on."""
+    root = psutil.Process(top.pid)
+    found = []
+    for process in (root, *root.children(recursive=True)):
+        words = " ".join(process.cmdline())
+        found += [(name, process) for name, mark in MARKS if mark in words][:1]
     return found
 
 
@@ -136,34 +195,51 @@ def steps_done(workspace: Path) -> int:
 
 
 def wait_for_progress(
-    project: Project, stage: str, dvc: "subprocess.Popen[str]", setting: Setting, step: int
-) -> Family:
-    """Wait until the ranks have trained `step` steps; return the processes."""
-    wanted = sorted([*(name for name in setting.victims if name != "rank"), *["rank"] * setting.processes])
+    project: Project, stage: str, top: "subprocess.Popen[str]", setting: Setting, step: int
+) -> tuple[Family, int]:
+    """Wait until the ranks below `top` train and `step` steps are done; the processes, and the ranks' first step.
+
+    The heartbeat tells whose work it is: before a rank's first step, history and heartbeat are the last attempt's.
+    """
+    wanted = sorted(["kedro", *["torchrun"] * (setting.processes > 1), *["rank"] * setting.processes])
     deadline = time.monotonic() + 240
+    first = 0
     while time.monotonic() < deadline:
-        assert dvc.poll() is None, (project.path / "started.log").read_text()[-4000:]
-        if steps_done(project.data(".work", stage)) >= step:
+        assert top.poll() is None, (project.path / "started.log").read_text()[-4000:]
+        time.sleep(0.02)
+        workspace = project.data(".work", stage)
+        first = first or heard(workspace, top)
+        if first and steps_done(workspace) >= step:
             try:
-                processes = family(dvc)
+                processes = family(top)
             except psutil.NoSuchProcess:  # one ended as it was looked at
                 continue
-            if sorted(name for name, _ in processes) == wanted:
-                return processes
-        time.sleep(0.02)
+            if sorted(name for name, _ in processes if name != "dvc") == wanted:
+                return processes, first
     raise AssertionError(f"{stage} did not reach step {step}:\n{(project.path / 'started.log').read_text()[-4000:]}")
+
+
+def heard(workspace: Path, top: "subprocess.Popen[str]") -> int:
+    """The step that a heartbeat from below `top` tells of; 0 where there is none yet."""
+    for path in workspace.rglob("heartbeat.json"):
+        beat = json.loads(path.read_bytes())
+        try:
+            if any(parent.pid == top.pid for parent in psutil.Process(beat["pid"]).parents()):
+                return int(beat["step"])
+        except psutil.NoSuchProcess:
+            pass
+    return 0
 
 
 def test_no_second_trainer_beside_the_first(project: Project) -> None:
     use(project, SETTINGS[0])
-    dvc = project.start("dvc", "repro", "-f", "-s", f"{LEDGER}:pretrain")
-    processes = wait_for_progress(project, "pretrain", dvc, SETTINGS[0], 1)
-    held = [process for name, process in processes if name != "dvc"]
-    for process in held:
+    first = project.start(*kedro("pretrain"))
+    processes, _ = wait_for_progress(project, "pretrain", first, SETTINGS[0], 1)
+    for _, process in processes:
         process.suspend()  # long enough for the second one to lose its patience
-    second = project.run("kedro", "run", "--env", PROFILE, "--pipelines", "pretrain", check=False)
-    for process in held:
+    second = project.run(*kedro("pretrain"), check=False)
+    for _, process in processes:
         process.resume()
     assert second.returncode == 1
     assert "already running" in second.stderr
-    assert dvc.wait(timeout=300) == 0
+    assert first.wait(timeout=300) == 0

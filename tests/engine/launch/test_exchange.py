@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.launch import exchange
-from engine.launch.compute import ComputeClass, compute_class
+from engine.launch.compute import ComputeClass, check_compute, compute_class
 
 
 def test_outputs_come_back(tmp_path: Path) -> None:
@@ -71,3 +71,30 @@ def test_a_ranks_own_sentence_comes_before_torchruns(tmp_path: Path) -> None:
     exchange.write_parameters(tmp_path, "train", {})
     with pytest.raises(UserError, match="exit code 1"):
         exchange.raise_error(tmp_path, "train", 1)
+
+
+def test_of_several_ranks_the_lowest_is_heard(tmp_path: Path) -> None:
+    for rank in (10, 2):
+        exchange.write_error(tmp_path, "train", f"rank {rank} says", rank=rank)
+    with pytest.raises(UserError, match="^rank 2 says$"):
+        exchange.raise_error(tmp_path, "train", 1)
+
+
+@pytest.mark.parametrize("status", [1, 2, 3])
+def test_no_traceback_is_promised_that_may_not_be_there(status: int) -> None:
+    assert "traceback" not in exchange.how_it_ended("node train", status)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"llm": {"launcher": "ssh"}}, "class llm, field launcher: 'ssh'"),
+        ({"trian": {"launcher": "local"}}, "no class 'trian'"),
+    ],
+)
+def test_all_classes_are_checked_together(change: dict[str, object], words: str) -> None:
+    names = ("cpu", "llm", "train")
+    good = {name: {"launcher": "inplace"} for name in names}
+    check_compute(good, names)
+    with pytest.raises(UserError, match=words):
+        check_compute({**good, **change}, names)

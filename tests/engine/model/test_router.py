@@ -31,7 +31,7 @@ def train(tmp_path, micro_batches, steps=1, rate=U):
         lambda step: {"ids": ids_of(step)},
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
         lambda step: 0.01,
-        LoopSettings(steps, 10, 0, 1, "float32"),
+        LoopSettings(steps, 10, 1, "float32"),
         tmp_path,
         "test",
         micro_batches=micro_batches,

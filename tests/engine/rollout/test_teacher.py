@@ -58,8 +58,34 @@ def test_heads_maxima_are_recorded_for_qk_clip():
         attention.reset_max_logit()
     plain(model, 1.0)
     for seen, exact in zip(cached, (attention.max_logit_H for attention in model.attentions())):
-        assert torch.isfinite(seen).all()
-        assert (seen >= exact - 1e-5).all()  # the padding before a short prompt counts as well
+        torch.testing.assert_close(seen, exact, atol=1e-5, rtol=0)
+
+
+def recorded(model):
+    """S_max by layer and head, and the experts' loads, which are forgotten."""
+    loads = [router.load_E.clone() for router in model.routers().values()]
+    maxima = torch.stack([attention.max_logit_H for attention in model.attentions()])
+    for attention in model.attentions():
+        attention.reset_max_logit()
+    for router in model.routers().values():
+        router.load_E.zero_()
+    return maxima, loads
+
+
+def test_padding_of_prompts_and_completions_leaves_no_trace():
+    model = toy.model().train()
+    model.embed_tokens.weight.data[0] *= 1000  # the padding's token
+    completion_logprobs(model, PROMPTS, WHICH, COMPLETIONS, 1.0)
+    maxima, loads = recorded(model)
+    for prompt in range(len(PROMPTS)):  # alone no prompt is padded; and of completions only those of one length
+        for length in range(1, 5):
+            asked = [c for w, c in zip(WHICH.tolist(), COMPLETIONS) if w == prompt and len(c) == length]
+            if asked:
+                completion_logprobs(model, PROMPTS[prompt : prompt + 1], torch.zeros(len(asked), dtype=int), asked, 1.0)
+    alone, _ = recorded(model)
+    torch.testing.assert_close(maxima, alone, atol=1e-4, rtol=1e-5)
+    tokens = sum(map(len, PROMPTS)) + sum(len(c) - 1 for c in COMPLETIONS)
+    assert [int(load_E.sum()) for load_E in loads] == [2 * tokens]
 
 
 def test_empty_tokens_are_refused():

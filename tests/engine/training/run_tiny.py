@@ -1,6 +1,7 @@
 """A tiny training run as a script, for the kill test: python -m tests.engine.training.run_tiny WORK."""
 
 import hashlib
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -29,9 +30,14 @@ def run(
     dtype="float32",
     spoil=None,
     watch=None,
+    top=None,
     **guard,
 ):
-    """Train the tiny model; `spoil` multiplies the loss of some steps (from 0), `guard` goes to the settings."""
+    """Train the tiny model; `spoil` multiplies the loss of some steps (from 0), `guard` goes to the settings.
+
+    `top(micro-batch, from 0)` takes the place of the figure top_max.
+    """
+    batches = itertools.count()
     spoil = spoil or {}
     model = K2Model(config())
     optimizer = MuonClip(model, lr, tau=0.5)
@@ -40,7 +46,7 @@ def run(
         ids = batch["ids"]
         loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())
         loss = loss * batch["factor"][0]
-        return loss, {"twice": 2 * loss, "top_max": float(ids.max())}
+        return loss, {"twice": 2 * loss, "top_max": float(ids.max()) if top is None else top(next(batches))}
 
     def spoiled(step):
         return batch_at(step) | {"factor": torch.full((4,), spoil.get(step, 1.0))}
@@ -48,7 +54,7 @@ def run(
     if watch is not None:
         after_step = lambda step, row: watch(step, model)  # noqa: E731
 
-    settings = LoopSettings(steps, 5, 0, threads, dtype, heads_every=4, **guard)
+    settings = LoopSettings(steps, 5, threads, dtype, heads_every=4, **guard)
     history = train_loop(
         model, optimizer, spoiled, loss_fn, lambda step: lr / (1 + step), settings, work, "tiny",
         micro_batches=micro_batches, after_step=after_step, bias_rate_at=lambda step: 0.01,

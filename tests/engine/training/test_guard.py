@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.training.guard import WINDOW, Guard
+from engine.training.guard import EMPTY, WINDOW, Guard
 
 
 def row(step, loss, norm=1.0):
@@ -70,7 +70,7 @@ def test_non_finite_steps_are_skipped_until_there_are_too_many_in_a_row():
         verdict = guard.judge(judged)
         assert verdict.take is math.isfinite(loss)
         assert (judged.get("nonfinite") == 1.0) is not math.isfinite(loss)
-        assert judged["spike"] == 0.0
+        assert judged["spike"] == (0.0 if math.isfinite(loss) else 1.0), "a skip counts as a spike"
     with pytest.raises(UserError, match="at step 6, 3 such steps in a row"):
         guard.judge(row(6, math.nan))
 
@@ -91,3 +91,22 @@ def test_a_guard_that_reads_the_history_back_goes_on_alike(losses, cut):
     ]
     resumed.recall(json.loads(json.dumps(kept)))
     assert judged(resumed, losses[cut:])[1] == notes[cut:]
+
+
+def test_steps_with_nothing_to_learn_from_do_not_hide_a_spike():
+    past = [row(i, 2.0 + i % 3 / 10) for i in range(WINDOW)]
+    empty = [row(WINDOW + i, 0.0, 0.0) | {EMPTY: 1.0} for i in range(WINDOW)]
+    live, read = Guard("run", True, 1), Guard("run", True, 1)
+    for one in past + empty:
+        assert live.judge(one).take
+    read.recall(past + empty)
+    for guard in (live, read):
+        assert not guard.judge(row(2 * WINDOW, 9.0)).take
+
+
+def test_an_empty_step_does_not_break_a_row_of_non_finite_ones():
+    guard = Guard("run", True, 2)
+    guard.judge(row(0, math.nan))
+    guard.judge(row(1, 0.0) | {EMPTY: 1.0})
+    with pytest.raises(UserError, match="2 such steps"):
+        guard.judge(row(2, math.nan))

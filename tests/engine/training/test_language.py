@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from engine.model.model import K2Model
 from engine.text.shards import EvalWindows
-from engine.training.history import read_history, write_history
+from engine.training.history import curve, mean_of, mishaps, read_history, write_history
 from engine.training.language import loss_of, losses_by_domain, next_token_loss, rate_of, token_nats
 from engine.training.settings import Schedule
 from tests.engine.tiny import config
@@ -72,3 +72,11 @@ def test_a_history_directory_is_the_same_twice_and_made_anew(tmp_path):
     assert names == ["expert_load.png", "history.jsonl", "loss.png", "max_logit.png"]
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
     assert read_history(tmp_path / "a" / "history.jsonl") == rows
+
+
+def test_figures_that_some_rows_lack_are_neither_needed_nor_made_up():
+    rows = [{"step": 1, "loss": 3.0, "spike": 0.0}, {"step": 2, "spike": 1.0, "skipped": 1.0, "nonfinite": 1.0}]
+    rows.append({"step": 3, "loss": 5.0, "spike": 1.0})
+    assert curve(rows, "loss") == ([1, 3], [3.0, 5.0])
+    assert mean_of(rows, final="loss", other="none_has_it") == {"final": 4.0}
+    assert mishaps(rows) == {"spikes": 2, "steps_skipped": 1}

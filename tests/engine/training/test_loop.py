@@ -1,6 +1,7 @@
 """The training loop: history, micro-batches, the guard, and resuming after SIGKILL to the same bits."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,10 @@ import pytest
 import torch
 
 from engine.errors import UserError
+from engine.model.model import K2Model
+from engine.training.journal import Journal
+from engine.training.loop import _stand_still
+from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
 
 ROOT = Path(__file__).parents[3]
@@ -80,7 +85,7 @@ def test_rows_after_the_checkpoint_are_cut_off_and_garbage_too(straight, tmp_pat
     assert digest(*run(tmp_path)) == digest(*straight[1])
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_path, capfd):
     killed_at(tmp_path, 18)
     state = tmp_path / "checkpoints" / "00000015" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-7] + b"damaged")
@@ -88,6 +93,20 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_pa
     result = run(tmp_path, after_step=lambda step, row: taken.append(step))
     assert taken[0] == 11
     assert digest(*result) == digest(*straight[1])
+    assert f"WARNING: {state} is damaged" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["meta.json", "state.safetensors", "history.jsonl"])
+def test_where_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(straight, tmp_path, capfd, name):
+    killed_at(tmp_path, 13)
+    found = list(tmp_path.rglob(name))
+    for path in found:
+        path.write_bytes(path.read_bytes()[1:])
+    assert digest(*run(tmp_path)) == digest(*straight[1])
+    said = capfd.readouterr().err
+    assert all(f"WARNING: {path} is damaged" in said for path in found)
+    assert said.count("starting again from step 0") == 1
+    assert told(tmp_path)["resumed_at"] == 0
 
 
 def test_sigkill_and_resume_end_in_the_same_bits(straight, tmp_path):
@@ -130,18 +149,24 @@ def test_a_loss_that_is_no_number_stops_with_its_step_and_keeps_the_checkpoint(t
     shutil.rmtree(tmp_path / "checkpoints")
 
 
+def told(work):
+    return json.loads((work / "training.json").read_text())
+
+
 def state_digest(work):
-    return json.loads((work / "training.json").read_text())["state_digest"]
+    return told(work)["state_digest"]
 
 
 def test_the_end_is_named_by_a_digest_of_weights_and_optimizer(straight, tmp_path):
     run(tmp_path)
     assert state_digest(tmp_path) == state_digest(straight[0])
     assert state_digest(tmp_path) == json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())["digest"]
+    assert (told(tmp_path)["resumed_at"], told(tmp_path)["worlds"]) == (0, [[0, 1]])
     before = state_digest(tmp_path)
     (tmp_path / "training.json").unlink()
     run(tmp_path)  # killed between the last checkpoint and the end
     assert state_digest(tmp_path) == before
+    assert told(tmp_path)["resumed_at"] == STEPS
     run(tmp_path / "other", steps=23)
     assert state_digest(tmp_path / "other") != before
 
@@ -217,8 +242,34 @@ def test_non_finite_steps_are_skipped_counted_and_in_the_end_stop(tmp_path):
 def test_another_number_of_ranks_is_allowed_and_said(straight, tmp_path, capfd):
     killed_at(tmp_path, 13)
     meta = tmp_path / "checkpoints/00000010/meta.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"world_size": 4}))
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"worlds": [[0, 2], [5, 4]]}))
     assert digest(*run(tmp_path)) == digest(*straight[1])
+    assert told(tmp_path)["worlds"] == [[0, 2], [5, 4], [10, 1]]
+    assert told(tmp_path)["resumed_at"] == 10
+    last = json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())
+    assert last["worlds"] == [[0, 2], [5, 4], [10, 1]]
     said = capfd.readouterr().err
     assert said.count("WARNING") == 1
     assert "begun with 4 processes and resumed at step 10 with 1" in said
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_largest_figure_that_is_no_number_in_one_micro_batch_is_none_in_the_row(tmp_path, place):
+    """And JSON, which has no NaN, does without it."""
+    history = run(tmp_path, steps=1, micro_batches=4, top=lambda n: float("nan") if n == place else 7.0)[2]
+    assert "top_max" not in rows_of(history)[0]
+    assert "NaN" not in history.read_text()
+
+
+def test_a_logit_that_is_no_number_is_seen_on_a_skipped_step_too():
+    model = K2Model(config())
+    for attention, largest in zip(model.attentions(), (3.0, float("nan"), 5.0)):
+        attention.max_logit_H.fill_(largest)
+    assert math.isnan(_stand_still(model)["max_logit"])
+
+
+def test_rows_hold_no_infinity_even_where_no_logit_was_seen(tmp_path):
+    with Journal(tmp_path, "tiny", 1, 0, speaks=True) as journal:
+        row = {"step": 1, "loss": 2.0, "max_logit": -math.inf, "max_logit_heads": [[1.0, -math.inf]]}
+        journal.write(row, 1)
+    assert rows_of(tmp_path / "history.jsonl") == [{"step": 1, "loss": 2.0}]

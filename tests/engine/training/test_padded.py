@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from engine.training.padded import group_loss, kinds_of, mean_nll, pack_groups, pad, response_logprobs, token_logprobs
+from engine.training.padded import (
+    group_loss,
+    group_of,
+    kinds_of,
+    mean_nll,
+    pack_groups,
+    pad,
+    response_logprobs,
+    token_logprobs,
+)
 from tests.nodes import toy
 
 ROWS = [([5, 6, 7, 8], [0, 0, 1, 1]), ([9, 10], [0, 1]), ([3, 4, 5, 6, 7, 8], [0, 0, 0, 1, 0, 1])]
@@ -45,6 +54,37 @@ def test_group_loss_weighs_the_kinds_means():
     by_hand = (3 * mean_nll(model, groups["chat"]) + mean_nll(model, groups["trajectory"])) / 4
     torch.testing.assert_close(loss, by_hand)
     assert figures["loss_chat"] == mean_nll(model, groups["chat"])
+
+
+def recorded(model):
+    """S_max by layer and head, and the experts' loads, which are forgotten."""
+    loads = torch.stack([router.load_E.clone() for router in model.routers().values()])
+    maxima = torch.stack([attention.max_logit_H for attention in model.attentions()])
+    for attention in model.attentions():
+        attention.reset_max_logit()
+    for router in model.routers().values():
+        router.load_E.zero_()
+    return maxima, loads
+
+
+@pytest.mark.parametrize("huge", [1.0, 1000.0])
+def test_padding_changes_neither_the_largest_logits_nor_the_loads(huge):
+    model = toy.model().train()
+    model.embed_tokens.weight.data[0] *= huge  # the padding's token
+    mean_nll(model, pad(ROWS))
+    together = recorded(model)
+    for row in ROWS:
+        mean_nll(model, pad([row]))
+    alone = recorded(model)
+    torch.testing.assert_close(together[0], alone[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(together[1], alone[1])
+    assert int(alone[1].sum()) == 2 * sum(len(ids) - 1 for ids, _ in ROWS)
+
+
+def test_a_batch_of_groups_keeps_its_masks():
+    group = pad(ROWS)
+    back = group_of(pack_groups({"chat": group}), "chat")
+    assert all(torch.equal(a, b) for a, b in zip(vars(back).values(), vars(group).values(), strict=True))
 
 
 def test_rows_are_named_in_order():

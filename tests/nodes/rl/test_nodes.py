@@ -9,12 +9,14 @@ import torch
 import yaml
 
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
-from engine.rollout import passrate
-from nodes.rl import policy, rollouts
+from engine.parallel import data
+from nodes.rl import candidates, policy, rollouts
 from nodes.rl.nodes import train_rl
 from nodes.rl.schema import ROLLOUTS
+from nodes.sft import train
 from nodes.sft.nodes import build_examples, train_sft
 from nodes.sft.schema import SFT_EXAMPLES
+from tests.engine.parallel.ranks import together
 from tests.nodes import toy
 
 TASK = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -98,12 +100,52 @@ class Killed(BaseException):
     pass
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(stage, tmp_path, monkeypatch):
-    def reward(item, text):  # an untrained toy is never right; let some first letters count
-        return float(sum(text.encode()) % 3 == 0)
+def some_right(scores, truncated, penalty):
+    """Rewards by place: an untrained toy is never right, nor does it end a response."""
+    return [float(place % 3 == 0) for place in range(len(scores))]
 
-    monkeypatch.setattr(passrate, "score", reward)
+
+def spoiled(function, call):
+    """`function`, the loss of whose `call`-th call (from 0) is NaN."""
+    calls = iter(range(1000))
+
+    def called(*given, **named):
+        result = function(*given, **named)
+        factor = float("nan") if next(calls) == call else 1.0
+        return (
+            (result[0] * factor, {k: v * factor for k, v in result[1].items()})
+            if isinstance(result, tuple)
+            else (result * factor)
+        )
+
+    return called
+
+
+@pytest.mark.parametrize("call", [0, 3])
+def test_a_tolerated_step_without_a_finite_loss_does_not_spoil_the_end(stage, tmp_path, monkeypatch, call):
+    root, examples, *_ = stage
+    monkeypatch.setattr(rollouts, "penalised", some_right)
+    monkeypatch.setattr(train, "group_loss", spoiled(train.group_loss, call))
+    monkeypatch.setattr(policy, "squared_objective", spoiled(policy.squared_objective, call))
+    tolerant = {"optimizer": {**parameters("sft")["optimizer"], "nonfinite_steps": 2}}
+    (tmp_path / "sft").mkdir()
+    _, history, metrics = train_sft(
+        root / "tokenizer", root / "base", examples.lazy(), parameters("sft", **SFT, **tolerant), tmp_path / "sft"
+    )
+    assert metrics["steps_skipped"] == metrics["spikes"] == 1
+    assert (history / "loss_by_kind.png").exists()
+    tolerant = {"optimizer": {**parameters("rl")["optimizer"], "nonfinite_steps": 2}}
+    _, _, history, metrics = reinforce(stage, tmp_path / "rl", **tolerant)
+    rows = [json.loads(line) for line in (history / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row.get("nonfinite")] == [call + 1]
+    assert metrics["spikes"] == 1
+    assert (history / "curves.png").exists()
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "penalised", some_right)
     whole = reinforce(stage, tmp_path / "whole")
+    assert whole[3]["steps_skipped"] == 0
 
     def killed(model, tokenizer, asked, iteration, p, calls=[]):  # noqa: B006
         calls.append(iteration)
@@ -131,3 +173,38 @@ def test_no_step_where_no_prompt_is_informative(stage, tmp_path, monkeypatch):
     before, after = load_checkpoint(stage[2]).state_dict(), load_checkpoint(checkpoint).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert "Infinity" not in (history / "history.jsonl").read_text()
+
+
+def on_two(rank, stage, workspace):
+    own = workspace / ".ranks/1" if rank else workspace
+    own.mkdir(parents=True, exist_ok=True)
+    judged = []
+    passrates = candidates.pass_rates
+    candidates.pass_rates = lambda *given, **named: judged.append(rank) or passrates(*given, **named)
+    rollouts.penalised = some_right
+    checkpoint, table, _, metrics = reinforce(stage, own)
+    return (
+        metrics,
+        table.collect()["iteration"].n_unique(),
+        judged,
+        data.checksum(load_checkpoint(checkpoint).state_dict().values()),
+    )
+
+
+def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypatch):
+    """The second one finds candidates and rollouts of before; one of them judges."""
+
+    def killed(model, tokenizer, asked, iteration, p):
+        if iteration == 3:
+            raise Killed
+        return rollouts.collect(model, tokenizer, asked, iteration, p)
+
+    monkeypatch.setattr(rollouts, "penalised", some_right)
+    monkeypatch.setattr(policy, "collect", killed)
+    with pytest.raises(Killed):
+        reinforce(stage, tmp_path)
+    (first, iterations, judged, weights), second = together(2, on_two, stage, tmp_path)
+    assert first == second[0]
+    assert iterations == second[1] == 4
+    assert (set(judged), second[2]) == ({0}, []), "the first rank alone judges"
+    assert weights == second[3]

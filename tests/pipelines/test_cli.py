@@ -1,0 +1,47 @@
+"""A stage that DVC starts dies with it, even with a DVC that died before the stage could look."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from kedro.framework.cli.project import run as kedro_run
+
+from pipelines import cli
+
+RUN = """
+from pipelines import cli
+cli.kedro_run.callback = lambda **given: print("ran")
+cli._run(fresh=False, env="smoke", pipelines=[])
+"""
+
+
+def run(**environment: str) -> "subprocess.CompletedProcess[str]":
+    outer = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "K2_"))}
+    return subprocess.run(
+        [sys.executable, "-c", RUN], env={**outer, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_stage_whose_dvc_is_gone_ends_at_once() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    done = run(DVC_STAGE="sft", K2_PARENT=str(gone.pid))
+    assert done.returncode == 1
+    assert f"the process {gone.pid} that started this one is gone" in done.stderr
+    assert "ran" not in done.stdout
+
+
+@pytest.mark.parametrize("parent", [os.getpid(), ""], ids=["told", "a shell without PPID"])
+def test_a_stage_whose_dvc_lives_runs(parent: object) -> None:
+    assert run(DVC_STAGE="sft", K2_PARENT=str(parent)).stdout == "ran\n"
+
+
+def test_a_shells_own_run_asks_for_no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(K2_PARENT="1").stdout == "ran\n"
+    asked: list[int] = []
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.setattr(cli, "die_with_parent", asked.append)
+    monkeypatch.setattr(kedro_run, "callback", lambda **given: None)
+    cli._run(fresh=False, env="smoke", pipelines=[])
+    assert asked == []
