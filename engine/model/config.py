@@ -102,8 +102,8 @@ class K2Config:
             )
         if self.rope_theta <= 1:
             raise UserError(
-                f"model configuration: rope_theta is {self.rope_theta}; each pair turns slower than the one before only "
-                "above 1, so raise it"
+                f"model configuration: rope_theta is {self.rope_theta}; pairs turn at different speeds only above 1, "
+                "so raise it"
             )
         _check_scaling(self.rope_scaling)
 

@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere, in Hugging Face's layout: one file or shards; plain floats or the released FP8 blocks."""
+"""A checkpoint from elsewhere, in Hugging Face's layout: one file or shards; floats or the released FP8 blocks."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -61,7 +61,13 @@ def test_backwards_by_hand_are_the_same_inside():
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_experts_form_products_in_the_type_of_x_inside(grad):
-    given = draws(1, 9, 16), draws(2, 9, 4).topk(2, dim=-1).indices, draws(3, 9, 2), draws(4, 4, 16, 16), draws(5, 4, 16, 8)
+    given = (
+        draws(1, 9, 16),
+        draws(2, 9, 4).topk(2, dim=-1).indices,
+        draws(3, 9, 2),
+        draws(4, 4, 16, 16),
+        draws(5, 4, 16, 8),
+    )
     with torch.set_grad_enabled(grad):
         expected = experts.experts(*given)
         with mixed():
