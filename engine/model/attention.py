@@ -19,8 +19,8 @@ from kernels.precision import wide, without_autocast
 class LatentAttention(WideBuffers):
     """MLA of DeepSeek-V3 as K2 configures it; remembers each head's largest logit while training and `recording`.
 
-    `max_logit_H` holds S_max of the training forwards since `reset_max_logit`, -inf where there was none (k2-facts
-    2.3). Forwards with a cache decode and leave it alone.
+    `max_logit_H` holds S_max of the forwards since `reset_max_logit`, -inf where there was none (k2-facts 2.3). Those
+    with a cache count too: reinforcement learning trains through it (engine/rollout/teacher.py).
     """
 
     max_logit_H: Tensor
@@ -109,13 +109,14 @@ class LatentAttention(WideBuffers):
     ) -> Tensor:
         """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).
 
-        Softmax in fp32 or better; on a CPU products too, from the operands' own values, as without a cache. No per-head
-        key or value is ever formed, so a step reads R+d numbers a past token; heads and positions share one axis, so
-        that all heads' products with a row's latents are one.
+        Softmax in fp32 or better; products too, from the operands' own values, on a CPU and where S_max is recorded. No
+        per-head key or value is ever formed, so a step reads R+d numbers a past token; heads and positions share one
+        axis, so that all heads' products with a row's latents are one.
         """
         c, own = self.config, q_content.dtype
         weight = self.kv_b_proj.weight.view(c.num_attention_heads, -1, c.kv_lora_rank)
-        dtype = wide(own) if weight.device.type == "cpu" else own
+        recording = self.recording and self.training and torch.is_grad_enabled()
+        dtype = wide(own) if recording or weight.device.type == "cpu" else own
         q_content, q_rotary, stored, weight = (t.to(own).to(dtype) for t in (q_content, q_rotary, stored_BSr, weight))
         w_key_HNR, w_value_HVR = weight.split((c.qk_nope_head_dim, c.v_head_dim), 1)
         q_latent = torch.einsum("bthn,hnr->bhtr", q_content, w_key_HNR)
@@ -124,6 +125,8 @@ class LatentAttention(WideBuffers):
         logits = logits.to(wide(q.dtype)) * self.scale
         if visible is not None:
             logits = logits.masked_fill(~visible, float("-inf"))
+        if recording:
+            self.max_logit_H = torch.maximum(self.max_logit_H, logits.detach().amax((0, 2, 3)))
         share = logits.softmax(-1).to(q.dtype)
         mixed = torch.bmm(share.flatten(1, 2), stored[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
         return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR).to(own)
