@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-P, R = ParamSpec("P"), TypeVar("R")
+Op = TypeVar("Op", bound=Callable[..., Any])
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -36,7 +36,7 @@ def operand_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def without_autocast(op: Callable[P, R]) -> Callable[P, R]:
+def without_autocast(op: Op) -> Op:
     """Run `op` with autocast off on the device of its first tensor: products are formed in their operands' own types.
 
     Autocast would narrow fp32 products, in a backward only where the caller's is still on: gradients and what the
@@ -44,12 +44,12 @@ def without_autocast(op: Callable[P, R]) -> Callable[P, R]:
     """
 
     @wraps(op)
-    def alone(*args: P.args, **keywords: P.kwargs) -> R:
+    def alone(*args: Any, **keywords: Any) -> Any:
         device = next(value.device.type for value in args if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):
             return op(*args, **keywords)
 
-    return alone
+    return cast(Op, alone)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

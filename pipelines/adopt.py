@@ -106,8 +106,7 @@ def _fill(
         check_tokenizer(config.vocab_size, named, tok, str(source))
     _check_scaling(config, dataset, source)
     # The origin's path is provenance and stands in the run record alone: the artifact is what the content makes it.
-    facts = {"stage": stage, "tokenizer": tok.digest, "trained_length": config.max_position_embeddings}
-    import_checkpoint(source, workspace / "checkpoint", {**facts, **extra})
+    import_checkpoint(source, workspace / "checkpoint", _described(extra, config, stage, tok.digest))
     graph.dataset(profile, dataset).save(workspace / "checkpoint")
     metrics = _metrics(config, digest)
     for name in graph.stage_graph(stage).outputs:
@@ -118,6 +117,20 @@ def _fill(
             (workspace / name / NOTE).write_bytes(canonical_json({"adopted": digest}))
             graph.dataset(profile, name).save(workspace / name)
     return metrics
+
+
+def _described(extra: dict[str, Any], config: "K2Config", stage: str, tokenizer: str) -> dict[str, Any]:
+    """What the adopted checkpoint's config.json says of itself: the facts of today, and what the source said besides.
+
+    A checkpoint of the same stage keeps its words, so that export and import give the same artifact; those of another
+    stage stand under `origin`. Without rope_scaling the trained length is the context; with it only the source knows.
+    """
+    context = config.max_position_embeddings
+    trained = context if config.rope_scaling is None else extra.get("trained_length", context)
+    facts = {"stage": stage, "tokenizer": tokenizer, "trained_length": trained}
+    if extra.get("stage", stage) == stage:
+        return {**extra, **facts}
+    return {**facts, "origin": extra}
 
 
 def _check_scaling(config: "K2Config", dataset: str, source: Path) -> None:

@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from engine.model.cache import LatentCache
 from engine.model.config import K2Config
-from engine.model.layers import Linear, RMSNorm
+from engine.model.layers import Linear, RMSNorm, WideBuffers
 from engine.model.rope import softmax_scale
 from engine.optim.layout import Rows
 from kernels.latent_attention import latent_attention, rotate
 from kernels.max_logit import largest
-from kernels.precision import wide
+from kernels.precision import wide, without_autocast
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(WideBuffers):
     """MLA of DeepSeek-V3 as K2 configures it; remembers each head's largest logit while training and `recording`.
 
-    `max_logit_H` holds S_max of the forwards since `reset_max_logit`, -inf where there was none (k2-facts 2.3).
+    `max_logit_H` holds S_max of the forwards since `reset_max_logit`, -inf where there was none (k2-facts 2.3). Those
+    with a cache count too: reinforcement learning trains through it (engine/rollout/teacher.py).
     """
 
     max_logit_H: Tensor
@@ -89,7 +90,7 @@ class LatentAttention(nn.Module):
             stored = cache.append(layer, torch.cat((latent, rotate(k_rotary, turn)), -1))
             q_content, q_rotary = q.split((c.qk_nope_head_dim, c.qk_rope_head_dim), -1)
             q_rotary = rotate(q_rotary, turn[..., None, :])
-            y = self._attend_absorbed(q_content, q_rotary, stored.to(latent.dtype), visible, valid_BT)
+            y = self._attend_absorbed(q_content, q_rotary, stored, visible, valid_BT)
         out: Tensor = self.o_proj(y.flatten(-2))
         return out
 
@@ -109,30 +110,35 @@ class LatentAttention(nn.Module):
             self.max_logit_H = torch.maximum(self.max_logit_H, largest_H)  # fp32 or better, whatever the model's type
         return y
 
+    @without_autocast
     def _attend_absorbed(
         self,
         q_content: Tensor,
         q_rotary: Tensor,
         stored_BSr: Tensor,
         visible: Tensor | None,
-        valid_BT: Tensor | None,
+        valid_BT: Tensor | None = None,
     ) -> Tensor:
         """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).
 
-        Softmax in fp32 or better. No per-head key or value is ever formed, so a step reads R+d numbers a past token;
-        heads and positions share one axis, so that all heads' products with a row's latents are one.
+        Softmax in fp32 or better; products too, from the operands' own values, on a CPU and where S_max is recorded. No
+        per-head key or value is ever formed, so a step reads R+d numbers a past token; heads and positions share one
+        axis, so that all heads' products with a row's latents are one.
         """
-        c = self.config
-        weight = self.kv_b_proj.weight.view(c.num_attention_heads, -1, c.kv_lora_rank).to(q_content.dtype)
+        c, own = self.config, q_content.dtype
+        weight = self.kv_b_proj.weight.view(c.num_attention_heads, -1, c.kv_lora_rank)
+        recording = self.recording and self.training and torch.is_grad_enabled()
+        dtype = wide(own) if recording or weight.device.type == "cpu" else own
+        q_content, q_rotary, stored, weight = (t.to(own).to(dtype) for t in (q_content, q_rotary, stored_BSr, weight))
         w_key_HNR, w_value_HVR = weight.split((c.qk_nope_head_dim, c.v_head_dim), 1)
         q_latent = torch.einsum("bthn,hnr->bhtr", q_content, w_key_HNR)
         q = torch.cat((q_latent, q_rotary.transpose(1, 2)), -1)
-        logits = torch.bmm(q.flatten(1, 2), stored_BSr.mT).unflatten(1, q.shape[1:3])
+        logits = torch.bmm(q.flatten(1, 2), stored.mT).unflatten(1, q.shape[1:3])
         logits = logits.to(wide(q.dtype)) * self.scale
         if visible is not None:
             logits = logits.masked_fill(~visible, float("-inf"))
-        if self.recording and self.training and torch.is_grad_enabled():
+        if recording:
             self.max_logit_H = torch.maximum(self.max_logit_H, largest(logits.detach(), valid_BT))
         share = logits.softmax(-1).to(q.dtype)
-        mixed = torch.bmm(share.flatten(1, 2), stored_BSr[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
-        return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR)
+        mixed = torch.bmm(share.flatten(1, 2), stored[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
+        return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR).to(own)

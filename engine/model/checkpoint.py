@@ -5,7 +5,7 @@ DeepseekV3 reads the file; loading stacks them again. The same model gives the s
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,27 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str)
         raise UserError(f"{source}: tensor {name} holds NaN or infinity; take an earlier checkpoint")
 
 
+def checked(
+    weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str
+) -> Callable[[str], Tensor]:
+    """A way to read `weights`, which must be those of `shapes`; each tensor is checked when it is read."""
+    check_names(weights, shapes, source)
+
+    def read(name: str) -> Tensor:
+        tensor = weights[name]
+        check_tensor(name, tensor, shapes[name], source)
+        return tensor
+
+    return read
+
+
 def load_state_dict(model: K2Model, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy released-name `weights` into the model. Raises UserError naming `source` and the first wrong tensor."""
     with torch.no_grad():
         wanted = state_dict(model)
-        check_names(weights, wanted, source)
+        read = checked(weights, {name: tuple(place.shape) for name, place in wanted.items()}, source)
         for name, place in wanted.items():
-            tensor = weights[name]
-            check_tensor(name, tensor, tuple(place.shape), source)
-            place.copy_(tensor)
+            place.copy_(read(name))
 
 
 def save_checkpoint(directory: Path, model: K2Model, extra: dict[str, Any]) -> None:

@@ -34,13 +34,21 @@ IGNORED = frozenset(
         "pretraining_tp", "ep_size", "_name_or_path",
         # losses of training that leave the forward alone
         "aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "output_router_logits",
-        # the tokenizer's ids, and sizes that follow from others
-        "bos_token_id", "eos_token_id", "pad_token_id", "qk_head_dim", "head_dim",
+        # the tokenizer's ids
+        "bos_token_id", "eos_token_id", "pad_token_id",
         # ours: where a checkpoint comes from
         "k2_pipeline",
     }
 )  # fmt: skip
 """Fields of a foreign config.json that change no logit. Any other unknown one could, and is refused."""
+
+DERIVED = {
+    "num_key_value_heads": ("num_attention_heads",),
+    "qk_head_dim": ("qk_nope_head_dim", "qk_rope_head_dim"),
+    "head_dim": ("qk_rope_head_dim",),
+}
+"""Fields of a foreign config.json that are the sum of others: latent attention shares no heads, and transformers calls
+the rotary width head_dim."""
 
 YARN_FIELDS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
@@ -92,6 +100,11 @@ class K2Config:
             raise UserError(
                 f"model configuration: qk_rope_head_dim is {self.qk_rope_head_dim}; RoPE needs an even number"
             )
+        if self.rope_theta <= 1:
+            raise UserError(
+                f"model configuration: rope_theta is {self.rope_theta}; pairs turn at different speeds only above 1, "
+                "so raise it"
+            )
         _check_scaling(self.rope_scaling)
 
     @property
@@ -114,16 +127,16 @@ class K2Config:
         _check_architecture(values, source)
         values = _with_rope(values, source)
         known = {field.name for field in fields(cls)}
-        _refuse_unknown({**values, "num_key_value_heads": None}, {*known, *FIXED, *IGNORED}, source)
+        _refuse_unknown(values, {*known, *FIXED, *DERIVED, *IGNORED}, source)
         for name in ("rope_theta", "rms_norm_eps"):  # here they have defaults, which need not be the file's author's
             _require(name, values, source)
-        heads, kv_heads = values.get("num_attention_heads"), values.get("num_key_value_heads")
-        if kv_heads is not None and kv_heads != heads:
-            raise UserError(
-                f"{source}: num_key_value_heads is {kv_heads}, but num_attention_heads {heads}; latent attention "
-                "shares no heads, so make them equal or choose another model"
-            )
-        return cls.from_fields({name: values[name] for name in known if name in values}, source)
+        config = cls.from_fields({name: values[name] for name in known if name in values}, source)
+        for name, parts in DERIVED.items():
+            if values.get(name) not in (None, sum(getattr(config, part) for part in parts)):
+                others = " and ".join(f"{part} {getattr(config, part)}" for part in parts)
+                raise UserError(f"{source}: {name} is {values[name]}, but {others}; make them agree")
+        _check_context(config, source)
+        return config
 
     @classmethod
     def from_fields(cls, values: dict[str, Any], source: str) -> Self:
@@ -168,22 +181,51 @@ def _check_architecture(values: dict[str, Any], source: str) -> None:
 
 def _refuse_unknown(values: dict[str, Any], known: set[str], source: str, even_off: bool = False) -> None:
     for name, value in values.items():
-        if name not in known and (even_off or value not in (None, False)):
+        if name not in known and (even_off or not (value is None or value is False)):
             raise UserError(f"{source}: field {name} is unknown to a K2 model; correct its name or take it out")
 
 
 def _with_rope(values: dict[str, Any], source: str) -> dict[str, Any]:
     """The same with transformers 5's `rope_parameters` written as rope_theta and rope_scaling."""
-    given = dict(values.get("rope_parameters") or {})
     rest = {name: value for name, value in values.items() if name != "rope_parameters"}
+    if isinstance(rest.get("rope_scaling"), dict):
+        rest["rope_scaling"] = _typed(rest["rope_scaling"])
+    given = values.get("rope_parameters") or {}
     if not given:
         return rest
-    theta = given.pop("rope_theta", rest.get("rope_theta"))
+    if not isinstance(given, dict):
+        raise UserError(f"{source}: rope_parameters is {given!r}; give a mapping")
+    scaling = _typed({name: value for name, value in given.items() if name != "rope_theta"})
+    theta = given.get("rope_theta", rest.get("rope_theta"))
     if theta is None:
         raise UserError(f"{source}: rope_parameters lacks rope_theta; add it")
-    kind = given.get("rope_type", given.get("type", "default"))
-    scaling = None if kind == "default" else {"type": kind} | {k: v for k, v in given.items() if k != "rope_type"}
-    return {**rest, "rope_theta": theta, "rope_scaling": scaling}
+    found = {"rope_theta": theta, "rope_scaling": None if scaling["type"] in (None, "default") else scaling}
+    for name, value in found.items():
+        if rest.get(name) not in (None, value):
+            raise UserError(f"{source}: rope_parameters and {name} contradict each other; take one of them out")
+    return {**rest, **found}
+
+
+def _typed(scaling: dict[str, Any]) -> dict[str, Any]:
+    """The same with its kind under `type`; a `rope_type` that says otherwise stays, to be refused."""
+    kind = scaling.get("type", scaling.get("rope_type"))
+    return {"type": kind} | {name: value for name, value in scaling.items() if name != "rope_type" or value != kind}
+
+
+def _check_context(config: K2Config, source: str) -> None:
+    """Refuse a file that promises more positions than YaRN stretches to.
+
+    Not part of every configuration: to measure what YaRN is for, models are read beyond that on purpose.
+    """
+    scaling = config.rope_scaling
+    if scaling is None or scaling["type"] != "yarn":
+        return
+    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    if config.max_position_embeddings > round(factor * original):
+        raise UserError(
+            f"{source}: max_position_embeddings is {config.max_position_embeddings}, but rope_scaling stretches "
+            f"{original} positions by {factor:g}; lower it or raise rope_scaling.factor"
+        )
 
 
 def _check_scaling(scaling: dict[str, Any] | None) -> None:
@@ -192,6 +234,9 @@ def _check_scaling(scaling: dict[str, Any] | None) -> None:
     if not isinstance(scaling, dict):
         raise UserError(f"model configuration: rope_scaling is {scaling!r}; give null or a mapping with a type")
     kind = scaling.get("type", scaling.get("rope_type"))
+    if scaling.get("rope_type", kind) != kind:
+        kinds = f"type {kind!r} and rope_type {scaling['rope_type']!r}"
+        raise UserError(f"model configuration: rope_scaling has {kinds}; take one of them out")
     needed = {"yarn": YARN_FIELDS, "linear": ("factor",)}.get(str(kind))
     if needed is None:
         raise UserError(f"model configuration: rope_scaling type {kind!r} is unknown; use yarn or linear")
@@ -199,8 +244,13 @@ def _check_scaling(scaling: dict[str, Any] | None) -> None:
         if name not in scaling:
             raise UserError(f"model configuration: rope_scaling lacks {name}; add it")
         number = scaling[name]
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
-            raise UserError(f"model configuration: rope_scaling.{name} is {number!r}; give a number, 0 or more")
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) or number <= 0:
+            raise UserError(f"model configuration: rope_scaling.{name} is {number!r}; give a positive number")
+    original = scaling.get("original_max_position_embeddings", 1)
+    if original != int(original):
+        raise UserError(
+            f"model configuration: rope_scaling.original_max_position_embeddings is {original!r}; give a whole number"
+        )
     if scaling["factor"] < 1:
         raise UserError(
             f"model configuration: rope_scaling.factor is {scaling['factor']}; it stretches, so give 1 or more"

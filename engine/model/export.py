@@ -6,7 +6,7 @@ fp32 in each: they move by 1e-3 and decide who is chosen. Tensors go through one
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.model.checkpoint import CONFIG, EXTRA, check_names, load_config, released_shapes
+from engine.model.checkpoint import CONFIG, EXTRA, checked, load_config, released_shapes
 from engine.model.fp8 import QUANTIZATION, SUFFIX, block_scales, is_quantised, quantise, scale_shape
 from engine.model.tensorfile import INDEX, Spec, TensorFiles, write_tensors
 from engine.text.special import BOS, EOS, IM_END, PAD, UNK
@@ -48,7 +48,8 @@ def export_checkpoint(
         shard_bytes: most bytes of a shard's tensors; a larger tensor gets a shard of its own.
 
     Raises:
-        UserError: an unknown dtype, a damaged checkpoint, or one of another tokenizer.
+        UserError: an unknown dtype, or a checkpoint that is of another tokenizer or damaged: its directory is named,
+            and the tensor that is missing, foreign, misshapen or holds NaN or infinity.
 
     """
     if dtype not in DTYPES:
@@ -58,8 +59,10 @@ def export_checkpoint(
     config, extra = load_config(checkpoint)
     tok = K2Tokenizer.load(tokenizer)
     check_tokenizer(config.vocab_size, extra, tok, str(checkpoint))
+    shapes = released_shapes(config)
+    read = checked(TensorFiles(checkpoint), shapes, str(checkpoint))
     out.mkdir(parents=True, exist_ok=True)
-    done = _write_shards(TensorFiles(checkpoint), released_shapes(config), out, dtype, shard_bytes)
+    done = _write_shards(read, shapes, out, dtype, shard_bytes)
     ids = {"bos_token_id": tok.special(BOS), "eos_token_id": tok.eos_id, "pad_token_id": tok.pad_id}
     values = {**config.to_dict(), **ids, EXTRA: extra, "torch_dtype": "float32" if dtype == "float32" else "bfloat16"}
     _write_json(out / CONFIG, values | ({"quantization_config": QUANTIZATION} if dtype == "fp8" else {}))
@@ -92,10 +95,10 @@ def stored_specs(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Spe
     return {name: Spec(torch.bfloat16, shape)}
 
 
-def _stored(weights: TensorFiles, name: str, spec: Spec) -> Tensor:
+def _stored(read: Callable[[str], Tensor], name: str, spec: Spec) -> Tensor:
     if name.endswith(SUFFIX):
-        return block_scales(weights[name.removesuffix(SUFFIX)])
-    weight = weights[name]
+        return block_scales(read(name.removesuffix(SUFFIX)))
+    weight = read(name)
     return quantise(weight, block_scales(weight)) if spec.dtype == torch.float8_e4m3fn else weight.to(spec.dtype)
 
 
@@ -114,14 +117,13 @@ def _shards(parts: Iterable[dict[str, Spec]], shard_bytes: int) -> Iterator[dict
 
 
 def _write_shards(
-    weights: TensorFiles, shapes: dict[str, tuple[int, ...]], out: Path, dtype: str, shard_bytes: int
+    read: Callable[[str], Tensor], shapes: dict[str, tuple[int, ...]], out: Path, dtype: str, shard_bytes: int
 ) -> Exported:
-    check_names(weights, shapes, str(out))
     shards = list(_shards((stored_specs(name, shape, dtype) for name, shape in shapes.items()), shard_bytes))
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_tensors(out / file, shard, lambda name, specs=shard: _stored(weights, name, specs[name]))  # type: ignore[misc]
+        write_tensors(out / file, shard, lambda name, specs=shard: _stored(read, name, specs[name]))  # type: ignore[misc]
         weight_map |= dict.fromkeys(shard, file)
     total = sum(spec.nbytes for shard in shards for spec in shard.values())
     _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

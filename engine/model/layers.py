@@ -3,12 +3,33 @@
 Shapes: B batch, T positions, D model channels, F hidden channels of a feed-forward.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.precision import linear
+from kernels.precision import linear, wide
 from kernels.rms_norm import rms_norm
+
+
+class WideBuffers(nn.Module):
+    """A module whose own buffers stay in fp32 or better when its weights become narrower.
+
+    Rotary frequencies, router biases and largest logits hold more than bf16 can tell: angles grow with the position,
+    biases move by 1e-3, and clipping is exact.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert as `.to`, `.half` and the like ask."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.is_floating_point() and new.dtype != wide(new.dtype):
+                self._buffers[name] = old.to(device=new.device, dtype=wide(new.dtype))
+        return self
 
 
 class Linear(nn.Linear):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engine.model.attention import LatentAttention
 from engine.model.cache import LatentCache
 from engine.model.config import K2Config
-from engine.model.layers import Linear, RMSNorm, SwiGLU
+from engine.model.layers import Linear, RMSNorm, SwiGLU, WideBuffers
 from engine.model.moe import MoE, Router
 from engine.model.rope import inverse_frequencies, rotation, rotation_magnitude
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
         return x_BTD + cast(Tensor, self.mlp(x, valid_BT) if isinstance(self.mlp, MoE) else self.mlp(x))
 
 
-class K2Model(nn.Module):
+class K2Model(WideBuffers):
     """Kimi K2's architecture at any size. Weights are drawn from `seed`, each by its name; None leaves them unset."""
 
     frequencies_P: Tensor

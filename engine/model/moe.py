@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.model.config import K2Config
-from engine.model.layers import SwiGLU
+from engine.model.layers import SwiGLU, WideBuffers
 from kernels.experts import experts
 from kernels.precision import operand_type, wide
 
@@ -35,7 +35,7 @@ def gate_factor(n_experts: int, k: int, samples: int = 20_000) -> float:
     return round(total / samples, 3)
 
 
-class Router(nn.Module):
+class Router(WideBuffers):
     """Scores in fp32; the bias only chooses, the gates come from the unbiased scores (k2-facts 1.3).
 
     `load_E` counts the tokens each expert received in training forwards since `balance_`.

@@ -1,26 +1,22 @@
-"""A checkpoint from elsewhere, in Hugging Face's layout: one file or shards; fp32, bf16, or the released FP8 blocks."""
+"""A checkpoint from elsewhere, in Hugging Face's layout: one file or shards; floats or the released FP8 blocks."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.model.checkpoint import (
-    check_names,
-    check_tensor,
-    load_config,
-    released_shapes,
-    write_config,
-)
+from engine.model.checkpoint import checked, load_config, released_shapes, write_config
 from engine.model.config import K2Config
 from engine.model.fp8 import SUFFIX, dequantise, scale_shape
 from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
 
 COMPUTED = "rotary_emb.inv_freq"
 """A buffer that some releases store although the configuration determines it."""
+PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What a weight that stands for itself may be stored as, and a scale."""
 
 
 class ReleasedWeights(Mapping[str, Tensor]):
@@ -30,23 +26,45 @@ class ReleasedWeights(Mapping[str, Tensor]):
         self._files, self._source = files, source
 
     def __getitem__(self, name: str) -> Tensor:
-        """The weight; UserError where an FP8 one lacks scales of its shape. KeyError if there is none."""
-        stored = self._files[name]
-        if stored.dtype != torch.float8_e4m3fn:
-            return stored.float()
-        scale = self._files.get(name + SUFFIX)
-        if scale is None or tuple(scale.shape) != scale_shape(tuple(stored.shape)):
-            raise UserError(
-                f"{self._source}: tensor {name} is FP8, but {name}{SUFFIX} is "
-                f"{'missing' if scale is None else f'of shape {tuple(scale.shape)}'}; take a whole checkpoint"
-            )
-        return dequantise(stored, scale)
+        """The weight; KeyError if there is none.
+
+        Raises UserError for a type that is neither `PLAIN` nor FP8 E4M3, and where an FP8 weight lacks scales of its
+        shape or another has some.
+        """
+        stored, scale = self._files[name], self._files.get(name + SUFFIX)
+        if stored.dtype == torch.float8_e4m3fn:
+            return dequantise(stored, self._scale(name, stored, scale))
+        if stored.dtype not in PLAIN:
+            self._refuse(f"tensor {name} is {_type(stored)}, which is no type that weights are read from")
+        if scale is not None:
+            self._refuse(f"tensor {name} is {_type(stored)}, but has scales in {name}{SUFFIX}, as FP8 E4M3 has")
+        return stored.float()
+
+    def _scale(self, name: str, stored: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is None:
+            self._refuse(f"tensor {name} is FP8, but {name}{SUFFIX} is missing")
+        if stored.ndim != 2 or tuple(scale.shape) != scale_shape(tuple(stored.shape)):
+            shapes = f"{tuple(stored.shape)}, but {name}{SUFFIX} is of shape {tuple(scale.shape)}"
+            self._refuse(f"tensor {name} is FP8 of shape {shapes}")
+        if scale.dtype not in PLAIN:
+            self._refuse(f"tensor {name}{SUFFIX} is {_type(scale)}, which is no type that scales are read from")
+        return scale.float()
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise UserError(f"{self._source}: {why}; take a checkpoint in fp32, bf16, fp16 or the released FP8")
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._files if not name.endswith((SUFFIX, COMPUTED)))
+        return (name for name in self._files if not name.endswith(COMPUTED) and not self._is_scale(name))
+
+    def _is_scale(self, name: str) -> bool:
+        return name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in self._files
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def import_checkpoint(source: Path, out: Path, extra: dict[str, Any]) -> K2Config:
@@ -58,14 +76,8 @@ def import_checkpoint(source: Path, out: Path, extra: dict[str, Any]) -> K2Confi
     config, _ = load_config(source)
     weights = ReleasedWeights(TensorFiles(source), str(source))
     shapes = released_shapes(config)
-    check_names(weights, shapes, str(source))
-
-    def checked(name: str) -> Tensor:
-        tensor = weights[name]
-        check_tensor(name, tensor, shapes[name], str(source))
-        return tensor
-
+    read = checked(weights, shapes, str(source))
     out.mkdir(parents=True, exist_ok=True)
-    write_tensors(out / WEIGHTS, {name: Spec(torch.float32, shape) for name, shape in shapes.items()}, checked)
+    write_tensors(out / WEIGHTS, {name: Spec(torch.float32, shape) for name, shape in shapes.items()}, read)
     write_config(out, config, extra)
     return config

@@ -14,7 +14,6 @@ from engine.model.moe import gate_factor
 BLOCKS = (
     ("embed_tokens", "input embedding"),
     ("lm_head", "LM head"),
-    ("gate_up_proj", "routed experts"),
     (".experts.", "routed experts"),
     ("shared_experts", "shared experts"),
     (".mlp.gate.", "router and bias"),
@@ -44,9 +43,9 @@ def n_params(config: K2Config) -> list[SizeRow]:
     for name, tensor in model.state_dict().items():
         block = next(title for part, title in BLOCKS if part in name)
         totals[block] += tensor.numel()
-    share = config.num_experts_per_tok / config.n_routed_experts
+    k, E = config.num_experts_per_tok, config.n_routed_experts
     rows = [
-        SizeRow(block, totals[block], round(totals[block] * share) if block == "routed experts" else totals[block])
+        SizeRow(block, totals[block], totals[block] * k // E if block == "routed experts" else totals[block])
         for block in dict.fromkeys(title for _, title in BLOCKS)
         if totals[block]
     ]

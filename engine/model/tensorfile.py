@@ -51,7 +51,7 @@ def write_tensors(path: Path, specs: Mapping[str, Spec], tensor_of: Callable[[st
             tensor = tensor_of(name)
             if (tensor.dtype, tuple(tensor.shape)) != (specs[name].dtype, specs[name].shape):
                 raise ValueError(f"{name} came as {tensor.dtype} {tuple(tensor.shape)}, not as {specs[name]}")
-            file.write(tensor.detach().contiguous().view(torch.uint8).numpy().data)
+            file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
 
 
 class TensorFiles(Mapping[str, Tensor]):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.model.config import K2Config
+from engine.model.context import require_context
 from engine.model.model import K2Model
 from engine.rollout.generate import Completion, generate
 from engine.rollout.prompts import question
@@ -31,6 +33,19 @@ class Response:
     score: float
 
 
+def encode_prompts(tokenizer: K2Tokenizer, asked: Sequence[Item]) -> list[list[int]]:
+    """The tokens of each item's question, up to where its answer begins."""
+    return [encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in asked]
+
+
+def require_room(
+    config: K2Config, tokenizer: K2Tokenizer, asked: Sequence[Item], max_new_tokens: int, field: str
+) -> None:
+    """Refuse answers of `max_new_tokens`, as parameter `field` asks for, where the longest prompt leaves no room."""
+    longest = max(map(len, encode_prompts(tokenizer, asked)))
+    require_context(config, longest + max_new_tokens, f"{field} with the longest prompt ({longest})")
+
+
 def sample_responses(
     model: K2Model,
     tokenizer: K2Tokenizer,
@@ -43,8 +58,7 @@ def sample_responses(
 ) -> list[Response]:
     """Draw `samples` responses to each item, in the items' order; a response ends with the end of its turn."""
     stop = tokenizer.im_end_id
-    encoded = [encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in asked]
-    prompts = [ids for ids in encoded for _ in range(samples)]
+    prompts = [ids for ids in encode_prompts(tokenizer, asked) for _ in range(samples)]
     completions = generate(model, prompts, max_new_tokens, temperature, seed, stop)
     repeated = [item for item in asked for _ in range(samples)]
     out = []

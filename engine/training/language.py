@@ -41,18 +41,19 @@ def next_token_loss(model: K2Model, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dtype: str = "float32") -> Tensor:
-    """Loss of each target of `windows` (N, T+1), in nats; (N, T). The model's mode is restored."""
+    """Loss of each target of `windows` (N, T+1), in nats; (N, T), on the CPU. The model's mode is restored."""
     training = model.training
     model.eval()
     rows = max(1, batch_tokens // windows.shape[1])
     parts = []
-    with autocast(dtype, next(model.parameters()).device.type):
+    device = next(model.parameters()).device
+    with autocast(dtype, device.type):
         for start in range(0, len(windows), rows):
-            ids = torch.from_numpy(windows[start : start + rows])
+            ids = torch.from_numpy(windows[start : start + rows]).to(device)
             logprobs = model(ids[:, :-1]).float().log_softmax(-1)
             parts.append(-logprobs.gather(-1, ids[:, 1:, None])[..., 0])
     model.train(training)
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
 
 
 def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32") -> dict[str, Loss]:

@@ -15,8 +15,8 @@ class Yarn(BaseModel):
     factor: float = Field(gt=1)
     beta_fast: float = Field(gt=0)
     beta_slow: float = Field(gt=0)
-    mscale: float = Field(ge=0)
-    mscale_all_dim: float = Field(ge=0)
+    mscale: float = Field(gt=0)
+    mscale_all_dim: float = Field(gt=0)
 
 
 class Curves(BaseModel):

@@ -26,6 +26,7 @@ def train_rl(
 
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
     from engine.model.context import require_context
+    from engine.rollout.passrate import require_room
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
     from engine.training.numerics import settle
@@ -41,6 +42,8 @@ def train_rl(
     model = load_checkpoint(sft_checkpoint, tok.digest)
     require_context(model.config, p.ptx.max_tokens, "rl.ptx.max_tokens")
     require_context(model.config, p.ptx.natural_tokens, "rl.ptx.natural_tokens")
+    for asked in p.asked():
+        require_room(model.config, tok, asked, p.max_new_tokens, "rl.max_new_tokens")
     wanted = [kind for kind, size in p.ptx.examples.items() if size]
     used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(wanted)).collect()
     ptx = encode(used.iter_rows(named=True), tok, p.ptx.max_tokens)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.schema import TableSchema
-from engine.rollout.verifiable import TaskSettings
+from engine.rollout.verifiable import Item, TaskSettings, items
 from engine.training.settings import OptimizerSettings
 
 ROLLOUTS: TableSchema = {
@@ -85,6 +85,14 @@ class Parameters(BaseModel):
         if self.temperature_end > self.temperature_start:
             raise ValueError("temperature_end must not exceed temperature_start: the temperature decays")
         return self
+
+    def asked(self) -> tuple[list[Item], ...]:
+        """Every prompt of a run: of training, of the tuning split and of the held-out one."""
+        return (
+            items(self.task, "rl", self.iterations * self.prompts, self.seed),
+            items(self.task, "tuning", self.tuning_prompts, self.seed),
+            items(self.task, "evaluation", self.evaluation_prompts, self.seed),
+        )
 
     @property
     def steps(self) -> int:

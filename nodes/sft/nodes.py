@@ -41,7 +41,7 @@ def train_sft(
     """Fine-tune the extended checkpoint; returns (checkpoint, history directory, metrics)."""
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
     from engine.model.context import require_context
-    from engine.rollout.passrate import pass_rates
+    from engine.rollout.passrate import pass_rates, require_room
     from engine.rollout.seeds import key
     from engine.rollout.verifiable import items
     from engine.text.tokenizer import K2Tokenizer
@@ -62,9 +62,10 @@ def train_sft(
         for split in ("train", "validation")
     }
     require(by_split["train"], p.batch.model_dump(), "sft.batch")
+    asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
+    require_room(model.config, tok, asked, p.max_new_tokens, "sft.max_new_tokens")
     before = train.validation_nll(model, by_split["validation"])
     history = train.fine_tune(model, by_split["train"], p, workspace / "training")
-    asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
     rates = pass_rates(
         model,
         tok,

@@ -146,7 +146,7 @@ def _train_to(
         batch_at,
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
         rate_of(schedule_of(s, unit.steps)),
-        LoopSettings(stop, CHECKPOINT_EVERY, _seed(unit), threads=1, dtype="float32", heads_every=1),
+        LoopSettings(stop, CHECKPOINT_EVERY, threads=1, dtype="float32", heads_every=1),
         run,
         unit.folder,
         after_step=after_step,

@@ -91,6 +91,16 @@ def test_a_checkpoint_that_is_not_sound_or_not_of_this_tokenizer(inputs, tmp_pat
         ("sft", {"max_tokens": 65}, r"sft\.max_tokens is 65, but the checkpoint reads 64 positions without YaRN"),
         ("rl", {"ptx": {"max_tokens": 65}}, r"rl\.ptx\.max_tokens is 65"),
         ("rl", {"ptx": {"max_tokens": 64, "natural_tokens": 65}}, r"rl\.ptx\.natural_tokens is 65"),
+        (
+            "rl",
+            {"ptx": {"max_tokens": 64, "natural_tokens": 64}, "max_new_tokens": 60},
+            r"rl\.max_new_tokens with the longest prompt \(\d+\) is \d+, but the checkpoint reads 64",
+        ),
+        (
+            "sft",
+            {"max_tokens": 64, "batch": {"chat": 0, "trajectory": 0}, "max_new_tokens": 60},
+            r"sft\.max_new_tokens with the longest prompt",
+        ),
     ],
 )
 def test_sequences_beyond_what_the_checkpoint_reads(inputs, tmp_path, stage, changes, named):

@@ -13,10 +13,11 @@ import torch
 from engine.artifacts.manifest import seal
 from engine.errors import UserError
 from engine.identity.records import read_records
-from engine.model.checkpoint import load_checkpoint, save_checkpoint
+from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint
 from engine.model.export import export_checkpoint
 from engine.model.model import K2Model
 from engine.text import bpe
+from engine.text.tokenizer import K2Tokenizer
 from pipelines import adopt, graph, status
 from tests.engine.conftest import texts
 from tests.engine.tiny import config
@@ -78,6 +79,30 @@ def test_an_imported_checkpoint_is_its_stages_output_and_its_origin_is_on_record
     assert str(source).encode() not in b"".join(path.read_bytes() for path in (data / "pretrain").rglob("*.json")), (
         "where it came from is no part of the artifact"
     )
+
+
+def test_an_exported_rl_checkpoint_becomes_a_base_that_says_so_and_keeps_its_origin(
+    data: Path, tmp_path: Path, tokenizer: Path
+) -> None:
+    told = {"stage": "rl", "iteration": 40, "trained_length": 99}
+    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), told)
+    export_checkpoint(tmp_path / "ours", tokenizer, tmp_path / "source", "float32", 100_000)
+    adopt.adopt(PROFILE, tmp_path / "source", "base_checkpoint")
+    _, extra = load_config(graph.dataset(PROFILE, "base_checkpoint").load())
+    digest = K2Tokenizer.load(tokenizer).digest
+    assert extra == {"stage": "pretrain", "tokenizer": digest, "trained_length": 64, "origin": told}
+
+
+def test_a_base_checkpoint_comes_back_with_its_own_words_and_the_context_it_has(
+    data: Path, tmp_path: Path, tokenizer: Path
+) -> None:
+    told = {"stage": "pretrain", "trained_length": 99, "note": "x"}
+    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), told)
+    export_checkpoint(tmp_path / "ours", tokenizer, tmp_path / "source", "float32", 100_000)
+    adopt.adopt(PROFILE, tmp_path / "source", "base_checkpoint")
+    _, extra = load_config(graph.dataset(PROFILE, "base_checkpoint").load())
+    assert (extra["stage"], extra["trained_length"], extra["note"]) == ("pretrain", 64, "x")
+    assert "origin" not in extra
 
 
 def test_the_plan_takes_it_for_a_run_and_says_where_from(data: Path, source: Path) -> None:

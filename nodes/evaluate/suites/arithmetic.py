@@ -5,7 +5,7 @@ from typing import Final
 
 from engine.errors import UserError
 from engine.model.model import K2Model
-from engine.rollout.passrate import Response, sample_responses
+from engine.rollout.passrate import Response, require_room, sample_responses
 from engine.rollout.verifiable import available, items
 from engine.text.tokenizer import K2Tokenizer
 from nodes.evaluate.intervals import wilson
@@ -31,6 +31,7 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
             f"split holds {have} sums: lower it or widen evaluate.arithmetic.task."
         )
     asked = items(settings.task, "evaluation", settings.prompts, p.seed)
+    require_room(model.config, tok, asked, settings.max_new_tokens, "evaluate.arithmetic.max_new_tokens")
     rows, outcomes, lengths = [], {}, {}
     for name, temperature in (("sampled", settings.temperature), ("greedy", 0.0)):
         answers = sample_responses(

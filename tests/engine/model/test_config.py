@@ -43,6 +43,23 @@ YARN = {
         ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "'dynamic' is unknown"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}}, "rope_scaling lacks original"),
         ({"rope_scaling": {**YARN, "factor": 0.5}}, "factor is 0.5"),
+        ({"rope_theta": 1}, "rope_theta is 1;"),
+        ({"rope_scaling": {**YARN, "beta_fast": 0}}, r"rope_scaling\.beta_fast is 0; give a positive number"),
+        ({"rope_scaling": {**YARN, "mscale": 0}}, r"rope_scaling\.mscale is 0"),
+        ({"rope_scaling": {**YARN, "mscale_all_dim": 0.0}}, r"rope_scaling\.mscale_all_dim is 0"),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 0}}, "original_max_position_embeddings is 0"),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 16.5}}, "16.5; give a whole number"),
+        ({"rope_scaling": {**YARN, "rope_type": "linear"}}, "has type 'yarn' and rope_type 'linear'"),
+        ({"rope_scaling": {**YARN, "rope_theta": 10}}, "rope_scaling.rope_theta is unknown"),
+        ({"rope_scaling": YARN, "max_position_embeddings": 65}, "max_position_embeddings is 65, .* 16 positions by 4"),
+        ({"rope_scaling": YARN, "rope_parameters": {"rope_type": "default"}}, "rope_parameters and rope_scaling contr"),
+        ({"rope_scaling": YARN, "rope_parameters": {**YARN, "factor": 8}}, "rope_parameters and rope_scaling contr"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}, "rope_parameters and rope_theta contradict"),
+        ({"rope_parameters": {**YARN, "rope_type": "linear"}}, "has type 'yarn' and rope_type 'linear'"),
+        ({"rope_parameters": [1]}, "rope_parameters is .1.; give a mapping"),
+        ({"qk_head_dim": 17}, "qk_head_dim is 17, but qk_nope_head_dim 8 and qk_rope_head_dim 8"),
+        ({"head_dim": 16}, "head_dim is 16, but qk_rope_head_dim 8"),
+        ({"sliding_window": 0}, "field sliding_window is unknown"),
         ({"rope_scaling": {**YARN, "beta_fast": "fast"}}, "beta_fast is 'fast'"),
         ({"rope_scaling": {**YARN, "attention_factor": 2}}, "attention_factor is unknown"),
         ({"rope_parameters": {"rope_type": "default"}, "rope_theta": None}, "rope_parameters lacks rope_theta"),
@@ -71,6 +88,13 @@ def test_what_transformers_writes_is_read_back(scaling):
     assert "rope_scaling" not in written
     back = K2Config.from_dict(written, "config.json")
     assert back == c
+
+
+def test_a_configuration_that_says_the_same_twice_is_taken():
+    given = {"rope_type": "yarn", **{name: value for name, value in YARN.items() if name != "type"}}
+    twice = {"rope_scaling": {**YARN, "rope_type": "yarn"}, "rope_parameters": {**given, "rope_theta": 50000}}
+    sums = {"qk_head_dim": 16, "head_dim": 8, "num_key_value_heads": 2, "sliding_window": False, "soft_cap": None}
+    assert K2Config.from_dict({**config().to_dict(), **twice, **sums}) == config(rope_scaling=YARN)
 
 
 def test_k2s_released_configuration_is_taken():

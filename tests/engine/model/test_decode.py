@@ -114,3 +114,37 @@ def test_decoding_never_forms_a_head_of_keys_or_values(monkeypatch):
     assert not applied
     model(ids)
     assert len(applied) == len(model.attentions())
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside autocast", "inside"])
+@torch.no_grad()
+def test_large_logits_of_bf16_heads_are_not_rounded_to_bf16(inside):
+    """A logit of 100 would be off by up to 0.25, and its share by a quarter."""
+    attention = K2Model(config(initializer_range=1.0)).attentions()[0]
+    c, random = attention.config, torch.Generator().manual_seed(3)
+    shapes = [(2, 3, c.num_attention_heads, width) for width in (c.qk_nope_head_dim, c.qk_rope_head_dim)]
+    shapes.append((2, 9, c.kv_lora_rank + c.qk_rope_head_dim))
+    given = [(4 * torch.randn(shape, generator=random)).bfloat16() for shape in shapes]
+    attention.kv_b_proj.weight.copy_(attention.kv_b_proj.weight.bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+        got = attention._attend_absorbed(*given, None)
+    expected = attention.double()._attend_absorbed(*(operand.double() for operand in given), None)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), expected, rtol=2**-8, atol=1e-3)
+
+
+def test_maxima_of_training_through_the_cache_are_exact_under_autocast():
+    attention = K2Model(config(initializer_range=1.0)).attentions()[0]
+    c, random = attention.config, torch.Generator().manual_seed(3)
+    q, rotary, stored = (
+        torch.randn(shape, generator=random).bfloat16()
+        for shape in ((2, 3, 2, c.qk_nope_head_dim), (2, 3, 2, c.qk_rope_head_dim), (2, 9, 24))
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attention._attend_absorbed(q, rotary, stored, None)
+    seen = attention.max_logit_H.double()
+    key = attention.kv_b_proj.weight.bfloat16().double().view(2, -1, c.kv_lora_rank)[:, : c.qk_nope_head_dim]
+    k_content = torch.einsum("bsr,hnr->bhsn", stored[..., : c.kv_lora_rank].double(), key)
+    logits = torch.einsum("bthn,bhsn->bhts", q.double(), k_content)
+    logits += torch.einsum("bthd,bsd->bhts", rotary.double(), stored[..., c.kv_lora_rank :].double())
+    torch.testing.assert_close(seen, (logits * attention.scale).amax((0, 2, 3)), rtol=1e-6, atol=0)

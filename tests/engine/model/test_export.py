@@ -232,6 +232,7 @@ def with_nan(tensor):
 
 
 EMBEDDING, PROJECTION = "model.embed_tokens.weight", "model.layers.1.self_attn.o_proj.weight"
+NORM = "model.norm.weight"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +244,13 @@ EMBEDDING, PROJECTION = "model.embed_tokens.weight", "model.layers.1.self_attn.o
         (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: None), "o_proj.weight is FP8, but .* is missing"),
         (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: t[:1, :0]), "scale_inv is of shape"),
         (lambda d: rewrite(d, EMBEDDING, lambda t: t[:600].clone()), r"\(600, 136\), but config.json asks for \(704"),
+        (lambda d: rewrite(d, PROJECTION, lambda t: t.float().to(torch.float8_e5m2)), "o_proj.weight is float8_e5m2"),
+        (lambda d: rewrite(d, EMBEDDING, lambda t: t.to(torch.int8)), "embed_tokens.weight is int8"),
+        (lambda d: rewrite(d, PROJECTION, lambda t: t.bfloat16()), "o_proj.weight is bfloat16, but has scales in"),
+        (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: t.to(torch.int8)), "o_proj.weight_scale_inv is int8"),
+        (lambda d: rewrite(d, NORM, lambda t: t.to(torch.float8_e4m3fn)), "norm.weight is FP8, but .* is missing"),
+        (lambda d: rewrite(d, PROJECTION, lambda t: t.flatten()), r"o_proj.weight is FP8 of shape \(3264,\), but"),
+        (lambda d: rewrite(d, PROJECTION, lambda t: None), "o_proj.weight_scale_inv does not belong"),
         (lambda d: next(d.glob("model-00002*")).unlink(), "model-00002.* does not exist"),
         (lambda d: next(d.glob("model-00002*")).write_bytes(b"12345678"), "truncated or no safetensors"),
         (lambda d: (d / "model.safetensors.index.json").write_text("{}"), "lacks a weight_map"),
@@ -256,6 +264,38 @@ def test_a_foreign_or_damaged_checkpoint_is_refused_in_one_sentence(theirs, tmp_
     with pytest.raises(UserError, match=named) as refused:
         import_checkpoint(theirs, tmp_path / "out", {})
     assert str(tmp_path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
+def test_any_plain_float_is_read_as_fp32(theirs, tmp_path, dtype):
+    stored = TensorFiles(theirs)[EMBEDDING].to(dtype)
+    rewrite(theirs, EMBEDDING, lambda _: stored)
+    import_checkpoint(theirs, tmp_path / "back", {})
+    assert torch.equal(load_file(tmp_path / "back" / "model.safetensors")[EMBEDDING], stored.float())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "fp8"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t[:-1].clone(), r"o_proj.weight has shape \(135, 24\), but config.json asks for \(136, 24\)"),
+        (lambda t: t.flatten(), "o_proj.weight has shape"),
+        (with_nan, "o_proj.weight holds NaN or infinity"),
+        (lambda t: t / 0, "o_proj.weight holds NaN or infinity"),
+        (lambda t: None, "o_proj.weight is missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_exported(checkpoint, tokenizer_dir, tmp_path, dtype, change, named):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    tensors = load_file(checkpoint / "model.safetensors")
+    changed = change(tensors.pop(PROJECTION))
+    save_file(tensors if changed is None else {**tensors, PROJECTION: changed}, source / "model.safetensors")
+    with pytest.raises(UserError, match=named) as refused:
+        export_checkpoint(source, tokenizer_dir, tmp_path / "out", dtype)
+    assert str(refused.value).startswith(f"{source}: tensor ")
     assert "\n" not in str(refused.value)
 
 

@@ -99,6 +99,15 @@ def test_maxima_and_loads_are_recorded_in_training_forwards_only():
     assert router.load_E.sum() == IDS.numel() * 2
 
 
+def test_training_through_the_cache_records_the_same_maxima():
+    plain, cached = K2Model(config(initializer_range=1.0)), K2Model(config(initializer_range=1.0))
+    plain(IDS)
+    cached(IDS, LatentCache(cached.config, 2, 20))
+    expected = plain.attentions()[0].max_logit_H
+    assert expected.isfinite().all()
+    torch.testing.assert_close(cached.attentions()[0].max_logit_H, expected, rtol=1e-5, atol=0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=6))
 def test_the_bias_chooses_but_gates_come_from_unbiased_scores(bias):
@@ -134,6 +143,33 @@ def test_the_bias_is_no_parameter_and_stays_fp32_under_autocast():
         chosen, gates = model.routers()[1](torch.randn(4, 32).bfloat16())
     assert gates.dtype == torch.float32
     assert chosen.shape == (4, 2)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_narrower_model_keeps_frequencies_biases_and_maxima(narrow):
+    model = K2Model(config())
+    model(IDS)
+    model.routers()[1].e_score_correction_bias.add_(torch.linspace(-0.1, 0.1, 6))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to(narrow)
+    assert {p.dtype for p in model.parameters()} == {narrow}
+    assert len(before) == 1 + 3 + 2 * 2
+    for name, buffer in model.named_buffers():
+        assert buffer.dtype == before[name].dtype, name
+        assert torch.equal(buffer, before[name]), name
+    model.layers[1].half()
+    assert model.routers()[1].e_score_correction_bias.dtype == torch.float32
+
+
+def test_a_wider_model_has_wider_buffers_and_comes_back_unchanged():
+    model = K2Model(config())
+    before = model.frequencies_P.clone()
+    model.double()
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float64, torch.int64}
+    assert torch.equal(model.frequencies_P, before.double())
+    model.bfloat16()
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32, torch.int64}
+    assert torch.equal(model.frequencies_P, before)
 
 
 @pytest.mark.parametrize(("n_experts", "k", "factor"), [(64, 6, 2.446), (384, 8, 2.827)])

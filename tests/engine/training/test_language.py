@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from engine.model.model import K2Model
 from engine.text.shards import EvalWindows
+from engine.training import language
 from engine.training.history import curve, mean_of, mishaps, read_history, write_history
 from engine.training.language import loss_of, losses_by_domain, next_token_loss, rate_of, token_nats
 from engine.training.settings import Schedule
@@ -80,3 +82,22 @@ def test_figures_that_some_rows_lack_are_neither_needed_nor_made_up():
     assert curve(rows, "loss") == ([1, 3], [3.0, 5.0])
     assert mean_of(rows, final="loss", other="none_has_it") == {"final": 4.0}
     assert mishaps(rows) == {"spikes": 2, "steps_skipped": 1}
+
+
+def test_token_nats_hands_ids_to_the_models_device(monkeypatch):
+    """No accelerator here: a model on the meta device sees where its ids are before its result cannot be copied."""
+    seen = []
+    monkeypatch.setattr(language, "autocast", lambda *_: nullcontext())
+
+    class Elsewhere(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.empty(1, device="meta"))
+
+        def forward(self, ids):
+            seen.append(ids.device.type)
+            return torch.zeros(*ids.shape, 61, device="meta")
+
+    with pytest.raises(NotImplementedError):
+        token_nats(Elsewhere(), np.zeros((2, 5), dtype=np.int64))
+    assert seen == ["meta"]

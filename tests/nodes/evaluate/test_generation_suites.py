@@ -55,6 +55,12 @@ def test_too_many_prompts_are_refused_by_field(tok, data, p, tiny):
         arithmetic.run(tiny, tok, data, few)
 
 
+def test_sums_without_room_for_their_answers_are_refused_by_field(tok, data, p, tiny):
+    long = p.model_copy(update={"arithmetic": p.arithmetic.model_copy(update={"max_new_tokens": 2040})})
+    with pytest.raises(UserError, match=r"evaluate\.arithmetic\.max_new_tokens with the longest prompt"):
+        arithmetic.run(tiny, tok, data, long)
+
+
 def scripted(task, p, defect=""):
     """The template policy in the persona that `run_episode` will draw for this task."""
     who = keyed_random(p.seed, "persona", task.id).choice(list(load_personas().values()))
