@@ -100,7 +100,7 @@ class LatentAttention(WideBuffers):
         return q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))  # type: ignore[no-any-return]
 
     def _attend(
-        self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor, valid_BT: Tensor | None
+        self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor, valid_BT: Tensor | None = None
     ) -> Tensor:
         """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
