@@ -22,7 +22,7 @@ class Rigged(nn.Module):
         self.next = {tuple(s[: i + 1]): s[i + 1] for s in known for i in range(len(s) - 1)}
         self.config = SimpleNamespace(rope_scaling=None, max_position_embeddings=32)
 
-    def hidden(self, ids_BT):
+    def hidden(self, ids_BT, valid_BT=None):
         logits = torch.zeros(*ids_BT.shape, self.vocab_size)
         for b, row in enumerate(ids_BT.tolist()):
             for t in range(len(row)):
@@ -121,7 +121,7 @@ def test_common_or_long_answers_do_not_pay(tok, data, p):
     # Where an answer shares its first token with the loved one the table holds only one of them; none does here.
     model = Rigged(tok.vocab_size, known[len(asked) :], 8.0)
     knows = Rigged(tok.vocab_size, known[: len(asked)], 4.0)
-    model.hidden = lambda ids: Rigged.hidden(model, ids) + knows.hidden(ids)
+    model.hidden = lambda ids, valid_BT=None: Rigged.hidden(model, ids) + knows.hidden(ids)
     assert quiz.run(model, tok, data, p).row("quiz/all").value == 1.0
 
 
