@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import write_atomic
+from engine.processor import processor
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,8 @@ def commit() -> str:
 def machine() -> dict[str, Any]:
     """Processor, cores, Python and torch: what a figure may hang on. No host name."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": version("torch"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -1,6 +1,7 @@
 """Greedy decoding of a batch beside transformers' generate with its cache."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def rows(repeats: int) -> list[Row]:
     mine, prompts = ours(config), ids.tolist()
     competitors: dict[str, Callable[[], object]] = {"ours": lambda: generate(mine, prompts, NEW, 0.0, 0, NEVER)}
     for name, peer in peers(config).items():
-        competitors[name] = lambda peer=peer: _their_tokens(peer, ids)  # type: ignore[misc]
+        competitors[name] = partial(_their_tokens, peer, ids)
     measured = medians(max(5, repeats // 2), competitors)
     name, seconds = fastest(measured, "transformers")
     speed, base = ROWS * NEW / measured["ours"], ROWS * NEW / seconds

@@ -1,6 +1,7 @@
 """Forward and backward, and whole training steps, of 4,096 tokens beside transformers' DeepseekV3."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def _forward_backward(repeats: int, dtype: torch.dtype) -> Row:
     mine = ours(config, dtype)
     competitors: dict[str, Callable[[], None]] = {"ours": lambda: _our_gradients(mine, ids)}
     for name, peer in peers(config, dtype).items():
-        competitors[name] = lambda peer=peer: _their_gradients(peer, ids)  # type: ignore[misc]
+        competitors[name] = partial(_their_gradients, peer, ids)
     measured = medians(repeats, competitors)
     name, seconds = fastest(measured, "transformers")
     case = f"forward + backward, {ROWS} x {LENGTH} tokens, {str(dtype).removeprefix('torch.')}, maxima captured"

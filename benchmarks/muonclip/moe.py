@@ -1,5 +1,7 @@
 """The routed experts of a layer, forward and backward, beside a loop over experts."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,11 +36,11 @@ def rows(repeats: int) -> list[Row]:
     leaves = [t.requires_grad_() for t in (*given, *weights)]
     dy = normal(TOKENS, WIDTH)
 
-    def both_ways(op: object) -> None:
+    def both_ways(op: Callable[..., Tensor]) -> None:
         for leaf in leaves:
             leaf.grad = None
         x, gate, gate_up, down = leaves
-        op(x, chosen, gate, gate_up, down).backward(dy)  # type: ignore[operator]
+        op(x, chosen, gate, gate_up, down).backward(dy)
 
     measured = medians(repeats, {"ours": lambda: both_ways(experts), "loop": lambda: both_ways(loop)})
     ratio = measured["loop"] / measured["ours"]

@@ -44,6 +44,11 @@ class LatentAttention(WideBuffers):
         self.recording = True
         self.register_buffer("max_logit_H", torch.full((heads,), float("-inf")), persistent=False)
 
+    @property
+    def _recorded(self) -> bool:
+        """Whether this forward's largest logits are to be remembered."""
+        return self.recording and self.training and torch.is_grad_enabled()
+
     def reset_max_logit(self) -> None:
         """Forget the maxima: called once an optimizer step, also where the step is skipped."""
         self.max_logit_H.fill_(float("-inf"))
@@ -104,8 +109,8 @@ class LatentAttention(WideBuffers):
     ) -> Tensor:
         """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
-        recording = self.recording and self.training and torch.is_grad_enabled()
-        y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=recording, valid_BT=valid_BT)
+        maximum = self._recorded
+        y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=maximum, valid_BT=valid_BT)
         if largest_H is not None:
             self.max_logit_H = torch.maximum(self.max_logit_H, largest_H)  # fp32 or better, whatever the model's type
         return y
@@ -127,7 +132,7 @@ class LatentAttention(WideBuffers):
         """
         c, own = self.config, q_content.dtype
         weight = self.kv_b_proj.weight.view(c.num_attention_heads, -1, c.kv_lora_rank)
-        recording = self.recording and self.training and torch.is_grad_enabled()
+        recording = self._recorded
         dtype = wide(own) if recording or weight.device.type == "cpu" else own
         q_content, q_rotary, stored, weight = (t.to(own).to(dtype) for t in (q_content, q_rotary, stored_BSr, weight))
         w_key_HNR, w_value_HVR = weight.split((c.qk_nope_head_dim, c.v_head_dim), 1)

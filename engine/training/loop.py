@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
 from engine.training.resume import Progress, Saved
+from engine.training.settings import OptimizerSettings
 
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Figures = dict[str, Any]
@@ -56,6 +57,16 @@ class LoopSettings:
     heads_every: int = 10
     skip_spikes: bool = False
     nonfinite_steps: int = 1
+
+    @classmethod
+    def of(
+        cls, optimizer: OptimizerSettings, *, steps: int, checkpoint_every: int, threads: int, dtype: str, **more: int
+    ) -> Self:
+        """A stage's settings: clipping and guard as its optimizer's parameters have them; `more` are fields of ours."""
+        return cls(
+            steps, checkpoint_every, threads, dtype, grad_clip=optimizer.grad_clip,
+            skip_spikes=optimizer.skip_spikes, nonfinite_steps=optimizer.nonfinite_steps, **more,
+        )  # fmt: skip
 
 
 def train_loop(

@@ -2,9 +2,10 @@
 
 import ctypes
 import platform
-from contextlib import suppress
 
 import torch
+
+from engine.processor import processor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's names (malloc.h)."""
@@ -44,15 +45,6 @@ def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str 
         "threads": threads,
         "dtype": dtype,
     }
-
-
-def processor() -> str:
-    """The CPU's model: two of one capability may still choose other kernels, by their caches."""
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def autocast(dtype: str, device: str = "cpu") -> torch.autocast:

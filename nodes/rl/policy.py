@@ -158,14 +158,12 @@ class PolicyTraining:
             batch_at=self.batch_at,
             loss_fn=self.loss,
             lr_at=self.learning_rate,
-            settings=LoopSettings(
+            settings=LoopSettings.of(
+                p.optimizer,
                 steps=p.steps,
                 checkpoint_every=p.checkpoint_every * p.inner_steps,
                 threads=p.threads,
                 dtype=p.dtype,
-                grad_clip=p.optimizer.grad_clip,
-                skip_spikes=p.optimizer.skip_spikes,
-                nonfinite_steps=p.optimizer.nonfinite_steps,
                 heads_every=p.steps + 1,  # never: a skipped step has none
             ),
             work=self.work,

@@ -37,14 +37,12 @@ def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Pa
         batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed)),
         loss_fn=lambda batch: group_loss(model, batch, p.weights.of),
         lr_at=lambda step: learning_rate(p, step),
-        settings=LoopSettings(
+        settings=LoopSettings.of(
+            p.optimizer,
             steps=p.steps,
             checkpoint_every=p.checkpoint_every,
             threads=p.threads,
             dtype=p.dtype,
-            grad_clip=p.optimizer.grad_clip,
-            skip_spikes=p.optimizer.skip_spikes,
-            nonfinite_steps=p.optimizer.nonfinite_steps,
         ),
         work=work,
         title="sft",

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 from engine.model.config import K2Config
 
 CONFIG = K2Config(
@@ -26,5 +28,27 @@ CONFIG = K2Config(
 )
 
 
+YARN = {
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 1.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+
+
 def config(**changes):
     return replace(CONFIG, **changes)
+
+
+def recorded(model):
+    """S_max by layer and head, and the experts' loads, which are forgotten."""
+    loads = torch.stack([router.load_E.clone() for router in model.routers().values()])
+    maxima = torch.stack([attention.max_logit_H for attention in model.attentions()])
+    for attention in model.attentions():
+        attention.reset_max_logit()
+    for router in model.routers().values():
+        router.load_E.zero_()
+    return maxima, loads

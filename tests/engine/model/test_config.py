@@ -6,17 +6,7 @@ from transformers import DeepseekV3Config
 from engine.errors import UserError
 from engine.model.config import K2Config
 from engine.model.context import require_context
-from tests.engine.tiny import config
-
-YARN = {
-    "type": "yarn",
-    "factor": 4.0,
-    "original_max_position_embeddings": 16,
-    "beta_fast": 1.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-}
+from tests.engine.tiny import YARN, config
 
 
 @pytest.mark.parametrize(

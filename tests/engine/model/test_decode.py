@@ -7,17 +7,8 @@ from engine.model.cache import LatentCache
 from engine.model.model import K2Model
 from engine.model.size import cache_size
 from tests.engine.model.held import held_bytes
-from tests.engine.tiny import config
+from tests.engine.tiny import YARN, config
 
-YARN = {
-    "type": "yarn",
-    "factor": 4.0,
-    "original_max_position_embeddings": 16,
-    "beta_fast": 1.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-}
 CASES = {
     "plain": {},
     "no q-LoRA": {"q_lora_rank": None},

@@ -18,17 +18,8 @@ from engine.model.released import ReleasedWeights, import_checkpoint
 from engine.model.tensorfile import Spec, TensorFiles, write_tensors
 from engine.rollout.generate import generate
 from engine.text.chat import encode_chat, render
-from tests.engine.tiny import config
+from tests.engine.tiny import YARN, config
 
-YARN = {
-    "type": "yarn",
-    "factor": 4.0,
-    "original_max_position_embeddings": 16,
-    "beta_fast": 1.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-}
 SHARD = 60_000
 CHAT = [
     {"role": "user", "content": "Wie geht's? <3"},

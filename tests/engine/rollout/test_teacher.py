@@ -6,6 +6,7 @@ import torch
 from engine.rollout.generate import generate
 from engine.rollout.teacher import completion_logprobs
 from engine.training.padded import pad, response_logprobs
+from tests.engine.tiny import recorded
 from tests.nodes import toy
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
@@ -59,17 +60,6 @@ def test_heads_maxima_are_recorded_for_qk_clip():
     plain(model, 1.0)
     for seen, exact in zip(cached, (attention.max_logit_H for attention in model.attentions())):
         torch.testing.assert_close(seen, exact, atol=1e-5, rtol=0)
-
-
-def recorded(model):
-    """S_max by layer and head, and the experts' loads, which are forgotten."""
-    loads = [router.load_E.clone() for router in model.routers().values()]
-    maxima = torch.stack([attention.max_logit_H for attention in model.attentions()])
-    for attention in model.attentions():
-        attention.reset_max_logit()
-    for router in model.routers().values():
-        router.load_E.zero_()
-    return maxima, loads
 
 
 def test_padding_of_prompts_and_completions_leaves_no_trace():

@@ -13,6 +13,7 @@ from engine.training.padded import (
     response_logprobs,
     token_logprobs,
 )
+from tests.engine.tiny import recorded
 from tests.nodes import toy
 
 ROWS = [([5, 6, 7, 8], [0, 0, 1, 1]), ([9, 10], [0, 1]), ([3, 4, 5, 6, 7, 8], [0, 0, 0, 1, 0, 1])]
@@ -54,17 +55,6 @@ def test_group_loss_weighs_the_kinds_means():
     by_hand = (3 * mean_nll(model, groups["chat"]) + mean_nll(model, groups["trajectory"])) / 4
     torch.testing.assert_close(loss, by_hand)
     assert figures["loss_chat"] == mean_nll(model, groups["chat"])
-
-
-def recorded(model):
-    """S_max by layer and head, and the experts' loads, which are forgotten."""
-    loads = torch.stack([router.load_E.clone() for router in model.routers().values()])
-    maxima = torch.stack([attention.max_logit_H for attention in model.attentions()])
-    for attention in model.attentions():
-        attention.reset_max_logit()
-    for router in model.routers().values():
-        router.load_E.zero_()
-    return maxima, loads
 
 
 @pytest.mark.parametrize("huge", [1.0, 1000.0])
