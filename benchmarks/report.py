@@ -1,16 +1,12 @@
 """What every benchmark gives: rows against a baseline, as a table and as JSON (DESIGN's format)."""
 
 import json
-import os
-import platform
-import subprocess
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import write_atomic
-from engine.processor import processor
+from engine.origin import commit, machine
 
 
 @dataclass(frozen=True)
@@ -75,20 +71,3 @@ class Report:
             base = f"{row.baseline_value:.4g} {row.baseline}"
             table.add_row(row.case, f"{row.value:.4g}", row.unit, base, ratio, row.target or "", met)
         Console().print(table)
-
-
-def commit() -> str:
-    """The commit that was measured, marked where the tree differs from it."""
-    asked = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return found.stdout.strip() or "unknown"
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, Python and torch: what a figure may hang on. No host name."""
-    return {
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-    }

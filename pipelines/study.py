@@ -108,7 +108,7 @@ def code() -> str:
 
 def keep(registrations: dict[str, Registration], name: str, done: "Done", data: str) -> None:
     """Write the results, and the whole table's pages."""
-    from benchmarks.report import commit, machine
+    from engine.origin import commit, machine
     from nodes.studies.report.write import publish
     from nodes.studies.store import write_results
 
