@@ -59,6 +59,7 @@ class Parameters(BaseModel):
 
     steps: int = Field(ge=1, description="optimizer steps")
     batch: Mixture = Field(description="examples of each kind in a step")
+    micro_batches: int = Field(ge=1, description="parts a step's examples are run in, one after the other, for memory")
     weights: Weights = Field(description="weight of each kind's mean token loss")
     learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
     final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")

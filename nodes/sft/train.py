@@ -46,6 +46,7 @@ def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Pa
         ),
         work=work,
         title="sft",
+        micro_batches=p.micro_batches,
     )
 
 

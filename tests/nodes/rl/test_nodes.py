@@ -84,6 +84,15 @@ def test_fine_tuning_lowers_the_loss_and_reports(stage):
     load_checkpoint(checkpoint)
 
 
+def test_fine_tuning_in_micro_batches_takes_the_same_first_step(stage, tmp_path):
+    root, examples, _, history, _ = stage
+    settings = parameters("sft", **SFT, micro_batches=3) | {"steps": 2}
+    _, parts, _ = train_sft(root / "tokenizer", root / "base", examples.lazy(), settings, tmp_path)
+    whole, cut = (json.loads((of / "history.jsonl").read_text().splitlines()[0]) for of in (history, parts))
+    for figure in ("loss", "loss_chat", "loss_trajectory", "loss_demonstration", "grad_norm", "max_logit"):
+        assert cut[figure] == pytest.approx(whole[figure], rel=1e-5)
+
+
 def test_reinforcement_gives_its_four_outputs(stage, tmp_path):
     checkpoint, table, history, metrics = reinforce(stage, tmp_path)
     frame = table.collect()
