@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.launch import exchange
+from engine.launch import drain, exchange
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
@@ -30,7 +30,11 @@ RANKS = ".ranks"
 
 
 def main() -> None:
-    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right."""
+    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right.
+
+    Asked to end soon (engine/launch/drain), it exits with DRAINED instead, its progress kept.
+    """
+    drain.install()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     for name in ("env", "stage", "node", "key"):
         parser.add_argument(f"--{name}", required=True)
@@ -94,6 +98,7 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
     outputs, seconds = run_node(profile, stage, node, workspace, own)
     if rank == 0:
         exchange.write_outputs(workspace, node, outputs, seconds)
+        drain.mark_done()
 
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:
