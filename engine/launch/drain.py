@@ -24,7 +24,7 @@ _last_look = -float("inf")
 
 
 class Drained(SystemExit):
-    """This process is to end now with exit code DRAINED: its work is safe on disc, but not over."""
+    """Ends the process with exit code DRAINED: its work is safe on disc, but not over."""
 
     def __init__(self) -> None:
         super().__init__(DRAINED)

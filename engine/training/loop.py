@@ -134,7 +134,7 @@ def train_loop(
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
             if leaving and not last:
-                data.from_first(None)  # nobody leaves before the checkpoint is whole: torchrun would stop the first rank
+                data.from_first(None)  # the first that leaves has torchrun stop the others: not while one still writes
                 journal.say(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
                 raise drain.Drained
     _finish(work, settings.steps, digest, store, done)

@@ -1,21 +1,15 @@
-"""A tiny training run as a script, to be killed or drained: python -m tests.engine.training.run_tiny WORK [PAUSE].
-
-With RANK in the environment it is one of several ranks.
-"""
+"""A tiny training run as a script, for the kill test: python -m tests.engine.training.run_tiny WORK."""
 
 import hashlib
 import itertools
-import os
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from engine.launch import drain
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
-from engine.parallel import data
 from engine.training.loop import LoopSettings, train_loop
 from tests.engine.tiny import config
 
@@ -77,15 +71,5 @@ def digest(model, optimizer, history):
     return out.hexdigest()
 
 
-def say(step, row):
-    """Tell each step; slow enough to be stopped half way."""
-    print(step, flush=True)
-    time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 0.05)
-
-
 if __name__ == "__main__":
-    drain.install()
-    if "RANK" in os.environ:
-        data.start()
-    run(Path(sys.argv[1]), after_step=say)
-    data.stop()
+    run(Path(sys.argv[1]), after_step=lambda step, row: time.sleep(0.05))  # slow enough to be killed half way
