@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.launch import drain, exchange
+from engine.launch import drain, exchange, shards
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
@@ -40,6 +40,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
+    parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
+    parser.add_argument("--shards", type=int, default=1, help="of so many")
     asked = parser.parse_args()
     if asked.parent is not None:
         die_with_parent(asked.parent)
@@ -49,8 +51,10 @@ def main() -> None:
             raise UserError(
                 f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {asked.stage}`."
             )
-    rank = int(os.environ["RANK"]) if asked.world else 0
+    rank = int(os.environ["RANK"]) if asked.world else asked.shard or 0
     with hand_over_errors(workspace, asked.node, rank):
+        if asked.shard is not None:
+            shards.become(asked.shard, asked.shards)
         if asked.world:
             run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
         else:
