@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.artifacts.files import canonical_json, write_atomic
+from engine.launch import drain
 from engine.model.balance import load_floor
 from engine.model.model import K2Model
 from engine.parallel import data
@@ -29,6 +30,8 @@ LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Figures = dict[str, Any]
 LARGEST = "_max"
 """Figures whose name ends so are reduced by the maximum; all others are averaged."""
+ASKED = "asked to end soon"
+"""Travels beside a step's figures: that any rank was asked is known to all after the same step, for no message more."""
 
 
 class Optimizer(Protocol):
@@ -46,7 +49,8 @@ class LoopSettings:
     """How a loop runs. `dtype` is "float32" or "bfloat16" (autocast); `grad_clip` a norm, None for no clipping.
 
     Every `heads_every` steps the history also holds each head's maximum logit. `skip_spikes` and `nonfinite_steps`
-    are the guard's (engine/training/guard.py).
+    are the guard's (engine/training/guard.py). Only after a multiple of `resumable_every` steps can another attempt
+    go on; `checkpoint_every` must be one.
     """
 
     steps: int
@@ -57,6 +61,7 @@ class LoopSettings:
     heads_every: int = 10
     skip_spikes: bool = False
     nonfinite_steps: int = 1
+    resumable_every: int = 1
 
     @classmethod
     def of(
@@ -86,7 +91,7 @@ def train_loop(
     """Train `settings.steps` steps, or what is left of them, and return the history file, one JSON row a step.
 
     `batch_at(step)` and `lr_at(step)` count from 0 and must be pure: of the step, and for RL of the model as it
-    stands before the step (then make `checkpoint_every` a multiple of the steps that share a batch). `loss_fn`
+    stands before the step (then make `resumable_every` the number of steps that share a batch). `loss_fn`
     gives the mean loss of a micro-batch and figures for the row, the same names for each; both are averaged over
     the micro-batches of all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d
     tensor of the batch rather than by its own mask (engine/training/batches.py). `after_step(completed, row)` may add
@@ -95,7 +100,8 @@ def train_loop(
     the first one's `work`, where it alone writes.
 
     Raises UserError naming the step where loss or gradient is not finite (`settings.nonfinite_steps` times in a row);
-    the last checkpoint stays.
+    the last checkpoint stays. Raises Drained, behind a checkpoint, where any rank was asked to end soon
+    (engine/launch/drain.py); what is left of the steps is another attempt's.
     """
     settle(settings.threads)
     world, work = data.world(), data.from_first(work)
@@ -118,6 +124,7 @@ def train_loop(
             lr = lr_at(step)
             optimizer.set_lr(lr)
             row = {"step": step + 1, "lr": lr} | _backward(model, batch, loss_fn, settings, micro_batches, title)
+            asked = row.pop(ASKED) > 0
             verdict = guard.judge(row)
             if verdict.note:
                 journal.say(verdict.note)
@@ -125,9 +132,14 @@ def train_loop(
             if after_step is not None:
                 after_step(step + 1, row)
             journal.write(row, tokens_of(batch))
-            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            last, leaving = step + 1 == settings.steps, asked and (step + 1) % settings.resumable_every == 0
+            if (step + 1) % settings.checkpoint_every == 0 or last or leaving:
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
+            if leaving and not last:
+                data.from_first(None)  # the first that leaves has torchrun stop the others: not while one still writes
+                journal.say(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
+                raise drain.Drained
     _finish(work, settings.steps, digest, store, done)
     model.eval()
     return work / HISTORY
@@ -198,12 +210,13 @@ def _backward(
 ) -> Figures:
     """Gradients of the mean loss over all micro-batches of all ranks; loss, figures and gradient norm for the row.
 
+    And ASKED, above 0 where any rank is to end soon, which is for the loop.
     Largest logits and expert loads, which the forwards left in the model, are reduced over the ranks too.
     """
     device, world = next(model.parameters()).device, data.world()
     parts = pieces(micro_batches, world.size)
     means: dict[str, float] = {}
-    largest: dict[str, float] = {}
+    largest: dict[str, float] = {ASKED: float(drain.asked())}
     for micro in share(batch, micro_batches, world, device, title):
         with autocast(settings.dtype, device.type):
             loss, aux = loss_fn(micro)
