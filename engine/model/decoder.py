@@ -88,14 +88,15 @@ class _Attention:
     def __call__(self, x_BD: Tensor, turn: Tensor, cache: LatentCache, hidden_B1S: Tensor | None) -> Tensor:
         B, R, N, H, d = x_BD.shape[0], self.R, self.N, self.H, self.d
         first = torch.mm(x_BD, self.first.T)
-        entry = torch.cat((self.latent_norm(first[:, :R]), rotate(first[:, R : R + d], turn)), -1)
-        stored_BSr = cache.append(self.layer, entry[:, None])
         q = first[:, R + d :]
         if self.query is not None:
             q = torch.mm(self.query_norm(q), self.query.T)
         q = q.view(B, H, N + d)
+        turned = rotate(torch.cat((q[..., N:], first[:, None, R : R + d]), 1), turn)  # queries', then the shared key's
+        entry_B1r = torch.cat((self.latent_norm(first[:, None, :R]), turned[:, H:]), -1)
+        stored_BSr = cache.append(self.layer, entry_B1r)
         latent_HBR = torch.bmm(q[..., :N].transpose(0, 1), self.key_HNR)
-        q = torch.cat((latent_HBR.transpose(0, 1), rotate(q[..., N:], turn)), -1)
+        q = torch.cat((latent_HBR.transpose(0, 1), turned[:, :H]), -1)
         logits_BHS = torch.bmm(q, stored_BSr.mT)
         if hidden_B1S is not None:
             logits_BHS.masked_fill_(hidden_B1S, float("-inf"))
