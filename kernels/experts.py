@@ -102,7 +102,7 @@ class _Experts(torch.autograd.Function):
 
 
 def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Every token through every expert, those not chosen at a gate of zero. Tokens are columns: weights lie as needed."""
+    """Every token through every expert, those not chosen at a gate of zero. Tokens are columns: no weight is turned."""
     E, N = gate_up_EFD.shape[0], x_ND.shape[0]
     gate_EN = gate_Nk.new_zeros(E, N).scatter_(0, chosen_Nk.T, gate_Nk.T).to(x_ND.dtype)
     g, u = torch.mm(gate_up_EFD.flatten(0, 1), x_ND.T).view(E, -1, N).chunk(2, dim=1)

@@ -1,8 +1,8 @@
-"""One token a row at a time: the model's forward through the cache without what a step of small products cannot afford.
+"""One more token a row: what the model's forward through a cache computes, in a third of the calls.
 
-At decoding's sizes a step of modules is mostly calls, not products. A decoder looks up the weights once, forms the first
-projections of queries and latents together, and turns every layer by one table. It computes what `K2Model.forward`
-with a cache does, which stays the specification; prompts are read, and policies trained, by that.
+A step's products are so small that modules, autocast and type checks around them cost as much again. A decoder looks
+the weights up once, forms the first projections of queries and latents together and turns all layers by one table.
+The full forward stays the specification; it and the forward through the cache read prompts and train policies.
 
 Shapes: B rows, S slots, D model channels, H heads, N content and d rotary channels of a query head, V channels of a
 value head, R latent channels.
@@ -43,18 +43,20 @@ class Decoder:
         self.norm = _norm(model.norm)
 
     def step(self, ids_B: Tensor) -> Tensor:
-        """Take up one more token a row; the logits of the next one, (B, vocabulary)."""
-        cache, turn = self.cache, self.turns[self.cache.length]
-        visible = cache.visible(1)
+        """Take up one more token a row; the next one's logits, (B, vocabulary). ValueError where the cache is full."""
+        cache, end = self.cache, self.cache.end(1)
+        turn, visible = self.turns[end - 1], cache.visible(1)
         hidden_B1S = None if visible is None else ~visible[:, 0]
         x_BD = F.embedding(ids_B, self.embedding)
         for layer in self.layers:
             x_BD = layer(x_BD, turn, cache, hidden_B1S)
-        cache.length += 1
+        cache.length = end
         return torch.mm(self.norm(x_BD), self.head.T)
 
 
 class _Layer:
+    """`Block` for one token a row."""
+
     def __init__(self, block: Block) -> None:
         self.attention = _Attention(block.self_attn, block.layer)
         self.before_attention, self.before_mlp = _norm(block.input_layernorm), _norm(block.post_attention_layernorm)
@@ -66,32 +68,27 @@ class _Layer:
 
 
 class _Attention:
-    """The absorbed form, as `LatentAttention._attend_absorbed`; the softmax's scale is in the query's weight."""
+    """`LatentAttention` in its absorbed form for one token a row; the softmax's scale is in the query's weight."""
 
     def __init__(self, attention: LatentAttention, layer: int) -> None:
         c, self.layer = attention.config, layer
-        self.R, self.N, self.H = c.kv_lora_rank, c.qk_nope_head_dim, c.num_attention_heads
+        self.H, self.N, self.d, self.R = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim, c.kv_lora_rank
         latent = _weight(attention.kv_a_proj_with_mqa.weight)
         query = _weight(attention.query_weight()) * attention.scale
-        if c.q_lora_rank is None:
-            self.first, self.query, self.query_norm = torch.cat((latent, query)), None, None
-        else:
-            self.first = torch.cat((latent, _weight(attention.q_a_proj.weight)))
-            self.query, self.query_norm = query, _norm(attention.q_a_layernorm)
+        low_rank = c.q_lora_rank is not None
+        self.first = torch.cat((latent, _weight(attention.q_a_proj.weight) if low_rank else query))
+        self.second = _second(attention.q_a_layernorm, query) if low_rank else None
         self.latent_norm = _norm(attention.kv_a_layernorm)
         key_value = _weight(attention.kv_b_proj.weight).view(self.H, -1, self.R)
         self.key_HNR, value_HVR = key_value.split((c.qk_nope_head_dim, c.v_head_dim), 1)
         self.value_HRV = value_HVR.mT
         self.out = _weight(attention.o_proj.weight)
-        self.d = c.qk_rope_head_dim
 
     def __call__(self, x_BD: Tensor, turn: Tensor, cache: LatentCache, hidden_B1S: Tensor | None) -> Tensor:
         B, R, N, H, d = x_BD.shape[0], self.R, self.N, self.H, self.d
         first = torch.mm(x_BD, self.first.T)
         q = first[:, R + d :]
-        if self.query is not None:
-            q = torch.mm(self.query_norm(q), self.query.T)
-        q = q.view(B, H, N + d)
+        q = (q if self.second is None else self.second(q)).view(B, H, N + d)
         turned = rotate(torch.cat((q[..., N:], first[:, None, R : R + d]), 1), turn)  # queries', then the shared key's
         entry_B1r = torch.cat((self.latent_norm(first[:, None, :R]), turned[:, H:]), -1)
         stored_BSr = cache.append(self.layer, entry_B1r)
@@ -106,11 +103,12 @@ class _Attention:
 
 
 def _weight(weight: Tensor) -> Tensor:
+    """The weight itself, without gradient; a copy in fp32 where it is narrower."""
     return weight.detach().to(wide(weight.dtype))
 
 
 def _norm(norm: RMSNorm) -> Map:
-    """x · gain · √D / √(‖x‖² + D·eps): three passes over a row fewer than the op takes."""
+    """RMSNorm as x / √(‖x‖² + D·eps) · (√D · gain): half the op's calls."""
     width = norm.weight.numel()
     gain = _weight(norm.weight) * width**0.5
     floor = gain.new_tensor((width * norm.eps) ** 0.5)
@@ -121,7 +119,14 @@ def _norm(norm: RMSNorm) -> Map:
     return apply
 
 
+def _second(norm: RMSNorm, query: Tensor) -> Map:
+    """The query's second projection, of the normalised result of its first."""
+    normalised = _norm(norm)
+    return lambda q: torch.mm(normalised(q), query.T)
+
+
 def _swiglu(mlp: SwiGLU) -> Map:
+    """The dense feed-forward, or the shared expert."""
     gate, up, down = (_weight(part.weight).T for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
     def apply(x: Tensor) -> Tensor:
@@ -131,6 +136,7 @@ def _swiglu(mlp: SwiGLU) -> Map:
 
 
 def _mixture(moe: MoE) -> Map:
+    """`MoE`: the router's choice, the routed experts, the shared one."""
     router, shared = moe.gate, _swiglu(moe.shared_experts)
     scores = _weight(router.weight).T
     gate_up, down = _weight(moe.experts.gate_up_proj), _weight(moe.experts.down_proj)

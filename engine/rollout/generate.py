@@ -117,15 +117,16 @@ class _Batch:
         for step in range(self.max_new):
             chosen, logprob = _sample(logits, draws[self.live, step], self.temperature)
             places = zip(self.live.tolist(), chosen.tolist(), logprob.tolist(), finished.tolist(), strict=True)
-            for row, token, value, over in places:
-                if not over:
+            for row, token, value, ended in places:
+                if not ended:
                     self.tokens[row].append(token)
                     self.logprobs[row].append(value)
             yield chosen
             finished |= chosen == self.stop_id
-            if bool(finished.all()) or step + 1 == self.max_new:
+            over = int(finished.sum())
+            if over == len(finished) or step + 1 == self.max_new:
                 return
-            if float(finished.float().mean()) >= DROP_SHARE:
+            if over >= DROP_SHARE * len(finished):
                 kept = (~finished).nonzero().flatten()
                 cache.select(kept)
                 self.live, chosen, finished = self.live[kept], chosen[kept], finished[kept]
