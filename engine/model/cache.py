@@ -33,12 +33,16 @@ class LatentCache:
         shape = (rows, capacity, width)
         self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
 
-    def append(self, layer: int, latent_BTr: Tensor) -> Tensor:
-        """Write the latents of T new tokens and return those of all slots up to them, (B, length+T, R+d)."""
-        end = self.length + latent_BTr.shape[1]
+    def end(self, new: int) -> int:
+        """Slots taken once `new` more tokens are in. Raises ValueError where there is no room for them."""
+        end = self.length + new
         if end > self.capacity:
             raise ValueError(f"cache of {self.capacity} slots cannot take token {end}")
-        store = self.layers[layer]
+        return end
+
+    def append(self, layer: int, latent_BTr: Tensor) -> Tensor:
+        """Write the latents of T new tokens and return those of all slots up to them, (B, length+T, R+d)."""
+        end, store = self.end(latent_BTr.shape[1]), self.layers[layer]
         store[:, self.length : end] = latent_BTr
         return store[:, :end]
 

@@ -55,8 +55,12 @@ class Router(WideBuffers):
         """The chosen experts (N, k) and their gates (N, k) in fp32, summing to the scaling factor."""
         with torch.autocast(x_ND.device.type, enabled=False):
             scores = torch.sigmoid(F.linear(x_ND.to(wide(x_ND.dtype)), self.weight.to(wide(self.weight.dtype))))
-        chosen = (scores.detach() + self.e_score_correction_bias).topk(self.k, dim=-1).indices
-        gates = scores.gather(-1, chosen)
+        return self.choose(scores)
+
+    def choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from the scores."""
+        chosen = (scores_NE.detach() + self.e_score_correction_bias).topk(self.k, dim=-1).indices
+        gates = scores_NE.gather(-1, chosen)
         return chosen, gates / (gates.sum(-1, keepdim=True) + 1e-20) * self.factor
 
     @torch.no_grad()
