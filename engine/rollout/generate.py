@@ -15,6 +15,7 @@ from engine.model.cache import LatentCache
 from engine.model.decoder import Decoder
 from engine.model.model import K2Model
 from engine.rollout.seeds import generator
+from kernels.precision import wide
 
 ROWS = 512
 """Prompts decoded together; more would only cost memory."""
@@ -142,7 +143,8 @@ class _Batch:
         longest = max(len(prompt) for prompt in unique)
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in unique])
         start = torch.tensor([longest - len(prompt) for prompt in unique])
-        cache = LatentCache(self.model.config, len(unique), longest + self.max_new, start)
+        dtype = wide(self.model.lm_head.weight.dtype)
+        cache = LatentCache(self.model.config, len(unique), longest + self.max_new, start, dtype)
         last = self.model.hidden(ids, cache)[:, -1:]
         logits = self.model.lm_head(last)[:, 0].float()
         rows = torch.tensor(which)

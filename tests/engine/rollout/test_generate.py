@@ -30,6 +30,14 @@ def test_logprobs_are_those_of_the_full_forward_at_the_sampling_temperature(mode
             assert logits.argmax(-1).tolist() == done.tokens
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_types_generate_too(dtype):
+    done = generate(K2Model(config()).to(dtype), PROMPTS, 12, 0.0, 3, STOP)
+    expected = generate(K2Model(config()), PROMPTS, 12, 0.0, 3, STOP)
+    for one, other in zip(done, expected):
+        assert one.logprobs[0] == pytest.approx(other.logprobs[0], abs=1e-4 if dtype == torch.float64 else 0.1)
+
+
 def test_samples_are_keyed_by_seed_and_place_alone(model):
     many = generate(model, PROMPTS, 12, 1.0, 3, STOP)
     assert many == generate(model, PROMPTS, 12, 1.0, 3, STOP)
