@@ -29,9 +29,10 @@ KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", "attempts.jsonl", "heart
 class Submitted:
     """job.json: a submission and how far its driver has got with it.
 
-    `id` is "" until sbatch has told it, `submitted` the time. `elements` are those of a job array, () for a plain job; `ended` the state in which the driver saw it end;
-    `published` whether its outputs were taken. `spent` submissions in a row left no new checkpoint; `mark` was the
-    newest one then. `previous` are the ids of earlier submissions, `excluded` nodes found unfit.
+    `id` is "" until sbatch has told it, `submitted` the time. `elements` are those of a job array, () for a plain job;
+    `ended` the state in which the driver saw it end; `published` whether its outputs were taken. `spent` submissions in
+    a row left no new checkpoint; `mark` was the newest one then. `previous` are the ids of earlier submissions,
+    `excluded` nodes found unfit.
     """
 
     id: str
