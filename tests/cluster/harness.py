@@ -48,14 +48,14 @@ class Cluster:
     """
 
     def __init__(self, root: Path, nodes: int = 3, port0: int | None = None, accounting: bool = False) -> None:
-        self.layout = self.make_layout(root.resolve(), nodes, port0 or ports_of(root) or free_ports(), accounting)
+        self.layout = self.layout_class(root.resolve(), nodes, port0 or ports_of(root) or free_ports(), accounting)
         self.root = self.layout.root
         self.environment = {**os.environ, "SLURM_CONF": str(self.layout.conf)}
         self.munged, self.controller = self._munged(), self._daemon("slurmctld", ["slurmctld", "-D"])
         self.nodes = {name: self.make_node(name) for name in self.layout.names}
         self.database = Accounting(self.layout) if accounting else None
 
-    make_layout = config.Layout
+    layout_class = config.Layout
 
     def __enter__(self) -> "Cluster":
         try:
@@ -192,13 +192,12 @@ class Cluster:
 
     def job_processes(self, node: str = "") -> list[psutil.Process]:
         """The processes of this cluster's jobs, slurmstepd first; of one node, or of all."""
-        spool = self.root / "spool" / node if node else self.root / "spool"
+        logs = {f"{self.root}/log/slurmd-{name}.log" for name in ([node] if node else self.layout.names)}
         steps, tasks = [], []
         for process in psutil.process_iter():
             try:
-                if process.name() == "slurmstepd":  # its title lies over its environment: it is known by its socket
-                    sockets = [Path(socket.laddr or "/") for socket in process.net_connections("unix")]
-                    steps += [process] * any(spool in path.parents for path in sockets)
+                if process.name() == "slurmstepd":  # its title lies over its environment: it is known by its log
+                    steps += [process] * any(file.path in logs for file in process.open_files())
                     continue
                 said = process.environ()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
