@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.launch import exchange
+from engine.launch import drain, exchange, shards
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
@@ -30,12 +30,18 @@ RANKS = ".ranks"
 
 
 def main() -> None:
-    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right."""
+    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right.
+
+    Asked to end soon (engine/launch/drain), it exits with DRAINED instead, its progress kept.
+    """
+    drain.install()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     for name in ("env", "stage", "node", "key"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
+    parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
+    parser.add_argument("--shards", type=int, default=1, help="of so many")
     asked = parser.parse_args()
     if asked.parent is not None:
         die_with_parent(asked.parent)
@@ -45,8 +51,10 @@ def main() -> None:
             raise UserError(
                 f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {asked.stage}`."
             )
-    rank = int(os.environ["RANK"]) if asked.world else 0
+    rank = int(os.environ["RANK"]) if asked.world else asked.shard or 0
     with hand_over_errors(workspace, asked.node, rank):
+        if asked.shard is not None:
+            shards.become(asked.shard, asked.shards)
         if asked.world:
             run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
         else:
@@ -94,6 +102,7 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
     outputs, seconds = run_node(profile, stage, node, workspace, own)
     if rank == 0:
         exchange.write_outputs(workspace, node, outputs, seconds)
+        drain.mark_done()
 
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:
