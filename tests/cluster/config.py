@@ -109,7 +109,7 @@ def _words(layout: Layout) -> dict[str, object]:
 
 # cred_expire: a requeued job waits for as long as its old credential may live, by default two minutes.
 # FirstJobId: jobs meet at a port made of their id, and clusters side by side must not meet at the same.
-# State of a job that ended is kept for MinJobAge, 300 s; SlurmdTimeout: until a dead node is called so.
+# MinJobAge: how long the controller tells of a job that ended; SlurmdTimeout: until a dead node is called so.
 _SLURM = """\
 ClusterName={cluster}
 SlurmctldHost={controller}
@@ -151,7 +151,7 @@ SlurmctldTimeout=10
 SlurmdTimeout=15
 KillWait=5
 OverTimeLimit=0
-MinJobAge=300
+MinJobAge=3600
 InactiveLimit=0
 MessageTimeout=10
 BatchStartTimeout=10
