@@ -1,4 +1,4 @@
-"""What the tests of a real Slurm share: the scratch repository that they copy is made once, also for several workers."""
+"""What the tests of a real Slurm share: the scratch repository that they copy, made once also for several workers."""
 
 import os
 from pathlib import Path

@@ -3,6 +3,7 @@
 Training is stopped (SIGSTOP) while something is done to it, so that a fault always hits in the middle of a short run.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -40,6 +41,7 @@ SLURM: dict[str, Any] = {
     "requeue_budget": 3,
     "fabric": {"GLOO_SOCKET_IFNAME": "lo"},
 }
+ARRAY = {"launcher": "slurm", "partition": "h800", "time": "00:30:00", "mem": "2G", "array": 3}
 
 
 def command(*stages: str) -> tuple[str, ...]:
@@ -123,34 +125,41 @@ class Training:
         self._before = set(self.jobs())
 
     def use(self, **changes: Any) -> None:
-        """Change the compute class."""
-        compute = {"train": {**SLURM, **changes}}
+        """Change the compute class of training."""
+        compute = {"train": {**SLURM, **changes}, "llm": ARRAY}
         (self.project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump(compute))
 
-    def start(self, path: Path | None = None) -> Driver:
-        """Start a driver; with commands in `path` found before all others."""
+    def start(self, *stages: str, path: Path | None = None) -> Driver:
+        """Start a driver, of pretrain or of other stages; with commands in `path` found before all others."""
         log = self.project.path / f"driver-{time.monotonic_ns()}.log"
         environment = {**ENVIRONMENT, **self.project.environment}
         if path:
             environment["PATH"] = f"{path}:{environment['PATH']}"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(), cwd=self.project.path, env=environment, stdout=output, stderr=output, start_new_session=True
+                command(*stages),
+                cwd=self.project.path,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         self._drivers.append(Driver(process, log))
         return self._drivers[-1]
 
-    def check_end(self, driver: Driver, jobs: int = 1, attempts: int = 1, first: int | None = None) -> dict[str, Any]:
-        """The driver ends well, in the undisturbed run's bits; after so many jobs and attempts, none step lost or doubled.
+    def check_end(
+        self, driver: Driver, jobs: int = 1, attempts: int | None = 1, first: int | None = None
+    ) -> dict[str, Any]:
+        """The driver ends well, in the undisturbed run's bits, no step lost or doubled; the run record.
 
-        `first`: the step of the checkpoint that the last attempt went on from. Returns the run record.
+        `jobs` and `attempts` is how many it took, `first` the step of the checkpoint that the last one went on from.
         """
         assert driver.wait() == 0, driver.said()[-6000:]
         assert _end(self.project) == self.undisturbed
         history = self.project.data(STAGE, "pretrain_history", "history.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
         record = dict(self.project.records(STAGE)[-1])
-        assert record["jobs"][NODE]["attempts"] == attempts, (record["jobs"], driver.said()[-6000:])
+        assert attempts in (None, record["jobs"][NODE]["attempts"]), (record["jobs"], driver.said()[-6000:])
         self.check_jobs(jobs)
         if first is not None:
             assert record["training"]["resumed_at"] == first
@@ -199,13 +208,13 @@ class Training:
         """The step of the newest checkpoint."""
         return max((int(path.name) for path in self.workspace.glob("checkpoints/0*")), default=0)
 
-    def ranks(self, node: str = "") -> list[psutil.Process]:
-        """The ranks of this training that run now, on one node or on all."""
+    def ranks(self, word: str = "pipelines.rank") -> list[psutil.Process]:
+        """The ranks started from here that run now; or those of them with `word` in their command."""
         found = []
-        for process in self.cluster.job_processes(node):
+        for process in self.cluster.job_processes():
             try:
                 words = process.cmdline()
-                if "pipelines.rank" in words and "engine.launch.torchrun" not in words:
+                if {"pipelines.rank", word} <= set(words) and "engine.launch.torchrun" not in words:
                     found += [process] * (process.cwd() == str(self.project.path))
             except psutil.NoSuchProcess:
                 continue
@@ -222,7 +231,7 @@ class Training:
         assert condition(), f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.said()[-6000:]}"
 
     def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
-        """Let it train to a step and stop both ranks there; between checkpoints or while one is written, as it comes."""
+        """Let it train to a step and stop both ranks there, wherever in it they are."""
         self.wait_for(lambda: self.step() >= step, f"step {step}", driver)
         ranks = self.ranks()
         assert len(ranks) == 2, ranks
@@ -232,12 +241,15 @@ class Training:
         return ranks
 
     def go_on(self, ranks: list[psutil.Process]) -> None:
-        """Let stopped ranks go on, those that still are."""
+        """Let stopped ranks go on, those that there still are."""
         for rank in ranks:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 rank.send_signal(signal.SIGCONT)
-            except psutil.NoSuchProcess:
-                pass
+
+    def wait_for_attempt(self, number: int, driver: Driver) -> None:
+        """Wait until Slurm has taken the job from its nodes for the `number`th time."""
+        job = self.job
+        self.wait_for(lambda: self.cluster.job(job)["Restarts"] == str(number), f"restart {number}", driver)
 
 
 def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:
@@ -247,3 +259,10 @@ def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:
     (folder / name).write_text(f'#!/bin/sh\n{before}\n"{real}" "$@"\nstatus=$?\n{after}\nexit $status\n')
     os.chmod(folder / name, 0o755)
     return folder
+
+
+def fill(ballast: Path) -> None:
+    """Write a file until its file system is full."""
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
