@@ -12,13 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import UserError
 from engine.launch import drain, exchange, shards
-from engine.launch.lifetime import PATIENCE_SECONDS, die_with_parent, lock
+from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
 from pipelines import graph
@@ -60,7 +60,9 @@ def main() -> None:
         if asked.world:
             run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
         else:
-            with alone(workspace, rank, f"rank {rank} of stage {asked.stage} of profile {asked.env}"):
+            # A driver's own child needs no lock: it holds the stage's with it.
+            what = f"rank {rank} of stage {asked.stage} of profile {asked.env}"
+            with rank_lock(workspace, rank, what) if drain.run_directory() else nullcontext():
                 run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
 
 
@@ -77,14 +79,10 @@ def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
         sys.exit(1)
 
 
-def alone(workspace: Path, rank: int, what: str) -> AbstractContextManager[Any]:
-    """A rank's lock, on the file system that all share, so that two attempts never work at once.
-
-    A driver's own child needs none: it holds the stage's lock with it.
-    """
-    if drain.run_directory() is None:
-        return nullcontext()
-    return lock(workspace.parent / f"lock.{rank}", what, patience=JOB_PATIENCE_SECONDS)
+def rank_lock(workspace: Path, rank: int, what: str) -> IO[str]:
+    """A rank's lock, on the file system that all share, so that two attempts never work at once."""
+    patience = {"patience": JOB_PATIENCE_SECONDS} if drain.run_directory() else {}
+    return lock(workspace.parent / f"lock.{rank}", what, **patience)
 
 
 def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:
@@ -100,8 +98,7 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
     if rank:
         silence()
         logging.getLogger("kedro").setLevel(logging.CRITICAL)
-    patience = JOB_PATIENCE_SECONDS if drain.run_directory() else PATIENCE_SECONDS
-    with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}", patience):
+    with rank_lock(workspace, rank, f"rank {rank} of stage {stage} of profile {profile}"):
         try:
             data.start()
             run_alone(profile, stage, node, workspace, own, rank)
