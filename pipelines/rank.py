@@ -12,9 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import UserError
 from engine.launch import drain, exchange, shards
@@ -25,6 +25,8 @@ from pipelines import graph
 from pipelines.errors import full_disc, report_errors, user_error
 from pipelines.manifest import load_manifest
 
+JOB_PATIENCE_SECONDS = 60.0
+"""A job's rank waits longer for one of the attempt before, which another machine may still be ending."""
 RANKS = ".ranks"
 """Folder of a workspace in which ranks other than the first work."""
 
@@ -43,8 +45,8 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
     parser.add_argument("--shards", type=int, default=1, help="of so many")
     asked = parser.parse_args()
-    if asked.parent is not None:
-        die_with_parent(asked.parent)
+    if asked.parent is not None or drain.run_directory():
+        die_with_parent(asked.parent or os.getppid())
     with report_errors():
         workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
         if not workspace.is_dir():
@@ -58,7 +60,10 @@ def main() -> None:
         if asked.world:
             run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
         else:
-            run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
+            # A driver's own child needs no lock: it holds the stage's with it.
+            what = f"rank {rank} of stage {asked.stage} of profile {asked.env}"
+            with rank_lock(workspace, rank, what) if drain.run_directory() else nullcontext():
+                run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
 
 
 @contextmanager
@@ -74,6 +79,12 @@ def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
         sys.exit(1)
 
 
+def rank_lock(workspace: Path, rank: int, what: str) -> IO[str]:
+    """A rank's lock, on the file system that all share, so that two attempts never work at once."""
+    patience = {"patience": JOB_PATIENCE_SECONDS} if drain.run_directory() else {}
+    return lock(workspace.parent / f"lock.{rank}", what, **patience)
+
+
 def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:
     """Run the node as number `rank` of torchrun's: all do the whole node, the first one's outputs are kept.
 
@@ -87,7 +98,7 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
     if rank:
         silence()
         logging.getLogger("kedro").setLevel(logging.CRITICAL)
-    with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}"):
+    with rank_lock(workspace, rank, f"rank {rank} of stage {stage} of profile {profile}"):
         try:
             data.start()
             run_alone(profile, stage, node, workspace, own, rank)

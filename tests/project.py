@@ -27,6 +27,7 @@ class Project:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.environment: dict[str, str] = {}  # beside what every command has
         listed = subprocess.run(
             ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
             capture_output=True,
@@ -48,7 +49,13 @@ class Project:
     def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy."""
         done = subprocess.run(
-            command, cwd=self.path, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=self.path,
+            env={**ENVIRONMENT, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(
@@ -59,7 +66,9 @@ class Project:
     def start(self, *command: str) -> "subprocess.Popen[str]":
         """Start a command in the copy, its output to a log file there."""
         with (self.path / "started.log").open("a") as log:
-            return subprocess.Popen(command, cwd=self.path, env=ENVIRONMENT, stdout=log, stderr=log, text=True)
+            return subprocess.Popen(
+                command, cwd=self.path, env={**ENVIRONMENT, **self.environment}, stdout=log, stderr=log, text=True
+            )
 
     def repro(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`dvc repro` on the smoke ledger."""

@@ -51,7 +51,7 @@ class Runs:
             "dirty": False,
             "user": "ann",
             "metrics": {"loss": 2.5, "train_tokens": 1000, "note": "text"} if good else {},
-            "job_id": None,
+            "jobs": {},
             "attempt": 1,
         }
         path = write_record(self.root / "data" / profile / ".runs" / stage, record)

@@ -1,0 +1,115 @@
+"""Exactly one job for one key, also where the driver dies between sbatch and the writing of its id.
+
+The key is written before sbatch and travels as the job's comment. A driver that finds a submission without an id asks
+the controller for the job of that comment; an id is trusted only where the comment agrees, since Slurm gives the ids of
+jobs that it forgot to others.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from engine.artifacts.files import write_atomic
+from engine.errors import UserError
+from engine.launch.slurm import client
+from engine.launch.slurm.interrupts import Detached, Interrupts
+from engine.launch.slurm.rundir import RunDirectory, Submitted
+from engine.launch.slurm.script import Job, render
+from engine.launch.slurm.states import UNDER_WAY, State, judge
+
+T = TypeVar("T")
+AGAIN_SECONDS = 5.0
+
+
+def found(directory: RunDirectory, say: Callable[[str], None], interrupts: Interrupts) -> Submitted | None:
+    """The submission that an earlier driver left and whose end none has dealt with; None if there is none."""
+    left = directory.submitted()
+    if left is None or left.published or left.ended not in {None, State.SUCCEEDED}:
+        return None
+    if left.id:
+        return left
+    ids = _reached(lambda: client.find(left.key), say, interrupts)
+    if not ids:
+        return None
+    say(f"job {ids[0]} was submitted by a driver that ended before it could write the id down")
+    for other in ids[1:]:
+        client.cancel(other)
+    return directory.write(replace(left, id=ids[0]))
+
+
+def submit(job: Job, directory: RunDirectory, say: Callable[[str], None], interrupts: Interrupts) -> Submitted:
+    """Submit the job under a new key.
+
+    Raises:
+        Refused: in Slurm's words.
+        Detached: the controller does not answer and the driver is to leave.
+        UserError: there is no sbatch.
+
+    """
+    write_atomic(directory.script, render(job).encode())
+    begun = directory.begin(job.elements, job.shards)
+    number = _reached(lambda: _submit_unless_found(directory, begun.key), say, interrupts)
+    return directory.write(replace(begun, id=number))
+
+
+def _submit_unless_found(directory: RunDirectory, key: str) -> str:
+    """Submit; a controller that did not answer may have taken the job all the same, which the next call finds."""
+    ids = client.find(key)
+    return ids[0] if ids else client.sbatch(directory.script, key)
+
+
+def _reached(ask: Callable[[], T], say: Callable[[str], None], interrupts: Interrupts) -> T:
+    """Ask until the controller answers."""
+    told = False
+    while True:
+        try:
+            return ask()
+        except client.Unreachable as error:
+            if not told:
+                say(f"Slurm's controller does not answer ({error}): trying until it does")
+                told = True
+        _wait(interrupts)
+
+
+def _wait(interrupts: Interrupts) -> None:
+    """Until the controller is asked again; Detached where the driver is to leave."""
+    for _ in range(int(AGAIN_SECONDS * 10)):
+        if interrupts.presses or interrupts.terminated:
+            raise Detached(
+                "Slurm's controller did not answer, so it is not known whether it took the job: run the same command "
+                "again, which looks for it before it submits one."
+            )
+        time.sleep(0.1)
+
+
+def under_way(directory: RunDirectory) -> list[str]:
+    """The jobs of a run directory that wait, run or end just now, as the controller says.
+
+    Raises UserError where it does not answer: then there may be one.
+    """
+    left = directory.submitted()
+    if left is None or left.ended:
+        return []
+    try:
+        ids = [left.id] if left.id else client.find(left.key)
+        return [one for one in ids if any(_lives(seen, left.key) for seen in client.show(one) or [])]
+    except client.Unreachable as error:
+        raise UserError(
+            f"{directory.path} may belong to a job that still runs, and Slurm's controller does not answer ({error}): "
+            "run the same command again when it does."
+        ) from error
+
+
+def cancel_all(directories: list[RunDirectory], say: Callable[[str], None]) -> None:
+    """Cancel what is under way in these run directories and wait until it has ended."""
+    for directory in directories:
+        for job in under_way(directory):
+            say(f"job {job} is being cancelled: its work is dropped")
+            client.cancel(job)
+        while under_way(directory):
+            time.sleep(0.5)
+
+
+def _lives(seen: client.Seen, key: str) -> bool:
+    return seen.comment == key and judge(seen, None).state in UNDER_WAY

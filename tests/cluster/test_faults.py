@@ -1,0 +1,287 @@
+"""Everything that may befall a two-node training job: resumed without a person where it can, in the very same bits.
+
+What Slurm says in each case stands in the table of engine/launch/slurm/states.py. Each test ends with the undisturbed
+run's weights, history and final state, no step lost or doubled, and never two jobs for one key.
+"""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Cluster
+from tests.cluster.training import MIDDLE, Training, fill, shim
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, prepared: Path, cluster: Cluster) -> Training:
+    return Training(tmp_path_factory.mktemp("repository") / "project", prepared, cluster)
+
+
+@pytest.fixture
+def training(repository: Training, cluster: Cluster) -> Training:
+    """The stage, never run, on a cluster that is well and has no job."""
+    cluster.start()
+    cluster.cancel_all()
+    for process in cluster.job_processes():
+        process.kill()
+    for name in cluster.nodes:
+        cluster.node_up(name)
+    repository.reset()
+    return repository
+
+
+def test_undisturbed(training: Training) -> None:
+    """A job ends in the same bits as two processes on this machine do."""
+    record = training.check_end(training.start(), jobs=1, attempts=1, first=0)
+    assert record["jobs"]["train_pretrain"]["nodes"] == ["h800-0", "h800-1"]
+
+
+def test_requeued(training: Training, cluster: Cluster) -> None:
+    driver = training.start()
+    training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    cluster.scontrol("requeue", training.job)
+    training.check_end(driver, jobs=1, attempts=2, first=kept)
+
+
+def test_preempted(training: Training, cluster: Cluster) -> None:
+    driver = training.start()
+    training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    urgent = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.command("sbatch", "--parsable", *urgent)
+    training.check_end(driver, jobs=1, attempts=2, first=kept)
+
+
+def test_node_down(training: Training, cluster: Cluster) -> None:
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    cluster.node_down("h800-1")
+    training.wait_for_attempt(1, driver)
+    training.go_on(ranks)  # one of them is on a node that Slurm has given up, and finds its partner gone
+    record = training.check_end(driver, jobs=1, attempts=2, first=kept)
+    assert record["jobs"]["train_pretrain"]["nodes"] == ["h800-0", "h800-1", "h800-2"]
+
+
+def test_slurmd_killed(training: Training, cluster: Cluster) -> None:
+    """Slurm notices after SlurmdTimeout; until then, and after, the node's rank lives on."""
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    cluster.kill_node("h800-1")
+    training.wait_for_attempt(1, driver)
+    training.go_on(ranks)
+    record = training.check_end(driver, jobs=1, attempts=2, first=kept)
+    assert record["jobs"]["train_pretrain"]["nodes"] == ["h800-0", "h800-1", "h800-2"]
+
+
+def test_slurmd_killed_and_started_again(training: Training, cluster: Cluster) -> None:
+    """Does nothing to the job."""
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    cluster.kill_node("h800-1")
+    cluster.start_node("h800-1")
+    training.go_on(ranks)
+    training.check_end(driver, jobs=1, attempts=1, first=0)
+
+
+def test_slurmstepd_killed(training: Training, cluster: Cluster) -> None:
+    """Slurm calls the job running for ever: its driver misses the heartbeat."""
+    training.use(heartbeat_stale_s=15)
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    (step,) = [process for process in cluster.job_processes("h800-1") if process.name() == "slurmstepd"]
+    step.kill()
+    training.go_on(ranks)
+    training.check_end(driver, jobs=1, attempts=2, first=kept)
+    assert "no sign of life" in driver.said()
+
+
+def test_controller_killed_before(training: Training, cluster: Cluster) -> None:
+    cluster.kill_controller()
+    driver = training.start()
+    training.wait_for(lambda: "controller does not answer" in driver.said(), "the driver's word", driver)
+    cluster.start_controller()
+    training.check_end(driver, jobs=1, attempts=1, first=0)
+
+
+def test_controller_killed_during(training: Training, cluster: Cluster) -> None:
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    cluster.wait_for_saved_state()
+    cluster.kill_controller()
+    training.wait_for(lambda: "controller does not answer" in driver.said(), "the driver's word", driver)
+    cluster.start_controller()
+    training.go_on(ranks)
+    training.check_end(driver, jobs=1, attempts=1, first=0)
+
+
+def test_controller_killed_and_the_job_ends_before_it_is_back(training: Training, cluster: Cluster) -> None:
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    cluster.wait_for_saved_state()
+    cluster.kill_controller()
+    training.go_on(ranks)
+    training.wait_for((training.directory / "exit.json").exists, "exit.json", driver)
+    training.wait_for(lambda: "controller does not answer" in driver.said(), "the driver's word", driver)
+    cluster.start_controller()
+    training.check_end(driver, jobs=1, attempts=1, first=0)
+
+
+def test_controller_forgets_the_job_and_gives_its_id_to_another(
+    training: Training, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Killed within moments of sbatch. The job of that id is not ours, and none of its business."""
+    controller = cluster.controller.process
+    assert controller
+    driver = training.start(path=shim(tmp_path / "bin", "sbatch", after=f"kill -9 {controller.pid}"))
+    training.wait_for(lambda: not cluster.controller.alive, "the kill", driver)
+    training.wait_for(lambda: any(training.project.data(".work").glob("*/*/jobs/*/job.json")), "the job's id", driver)
+    shim_was_there = training.job
+    (tmp_path / "bin" / "sbatch").unlink()
+    cluster.start_controller()
+    other = cluster.command("sbatch", "--parsable", "--output=/dev/null", "--hold", "--wrap=true")
+    assert other == shim_was_there
+    training.check_end(driver, jobs=1, first=0, attempts=None)
+    assert cluster.job(other)["JobState"] == "PENDING"
+    assert "is known to nobody" in driver.said()
+
+
+def test_driver_killed(training: Training) -> None:
+    first = training.start()
+    ranks = training.stop_in_the_middle(first)
+    first.kill()
+    second = training.start()
+    training.wait_for(lambda: "attached to again" in second.said(), "the second driver", second)
+    training.go_on(ranks)
+    training.check_end(second, jobs=1, attempts=1, first=0)
+
+
+@pytest.mark.parametrize("moment", [{"before": "kill -9 $PPID; exit 1"}, {"after": "kill -9 $PPID"}], ids=str)
+def test_driver_killed_before_the_id_is_written(training: Training, tmp_path: Path, moment: dict[str, str]) -> None:
+    """When it has written the key and not called sbatch, and when sbatch has submitted the job and not returned."""
+    first = training.start(path=shim(tmp_path / "bin", "sbatch", **moment))
+    assert first.wait() == -signal.SIGKILL
+    assert (training.directory / "key").exists()
+    assert not (training.directory / "job.json").exists()
+    training.check_jobs(1 if "after" in moment else 0)
+    training.check_end(training.start(), jobs=1, attempts=1, first=0)
+
+
+def test_two_drivers(training: Training) -> None:
+    first = training.start()
+    ranks = training.stop_in_the_middle(first)
+    second = training.start()
+    assert second.wait() == 1
+    assert "already running" in second.said()
+    training.go_on(ranks)
+    training.check_end(first, jobs=1, attempts=1, first=0)
+
+
+def test_warned_before_its_time_is_up(training: Training) -> None:
+    """Slurm's warning, which may come a minute early, has it leave a checkpoint; it then requeues itself."""
+    training.use(time="3", drain_lead_s=60)
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    training.wait_for((training.directory / "drain").exists, "the warning", driver)
+    training.go_on(ranks)
+    training.wait_for_attempt(1, driver)
+    kept = training.checkpoint()
+    assert kept >= MIDDLE, "the checkpoint is of the step at which it was warned, not of the last that was due"
+    training.check_end(driver, jobs=1, attempts=2, first=kept)
+
+
+def test_time_is_up(training: Training) -> None:
+    """Slurm never requeues such a job: another goes on, since this one has left checkpoints."""
+    training.use(time="2", drain_lead_s=0)
+    driver = training.start()
+    training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    training.check_end(driver, jobs=2, attempts=2, first=kept)
+    assert "ran out of time" in driver.said()
+
+
+def test_a_rank_exits_with_an_error(training: Training, cluster: Cluster) -> None:
+    """Its own sentence is what the user reads; nobody tries again what would end the same."""
+    cluster.scontrol("update", "partitionname=h800", "state=down")
+    driver = training.start()
+    training.wait_for(lambda: "may never start" in driver.said(), "the driver's warning", driver)
+    shard = next(training.project.data("tokenization").glob("**/*.bin"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-2])
+    cluster.scontrol("update", "partitionname=h800", "state=up")
+    assert driver.wait() == 1
+    assert f"error: {shard.parent}" in driver.said() or shard.name in driver.said().splitlines()[-1], driver.said()
+    training.check_jobs(1)
+    shard.write_bytes(whole)
+    training.check_end(training.start(), jobs=2, attempts=2, first=0)
+
+
+def test_a_rank_is_killed(training: Training) -> None:
+    """Nothing against the work: another job goes on."""
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    ranks[1].kill()
+    training.go_on(ranks[:1])
+    training.check_end(driver, jobs=2, attempts=2, first=kept)
+
+
+def test_cancelled(training: Training, cluster: Cluster) -> None:
+    """Somebody wanted it to end; the same command goes on."""
+    driver = training.start()
+    training.stop_in_the_middle(driver)
+    kept = training.checkpoint()
+    cluster.command("scancel", training.job)
+    assert driver.wait() == 1
+    assert "was cancelled" in driver.said()
+    training.check_jobs(1)
+    training.check_end(training.start(), jobs=2, attempts=2, first=kept)
+
+
+def test_disk_full(training: Training) -> None:
+    """In the run directory and in all of the workspace."""
+    work = training.project.data(".work")
+    work.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", work], check=True)
+    try:
+        driver = training.start()
+        ranks = training.stop_in_the_middle(driver)
+        kept = training.checkpoint()
+        fill(work / "ballast")
+        training.go_on(ranks)
+        assert driver.wait() == 1
+        assert "full" in driver.said().splitlines()[-1], driver.said()
+        training.check_jobs(1)
+        (work / "ballast").unlink()
+        training.check_end(training.start(), jobs=2, attempts=2, first=kept)
+    finally:
+        subprocess.run(["umount", "--lazy", work], check=True)
+
+
+def test_one_element_of_an_array_fails(training: Training) -> None:
+    """It alone is made again."""
+    before = training.project.digests("rephrase")
+    driver = training.start("rephrase")
+    training.wait_for(lambda: bool(training.ranks("--shard=1")), "element 1", driver)
+    training.ranks("--shard=1")[0].kill()
+    assert driver.wait() == 0, driver.said()
+    assert training.project.digests("rephrase") == before
+    jobs = training.project.records("rephrase")[-1]["jobs"]["rephrase_documents"]
+    kept = next(training.project.data(".runs", "rephrase").glob("*/jobs/rephrase_documents"))
+    begun = {one: (kept / f"element-{one}" / "attempts.jsonl").read_text().count("begun") for one in range(3)}
+    assert begun == {0: 1, 1: 2, 2: 1}, jobs
+    training.check_jobs(2)

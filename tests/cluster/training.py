@@ -1,0 +1,268 @@
+"""The graph's own pretrain stage as a job on two nodes: a scratch repository, what it must end in, hands to disturb it.
+
+Training is stopped (SIGSTOP) while something is done to it, so that a fault always hits in the middle of a short run.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from engine.launch.lifetime import lock
+from tests.cluster.daemon import holds
+from tests.cluster.harness import Cluster
+from tests.project import ENVIRONMENT, PROFILE, Project
+
+STAGE, NODE = "pretrain", "train_pretrain"
+UPSTREAM = ("corpus", "rephrase", "tooluse", "tokenization")
+STEPS, EVERY = 40, 4  # a checkpoint after every so many steps
+MIDDLE = 14  # the step from which on a fault hits
+PATIENCE = 400.0  # seconds, on a machine that does other things as well
+SLURM: dict[str, Any] = {
+    "launcher": "slurm",
+    "partition": "h800",
+    "nodes": 2,
+    "gpus_per_node": 8,
+    "gres_type": "h800",
+    "processes_per_node": 1,
+    "cpus_per_task": 8,
+    "mem": "4G",
+    "time": "00:30:00",
+    "requeue_budget": 3,
+    "fabric": {"GLOO_SOCKET_IFNAME": "lo"},
+}
+ARRAY = {"launcher": "slurm", "partition": "h800", "time": "00:30:00", "mem": "2G", "array": 3}
+
+
+def command(*stages: str) -> tuple[str, ...]:
+    """The command that runs stages, stale or not."""
+    return ("kedro", "run", "--env", PROFILE, "--pipelines", ",".join(stages or (STAGE,)))
+
+
+def prepare(root: Path) -> Path:
+    """A scratch repository with all that pretrain reads, and an undisturbed run's end; made once for all workers.
+
+    The undisturbed run is one of two local processes: what a stage ends in does not depend on who launched it.
+    """
+    made, end = root / "project", root / "end.json"
+    with lock(root / "lock", "the preparation", patience=900):
+        if end.exists():
+            return root
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        project = Project(made)
+        path = made / f"conf/{PROFILE}/parameters/{STAGE}.yml"
+        parameters = yaml.safe_load(path.read_text())
+        parameters[STAGE]["checkpoint_every"] = EVERY
+        path.write_text(yaml.safe_dump(parameters))
+        (made / f"conf/{PROFILE}/compute.yml").write_text("train: {launcher: local, processes: 2}\n")
+        project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+        project.run(*command(*UPSTREAM, STAGE))
+        end.write_text(json.dumps(_end(project)))
+    return root
+
+
+def _end(project: Project) -> dict[str, Any]:
+    """What a run ended in: outputs (weights and history among them) by digest, and all of its final state."""
+    record = project.records(STAGE)[-1]
+    assert record["outcome"] == "success", record["error"]
+    return {"outputs": project.digests(STAGE), "state": record["training"]["state_digest"]}
+
+
+@dataclass
+class Driver:
+    """A `kedro run` in the background, and what it has said."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def said(self) -> str:
+        """All that it has printed."""
+        return self.log.read_text(errors="replace")
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """SIGKILL: the submit host is gone."""
+        self.process.kill()
+        self.process.wait()
+
+
+class Training:
+    """The stage in a repository of its own, on a cluster."""
+
+    def __init__(self, path: Path, prepared: Path, cluster: Cluster) -> None:
+        shutil.copytree(prepared / "project", path, symlinks=True)
+        self.project, self.cluster = Project.__new__(Project), cluster
+        self.project.path, self.project.environment = path, {"SLURM_CONF": str(cluster.layout.conf)}
+        self.undisturbed = json.loads((prepared / "end.json").read_text())
+        self._drivers: list[Driver] = []
+        self._before: set[str] = set()
+
+    # ---- beginning and end
+
+    def reset(self, **changes: Any) -> None:
+        """As if nothing had ever run here, with the compute class changed by `changes`."""
+        for driver in self._drivers:
+            driver.kill()
+        self._drivers = []
+        for name in (".work", ".runs"):
+            shutil.rmtree(self.project.data(name, STAGE), ignore_errors=True)
+        shutil.rmtree(self.project.data(STAGE), ignore_errors=True)
+        self.use(**changes)
+        self._before = set(self.jobs())
+
+    def use(self, **changes: Any) -> None:
+        """Change the compute class of training."""
+        compute = {"train": {**SLURM, **changes}, "llm": ARRAY}
+        (self.project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump(compute))
+
+    def start(self, *stages: str, path: Path | None = None) -> Driver:
+        """Start a driver, of pretrain or of other stages; with commands in `path` found before all others."""
+        log = self.project.path / f"driver-{time.monotonic_ns()}.log"
+        environment = {**ENVIRONMENT, **self.project.environment}
+        if path:
+            environment["PATH"] = f"{path}:{environment['PATH']}"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command(*stages),
+                cwd=self.project.path,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._drivers.append(Driver(process, log))
+        return self._drivers[-1]
+
+    def check_end(
+        self, driver: Driver, jobs: int = 1, attempts: int | None = 1, first: int | None = None
+    ) -> dict[str, Any]:
+        """The driver ends well, in the undisturbed run's bits, no step lost or doubled; the run record.
+
+        `jobs` and `attempts` is how many it took, `first` the step of the checkpoint that the last one went on from.
+        """
+        assert driver.wait() == 0, driver.said()[-6000:]
+        assert _end(self.project) == self.undisturbed
+        history = self.project.data(STAGE, "pretrain_history", "history.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
+        record = dict(self.project.records(STAGE)[-1])
+        assert attempts in (None, record["jobs"][NODE]["attempts"]), (record["jobs"], driver.said()[-6000:])
+        self.check_jobs(jobs)
+        if first is not None:
+            assert record["training"]["resumed_at"] == first
+        return record
+
+    def check_jobs(self, number: int) -> None:
+        """So many jobs were submitted since the last reset, and no two for one key."""
+        mine = {job: key for job, key in self.jobs().items() if job not in self._before}
+        assert len(mine) == number, mine
+        assert len(set(mine.values())) == number, f"two jobs have one key: {mine}"
+        assert all(key.startswith("k-") for key in mine.values()), mine
+
+    def jobs(self) -> dict[str, str]:
+        """The jobs that were ever submitted from here, id → key."""
+        lines = self.cluster.command("squeue", "-h", "-t", "all", "-o", "%F|%k|%Z").splitlines()
+        told = [line.split("|") for line in lines]
+        return {job: key for job, key, folder in told if folder == str(self.project.path)}
+
+    # ---- the middle
+
+    @property
+    def workspace(self) -> Path:
+        """The stage's, of its one key."""
+        (found,) = [path for path in self.project.data(".work", STAGE).glob("*/") if path.is_dir()]
+        return found
+
+    @property
+    def directory(self) -> Path:
+        """The node's run directory."""
+        return self.workspace / "jobs" / NODE
+
+    @property
+    def job(self) -> str:
+        """The id of the last submitted job."""
+        return str(json.loads((self.directory / "job.json").read_bytes())["id"])
+
+    def step(self) -> int:
+        """The last step in the history."""
+        try:
+            lines = (self.workspace / "history.jsonl").read_text().splitlines()
+        except (FileNotFoundError, ValueError):
+            return 0
+        return int(json.loads(lines[-1])["step"]) if lines and lines[-1].endswith("}") else 0
+
+    def checkpoint(self) -> int:
+        """The step of the newest checkpoint."""
+        return max((int(path.name) for path in self.workspace.glob("checkpoints/0*")), default=0)
+
+    def ranks(self, word: str = "pipelines.rank") -> list[psutil.Process]:
+        """The ranks started from here that run now; or those of them with `word` in their command."""
+        found = []
+        for process in self.cluster.job_processes():
+            try:
+                words = process.cmdline()
+                if {"pipelines.rank", word} <= set(words) and "engine.launch.torchrun" not in words:
+                    found += [process] * (process.cwd() == str(self.project.path))
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def wait_for(self, condition: Callable[[], bool], what: str, driver: Driver | None = None) -> None:
+        """Wait until `condition` holds; fail at once where the driver has ended."""
+        begun = time.monotonic()
+
+        def either() -> bool:
+            return condition() or (driver is not None and driver.process.poll() is not None)
+
+        assert holds(either, PATIENCE), f"{what}: not in {PATIENCE:.0f} s\n{driver.said()[-6000:] if driver else ''}"
+        assert condition(), f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.said()[-6000:]}"
+
+    def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
+        """Let it train to a step and stop both ranks there, wherever in it they are."""
+        self.wait_for(lambda: self.step() >= step, f"step {step}", driver)
+        ranks = self.ranks()
+        assert len(ranks) == 2, ranks
+        assert self.step() < STEPS - EVERY, "too late to disturb it"
+        for rank in ranks:
+            rank.send_signal(signal.SIGSTOP)
+        return ranks
+
+    def go_on(self, ranks: list[psutil.Process]) -> None:
+        """Let stopped ranks go on, those that there still are."""
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.send_signal(signal.SIGCONT)
+
+    def wait_for_attempt(self, number: int, driver: Driver) -> None:
+        """Wait until Slurm has taken the job from its nodes for the `number`th time."""
+        job = self.job
+        self.wait_for(lambda: self.cluster.job(job)["Restarts"] == str(number), f"restart {number}", driver)
+
+
+def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:
+    """A folder with a command `name` that does something before or after the real one of that name."""
+    real = shutil.which(name)
+    folder.mkdir()
+    (folder / name).write_text(f'#!/bin/sh\n{before}\n"{real}" "$@"\nstatus=$?\n{after}\nexit $status\n')
+    os.chmod(folder / name, 0o755)
+    return folder
+
+
+def fill(ballast: Path) -> None:
+    """Write a file until its file system is full."""
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
