@@ -1,5 +1,6 @@
 """What Kedro calls: parameters are checked before any node starts, and the runner learns its profile."""
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +10,18 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline.node import Node
 
+from engine.errors import UserError
 from engine.launch.compute import check_compute
-from pipelines.manifest import COMPUTE_CLASSES
+from pipelines.manifest import COMPUTE_CLASSES, ROOT
 from pipelines.parameters import check_parameters
 
 RUN_CONTEXT = "run_context"
 WORKSPACE = "workspace"
 FRESH, DETACH, DRY_RUN = "K2_FRESH", "K2_DETACH", "K2_DRY_RUN"
 """How `kedro run --fresh`, `--detach` and `--dry-run` tell the runner: Kedro hands no option of ours through."""
+
+COMPUTE = "K2_COMPUTE"
+"""Names a file like compute.yml, whose classes take the places of the profile's: the same run on other machines."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class RunContextHook:
         """Remember the profile; refuse bad parameters and compute classes by name, before any stage starts."""
         profile = str(context.env)
         check_parameters(context.params, profile)
-        compute = dict(context.config_loader["compute"])
+        compute = overlaid(dict(context.config_loader["compute"]))
         check_compute(compute, COMPUTE_CLASSES)
         self._context = RunContext(profile, compute)
 
@@ -60,3 +65,24 @@ class RunContextHook:
         """It has returned (its outputs are not saved yet)."""
         if self._context is not None:
             self._context.node_seconds[node.name] = round(time.monotonic() - self._begun, 3)
+
+
+def overlaid(compute: dict[str, Any]) -> dict[str, Any]:
+    """The profile's compute classes, and over them those of the file that $K2_COMPUTE names from the root.
+
+    Raises UserError where that is no such file.
+    """
+    import yaml
+
+    given = os.environ.get(COMPUTE)
+    if not given:
+        return compute
+    try:
+        over = yaml.safe_load((ROOT / given).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{COMPUTE} names {given}, which cannot be read ({error}): name another."
+        ) from error
+    if not isinstance(over, dict):
+        raise UserError(f"{COMPUTE} names {given}, which is no mapping of compute classes like conf/base/compute.yml.")
+    return {**compute, **over}
