@@ -150,8 +150,8 @@ def refuse_or_cancel(workspace: Path, stage: str, fresh: bool, say: Say) -> None
     for directory in directories:
         for job in under_way(directory):
             raise UserError(
-                f"stage {stage}: job {job} still works under another key, in {workspace}: wait for it, `scancel {job}`, "
-                "or drop its work with --fresh."
+                f"stage {stage}: job {job} still works under another key, in {workspace}: wait for it, "
+                f"`scancel {job}`, or drop its work with --fresh."
             )
 
 

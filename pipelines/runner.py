@@ -195,16 +195,18 @@ class StageRun:
             "training": self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
-            "jobs": self._jobs(workspace),
             **records.provenance(ROOT),
         }
-        path = records.write_record(folder / ".runs" / self.stage, record)
-        self._keep(workspace, path.with_suffix(""))
+        runs = folder / ".runs" / self.stage
+        kept = records.record_path(runs, record).with_suffix("")
+        self._keep(workspace, kept)
+        records.write_record(runs, {**record, "jobs": self._jobs(workspace, kept)})
 
-    def _jobs(self, workspace: Path) -> dict[str, Any]:
-        """What became of the nodes' Slurm jobs, by node."""
-        told = {node.name: self._work(node, workspace).directory.record(ROOT) for node in self.nodes}
-        return {node: job for node, job in told.items() if job}
+    def _jobs(self, workspace: Path, kept: Path) -> dict[str, Any]:
+        """What became of the nodes' Slurm jobs, by node; their logs are those that were `kept`."""
+        told = {node.name: self._work(node, workspace).directory.record() for node in self.nodes}
+        logs = (kept / dispatch.JOBS).relative_to(ROOT)
+        return {node: {**job, "log": str(logs / node / job["log"])} for node, job in told.items() if job}
 
     def _keep(self, workspace: Path, folder: Path) -> None:
         """Copy what is worth keeping of a workspace that is about to go: clocks, and the jobs' small files."""

@@ -27,10 +27,15 @@ def now() -> str:
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:
     """Append a run record under `folder` (= .runs/<stage>); return its path."""
-    stamp = str(record["finished"])[:26].replace(":", "").replace("-", "")
-    path = folder / f"{record['key']}-{stamp}.json"
+    path = record_path(folder, record)
     write_atomic(path, canonical_json({"schema": SCHEMA, **record}))
     return path
+
+
+def record_path(folder: Path, record: dict[str, Any]) -> Path:
+    """Where a record under `folder` stands: by its key and the time when the run finished."""
+    stamp = str(record["finished"])[:26].replace(":", "").replace("-", "")
+    return folder / f"{record['key']}-{stamp}.json"
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ _DOWN = re.compile(
     re.IGNORECASE,
 )
 """How Slurm's commands put it that the controller did not answer; anything else is an answer."""
+_COMMAND = re.compile(r"^((sbatch|scontrol|squeue|scancel|slurm_\w+):?)?\s*(error:)?\s*")
 _PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z][\w/:]*)=(\S*)")
 
 
@@ -170,8 +171,5 @@ def _exit(told: str) -> tuple[int, int]:
 
 def _words(error: str) -> str:
     """Slurm's complaint in one line, without the names of its commands."""
-    lines = [
-        re.sub(r"^(sbatch|scontrol|squeue|scancel|slurm_\w+)?:?\s*(error:)?\s*", "", line)
-        for line in error.splitlines()
-    ]
-    return "; ".join(line.strip() for line in lines if line.strip())
+    lines = [_COMMAND.sub("", line).strip() for line in error.splitlines()]
+    return "; ".join(line for line in lines if line)

@@ -10,7 +10,7 @@ from engine.launch.slurm.rundir import RunDirectory
 
 
 class Pulse:
-    """The last time that a job was seen to live, by what changes in its run directory and by this machine's clock alone.
+    """When a job was last seen to live: by what changes in its run directory, on this machine's clock alone.
 
     It is judged from its first heartbeat on, until its last step is done (what comes then beats no more), and again
     from the file DONE on: a job does not stay when its work is handed over.

@@ -94,8 +94,8 @@ def _another(
             raise JobFailed(_sentence(mine, end, directory.log(ended.id, element)), element)
         if end.state is State.TIMED_OUT and not moved:
             raise JobFailed(
-                f"{mine} ran out of time without a new checkpoint, so another would as well: give it more time, or have "
-                f"it checkpoint more often; its log is {directory.log(ended.id, element)}.",
+                f"{mine} ran out of time without a new checkpoint, as another would: give it more time, or have it "
+                f"checkpoint more often; its log is {directory.log(ended.id, element)}.",
                 element,
             )
         if spent > job.where.requeue_budget:
@@ -121,7 +121,7 @@ def _first(left: Ends) -> Verdict:
 
 def _sentence(name: str, end: Verdict, log: Path) -> str:
     why = f" ({end.why})" if end.why else ""
-    return f"{name} {end.state}{why}; run the same command again and it goes on from its last checkpoint; its log is {log}."
+    return f"{name} {end.state}{why}; the same command goes on from its last checkpoint; its log is {log}."
 
 
 def _where(job: Submitted, directory: RunDirectory, again: bool) -> str:

@@ -1,7 +1,7 @@
-"""The run directory of a dispatched node: what driver, job script and ranks leave for each other, on a shared file system.
+"""The run directory of a dispatched node, on a shared file system: what driver, script and ranks leave for each other.
 
     key            the idempotency key of the last submission, written before it: the job's comment
-    job.sbatch     the script; job.json: the job's id and how far its driver has got with it
+    job.sbatch     the script; job.json: the submission, the job's id as soon as there is one
     slurm-ID.out   the log; ranks-N/: what other ranks of attempt N said
     attempts.jsonl a line when an attempt begins, and one when its script ends
     heartbeat, drain, DONE, failed, exit.json   of the current attempt
@@ -29,9 +29,10 @@ KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", "attempts.jsonl", "heart
 class Submitted:
     """job.json: a submission and how far its driver has got with it.
 
-    `elements` are those of a job array, () for a plain job; `ended` the state in which the driver saw it end;
-    `published` whether its outputs were taken. `spent` submissions in a row left no new checkpoint; `mark` was the
-    newest one then. `previous` are the ids of earlier submissions, `excluded` nodes found unfit.
+    `id` is "" until sbatch has told it, `submitted` the time. `elements` are those of a job array, () for a plain job;
+    `ended` the state in which the driver saw it end; `published` whether its outputs were taken. `spent` submissions in
+    a row left no new checkpoint; `mark` was the newest one then. `previous` are the ids of earlier submissions,
+    `excluded` nodes found unfit.
     """
 
     id: str
@@ -64,8 +65,8 @@ class RunDirectory:
             write_atomic(probe, b"")
         except OSError as error:
             raise UserError(
-                f"the run directory {self.path} cannot be written ({error.strerror}): it must lie on a file system that "
-                "this machine and the cluster's nodes share and may write."
+                f"the run directory {self.path} cannot be written ({error.strerror}): it must lie on a file system "
+                "that this machine and the cluster's nodes share and may write."
             ) from error
         return skew(probe.stat().st_mtime - time.time(), self.path)
 
@@ -74,19 +75,18 @@ class RunDirectory:
         """The sbatch file."""
         return self.path / "job.sbatch"
 
-    def new_key(self) -> str:
-        """Begin a submission: from now on no earlier job is this directory's."""
+    def begin(self, elements: tuple[int, ...], shards: int) -> Submitted:
+        """Begin a submission under a new key: from now on no earlier job is this directory's."""
         key = f"k-{uuid.uuid4().hex}"
         write_atomic(self.path / "key", key.encode())
-        return key
-
-    def key(self) -> str | None:
-        """The key of the last submission that was begun."""
-        path = self.path / "key"
-        return path.read_text() if path.exists() else None
+        now, before = Submitted("", key, time.time(), elements, shards), self.submitted()
+        if before:
+            previous = (*before.previous, *[before.id] * bool(before.id))
+            now = replace(now, spent=before.spent, mark=before.mark, previous=previous, excluded=before.excluded)
+        return self.write(now)
 
     def submitted(self) -> Submitted | None:
-        """The last submission, as far as its id was written; it may not be the one that was begun last."""
+        """The last submission."""
         try:
             told = json.loads((self.path / "job.json").read_bytes())
         except FileNotFoundError:
@@ -129,7 +129,7 @@ class RunDirectory:
         path = self.of(element) / "attempts.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def record(self, root: Path, now: float | None = None) -> dict[str, Any] | None:
+    def record(self) -> dict[str, Any] | None:
         """What the run record says of the node's job; None if none was submitted.
 
         `queue_seconds` from the submission to its first attempt, `run_seconds` of all attempts whose end is known.
@@ -140,7 +140,7 @@ class RunDirectory:
         lines = [line for element in job.elements or (None,) for line in self.attempts(element)]
         mine = [line for line in lines if line["job"].split("_")[0] == job.id]
         begun = [line for line in lines if "begun" in line]
-        first = min((line["begun"] for line in mine if "begun" in line), default=now or time.time())
+        first = min((line["begun"] for line in mine if "begun" in line), default=time.time())
         log = self.log(job.id, job.elements[0] if job.elements else None)
         return {
             "id": job.id,
@@ -148,7 +148,7 @@ class RunDirectory:
             "attempts": max(len(begun), 1),
             "queue_seconds": round(max(first - job.submitted, 0.0), 1),
             "run_seconds": float(_run_seconds(lines)),
-            "log": str(log.relative_to(root)) if log.is_relative_to(root) else str(log),
+            "log": log.name,
         }
 
 
