@@ -3,8 +3,10 @@
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog, MemoryDataset
@@ -12,7 +14,7 @@ from kedro.pipeline.node import Node
 
 from engine.errors import UserError
 from engine.launch.compute import check_compute
-from pipelines.manifest import COMPUTE_CLASSES, ROOT
+from pipelines.manifest import COMPUTE_CLASSES
 from pipelines.parameters import check_parameters
 
 RUN_CONTEXT = "run_context"
@@ -21,7 +23,7 @@ FRESH, DETACH, DRY_RUN = "K2_FRESH", "K2_DETACH", "K2_DRY_RUN"
 """How `kedro run --fresh`, `--detach` and `--dry-run` tell the runner: Kedro hands no option of ours through."""
 
 COMPUTE = "K2_COMPUTE"
-"""Names a file like compute.yml, whose classes take the places of the profile's: the same run on other machines."""
+"""Names a file whose compute classes take the place of the profile's, to try dispatch without a profile of its own."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class RunContext:
     profile: str
     compute: dict[str, Any]
     node_seconds: dict[str, float] = field(default_factory=dict)  # inside node functions only, filled as they end
+
+
+def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
+    """The profile's compute classes, those that the file `path` holds taken from there, whole."""
+    if not path:
+        return compute
+    try:
+        own = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{COMPUTE}={path} cannot be read ({' '.join(str(error).split())}): name a YAML file."
+        ) from error
+    if not isinstance(own, dict):
+        raise UserError(f"{COMPUTE}={path} holds no mapping of compute classes: write it as conf/base/compute.yml is.")
+    return {**compute, **own}
 
 
 class RunContextHook:
@@ -45,7 +62,7 @@ class RunContextHook:
         """Remember the profile; refuse bad parameters and compute classes by name, before any stage starts."""
         profile = str(context.env)
         check_parameters(context.params, profile)
-        compute = overlaid(dict(context.config_loader["compute"]))
+        compute = overlaid(dict(context.config_loader["compute"]), os.environ.get(COMPUTE))
         check_compute(compute, COMPUTE_CLASSES)
         self._context = RunContext(profile, compute)
 
@@ -65,24 +82,3 @@ class RunContextHook:
         """It has returned (its outputs are not saved yet)."""
         if self._context is not None:
             self._context.node_seconds[node.name] = round(time.monotonic() - self._begun, 3)
-
-
-def overlaid(compute: dict[str, Any]) -> dict[str, Any]:
-    """The profile's compute classes, and over them those of the file that $K2_COMPUTE names from the root.
-
-    Raises UserError where that is no such file.
-    """
-    import yaml
-
-    given = os.environ.get(COMPUTE)
-    if not given:
-        return compute
-    try:
-        over = yaml.safe_load((ROOT / given).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{COMPUTE} names {given}, which cannot be read ({error}): name another."
-        ) from error
-    if not isinstance(over, dict):
-        raise UserError(f"{COMPUTE} names {given}, which is no mapping of compute classes like conf/base/compute.yml.")
-    return {**compute, **over}

@@ -7,7 +7,6 @@ import pytest
 
 from engine.errors import UserError
 from engine.launch import exchange
-from engine.launch.compute import ComputeClass, check_compute, compute_class
 
 
 def test_outputs_come_back(tmp_path: Path) -> None:
@@ -37,29 +36,6 @@ def test_errors_come_back(tmp_path: Path) -> None:
         exchange.raise_error(tmp_path, "train", 1)
 
 
-@pytest.mark.parametrize(
-    ("compute", "words"),
-    [
-        ({}, "no class 'train'"),
-        ({"train": {"launcher": "ssh"}}, "'ssh' is unknown"),
-        ({"train": {"launcher": "local", "gpus": 8}}, "processes, nothing else"),
-        ({"train": {"processes": 2}}, "must have the field launcher"),
-        ({"train": "local"}, "must have the field launcher"),
-        ({"train": {"launcher": "local", "processes": 0}}, "no whole number from 1 up"),
-        ({"train": {"launcher": "local", "processes": True}}, "no whole number from 1 up"),
-        ({"train": {"launcher": "inplace", "processes": 2}}, "cannot run 2 processes in place"),
-    ],
-)
-def test_bad_compute_class(compute: dict[str, object], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        compute_class(compute, "train")
-
-
-def test_one_process_unless_told() -> None:
-    assert compute_class({"train": {"launcher": "local"}}, "train") == ComputeClass("local", 1)
-    assert compute_class({"train": {"launcher": "local", "processes": 4}}, "train") == ComputeClass("local", 4)
-
-
 def test_a_ranks_own_sentence_comes_before_torchruns(tmp_path: Path) -> None:
     exchange.write_parameters(tmp_path, "train", {})
     exchange.write_lost(tmp_path, "train", exchange.how_it_ended("rank 1 of 2 of node train", -9))
@@ -83,18 +59,3 @@ def test_of_several_ranks_the_lowest_is_heard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [1, 2, 3])
 def test_no_traceback_is_promised_that_may_not_be_there(status: int) -> None:
     assert "traceback" not in exchange.how_it_ended("node train", status)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"llm": {"launcher": "ssh"}}, "class llm, field launcher: 'ssh'"),
-        ({"trian": {"launcher": "local"}}, "no class 'trian'"),
-    ],
-)
-def test_all_classes_are_checked_together(change: dict[str, object], words: str) -> None:
-    names = ("cpu", "llm", "train")
-    good = {name: {"launcher": "inplace"} for name in names}
-    check_compute(good, names)
-    with pytest.raises(UserError, match=words):
-        check_compute({**good, **change}, names)

@@ -1,0 +1,194 @@
+"""What a person types, and what becomes of it: dispatch of the graph's own stages to a real Slurm."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.harness import Cluster
+from tests.cluster.training import SLURM, STAGE, Driver, Training, command
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, prepared: Path, cluster: Cluster) -> Training:
+    return Training(tmp_path_factory.mktemp("repository") / "project", prepared, cluster)
+
+
+@pytest.fixture
+def training(repository: Training, cluster: Cluster) -> Training:
+    cluster.cancel_all()
+    repository.reset()
+    return repository
+
+
+def refused(training: Training, **changes: object) -> str:
+    """The one sentence with which a run ends that asks for the wrong thing."""
+    training.use(**changes)
+    done = training.project.run(*command(), check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+def test_what_a_watcher_sees(training: Training) -> None:
+    """Slurm's changes of state, the job's live log, the driver that publishes; its record and what is kept."""
+    driver = training.start()
+    record = training.check_end(driver)
+    said = driver.said()
+    for words in (
+        "submitted; run directory",
+        "running on h800-[0-1]",
+        "attempt 0, on h800-[0-1]",
+        "succeeded",
+        "done in",
+    ):
+        assert words in said
+    assert "pretrain: 40/40" in said
+    (job,) = record["jobs"].values()
+    assert job["attempts"] == 1
+    assert 0 < job["run_seconds"] < record["seconds"]
+    assert "pretrain: 40/40" in (training.project.path / job["log"]).read_text()
+
+
+def test_a_dry_run_prints_the_script_and_does_nothing(training: Training) -> None:
+    before = sorted(training.project.data().rglob("*"))
+    done = training.project.run(*command(), "--dry-run")
+    assert done.stdout.startswith("#!/bin/bash\n#SBATCH --job-name=k2-smoke-pretrain-train_pretrain\n")
+    assert "--gres=gpu:h800:8" in done.stdout
+    assert sorted(training.project.data().rglob("*")) == before
+    training.check_jobs(0)
+
+
+def test_detached_and_attached_again(training: Training) -> None:
+    done = training.project.run(*command(), "--detach", check=False)
+    assert done.returncode == 75
+    said = done.stderr.splitlines()[-1]
+    assert training.job in said
+    assert str(training.directory) in said
+    assert training.project.records(STAGE)[-1]["outcome"] == "detached"
+    driver = training.start()
+    training.check_end(driver)
+    assert "attached to again" in driver.said()
+
+
+def test_a_job_that_ended_unseen_is_published(training: Training, cluster: Cluster) -> None:
+    """Even where Slurm has forgotten it: its exit.json is there."""
+    assert training.project.run(*command(), "--detach", check=False).returncode == 75
+    training.wait_for((training.directory / "exit.json").exists, "the job's end")
+    training.wait_for(lambda: not cluster.jobs(), "an empty queue")
+    training.check_end(training.start())
+
+
+def interrupted(training: Training, number: signal.Signals) -> Driver:
+    """A driver that gets a signal while the job trains."""
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    driver.process.send_signal(number)
+    training.wait_for(lambda: "Ctrl-C" in driver.said() or driver.process.poll() is not None, "an answer", None)
+    training.go_on(ranks)
+    return driver
+
+
+def test_ctrl_c_cancels(training: Training, cluster: Cluster) -> None:
+    driver = interrupted(training, signal.SIGINT)
+    assert driver.wait() == 1
+    assert f"job {training.job} is being cancelled; Ctrl-C again leaves at once" in driver.said()
+    assert "was cancelled by Ctrl-C" in driver.said().splitlines()[-1]
+    assert cluster.job(training.job)["JobState"] == "CANCELLED"
+    training.check_end(training.start(), jobs=2, attempts=2)
+
+
+def test_sigterm_leaves_the_job(training: Training, cluster: Cluster) -> None:
+    driver = interrupted(training, signal.SIGTERM)
+    assert driver.wait() == 75
+    assert cluster.job(training.job)["JobState"] in {"RUNNING", "COMPLETING", "COMPLETED"}
+    training.check_end(training.start(), jobs=1, attempts=1)
+
+
+def test_a_second_ctrl_c_leaves_at_once(training: Training, cluster: Cluster) -> None:
+    """Where the controller is dead, scancel is of no use, and nobody wants to wait for it."""
+    driver = training.start()
+    ranks = training.stop_in_the_middle(driver)
+    cluster.kill_controller()
+    driver.process.send_signal(signal.SIGINT)
+    training.wait_for(lambda: "Ctrl-C again" in driver.said(), "the announcement")
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.wait() == 75
+    cluster.start_controller()
+    training.go_on(ranks)
+    training.start().wait()
+
+
+def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluster) -> None:
+    """Its workspace is not dropped, unless asked; then the job is cancelled first."""
+    driver = interrupted(training, signal.SIGTERM)
+    assert driver.wait() == 75
+    job, directory = training.job, training.directory
+    ranks = training.ranks()
+    for rank in ranks:
+        rank.send_signal(signal.SIGSTOP)
+    path = training.project.path / "conf/smoke/parameters/pretrain.yml"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace("warmup: 4", "warmup: 5"))
+        training.project.run("python", "-m", "pipelines.code", "--env", "smoke")
+        error = refused(training)
+        assert f"job {job} still works under another key" in error
+        assert directory.exists()
+        assert training.project.run(*command(), "--fresh", "--detach", check=False).returncode == 75
+        assert cluster.job(job)["JobState"] == "CANCELLED"
+        assert not directory.exists()
+        cluster.cancel_all()
+    finally:
+        path.write_text(before)
+        training.project.run("python", "-m", "pipelines.code", "--env", "smoke")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partition": "h900"}, "invalid partition specified: h900"),
+        ({"gres_type": "a100"}, "Requested node configuration is not available"),
+        ({"gres_type": "h800", "gpus_per_node": 9}, "Requested node configuration is not available"),
+    ],
+)
+def test_refused_in_slurms_words(training: Training, changes: dict[str, object], words: str) -> None:
+    assert words in refused(training, **changes)
+    training.check_jobs(0)
+
+
+def test_no_sbatch_on_path(training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(training.project.run("which", "python").stdout.strip()).parent
+    monkeypatch.setitem(training.project.environment, "PATH", f"{here}:{tmp_path}")
+    assert "there is no `s" in refused(training)
+
+
+def test_a_request_that_can_never_be_met_is_warned_of(training: Training) -> None:
+    training.use(nodes=9)
+    driver = training.start()
+    training.wait_for(lambda: "may never start: Slurm says PartitionNodeLimit" in driver.said(), "a warning", driver)
+    assert driver.process.poll() is None
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.wait() == 1
+    training.use(**SLURM)
+    training.check_end(training.start(), jobs=2, attempts=1)
+
+
+def test_an_unwritable_run_directory(training: Training) -> None:
+    training.project.run(*command(), "--detach", check=False)
+    training.cluster.cancel_all()
+    jobs = training.directory.parent
+    training.project.run("rm", "-rf", str(jobs))
+    jobs.write_text("in the way")
+    assert f"{jobs}/train_pretrain cannot be written" in refused(training)

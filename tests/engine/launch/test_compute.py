@@ -1,0 +1,100 @@
+"""Compute classes: what each launcher may be told, and one sentence for anything else."""
+
+import pytest
+
+from engine.errors import UserError
+from engine.launch.compute import ComputeClass, Container, check_compute, compute_class, seconds
+
+SLURM = {"launcher": "slurm", "time": "1:00:00"}
+
+
+@pytest.mark.parametrize(
+    ("compute", "words"),
+    [
+        ({}, "no class 'train'"),
+        ({"train": {"launcher": "ssh"}}, "field launcher: 'ssh' is unknown"),
+        ({"train": {"processes": 2}}, "must have the field launcher"),
+        ({"train": "local"}, "must have the field launcher"),
+        ({"train": {"launcher": "local", "nodes": 8}}, "field nodes: launcher local has no such field"),
+        ({"train": {"launcher": "inplace", "time": "1:00"}}, "field time: launcher inplace has no such field"),
+        ({"train": {**SLURM, "processes": 8}}, "field processes: launcher slurm has no such field; it knows account"),
+        ({"train": {**SLURM, "gpus": 8}}, "field gpus: launcher slurm has no such field"),
+        ({"train": {"launcher": "local", "processes": 0}}, "field processes: 0 is no whole number from 1 up"),
+        ({"train": {"launcher": "local", "processes": True}}, "field processes: True is no whole number from 1 up"),
+        ({"train": {"launcher": "inplace", "processes": 2}}, "field processes: 2 cannot run in place"),
+        ({"train": {**SLURM, "nodes": "8"}}, "field nodes: '8' is no whole number from 1 up"),
+        ({"train": {**SLURM, "gpus_per_node": -1}}, "field gpus_per_node: -1 is no whole number from 0 up"),
+        ({"train": {"launcher": "slurm"}}, "field time is missing: say how long a job may run"),
+        ({"train": {**SLURM, "time": 600}}, "field time: 600 is no time of Slurm's; .*in quotes"),
+        ({"train": {**SLURM, "time": "an hour"}}, "field time: 'an hour' is no time of Slurm's"),
+        ({"train": {**SLURM, "exclusive": "yes"}}, "field exclusive: 'yes' is neither true nor false"),
+        ({"train": {**SLURM, "partition": "a b"}}, "field partition: 'a b' is no single word"),
+        ({"train": {**SLURM, "mem": 0}}, "field mem: 0 is no single word; write one, in quotes"),
+        ({"train": {**SLURM, "environment": "module load cuda"}}, "field environment: 'module .* is no list of lines"),
+        ({"train": {**SLURM, "exclude": [7]}}, r"field exclude: \[7\] is no list of lines"),
+        ({"train": {**SLURM, "fabric": ["NCCL_IB_TC"]}}, "field fabric: .* is no mapping of variables"),
+        ({"train": {**SLURM, "fabric": {"NCCL-TC": 1}}}, "field fabric: 'NCCL-TC' is no name of a variable"),
+        ({"train": {**SLURM, "container": "k2.sif"}}, "field container: 'k2.sif' may have the fields kind, image"),
+        ({"train": {**SLURM, "container": {"kind": "docker"}}}, "field container.kind: 'docker' is unknown"),
+        ({"train": {**SLURM, "container": {"kind": "pyxis"}}}, "field container.image: kind pyxis needs the image"),
+        ({"train": {**SLURM, "container": {"image": "a"}}}, "field container.image: 'a' would not be used"),
+        ({"train": {**SLURM, "gres_type": "h800"}}, "field gres_type: there are no GPUs to be h800"),
+        ({"train": {**SLURM, "array": 4, "nodes": 2}}, "field array: its elements are one process each"),
+        ({"train": {**SLURM, "drain_lead_s": 3600}}, "field drain_lead_s: 3600 s is all of the time 1:00:00"),
+    ],
+)
+def test_bad_compute_class(compute: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        compute_class(compute, "train")
+    assert "compute.yml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_process_unless_told() -> None:
+    assert compute_class({"train": {"launcher": "local"}}, "train") == ComputeClass("local", 1)
+    assert compute_class({"train": {"launcher": "local", "processes": 4}}, "train").ranks == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "ranks"),
+    [
+        ({}, 1),
+        ({"nodes": 2}, 2),
+        ({"nodes": 2, "gpus_per_node": 8}, 16),
+        ({"nodes": 2, "gpus_per_node": 8, "processes_per_node": 1}, 2),
+    ],
+)
+def test_one_rank_a_gpu_unless_told(more: dict[str, int], ranks: int) -> None:
+    assert compute_class({"train": {**SLURM, **more}}, "train").ranks == ranks
+
+
+def test_all_that_slurm_can_be_told() -> None:
+    container = {"kind": "apptainer", "image": "/k2.sif", "mounts": ["/a:/b"]}
+    given = {**SLURM, "container": container, "fabric": {"NCCL_IB_TC": 106}, "environment": ["module load cuda"]}
+    found = compute_class({"train": given}, "train")
+    assert found.container == Container("apptainer", "/k2.sif", ("/a:/b",))
+    assert found.fabric == {"NCCL_IB_TC": "106"}
+    assert found.environment == ("module load cuda",)
+
+
+@pytest.mark.parametrize(
+    ("told", "s"),
+    [("10", 600), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-2:30", 95400), ("7-00:00:01", 604801)],
+)
+def test_times(told: str, s: int) -> None:
+    assert seconds(told) == s
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"llm": {"launcher": "ssh"}}, "class llm, field launcher: 'ssh'"),
+        ({"trian": {"launcher": "local"}}, "no class 'trian'"),
+    ],
+)
+def test_all_classes_are_checked_together(change: dict[str, object], words: str) -> None:
+    names = ("cpu", "llm", "train")
+    good = {name: {"launcher": "inplace"} for name in names}
+    check_compute(good, names)
+    with pytest.raises(UserError, match=words):
+        check_compute({**good, **change}, names)
