@@ -12,10 +12,6 @@ from tests.project import ROOT
 HERE = {"cpu": {"launcher": "inplace"}, "train": {"launcher": "local"}}
 
 
-def test_without_it_the_profile_holds() -> None:
-    assert overlaid(HERE, None) == overlaid(HERE, "") == HERE
-
-
 def test_the_file_of_make_cluster_takes_the_place_of_training() -> None:
     found = overlaid(HERE, str(ROOT / "tests/cluster/compute.yml"))
     assert compute_class(found, "cpu").launcher == "inplace"
