@@ -65,14 +65,14 @@ def test_preempted(training: Training, cluster: Cluster) -> None:
 
 
 def test_node_down(training: Training, cluster: Cluster) -> None:
+    """The administrator takes it out of service: Slurm takes its jobs from it at once."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver)
     kept = training.checkpoint()
     cluster.node_down("h800-1")
     training.wait_for_attempt(1, driver)
     training.go_on(ranks)  # one of them is on a node that Slurm has given up, and finds its partner gone
-    record = training.check_end(driver, jobs=1, attempts=2, first=kept)
-    assert record["jobs"]["train_pretrain"]["nodes"] == ["h800-0", "h800-1", "h800-2"]
+    training.check_end(driver, jobs=1, attempts=2, first=kept)
 
 
 def test_slurmd_killed(training: Training, cluster: Cluster) -> None:
