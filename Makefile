@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint
+.PHONY: help run repro plan why smoke ui compare chat size study studies doctor export import clean views test test-all test-kill test-mutate lint
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,8 +39,11 @@ repro: $(READY) ## what is stale, or only STAGE
 	dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
 	@python -m pipelines.track --env $(PROFILE)
 
-plan: $(READY) ## each stage: fresh, stale, missing or failed, why, and how long it takes
+plan: $(READY) ## each stage: fresh, stale, missing or failed, the first reason, and how long it will take
 	@python -m pipelines.status --env $(PROFILE)
+
+why: $(READY) ## what made STAGE stale, old → new, through the stages before it
+	@python -m pipelines.why $(if $(STAGE),$(STAGE),$(error name a stage: make why STAGE=sft)) --env $(PROFILE)
 
 smoke: $(READY) ## the whole graph at its smallest, in one process
 	@python -m pipelines.code --env smoke
@@ -98,3 +101,6 @@ test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, ke
 
 test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
+
+test-mutate: $(READY) ## fingerprints: every stage and parameter, 300 seeded mutations of the real tree, against what really ran
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation

@@ -1,8 +1,7 @@
 """A stage's code fingerprint: everything about the code that can change what the stage makes.
 
-At module granularity: each Python module the stage can reach (normal form), each non-Python file of its own
-package and of the packages reached (prompts, templates), the catalog entries of its data, and the versions of
-the distributions it reaches.
+Each definition that the stage can reach (normal form), each non-Python file of the packages it imports (prompts,
+templates), the catalog entries of its data, and the versions of the distributions it reaches.
 """
 
 import importlib.metadata
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, digest_bytes, digest_file
-from engine.identity.normal_form import digest, syntax
-from engine.identity.reach import reach
+from engine.identity.library import Library
+from engine.identity.reach import Reach, reach
 
+KINDS = ("definitions", "files", "catalog", "distributions")
 _NOT_CODE = {".py", ".pyc"}
 
 
@@ -23,19 +23,14 @@ _NOT_CODE = {".py", ".pyc"}
 class StageCode:
     """Name → hash (or version) for each part of a stage's code."""
 
-    modules: dict[str, str]
+    definitions: dict[str, str]
     files: dict[str, str]
     catalog: dict[str, str]
     distributions: dict[str, str]
 
     def as_dict(self) -> dict[str, dict[str, str]]:
         """Plain data, as it stands in data/<profile>/code/<stage>.json."""
-        return {
-            "modules": self.modules,
-            "files": self.files,
-            "catalog": self.catalog,
-            "distributions": self.distributions,
-        }
+        return {kind: getattr(self, kind) for kind in KINDS}
 
 
 def fingerprint(code: dict[str, dict[str, str]]) -> str:
@@ -44,24 +39,42 @@ def fingerprint(code: dict[str, dict[str, str]]) -> str:
 
 
 def stage_code(
-    root: Path, entries: list[str], catalog: dict[str, Any], leave_out: frozenset[str] = frozenset()
+    library: Library,
+    entries: list[str],
+    catalog: dict[str, Any],
+    leave_out: frozenset[str] = frozenset(),
+    waived: frozenset[str] = frozenset(),
 ) -> StageCode:
     """Fingerprint the code reachable from `entries`.
 
     Args:
-        root: the repository.
-        entries: dotted modules: the stage's pipeline module and the modules of its dataset classes.
+        library: the repository's modules.
+        entries: dotted names: the stage's pipeline module, its parameters' model, its dataset classes.
         catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
         leave_out: modules that are reached but cannot change what the stage makes.
+        waived: distributions whose version does not count.
 
     """
-    found = reach(root, entries, leave_out)
+    found = reach(library, entries, leave_out)
+    folders = {(library.root / module.path).parent for module in found.modules.values()}
     return StageCode(
-        modules={name: digest(syntax(path)) for name, path in found.modules.items()},
-        files=_data_files(root, {path.parent for path in found.modules.values()}),
+        definitions=_definitions(found),
+        files=_data_files(library.root, folders),
         catalog={name: digest_bytes(canonical_json(entry)) for name, entry in sorted(catalog.items())},
-        distributions=_versions(found.foreign),
+        distributions={name: version for name, version in _versions(found.foreign).items() if name not in waived},
     )
+
+
+def _definitions(found: Reach) -> dict[str, str]:
+    """Dotted name → hash, with annotations and docstrings where something may read them."""
+    hashes = {name: digest_bytes(f"import {target}".encode()) for name, target in found.reexports.items()}
+    for name, one in found.definitions.items():
+        hashes[name] = one.form
+        if found.reads_text:
+            hashes[name] = digest_bytes(f"{one.form} {one.annotations} {one.docstrings}".encode())
+        elif name in found.wired:
+            hashes[name] = digest_bytes(f"{one.form} {one.annotations}".encode())
+    return dict(sorted(hashes.items()))
 
 
 def _data_files(root: Path, packages: set[Path]) -> dict[str, str]:
@@ -82,7 +95,7 @@ def _package_of(folder: Path, top: Path) -> Path:
     return folder
 
 
-def _versions(names: frozenset[str]) -> dict[str, str]:
+def _versions(names: set[str]) -> dict[str, str]:
     """Distribution → version for imported top-level names, and Python's own, whose library the corpus reads.
 
     The local build tag (`+cpu`) is not identity.
