@@ -124,8 +124,8 @@ def producer(dataset: str) -> str:
 def code_of(stage: str, modules: Library | None = None) -> StageCode:
     """The stage's code as it stands in the working tree now, or in the `library` given, which serves several stages."""
     if modules is None:
-        with library() as modules:
-            return code_of(stage, modules)
+        with library() as own:
+            return code_of(stage, own)
     graph = stage_graph(stage)
     catalog = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
     return stage_code(modules, entry_points(stage), catalog, leave_out=JUDGES, waived=load_manifest().waived)

@@ -73,7 +73,8 @@ def _status(
 
 
 def estimate(good: list[dict[str, Any]]) -> float | None:
-    """How long a stage will take: the median of its good runs; None if it never ran (an adopted output took nothing)."""
+    """How long a stage will take: the median of its good runs; None if it never ran."""
+    # an adopted output took no time of the stage's own
     took = [float(run["seconds"]) for run in good if run["outcome"] != ADOPTED]
     return median(took) if took else None
 

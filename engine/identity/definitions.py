@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.artifacts.files import digest_bytes
-from engine.identity.normal_form import BLIND, Form, decorator_name, normal_form
+from engine.identity.normal_form import BLIND, decorator_name, normal_form
 from engine.identity.scope import FUNCTIONS, absolute, imported
 
 AT_IMPORT = "<import>"
@@ -19,17 +19,20 @@ AT_IMPORT = "<import>"
 
 _OPAQUE = frozenset({"globals", "locals", "eval", "exec", "__import__"})
 _DYNAMIC = frozenset({"import_module", "__import__", "run_module", "run_path"})
-_READS_TEXT = frozenset(
-    "get_type_hints get_annotations __annotations__ signature getfullargspec validate_call singledispatch "
-    "singledispatchmethod __doc__ getdoc getsource getsourcelines linecache TypeAdapter create_model".split()
-)
+_READS_TEXT = frozenset({
+    "TypeAdapter", "__annotations__", "__doc__", "create_model", "get_annotations", "get_type_hints", "getdoc",
+    "getfullargspec", "getsource", "getsourcelines", "linecache", "signature", "functools.singledispatch",
+    "functools.singledispatchmethod", "pydantic.validate_call",
+})  # fmt: skip
 _FINDS_CLASSES = frozenset({"__subclasses__", "__init_subclass__", "__set_name__", "__prepare__"})
-_HARMLESS = frozenset(
-    "Annotated Any ConfigDict Counter Decimal Field Fraction NewType OrderedDict ParamSpec Path TypeVar all any array "
-    "bool bytes compile dedent defaultdict dict encode enumerate field float format frozenset fromkeys get getLogger "
-    "int items itemgetter join keys len list log lower map max min namedtuple partial range replace resolve rstrip set "
-    "sorted split splitlines sqrt str strip sum tuple upper values with_name with_suffix zip".split()
-)
+_HARMLESS = frozenset({
+    "Annotated", "Any", "ConfigDict", "Counter", "Decimal", "Field", "Fraction", "NewType", "OrderedDict",
+    "ParamSpec", "Path", "TypeVar", "all", "any", "array", "bool", "bytes", "compile", "dedent", "defaultdict",
+    "dict", "encode", "enumerate", "field", "float", "format", "frozenset", "fromkeys", "get", "getLogger", "int",
+    "items", "itemgetter", "join", "keys", "len", "list", "log", "lower", "map", "max", "min", "namedtuple",
+    "partial", "range", "replace", "resolve", "rstrip", "set", "sorted", "split", "splitlines", "sqrt", "str",
+    "strip", "sum", "tuple", "upper", "values", "with_name", "with_suffix", "zip",
+})  # fmt: skip
 """Callables, by their last name, that do nothing but give a value."""
 
 
@@ -239,17 +242,18 @@ def _digest(text: Iterable[str]) -> str:
 
 
 def _mentioned(tree: ast.Module) -> Iterator[str]:
-    """Every name and attribute that a module's code mentions."""
+    """Every name and attribute that a module's code mentions; `model.eval` is another thing than `eval`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, ast.Attribute):
-            yield node.attr
+            yield node.attr if node.attr not in _OPAQUE else f".{node.attr}"
             if node.attr == "modules" and isinstance(node.value, ast.Name) and node.value.id == "sys":
                 yield "sys.modules"
-        elif isinstance(node, ast.alias):
-            yield node.name
-        elif isinstance(node, FUNCTIONS):
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield from (alias.name, f"{node.module}.{alias.name}")
+        elif isinstance(node, (ast.alias, *FUNCTIONS)):
             yield node.name
 
 
@@ -257,5 +261,5 @@ def _computed_imports(tree: ast.Module) -> Iterator[int]:
     """Lines of imports whose name is computed."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and decorator_name(node) in _DYNAMIC:
-            if not (node.args and isinstance(node.args[0], ast.Constant)):
-                yield node.lineno
+            named = node.args and isinstance(node.args[0], ast.Constant)
+            yield from () if named else (node.lineno,)

@@ -8,15 +8,13 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, digest_bytes, digest_file
+from engine.artifacts.files import canonical_json, digest_bytes
 from engine.identity.library import Library
 from engine.identity.reach import Reach, reach
 
 KINDS = ("definitions", "files", "catalog", "distributions")
-_NOT_CODE = {".py", ".pyc"}
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,10 @@ def stage_code(
 
     """
     found = reach(library, entries, leave_out)
-    folders = {(library.root / module.path).parent for module in found.modules.values()}
+    folders = sorted({(library.root / module.path).parent for module in found.modules.values()})
     return StageCode(
         definitions=_definitions(found),
-        files=_data_files(library.root, folders),
+        files=dict(sorted(item for folder in folders for item in library.data_files(folder).items())),
         catalog={name: digest_bytes(canonical_json(entry)) for name, entry in sorted(catalog.items())},
         distributions={name: version for name, version in _versions(found.foreign).items() if name not in waived},
     )
@@ -77,24 +75,6 @@ def _definitions(found: Reach) -> dict[str, str]:
     return dict(sorted(hashes.items()))
 
 
-def _data_files(root: Path, packages: set[Path]) -> dict[str, str]:
-    """Hashes of the non-Python files in `packages` and their folders that are not packages themselves."""
-    found: dict[str, str] = {}
-    for package in packages:
-        for path in package.rglob("*"):
-            own = _package_of(path.parent, package) == package
-            if own and path.is_file() and path.suffix not in _NOT_CODE and "__pycache__" not in path.parts:
-                found[path.relative_to(root).as_posix()] = digest_file(path)
-    return dict(sorted(found.items()))
-
-
-def _package_of(folder: Path, top: Path) -> Path:
-    """The nearest package at or above `folder`, `top` at the highest."""
-    while folder != top and not (folder / "__init__.py").is_file():
-        folder = folder.parent
-    return folder
-
-
 def _versions(names: set[str]) -> dict[str, str]:
     """Distribution → version for imported top-level names, and Python's own, whose library the corpus reads.
 
@@ -104,8 +84,13 @@ def _versions(names: set[str]) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in names:
         for distribution in owners.get(name, []):
-            found[distribution] = importlib.metadata.version(distribution).partition("+")[0]
+            found[distribution] = _version(distribution)
     return dict(sorted(found.items()))
+
+
+@cache
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 @cache

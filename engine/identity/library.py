@@ -10,11 +10,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from engine.artifacts.files import digest_bytes
+from engine.artifacts.files import digest_bytes, digest_file
 from engine.errors import UserError
 from engine.identity.definitions import Module, take_apart
 
 STORE = Path(".cache/definitions.json")
+_NOT_CODE = {".py", ".pyc"}
 _MOST = 4000
 _STANDARD = frozenset(sys.stdlib_module_names)
 
@@ -32,6 +33,7 @@ class Library:
         self.root = root
         self._known = {} if known is None else known
         self._found: dict[str, Module | None] = {}
+        self._files: dict[Path, dict[str, str]] = {}
 
     def module(self, name: str) -> Module | None:
         """The module called `name`; None if it is not ours.
@@ -49,10 +51,19 @@ class Library:
         """Whether a top-level name belongs to a distribution: neither ours nor the standard library's."""
         return top not in _STANDARD and not (self.root / top).exists()
 
+    def data_files(self, package: Path) -> dict[str, str]:
+        """Path → hash of the non-Python files of a package, in its folders that are not packages themselves."""
+        if package not in self._files:
+            paths = (path for path in package.rglob("*") if path.suffix not in _NOT_CODE and path.is_file())
+            own = (path for path in paths if "__pycache__" not in path.parts and _in_package(path.parent, package))
+            self._files[package] = {self._relative(path): digest_file(path) for path in own}
+        return self._files[package]
+
     def with_source(self, name: str, source: str) -> "Library":
         """The same library with another text for one module, on disc or not."""
         path = self._find(name)
         other = Library(self.root, self._known)
+        other._files = self._files
         other._found = {**self._found, name: take_apart(source, name, self._relative(path) if path else name)}
         return other
 
@@ -81,6 +92,13 @@ class Library:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def _in_package(folder: Path, package: Path) -> bool:
+    """Whether `package` is the nearest package at or above `folder`."""
+    while folder != package and not (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder == package
 
 
 @cache

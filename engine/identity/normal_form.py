@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 from engine.artifacts.files import digest_bytes
 from engine.identity.scope import (
-    COMPREHENSIONS,
-    FUNCTIONS,
     Scope,
     absolute,
     class_scope,
@@ -26,11 +24,11 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _LOGGERS = frozenset({"log", "logger", "logging", "_log", "_logger", "LOG", "LOGGER"})
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 
-BLIND = frozenset(
-    "abstractmethod cache cached_property classmethod contextmanager dataclass field_validator final inference_mode "
-    "lru_cache model_validator no_grad once_differentiable overload override property runtime_checkable setter "
-    "staticmethod total_ordering wraps".split()
-)
+BLIND = frozenset({
+    "abstractmethod", "cache", "cached_property", "classmethod", "contextmanager", "dataclass", "field_validator",
+    "final", "inference_mode", "lru_cache", "model_validator", "no_grad", "once_differentiable", "overload",
+    "override", "property", "runtime_checkable", "setter", "staticmethod", "total_ordering", "wraps",
+})  # fmt: skip
 """Decorators that neither read a function's annotations nor put it into a registry."""
 
 

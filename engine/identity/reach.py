@@ -48,7 +48,8 @@ def reach(library: Library, entries: list[str], leave_out: frozenset[str] = froz
     for entry in entries:
         if not walk.is_ours(entry):
             raise UserError(
-                f"kedro.yml or the catalog names {entry}, which is not in {library.root}: create it or correct the entry."
+                f"kedro.yml or the catalog names {entry}, which is not in {library.root}: "
+                "create it or correct the entry."
             )
         walk.use(entry, wired=False)
     for name in list(walk.found.definitions):  # of the entries alone so far: what they name is wired

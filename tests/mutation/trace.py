@@ -19,7 +19,9 @@ OURS = tuple(f"{ROOT / top}/" for top in ("engine", "kernels", "nodes", "pipelin
 WIRING = tuple(str(ROOT / "pipelines" / name) for name in ("graph.py", "manifest.py", "pipeline_registry.py", "gates/"))
 """What finds and judges, here as in a run: no part of a stage's code."""
 
+MODELS = "pydantic/main.py"
 VALIDATORS = ("__init__", "model_validate")
+MADE = ("__init__", "__new__", "<lambda>")  # what `exec` makes for dataclasses and named tuples
 THIS = ("self", "cls", "_cls")
 
 
@@ -60,7 +62,9 @@ class Trace:
             self.functions[name].add((code.co_firstlineno, code.co_qualname))
             if code.co_flags & 1:  # optimised: a function's, not a module's or a class's body
                 self.names[name].update(code.co_names)
-        elif path == "<string>" or (path.endswith("pydantic/main.py") and code.co_name in VALIDATORS):
+        elif (path == "<string>" and code.co_name in MADE) or (
+            path.endswith("pydantic/main.py") and code.co_name in VALIDATORS
+        ):
             self._instance(frame)
             if path != "<string>":
                 return  # the same code serves every model

@@ -157,7 +157,8 @@ def test_what_a_scope_makes_different(one: str, other: str) -> None:
         ("def f():\n    return [b for a in c if (b := a)]", "def f():\n    return [z for y in c if (z := y)]"),
         ("def f():\n    x = 1\n    class A:\n        def g(self):\n            return x",
          "def f():\n    y = 1\n    class A:\n        def g(self):\n            return y"),
-        ("async def f():\n    async with a as b:\n        return b", "async def f():\n    async with a as c:\n        return c"),
+        ("async def f():\n    async with a as b:\n        return b",
+         "async def f():\n    async with a as c:\n        return c"),
     ],
 )  # fmt: skip
 def test_renamed_locals_of_every_kind_are_the_same(one: str, other: str) -> None:

@@ -13,7 +13,8 @@ FILES = {
     "app/__init__.py": "",
     "app/entry.py": "from app import near\nfrom lib.deep import thing\n\ndef main():\n    return near.f() + thing\n",
     "app/near.py": (
-        "import json\nimport polars as pl\n\ndef f():\n    from .late import g\n    return g()\n\ndef unused():\n    return 0\n"
+        "import json\nimport polars as pl\n\ndef f():\n    from .late import g\n    return g()\n"
+        "\ndef unused():\n    return 0\n"
     ),
     "app/late.py": "LIMIT = 1\nOTHER = 2\n\ndef g():\n    return LIMIT\n",
     "app/other.py": "unreached = 1\n",
