@@ -122,7 +122,7 @@ class Why:
 
     def _line(self, change: Change) -> str:
         """One change: what, where it stands, old → new."""
-        text = str(change).replace(f".{AT_IMPORT}", ", on import,")
+        text = escape(str(change)).removeprefix("definition ").replace(f".{AT_IMPORT}", ", on import,")
         if change.kind == "definition":
             text += f"  [dim]{self._place(change.name)}[/]"
         elif change.kind == "catalog entry":

@@ -28,12 +28,16 @@ class Change:
             return "its last run was made under an older fingerprint"
         if self.kind in {"parameter", "distribution"}:
             return f"{self.kind} {self.name}: {self.old} → {self.new}"
+        if self.kind == "definition" and ABSENT in (self.old, self.new):
+            return f"definition {self.name} is {'newly' if self.old == ABSENT else 'no longer'} reached"
         how = "is new" if self.old == ABSENT else "is gone" if self.new == ABSENT else "changed"
         return f"{self.kind} {self.name} {how}"
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """Every change between the parts of a run record (flat parameters) and today's (nested or flat)."""
+    if set(old["code"]) != set(KINDS):
+        return [Change(OLDER, "", "", ""), *_parameters(old, new), *_inputs(old, new)]
     return [*_parameters(old, new), *_inputs(old, new), *_code(old["code"], new["code"])]
 
 
@@ -53,9 +57,6 @@ def _inputs(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
 
 
 def _code(old: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) -> Iterator[Change]:
-    if set(old) != set(KINDS):
-        yield Change(OLDER, "", "", "")
-        return
     for kind in KINDS:
         then, now = old[kind], new[kind]
         for name in sorted({*then, *now}):

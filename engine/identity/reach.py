@@ -66,6 +66,7 @@ class _Walk:
         self._leave_out = leave_out
         self._waiting: list[str] = []
         self._whole: set[str] = set()
+        self._annotated: set[str] = set()
 
     def is_ours(self, name: str) -> bool:
         """Whether a dotted name is a module of ours or may be defined in one."""
@@ -74,7 +75,7 @@ class _Walk:
 
     def finish(self) -> None:
         """Follow everything that waits, until nothing new is found."""
-        while self._waiting or self._registered():
+        while self._waiting or self._registered() or self._read():
             name = self._waiting.pop()
             one = self.found.definitions[name]
             for imported in one.imports:
@@ -84,9 +85,8 @@ class _Walk:
             for string in one.strings:
                 if self.library.module(string.partition(".")[0]) is not None:
                     self.use(string)
-            if name in self.found.wired or self.found.reads_text:
-                for use in one.annotation_uses:
-                    self.use(use)
+            if name in self.found.wired:
+                self._annotations_of(name)
 
     def use(self, name: str, wired: bool = False) -> None:
         """Reach what a dotted name stands for: a module, or a definition in one."""
@@ -160,6 +160,18 @@ class _Walk:
         if dotted not in self.found.definitions:
             self.found.definitions[dotted] = module.definitions[name]
             self._waiting.append(dotted)
+
+    def _annotations_of(self, name: str) -> None:
+        self._annotated.add(name)
+        for use in self.found.definitions[name].annotation_uses:
+            self.use(use)
+
+    def _read(self) -> bool:
+        """Reach what annotations name, where a module imported on the way may read them; whether any was new."""
+        if self.found.reads_text:
+            for name in self.found.definitions.keys() - self._annotated:
+                self._annotations_of(name)
+        return bool(self._waiting)
 
     def _registered(self) -> bool:
         """Reach the classes that a module imported on the way may find by itself; whether any was new."""
