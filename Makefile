@@ -102,5 +102,5 @@ test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, ke
 test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
 
-test-mutate: $(READY) ## fingerprints: every stage and parameter, 300 seeded mutations of the real tree, against what really ran
+test-mutate: $(READY) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from engine.artifacts.files import canonical_json
-from engine.identity.fingerprint import fingerprint, stage_code
+from engine.identity.fingerprint import StageCode, stage_code
 from engine.identity.library import Library
 from pipelines import graph
 from pipelines.graph import JUDGES
@@ -25,8 +25,8 @@ from tests.mutation.oracle import STAGES, Oracle, make
 from tests.project import Project
 
 SEED = 20260707
-BEHAVIOUR_MUTATIONS = 300
-NEUTRAL_MUTATIONS = 300
+BEHAVIOUR_MUTATIONS = 240
+NEUTRAL_MUTATIONS = 240
 OUTSIDE = re.compile(
     r"nodes\.studies|pipelines\.(adopt|chat|clean|cli|code|doctor|errors|export|graph|hooks|manifest|parameters|rank|"
     r"restore|runner|settings|size|status|study|summary|why|pipeline_registry|track|gates)\b"
@@ -56,16 +56,16 @@ class Bench:
         self.library = Library(root)
         self.before = self.fingerprints(self.library)
 
-    def fingerprints(self, library: Library) -> dict[str, str]:
-        """Stage → hash of its code."""
-        return {stage: fingerprint(self.code(stage, library)) for stage in STAGES}
+    def fingerprints(self, library: Library) -> dict[str, StageCode]:
+        """Each stage's code."""
+        return {stage: self.code(stage, library) for stage in STAGES}
 
-    def code(self, stage: str, library: Library) -> dict[str, dict[str, str]]:
+    def code(self, stage: str, library: Library) -> StageCode:
         """One stage's code, as graph.code_of makes it, below another root."""
         outline = graph.stage_graph(stage)
         names = (*outline.inputs, *outline.outputs)
         catalog = {name: graph._identity_of(graph.catalog_entries(None)[name]) for name in names}
-        return stage_code(library, graph.entry_points(stage), catalog, JUDGES).as_dict()
+        return stage_code(library, graph.entry_points(stage), catalog, JUDGES)
 
     def stale(self, mutation: Mutation) -> set[str]:
         """The stages that a mutation makes stale."""
@@ -80,10 +80,12 @@ class Bench:
 def draw_behaviour(root: Path, oracle: Oracle, random_: random.Random) -> list[Mutation]:
     """Mutations of code that a run executed, so many of each kind as there are, in turn."""
     pools: dict[str, list[Mutation]] = {}
-    for name, path in modules(root).items():
+    for name, path in _shuffled(root, random_):
         for what, mutation in behaviour(root, name, path, random_).items():
             if oracle.concerned(mutation.place):
                 pools.setdefault(what, []).append(mutation)
+        if sum(map(len, pools.values())) > BEHAVIOUR_MUTATIONS:
+            break
     return _in_turn(pools, BEHAVIOUR_MUTATIONS, random_)
 
 
@@ -91,8 +93,8 @@ def draw_neutral(root: Path, oracle: Oracle, random_: random.Random) -> list[Mut
     """Mutations that change nothing, of modules that a run imported; and edits of what no stage uses."""
     imported = {module for trace in oracle.traces.values() for module in trace["modules"]}
     pools: dict[str, list[Mutation]] = {}
-    for name, path in modules(root).items():
-        if name in imported:
+    for name, path in _shuffled(root, random_):
+        if name in imported and sum(map(len, pools.values())) < NEUTRAL_MUTATIONS:
             for what, mutation in neutral(root, name, path, random_).items():
                 pools.setdefault(what, []).append(mutation)
     pools["edit nothing reaches"] = list(unreached(root, random_))
@@ -105,13 +107,21 @@ def unreached(root: Path, random_: random.Random) -> list[Mutation]:
     inside = Counter(
         word for name, text in texts.items() if not OUTSIDE.match(name) for word in re.findall(r"\w+", text)
     )
-    found = []
-    for name, path in modules(root).items():
+    found: list[Mutation] = []
+    for name, path in _shuffled(root, random_):
+        if len(found) > NEUTRAL_MUTATIONS // 8:
+            break
         for mutation in behaviour(root, name, path, random_).values():
             function = mutation.place.function
             plain = function is not None and "." not in function[1] and mutation.place.kind is None
             if OUTSIDE.match(name) or (plain and function is not None and inside[function[1]] == 1):
                 found.append(Mutation("edit nothing reaches", mutation.place, mutation.source))
+    return found
+
+
+def _shuffled(root: Path, random_: random.Random) -> list[tuple[str, str]]:
+    found = list(modules(root).items())
+    random_.shuffle(found)
     return found
 
 

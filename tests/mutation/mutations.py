@@ -61,10 +61,11 @@ def modules(root: Path, tops: tuple[str, ...] = ("engine", "kernels", "nodes", "
 
 
 def behaviour(root: Path, name: str, path: str, random_: random.Random) -> dict[str, Mutation]:
-    """One edit of each kind that the module has room for."""
+    """One edit of up to four kinds that the module has room for."""
     text = (root / path).read_text()
     found: dict[str, Mutation] = {}
-    for what in sorted({site.what for site in sites(ast.parse(text), name, path)}):
+    kinds = sorted({site.what for site in sites(ast.parse(text), name, path)})
+    for what in random_.sample(kinds, min(4, len(kinds))):
         tree = ast.parse(text)
         site = random_.choice([one for one in sites(tree, name, path) if one.what == what])
         site.edit()
@@ -190,19 +191,11 @@ def _tells(node: ast.stmt) -> bool:
 
 
 def neutral(root: Path, name: str, path: str, random_: random.Random) -> dict[str, Mutation]:
-    """One edit of each kind that leaves what the module does as it is."""
+    """Edits of four kinds that leave what the module does as it is."""
     text = (root / path).read_text()
-    made = {
-        "comment": _comment(text, random_),
-        "docstring": _docstring(text, random_),
-        "formatting": ast.unparse(ast.parse(text)),
-        "blank lines": re.sub(r"\n\n\n", "\n\n\n\n\n", text),
-        "annotation": _annotation(text, random_),
-        "log text": _log_text(text),
-        "local rename": _rename(text, random_),
-        "added function": f"{text}\n\ndef _added_{random_.randrange(10**6)}(x: int) -> int:\n    return x + 1\n",
-        "added constant": f"{text}\n\n_ADDED_{random_.randrange(10**6)} = 1\n",
-    }
+    made = {what: NEUTRAL[what](text, random_) for what in random_.sample(sorted(NEUTRAL), 4)}
+    if "sys.stderr" in text or "journal.say" in text:
+        made["log text"] = _log_text(text, random_)  # few modules have any
     place = Place(name, path)
     return {what: Mutation(what, place, new) for what, new in made.items() if new is not None and new != text}
 
@@ -246,7 +239,7 @@ def _annotation(text: str, random_: random.Random) -> str | None:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def _log_text(text: str) -> str | None:
+def _log_text(text: str, _: random.Random) -> str | None:
     tree = ast.parse(text)
     calls = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and _tells(node)]
     for call in calls:
@@ -280,3 +273,16 @@ def _rename(text: str, random_: random.Random) -> str | None:
         if isinstance(one, ast.Name) and one.id == old:
             one.id = f"{old}_by_another_name"
     return ast.unparse(tree)
+
+
+NEUTRAL: dict[str, Callable[[str, random.Random], str | None]] = {
+    "comment": _comment,
+    "docstring": _docstring,
+    "formatting": lambda text, _: ast.unparse(ast.parse(text)),
+    "blank lines": lambda text, _: text.replace("\n\n\n", "\n\n\n\n\n"),
+    "annotation": _annotation,
+    "log text": _log_text,
+    "local rename": _rename,
+    "added function": lambda text, _: f"{text}\n\ndef _added(x: int) -> int:\n    return x + 1\n",
+    "added constant": lambda text, _: f"{text}\n\n_ADDED = 1\n",
+}
