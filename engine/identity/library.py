@@ -34,6 +34,7 @@ class Library:
         self._known = {} if known is None else known
         self._found: dict[str, Module | None] = {}
         self._files: dict[Path, dict[str, str]] = {}
+        self._splits: dict[str, tuple[str, str]] = {}
 
     def module(self, name: str) -> Module | None:
         """The module called `name`; None if it is not ours.
@@ -46,6 +47,15 @@ class Library:
             path = self._find(name)
             self._found[name] = None if path is None else self._read(name, path)
         return self._found[name]
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The longest module of ours that a dotted name begins with, and the rest; nothing and all if there is none."""
+        if name not in self._splits:
+            parts = name.split(".")
+            lengths = (n for n in range(len(parts), 0, -1) if self.module(".".join(parts[:n])) is not None)
+            length = next(lengths, 0)
+            self._splits[name] = ".".join(parts[:length]), ".".join(parts[length:])
+        return self._splits[name]
 
     def is_foreign(self, top: str) -> bool:
         """Whether a top-level name belongs to a distribution: neither ours nor the standard library's."""
@@ -63,7 +73,7 @@ class Library:
         """The same library with another text for one module, on disc or not."""
         path = self._find(name)
         other = Library(self.root, self._known)
-        other._files = self._files
+        other._files, other._splits = self._files, self._splits  # which modules there are stays the same
         other._found = {**self._found, name: take_apart(source, name, self._relative(path) if path else name)}
         return other
 

@@ -24,7 +24,7 @@ class Reach:
     modules: dict[str, Module] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     wired: set[str] = field(default_factory=set)
-    """Definitions that an entry itself names; whoever reads the entry (Kedro) may read their annotations."""
+    """Definitions that a module among the entries names; who reads it (Kedro, a pipeline) may read annotations."""
 
     @property
     def reads_text(self) -> bool:
@@ -52,7 +52,7 @@ def reach(library: Library, entries: list[str], leave_out: frozenset[str] = froz
                 "create it or correct the entry."
             )
         walk.use(entry, wired=False)
-    for name in list(walk.found.definitions):  # of the entries alone so far: what they name is wired
+    for name in [one for one in walk.found.definitions if one.rpartition(".")[0] in entries]:
         for use in walk.found.definitions[name].uses:
             walk.use(use, wired=True)
     walk.finish()
@@ -110,12 +110,8 @@ class _Walk:
 
     def _split(self, name: str) -> tuple[Module | None, str]:
         """The longest module of ours that a dotted name begins with, and the rest."""
-        parts = name.split(".")
-        for length in range(len(parts), 0, -1):
-            module = self.library.module(".".join(parts[:length]))
-            if module is not None:
-                return module, ".".join(parts[length:])
-        return None, name
+        owner, rest = self.library.split(name)
+        return (self.library.module(owner), rest) if owner else (None, name)
 
     def _left_out(self, name: str) -> bool:
         return any(name == top or name.startswith(f"{top}.") for top in self._leave_out)
