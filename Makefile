@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,8 +39,11 @@ repro: $(READY) ## what is stale, or only STAGE
 	dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
 	@python -m pipelines.track --env $(PROFILE)
 
-plan: $(READY) ## each stage: fresh, stale, missing or failed, why, and how long it takes
+plan: $(READY) ## each stage: fresh, stale, missing or failed, the first reason, and how long it will take
 	@python -m pipelines.status --env $(PROFILE)
+
+why: $(READY) ## what made STAGE stale, old → new, through the stages before it
+	@python -m pipelines.why $(if $(STAGE),$(STAGE),$(error name a stage: make why STAGE=sft)) --env $(PROFILE)
 
 smoke: $(READY) ## the whole graph at its smallest, in one process
 	@python -m pipelines.code --env smoke
@@ -107,3 +110,6 @@ cluster-stop: $(READY) ## stop it, its jobs too
 
 test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may befall it
 	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadgroup -m slow --timeout 900 tests/cluster
+
+test-mutate: $(READY) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation

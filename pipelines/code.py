@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
+from engine.identity.library import Library
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
@@ -43,21 +44,22 @@ def current(stage: str, profile: str) -> dict[str, dict[str, str]]:
     return now
 
 
-def stage_file(stage: str, profile: str | None) -> dict[str, Any]:
-    """What stands in a stage's code file."""
+def stage_file(stage: str, profile: str | None, modules: Library | None = None) -> dict[str, Any]:
+    """What stands in a stage's code file; one library of `modules` serves several stages."""
     resolved = graph.parameters(profile)
     read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
-    return {"code": graph.code_of(stage).as_dict(), "parameters": read}
+    return {"code": graph.code_of(stage, modules).as_dict(), "parameters": read}
 
 
 def write_files(profile: str) -> None:
     """Write the code files that are not what they should be now, after checking all parameters."""
     check_parameters(graph.parameters(profile), profile)
-    for stage in load_manifest().stages:
-        data = canonical_json(stage_file(stage, profile))
-        path = code_file(stage, profile)
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomic(path, data)
+    with graph.library() as modules:
+        for stage in load_manifest().stages:
+            data = canonical_json(stage_file(stage, profile, modules))
+            path = code_file(stage, profile)
+            if not path.is_file() or path.read_bytes() != data:
+                write_atomic(path, data)
 
 
 def main() -> None:

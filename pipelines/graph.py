@@ -4,6 +4,8 @@ Read from manifest, pipelines and catalog; nothing heavy is imported: no torch, 
 """
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,16 +14,15 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset
 from kedro.pipeline import Pipeline
-from kedro.utils import load_obj
 
 from engine.artifacts.files import digest_bytes
 from engine.artifacts.manifest import content_digest
 from engine.errors import UserError
 from engine.identity.fingerprint import StageCode, stage_code
+from engine.identity.library import Library, load_known, save_known
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.pipeline_registry import stage_pipeline
 
-DATASETS_MODULE = "pipelines.datasets"
 JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
 MERGE = {"parameters": "soft", "compute": "soft"}  # a profile overlays the base key by key
@@ -120,11 +121,31 @@ def producer(dataset: str) -> str:
     return str(catalog_entries(None)[dataset]["stage"])
 
 
-def code_of(stage: str) -> StageCode:
-    """The stage's code as it stands in the working tree now."""
+def code_of(stage: str, modules: Library | None = None) -> StageCode:
+    """The stage's code as it stands in the working tree now, or in the `library` given, which serves several stages."""
+    if modules is None:
+        with library() as own:
+            return code_of(stage, own)
     graph = stage_graph(stage)
-    entries = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
-    return stage_code(ROOT, [load_manifest().stage(stage).pipeline, DATASETS_MODULE], entries, JUDGES)
+    catalog = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
+    return stage_code(modules, entry_points(stage), catalog, leave_out=JUDGES, waived=load_manifest().waived)
+
+
+def entry_points(stage: str) -> list[str]:
+    """Where a stage's code begins: its pipeline, its parameters' model, the classes and tables of its datasets."""
+    graph = stage_graph(stage)
+    entries = [catalog_entries(None)[name] for name in (*graph.inputs, *graph.outputs)]
+    named = {str(entry[field]) for entry in entries for field in ("type", "table") if field in entry}
+    return [load_manifest().stage(stage).pipeline, f"nodes.{stage}.schema.Parameters", *sorted(named)]
+
+
+@contextmanager
+def library() -> Iterator[Library]:
+    """The working tree's modules, taken apart with the help of what earlier runs have kept."""
+    known = load_known(ROOT)
+    before = len(known)
+    yield Library(ROOT, known)
+    save_known(ROOT, known, before)
 
 
 def parameter_model(stage: str) -> Any:
@@ -137,10 +158,8 @@ def _is_parameter(name: str) -> bool:
 
 
 def _identity_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """A catalog entry without its path (a path is no identity), with the columns and the suite that it names."""
+    """A catalog entry without its path (a path is no identity), with the suite that it names."""
     kept = {name: value for name, value in entry.items() if name != "filepath"}
-    if table := entry.get("table"):
-        kept["columns"] = load_obj(table)
     if gate := entry.get("gate"):
         kept["suite"] = config(None, "gates").get(gate)
     return kept

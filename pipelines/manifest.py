@@ -31,6 +31,8 @@ class Manifest:
     default_profile: str
     profiles: tuple[str, ...]
     stages: dict[str, StageSpec]
+    waived: frozenset[str] = frozenset()
+    """Distributions whose version makes no stage stale."""
 
     def profile(self, name: str | None) -> str:
         """The profile called `name` (None: the default one)."""
@@ -60,7 +62,7 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
         raise UserError(f"{path} is not valid YAML ({_first_line(error)}): correct it.") from error
     try:
         stages = {name: _stage(name, fields, path) for name, fields in content["stages"].items()}
-        return Manifest(content["default_profile"], tuple(content["profiles"]), stages)
+        return Manifest(content["default_profile"], tuple(content["profiles"]), stages, _waived(content, path))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: the field {error} is missing or of the wrong kind: it needs default_profile, profiles and stages."
@@ -82,6 +84,13 @@ def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:
             f"choose one of {', '.join(COMPUTE_CLASSES)}."
         )
     return StageSpec(name, **fields)
+
+
+def _waived(content: dict[str, Any], path: str) -> frozenset[str]:
+    names = content.get("waived_distributions") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: waived_distributions is {names!r}; it needs a list of names, such as [rich, click].")
+    return frozenset(name.lower() for name in names)
 
 
 def _first_line(error: Exception) -> str:

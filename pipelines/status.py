@@ -1,4 +1,4 @@
-"""`make plan`: every stage as fresh, stale, missing or failed, with the first reason and how long it took last time.
+"""`make plan`: every stage as fresh, stale, missing or failed, with the first reason and how long it will take.
 
 A stage is fresh if the last good run of it had today's key and its outputs are the ones that run left. The key is
 the same one that the stage itself makes, so the plan, DVC and the Dagster badges agree.
@@ -8,14 +8,22 @@ the same one that the stage itself makes, so the plan, DVC and the Dagster badge
 
 import argparse
 from dataclasses import dataclass
-from typing import Any, Literal
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
 
-from engine.identity.key import flatten, stage_key
+from rich.markup import escape
+
+from engine.identity.difference import differences
+from engine.identity.key import stage_key
+from engine.identity.library import Library
 from engine.identity.records import ADOPTED, GOOD, read_records
 from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 State = Literal["fresh", "stale", "missing", "failed"]
 COLOURS = {"fresh": "green", "stale": "yellow", "missing": "white", "failed": "red"}
@@ -31,27 +39,44 @@ class StageStatus:
     key: str | None
     record: dict[str, Any] | None
     seconds: float | None
+    """What the last good run took."""
+    estimate: float | None = None
+    """The median of what good runs took."""
+    parts: dict[str, Any] | None = None
+    """What today's key is made of."""
 
 
 def stage_status(profile: str | None = None) -> dict[str, StageStatus]:
     """The state of every stage of a profile, in order."""
     found: dict[str, StageStatus] = {}
-    for stage in load_manifest().stages:
-        found[stage] = _status(stage, profile, found)
+    with graph.library() as modules:
+        for stage in load_manifest().stages:
+            found[stage] = _status(stage, profile, found, modules)
     return found
 
 
-def _status(stage: str, profile: str | None, before: dict[str, StageStatus]) -> StageStatus:
+def _status(
+    stage: str, profile: str | None, before: dict[str, StageStatus], modules: Library | None = None
+) -> StageStatus:
     outline = graph.stage_graph(stage)
     runs = read_records(graph.data_folder(profile) / ".runs" / stage)
     good = [run for run in runs if run["outcome"] in GOOD]
     last = good[-1] if good else None
-    parts = stage_file(stage, profile)
+    parts = stage_file(stage, profile, modules)
     inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
     whole = {name: digest for name, digest in inputs.items() if digest is not None}
     key = stage_key(**parts, inputs=whole) if len(whole) == len(inputs) else None
-    state, reason = _judge(profile, outline, runs, last, key, {**parts, "inputs": inputs}, before)
-    return StageStatus(stage, state, reason, key, last, float(last["seconds"]) if last else None)
+    now = {**parts, "inputs": inputs}
+    state, reason = _judge(profile, outline, runs, last, key, now, before)
+    seconds = float(last["seconds"]) if last else None
+    return StageStatus(stage, state, reason, key, last, seconds, estimate(good), now)
+
+
+def estimate(good: list[dict[str, Any]]) -> float | None:
+    """How long a stage will take: the median of its good runs; None if it never ran."""
+    # an adopted output took no time of the stage's own
+    took = [float(run["seconds"]) for run in good if run["outcome"] != ADOPTED]
+    return median(took) if took else None
 
 
 def _judge(
@@ -79,29 +104,12 @@ def _judge(
         if found != digest:
             return "stale", f"{name} is not what the last run left"
     if key != last["key"]:
-        return "stale", first_difference(last["parts"], now)
+        changes = differences(last["parts"], now)
+        more = f", and {len(changes) - 1} more: make why STAGE={outline.name}" if len(changes) > 1 else ""
+        return "stale", f"{changes[0]}{more}" if changes else "nothing that the record shows"
     if last["outcome"] == ADOPTED:
         return "fresh", f"adopted from {last['origin']['path']}"
     return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}"
-
-
-def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first part of a stage key that changed, old → new: a parameter, an input, or a piece of code."""
-    parameters = flatten(new["parameters"])
-    for name in sorted({*old["parameters"], *parameters}):
-        a, b = old["parameters"].get(name, "absent"), parameters.get(name, "absent")
-        if a != b:
-            return f"parameter {name}: {a} → {b}"
-    for name, digest in new["inputs"].items():
-        if old["inputs"].get(name) != digest:
-            return f"input {name} changed"
-    for kind, current in new["code"].items():
-        then = old["code"].get(kind, {})
-        for name in sorted({*then, *current}):
-            if then.get(name) != current.get(name):
-                how = "is new" if name not in then else "is gone" if name not in current else "changed"
-                return f"{kind.rstrip('s')} {name} {how}"
-    return "nothing that the record shows"
 
 
 def main() -> None:
@@ -114,26 +122,51 @@ def main() -> None:
 
 
 def print_plan(profile: str) -> None:
-    """One line a stage, and how long the stale ones took last time."""
-    from rich.console import Console
+    """One line a stage, and how long those that are not fresh will take."""
     from rich.table import Table
 
     table = Table(title=f"plan of profile {profile}", title_justify="left")
-    for column in ("stage", "state", "why", "last run"):
+    for column in ("stage", "state", "why"):
         table.add_column(column, overflow="fold")
-    statuses = stage_status(profile).values()
+    table.add_column("takes", justify="right", no_wrap=True)
+    statuses = list(stage_status(profile).values())
     for status in statuses:
-        took = f"{status.seconds:.0f} s" if status.seconds is not None else "-"
-        table.add_row(status.stage, f"[{COLOURS[status.state]}]{status.state}[/]", status.reason, took)
-    console = Console()
+        colour = COLOURS[status.state]
+        table.add_row(status.stage, f"[{colour}]{status.state}[/]", escape(status.reason), duration(status.estimate))
+    console = screen()
     console.print(table)
-    due = [status for status in statuses if status.state != "fresh"]
-    known = sum(status.seconds or 0 for status in due)
-    unknown = sum(status.seconds is None for status in due)
-    more = f" and {unknown} stages never timed" if unknown else ""
-    console.print(
-        f"{len(due)} of {len(statuses)} stages would run: about {known:.0f} s{more}." if due else "All is fresh."
-    )
+    console.print(total([status for status in statuses if status.state != "fresh"], len(statuses)), soft_wrap=True)
+
+
+def total(due: list[StageStatus], of: int) -> str:
+    """How many stages would run, and how long by what past runs took."""
+    if not due:
+        return "All is fresh."
+    known = [status.estimate for status in due if status.estimate is not None]
+    unknown = [status.stage for status in due if status.estimate is None]
+    parts = [f"about {duration(sum(known))}"] if known else []
+    never = f"{len(unknown)} stages" if len(unknown) > 3 else ", ".join(unknown)
+    parts += [f"unknown for {never}, never timed"] if unknown else []
+    return f"{len(due)} of {of} stages would run: {'; '.join(parts)}."
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: 8 s, 3 min 20 s, 2 h 05 min; ? where nobody knows."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def screen() -> "Console":
+    """The terminal, at most 100 columns wide."""
+    from rich.console import Console
+
+    return Console(width=min(100, Console().width), highlight=False)
 
 
 if __name__ == "__main__":

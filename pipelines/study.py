@@ -102,7 +102,8 @@ def code() -> str:
     """The fingerprint of the code a run can reach, and of what its bits hang on beside: torch, processor, threads."""
     from engine.training.numerics import fingerprint as numerics
 
-    reached = stage_code(ROOT, [ENTRY], {}).as_dict()
+    with graph.library() as library:
+        reached = stage_code(library, [ENTRY], {}).as_dict()
     return fingerprint({**reached, "numerics": {name: str(value) for name, value in numerics(1, "float32").items()}})
 
 

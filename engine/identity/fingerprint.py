@@ -1,41 +1,34 @@
 """A stage's code fingerprint: everything about the code that can change what the stage makes.
 
-At module granularity: each Python module the stage can reach (normal form), each non-Python file of its own
-package and of the packages reached (prompts, templates), the catalog entries of its data, and the versions of
-the distributions it reaches.
+Each definition that the stage can reach (normal form), each non-Python file of the packages it imports (prompts,
+templates), the catalog entries of its data, and the versions of the distributions it reaches.
 """
 
 import importlib.metadata
 import platform
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, digest_bytes, digest_file
-from engine.identity.normal_form import digest, syntax
-from engine.identity.reach import reach
+from engine.artifacts.files import canonical_json, digest_bytes
+from engine.identity.library import Library
+from engine.identity.reach import Reach, reach
 
-_NOT_CODE = {".py", ".pyc"}
+KINDS = ("definitions", "files", "catalog", "distributions")
 
 
 @dataclass(frozen=True)
 class StageCode:
     """Name → hash (or version) for each part of a stage's code."""
 
-    modules: dict[str, str]
+    definitions: dict[str, str]
     files: dict[str, str]
     catalog: dict[str, str]
     distributions: dict[str, str]
 
     def as_dict(self) -> dict[str, dict[str, str]]:
         """Plain data, as it stands in data/<profile>/code/<stage>.json."""
-        return {
-            "modules": self.modules,
-            "files": self.files,
-            "catalog": self.catalog,
-            "distributions": self.distributions,
-        }
+        return {kind: getattr(self, kind) for kind in KINDS}
 
 
 def fingerprint(code: dict[str, dict[str, str]]) -> str:
@@ -44,45 +37,45 @@ def fingerprint(code: dict[str, dict[str, str]]) -> str:
 
 
 def stage_code(
-    root: Path, entries: list[str], catalog: dict[str, Any], leave_out: frozenset[str] = frozenset()
+    library: Library,
+    entries: list[str],
+    catalog: dict[str, Any],
+    leave_out: frozenset[str] = frozenset(),
+    waived: frozenset[str] = frozenset(),
 ) -> StageCode:
     """Fingerprint the code reachable from `entries`.
 
     Args:
-        root: the repository.
-        entries: dotted modules: the stage's pipeline module and the modules of its dataset classes.
+        library: the repository's modules.
+        entries: dotted names: the stage's pipeline module, its parameters' model, its dataset classes.
         catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
         leave_out: modules that are reached but cannot change what the stage makes.
+        waived: distributions whose version does not count.
 
     """
-    found = reach(root, entries, leave_out)
+    found = reach(library, entries, leave_out)
+    folders = sorted({(library.root / module.path).parent for module in found.modules.values()})
     return StageCode(
-        modules={name: digest(syntax(path)) for name, path in found.modules.items()},
-        files=_data_files(root, {path.parent for path in found.modules.values()}),
+        definitions=_definitions(found),
+        files=dict(sorted(item for folder in folders for item in library.data_files(folder).items())),
         catalog={name: digest_bytes(canonical_json(entry)) for name, entry in sorted(catalog.items())},
-        distributions=_versions(found.foreign),
+        distributions={name: version for name, version in _versions(found.foreign).items() if name not in waived},
     )
 
 
-def _data_files(root: Path, packages: set[Path]) -> dict[str, str]:
-    """Hashes of the non-Python files in `packages` and their folders that are not packages themselves."""
-    found: dict[str, str] = {}
-    for package in packages:
-        for path in package.rglob("*"):
-            own = _package_of(path.parent, package) == package
-            if own and path.is_file() and path.suffix not in _NOT_CODE and "__pycache__" not in path.parts:
-                found[path.relative_to(root).as_posix()] = digest_file(path)
-    return dict(sorted(found.items()))
+def _definitions(found: Reach) -> dict[str, str]:
+    """Dotted name → hash, with annotations and docstrings where something may read them."""
+    hashes = {name: digest_bytes(f"import {target}".encode()) for name, target in found.reexports.items()}
+    for name, one in found.definitions.items():
+        hashes[name] = one.form
+        if found.reads_text:
+            hashes[name] = digest_bytes(f"{one.form} {one.annotations} {one.docstrings}".encode())
+        elif name in found.wired:
+            hashes[name] = digest_bytes(f"{one.form} {one.annotations}".encode())
+    return dict(sorted(hashes.items()))
 
 
-def _package_of(folder: Path, top: Path) -> Path:
-    """The nearest package at or above `folder`, `top` at the highest."""
-    while folder != top and not (folder / "__init__.py").is_file():
-        folder = folder.parent
-    return folder
-
-
-def _versions(names: frozenset[str]) -> dict[str, str]:
+def _versions(names: set[str]) -> dict[str, str]:
     """Distribution → version for imported top-level names, and Python's own, whose library the corpus reads.
 
     The local build tag (`+cpu`) is not identity.
@@ -91,8 +84,13 @@ def _versions(names: frozenset[str]) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in names:
         for distribution in owners.get(name, []):
-            found[distribution] = importlib.metadata.version(distribution).partition("+")[0]
+            found[distribution] = _version(distribution)
     return dict(sorted(found.items()))
+
+
+@cache
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution).partition("+")[0]
 
 
 @cache

@@ -1,60 +1,297 @@
-"""A module's normal form: its syntax tree without comments, docstrings, formatting or version-specific fields.
+"""The normal form of a definition: its syntax tree without what cannot change what it does, and what it refers to.
 
-Our own walk over `ast`, because `ast.dump` and `ast.unparse` differ between Python versions: fields that are
-empty are left out, so a field that a newer Python adds changes nothing until code uses it.
+Left out: comments, layout, docstrings, annotations of functions, log text, the names of true locals. Kept: everything
+else, annotations of classes' fields among it. Our own walk over `ast`, because `ast.dump` and `ast.unparse` differ
+between Python versions: fields that are empty are left out, so a field that a newer Python adds changes nothing until
+code uses it. Annotations and docstrings are digested apart, for the few places where something reads them.
 """
 
 import ast
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
+import re
+from dataclasses import dataclass, field
 
 from engine.artifacts.files import digest_bytes
+from engine.identity.scope import (
+    Scope,
+    absolute,
+    class_scope,
+    comprehension_scope,
+    function_scope,
+)
 
-_IGNORED = {"ctx", "kind", "type_comment", "lineno", "col_offset", "end_lineno", "end_col_offset"}
-_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_LOGGERS = frozenset({"log", "logger", "logging", "_log", "_logger", "LOG", "LOGGER"})
+_LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
+
+BLIND = frozenset({
+    "abstractmethod", "cache", "cached_property", "classmethod", "contextmanager", "dataclass", "field_validator",
+    "final", "inference_mode", "lru_cache", "model_validator", "no_grad", "once_differentiable", "overload",
+    "override", "property", "runtime_checkable", "setter", "staticmethod", "total_ordering", "wraps",
+})  # fmt: skip
+"""Decorators that neither read a function's annotations nor put it into a registry."""
 
 
-def syntax(path: Path) -> ast.Module:
-    """A file's syntax tree, parsed once for as long as the file is not touched."""
-    stat = path.stat()
-    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+@dataclass
+class Form:
+    """What a walk over a definition has found."""
+
+    text: list[str] = field(default_factory=list)
+    annotations: list[str] = field(default_factory=list)
+    docstrings: list[str] = field(default_factory=list)
+    uses: set[str] = field(default_factory=set)
+    """Chains `name.attribute.…` whose name the module or the built-ins give; local imports by their full name."""
+    annotation_uses: set[str] = field(default_factory=set)
+    imports: set[str] = field(default_factory=set)
+    """Modules imported inside functions."""
+    strings: set[str] = field(default_factory=set)
+    """Strings that look like dotted names."""
 
 
-@cache
-def digest(tree: ast.Module) -> str:
-    """Hash of a tree's normal form: equal for sources that differ in comments, docstrings or layout."""
-    return digest_bytes("".join(_walk(tree)).encode())
+def decorator_name(node: ast.expr) -> str:
+    """The last name of a decorator: `@torch.no_grad()` → no_grad."""
+    called = node.func if isinstance(node, ast.Call) else node
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
-@cache
-def _parsed(path: Path, mtime_ns: int, size: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+def normal_form(nodes: list[ast.stmt], package: str) -> Form:
+    """Walk over a definition's statements; `package` is where its relative imports start."""
+    writer = _Writer(package)
+    for node in nodes:
+        writer.write(node)
+    return writer.form
 
 
-def _walk(value: object) -> Iterator[str]:
-    if isinstance(value, ast.AST):
-        yield f"({type(value).__name__}"
-        for name, child in ast.iter_fields(value):
+def digest(tree: ast.Module, package: str = "") -> str:
+    """Hash of a whole module's normal form."""
+    return digest_bytes("".join(normal_form(_body(tree.body), package).text).encode())
+
+
+def _body(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Statements without docstrings and other strings that stand alone."""
+    return [node for node in body if not _is_string(node)]
+
+
+def _is_string(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+class _Writer:
+    def __init__(self, package: str) -> None:
+        self.form = Form()
+        self._package = package
+        self._scopes: list[Scope] = []
+        self._out = self.form.text
+        self._uses = self.form.uses
+
+    def write(self, value: object) -> None:
+        """Append the normal form of a node, a list or a plain value."""
+        if isinstance(value, ast.AST):
+            special = getattr(self, f"_{type(value).__name__}", None)
+            if special:
+                special(value)
+            else:
+                self._node(value)
+        elif isinstance(value, list):
+            self._out.append("[")
+            for item in value:
+                self.write(item)
+                self._out.append(",")
+            self._out.append("]")
+        else:
+            self._out.append(f"{type(value).__name__}:{value!a}")
+
+    def _node(self, node: ast.AST, **instead: object) -> None:
+        """A node with all its fields; `instead` gives other values for some, None to leave one out."""
+        self._out.append(f"({type(node).__name__}")
+        for name in node._fields:
+            child = instead[name] if name in instead else getattr(node, name, None)
             if name in _IGNORED or child is None or child == []:
                 continue
-            yield f" {name}="
-            documented = name == "body" and isinstance(value, _WITH_DOCSTRING) and isinstance(child, list)
-            yield from _walk(_without_docstring(child) if documented else child)
-        yield ")"
-    elif isinstance(value, list):
-        yield "["
-        for item in value:
-            yield from _walk(item)
-            yield ","
-        yield "]"
-    else:
-        yield f"{type(value).__name__}:{value!r}"
+            self._out.append(f" {name}=")
+            self.write(child)
+        self._out.append(")")
+
+    # names
+
+    def _look_up(self, name: str) -> tuple[str, str | None, bool]:
+        """How a name is shown, what a local import binds it to, and whether a scope of ours binds it at all."""
+        for depth, scope in enumerate(reversed(self._scopes)):
+            if name in scope.shown and not (scope.is_class and depth):
+                return scope.shown[name], scope.imports.get(name), True
+        return name, None, False
+
+    def _use(self, name: str, rest: str = "") -> None:
+        _, target, ours = self._look_up(name)
+        if target is not None:
+            self._uses.add(f"{target}{rest}")
+        elif not ours:
+            self._uses.add(f":{name}{rest}")
+
+    def _Name(self, node: ast.Name) -> None:
+        self._use(node.id)
+        self._out.append(f"(Name {self._look_up(node.id)[0]})")
+
+    def _Attribute(self, node: ast.Attribute) -> None:
+        chain: list[str] = []
+        inner: ast.expr = node
+        while isinstance(inner, ast.Attribute):
+            chain.append(inner.attr)
+            inner = inner.value
+        if not isinstance(inner, ast.Name):
+            self._node(node)
+            return
+        rest = ".".join(reversed(chain))
+        self._use(inner.id, f".{rest}")
+        self._out.append(f"(Attribute {self._look_up(inner.id)[0]} {rest})")
+
+    def _Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
+            self.form.strings.add(node.value)
+        self._out.append(f"({type(node.value).__name__}:{node.value!a})")
+
+    def _JoinedStr(self, node: ast.JoinedStr) -> None:
+        """An f-string, its text in whole pieces: how it is cut differs between Python versions."""
+        pieces: list[object] = []
+        for one in node.values:
+            if isinstance(one, ast.Constant) and pieces and isinstance(pieces[-1], str):
+                pieces[-1] += str(one.value)
+            elif not (isinstance(one, ast.Constant) and one.value == ""):
+                pieces.append(str(one.value) if isinstance(one, ast.Constant) else one)
+        self._node(node, values=pieces)
+
+    def _named(self, node: ast.ExceptHandler | ast.MatchAs | ast.MatchStar) -> None:
+        self._node(node, name=node.name and self._look_up(node.name)[0])
+
+    _ExceptHandler = _MatchAs = _MatchStar = _named
+
+    def _Nonlocal(self, node: ast.Nonlocal) -> None:
+        self._node(node, names=[self._look_up(name)[0] for name in node.names])
+
+    def _MatchMapping(self, node: ast.MatchMapping) -> None:
+        self._node(node, rest=node.rest and self._look_up(node.rest)[0])
+
+    def _Import(self, node: ast.Import) -> None:
+        self.form.imports.update(alias.name for alias in node.names)
+        self._node(node)
+
+    def _ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = absolute(node, self._package)
+        self.form.imports.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+        self._node(node, module=base, level=None)
+
+    # scopes
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        keep = any(decorator_name(one) not in BLIND for one in node.decorator_list)
+        self._docstrings(node.body)
+        self._annotations(node, keep)
+        self._out.append(f"({type(node).__name__} {node.name}")
+        self.write(node.decorator_list)
+        self._arguments(node.args)
+        self._inside(function_scope(node, self._package, len(self._scopes)), _body(node.body))
+        self._out.append(")")
+
+    _FunctionDef = _AsyncFunctionDef = _function
+
+    def _arguments(self, node: ast.arguments) -> None:
+        """Parameters without annotations."""
+        for kind in ("posonlyargs", "args", "kwonlyargs"):
+            self._out.append(f" {kind}={','.join(one.arg for one in getattr(node, kind))}")
+        self._out.append(f" *{node.vararg.arg if node.vararg else ''} **{node.kwarg.arg if node.kwarg else ''}")
+        self.write(node.defaults)
+        self.write([one or "required" for one in node.kw_defaults])
+
+    def _annotations(self, node: ast.FunctionDef | ast.AsyncFunctionDef, keep: bool) -> None:
+        """Annotations of a function: into the form where its decorator may read them, else apart."""
+        every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        found = [one.annotation for one in [*every, node.args.vararg, node.args.kwarg] if one and one.annotation]
+        found += [node.returns] if node.returns else []
+        if keep:
+            self.write(found)
+            return
+        self._out, self._uses = self.form.annotations, self.form.annotation_uses
+        self.write(found)
+        self._out, self._uses = self.form.text, self.form.uses
+
+    def _docstrings(self, body: list[ast.stmt]) -> None:
+        self.form.docstrings += [
+            ast.literal_eval(node.value) for node in body if isinstance(node, ast.Expr) and _is_string(node)
+        ]
+
+    def _Lambda(self, node: ast.Lambda) -> None:
+        self._out.append("(Lambda")
+        self._arguments(node.args)
+        self._inside(function_scope(node, self._package, len(self._scopes)), node.body)
+        self._out.append(")")
+
+    def _ClassDef(self, node: ast.ClassDef) -> None:
+        self._docstrings(node.body)
+        self._out.append(f"(ClassDef {node.name}")
+        for part in (node.decorator_list, node.bases, node.keywords):
+            self.write(part)
+        self._inside(class_scope(node, self._package), _body(node.body))
+        self._out.append(")")
+
+    def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        self._out.append(f"({type(node).__name__} over=")
+        self.write(node.generators[0].iter)
+        self._scopes.append(comprehension_scope(node, len(self._scopes)))
+        for number, one in enumerate(node.generators):
+            self._node(one, **({"iter": None} if number == 0 else {}))
+        for name in ("elt", "key", "value"):
+            self.write(getattr(node, name, None))
+        self._scopes.pop()
+        self._out.append(")")
+
+    _ListComp = _SetComp = _DictComp = _GeneratorExp = _comprehension
+
+    def _inside(self, scope: Scope, body: object) -> None:
+        self._scopes.append(scope)
+        self.write(body)
+        self._scopes.pop()
+
+    # what only people read
+
+    def _AnnAssign(self, node: ast.AnnAssign) -> None:
+        local = bool(self._scopes) and not self._scopes[-1].is_class
+        if local and node.value is not None and isinstance(node.target, ast.Name):
+            self._node(ast.Assign([node.target], node.value))  # never evaluated in a function
+        else:
+            self._node(node, **({"annotation": None} if local else {}))
+
+    def _Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call) and _is_log(node.value):
+            self._node(node, value=None)
+            call = node.value
+            for part in (call.func, [_without_text(one) for one in call.args], call.keywords):
+                self.write(part)
+        else:
+            self._node(node)
 
 
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    first = body[0]
-    is_docstring = (
-        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    )
-    return body[1:] if is_docstring else body
+def _is_log(call: ast.Call) -> bool:
+    """Whether a call whose value goes nowhere only tells a person: logging, journal.say, print to standard error."""
+    function = call.func
+    if isinstance(function, ast.Name):
+        streams = [one.value for one in call.keywords if one.arg == "file"]
+        return function.id == "print" and len(streams) == 1 and _dotted(streams[0]) == "sys.stderr"
+    if not isinstance(function, ast.Attribute):
+        return False
+    receiver = _dotted(function.value).rpartition(".")[2]
+    return (receiver in _LOGGERS and function.attr in _LEVELS) or (receiver == "journal" and function.attr == "say")
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _without_text(node: ast.expr) -> object:
+    """A log call's argument without literal text; the values shown in it are evaluated, so they count."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return "text"
+    if isinstance(node, ast.JoinedStr):
+        return [one for one in node.values if isinstance(one, ast.FormattedValue)]
+    return node

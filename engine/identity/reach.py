@@ -1,109 +1,180 @@
-"""Which files and distributions a module can reach by importing, without importing anything.
+"""Which definitions an entry can reach, without importing anything.
 
-An import counts wherever it stands, inside a function too (that is where the heavy ones are). A package's
-`__init__` counts with each of its modules. An import by a computed name cannot be decided here, so it is refused.
+From the entries on, each definition's uses are followed through imports, `from` or plain, at the top or inside a
+function, and through re-exports. A module that is imported on the way counts with what it does at import; so do the
+packages above it. Where a use cannot be decided the whole module counts: a module handed on as a value, a name that it
+does not visibly define, one that looks into `globals()` or imports `*`. A string that names a module of ours counts as
+a use of it (`python -m engine.llm.local`).
 """
 
-import ast
-import sys
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from engine.errors import UserError
-from engine.identity.normal_form import syntax
+from engine.identity.definitions import Definition, Module
+from engine.identity.library import Library
 
-_STANDARD = frozenset(sys.stdlib_module_names)
 
-
-@dataclass(frozen=True)
+@dataclass
 class Reach:
-    """What an entry can reach: our own modules by dotted name, and the top-level names of foreign packages."""
+    """What entries reach: definitions by dotted name, modules imported, top-level names of foreign packages."""
 
-    modules: dict[str, Path]
-    foreign: frozenset[str]
+    definitions: dict[str, Definition] = field(default_factory=dict)
+    reexports: dict[str, str] = field(default_factory=dict)
+    """Names that a module hands on from another: dotted name → what it stands for."""
+    modules: dict[str, Module] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)
+    wired: set[str] = field(default_factory=set)
+    """Definitions that a module among the entries names; who reads it (Kedro, a pipeline) may read annotations."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a module imported on the way may read annotations or docstrings."""
+        return any(module.reads_text for module in self.modules.values())
 
 
-def reach(root: Path, entries: list[str], leave_out: frozenset[str] = frozenset()) -> Reach:
-    """Follow imports from `entries` (dotted module names) through the repository at `root`.
+def reach(library: Library, entries: list[str], leave_out: frozenset[str] = frozenset()) -> Reach:
+    """Follow uses from `entries`.
 
     Args:
-        root: the repository; its top-level packages are ours, everything else is foreign.
-        entries: modules to start from.
+        library: the modules.
+        entries: dotted names: a module counts whole, a definition with what it uses.
         leave_out: modules (and what is below them) that cannot change what the entries make.
 
     Raises:
         UserError: an entry does not exist, or an import's name is computed.
 
     """
-    modules: dict[str, Path] = {}
-    foreign: set[str] = set()
-    waiting = list(entries)
+    walk = _Walk(library, leave_out)
     for entry in entries:
-        if _find(root, entry) is None:
+        if not walk.is_ours(entry):
             raise UserError(
-                f"kedro.yml names the module {entry}, which is not in {root}: create it or correct the entry."
+                f"kedro.yml or the catalog names {entry}, which is not in {library.root}: "
+                "create it or correct the entry."
             )
-    while waiting:
-        name = waiting.pop()
-        if name in modules:
-            continue
-        path = _find(root, name)
-        if path is None:
-            top = name.partition(".")[0]
-            if not (root / top).exists() and top not in _STANDARD:
-                foreign.add(top)
-            continue
-        modules[name] = path
+        walk.use(entry, wired=False)
+    for name in [one for one in walk.found.definitions if one.rpartition(".")[0] in entries]:
+        for use in walk.found.definitions[name].uses:
+            walk.use(use, wired=True)
+    walk.finish()
+    return walk.found
+
+
+class _Walk:
+    def __init__(self, library: Library, leave_out: frozenset[str]) -> None:
+        self.library = library
+        self.found = Reach()
+        self._leave_out = leave_out
+        self._waiting: list[str] = []
+        self._whole: set[str] = set()
+        self._annotated: set[str] = set()
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a dotted name is a module of ours or may be defined in one."""
+        module, rest = self._split(name)
+        return module is not None and (not rest or "." not in rest)
+
+    def finish(self) -> None:
+        """Follow everything that waits, until nothing new is found."""
+        while self._waiting or self._registered() or self._read():
+            name = self._waiting.pop()
+            one = self.found.definitions[name]
+            for imported in one.imports:
+                self._import(imported)
+            for use in one.uses:
+                self.use(use)
+            for string in one.strings:
+                if self.library.module(string.partition(".")[0]) is not None:
+                    self.use(string)
+            if name in self.found.wired:
+                self._annotations_of(name)
+
+    def use(self, name: str, wired: bool = False) -> None:
+        """Reach what a dotted name stands for: a module, or a definition in one."""
+        module, rest = self._split(name)
+        if module is None or self._left_out(name):
+            self._foreign(name)
+            return
+        self._import(module.name)
+        if not rest:
+            self._all_of(module)
+            return
+        first, _, more = rest.partition(".")
+        if first in module.definitions:
+            self._reach(module, first, wired)
+        elif first in module.bindings:
+            target = module.bindings[first]
+            self.found.reexports[f"{module.name}.{first}"] = target
+            self.use(f"{target}.{more}" if more else target, wired)
+        else:
+            self._all_of(module)
+
+    def _split(self, name: str) -> tuple[Module | None, str]:
+        """The longest module of ours that a dotted name begins with, and the rest."""
+        owner, rest = self.library.split(name)
+        return (self.library.module(owner), rest) if owner else (None, name)
+
+    def _left_out(self, name: str) -> bool:
+        return any(name == top or name.startswith(f"{top}.") for top in self._leave_out)
+
+    def _foreign(self, name: str) -> None:
+        top = name.partition(".")[0]
+        if top and self.library.is_foreign(top):
+            self.found.foreign.add(top)
+
+    def _import(self, name: str) -> None:
+        """Import a module: the packages above it, its own imports, what it does then."""
+        module = self.library.module(name)
+        if module is None or name in self.found.modules or self._left_out(name):
+            if module is None:
+                self._foreign(name)
+            return
+        self.found.modules[name] = module
         if "." in name:
-            waiting.append(name.rpartition(".")[0])
-        waiting.extend(one for one in _imports(syntax(path), path, name) if not _below(one, leave_out))
-    return Reach(dict(sorted(modules.items())), frozenset(foreign))
+            self._import(name.rpartition(".")[0])
+        for imported in module.imports:
+            self._import(imported)
+        for one in module.always:
+            self._reach(module, one)
+        if module.opaque:
+            self._all_of(module)
 
+    def _all_of(self, module: Module) -> None:
+        """A module whole; where it looks its names up by itself, with all that it imports, whole too."""
+        if module.name in self._whole:
+            return
+        self._whole.add(module.name)
+        for one in module.definitions:
+            self._reach(module, one)
+        if module.opaque:
+            for target in module.bindings.values():
+                self.use(target.removesuffix(".*"))
 
-def _find(root: Path, name: str) -> Path | None:
-    base = root.joinpath(*name.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+    def _reach(self, module: Module, name: str, wired: bool = False) -> None:
+        dotted = f"{module.name}.{name}"
+        if wired:
+            self.found.wired.add(dotted)
+        if dotted not in self.found.definitions:
+            self.found.definitions[dotted] = module.definitions[name]
+            self._waiting.append(dotted)
 
+    def _annotations_of(self, name: str) -> None:
+        self._annotated.add(name)
+        for use in self.found.definitions[name].annotation_uses:
+            self.use(use)
 
-def _below(name: str, tops: frozenset[str]) -> bool:
-    return any(name == top or name.startswith(f"{top}.") for top in tops)
+    def _read(self) -> bool:
+        """Reach what annotations name, where a module imported on the way may read them; whether any was new."""
+        if self.found.reads_text:
+            for name in self.found.definitions.keys() - self._annotated:
+                self._annotations_of(name)
+        return bool(self._waiting)
 
-
-@cache
-def _imports(tree: ast.Module, path: Path, name: str) -> list[str]:
-    """Dotted names that a file imports; `from a import b` gives both `a` and `a.b`, for b may be a module."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        elif _is_computed_import(node):
-            raise UserError(
-                f"{path}, line {getattr(node, 'lineno', 0)}: an import by a computed name hides what the "
-                "stage depends on; write a plain import."
-            )
-    return found
-
-
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = package.split(".")
-    parts = parts[: len(parts) - node.level + 1]
-    return ".".join([*parts, node.module] if node.module else parts)
-
-
-def _is_computed_import(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    if called not in {"import_module", "__import__"}:
-        return False
-    return not (node.args and isinstance(node.args[0], ast.Constant))
+    def _registered(self) -> bool:
+        """Reach the classes that a module imported on the way may find by itself; whether any was new."""
+        if not any(module.finds_classes for module in self.found.modules.values()):
+            return False
+        for module in list(self.found.modules.values()):
+            for name, one in module.definitions.items():
+                if one.is_subclass:
+                    self._reach(module, name)
+        return bool(self._waiting)

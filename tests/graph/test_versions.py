@@ -1,6 +1,7 @@
 """The smoke graph through DVC: what re-runs after which edit, what comes back from the cache, what stays apart."""
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from engine.identity.library import Library
 from engine.identity.reach import reach
-from pipelines.graph import JUDGES
+from pipelines.graph import JUDGES, entry_points
 from pipelines.manifest import load_manifest
+from tests.mutation.mutations import neutral
 from tests.project import LEDGER, PROFILE, Project
 
 pytestmark = pytest.mark.slow
 STAGES = list(load_manifest().stages)
+AT_IMPORT = "\nif True:\n    pass\n"
+"""Does nothing, but as soon as the module is imported, so it counts for whoever imports it."""
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +87,53 @@ def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Projec
         want = {
             stage
             for stage, spec in load_manifest().stages.items()
-            if module in reach(edited.path, [spec.pipeline, "pipelines.datasets"], JUDGES).modules
+            if module in reach(Library(edited.path), [spec.pipeline, *entry_points(stage)], JUDGES).modules
         }
         assert want
-        edited.append(name, "\n_UNUSED = 1\n")
+        edited.append(name, AT_IMPORT)
         assert stages_with_new_code(edited) == want
         edited.run("git", "checkout", "-q", "--", name)
         assert stages_with_new_code(edited) == want
-        edited.append(name, "\n# a comment\n")
+        edited.append(name, "\n# a comment\n_UNUSED = 1\n\n\ndef _unused() -> int:\n    return 1\n")
         assert stages_with_new_code(edited) == set()
         edited.run("git", "checkout", "-q", "--", name)
 
 
+def test_edits_that_change_nothing_rerun_nothing(edited: Project) -> None:
+    """One of each kind, in modules that most stages reach."""
+    names = (
+        "engine.model.model",
+        "engine.training.loop",
+        "engine.text.chat",
+        "nodes.corpus.build",
+        "nodes.sft.train",
+    )
+    kinds: set[str] = set()
+    for name, random_ in zip(names, map(random.Random, range(len(names)))):
+        path = f"{name.replace('.', '/')}.py"
+        for what, mutation in neutral(edited.path, name, path, random_).items():
+            if what not in kinds:
+                kinds.add(what)
+                (edited.path / path).write_text(mutation.source)
+                break
+    before = edited.runs()
+    assert stages_with_new_code(edited) == set()
+    edited.repro()
+    assert edited.ran_since(before) == []
+
+
+def test_why_names_the_function_and_the_way_to_it(edited: Project) -> None:
+    edited.edit("engine/model/rope.py", "1.0 + 0.1 * mscale", "1.0 + 0.2 * mscale")
+    done = edited.run("python", "-m", "pipelines.why", "sft", "--env", PROFILE)
+    told = " ".join(done.stdout.split())
+    assert "base_checkpoint may change, because pretrain is stale" in told
+    assert "changed engine/model/rope.py:" in told
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
 def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited: Project) -> None:
     before = edited.runs()
-    edited.append("nodes/tooluse/goals.py", "\n_UNUSED = 1\n")
+    edited.append("nodes/tooluse/goals.py", AT_IMPORT)
     plan = edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
     assert "nodes.tooluse.goals" in " ".join(plan.split())
     edited.repro()
@@ -141,7 +178,7 @@ def test_a_changed_output_is_noticed(project: Project) -> None:
 
 
 def test_out_of_date_code_file_stops_the_stage(edited: Project) -> None:
-    edited.append("nodes/tooluse/goals.py", "\n_UNUSED = 2\n")
+    edited.append("nodes/tooluse/goals.py", AT_IMPORT)
     done = edited.run("kedro", "run", "--env", PROFILE, "--pipelines", "tooluse", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")

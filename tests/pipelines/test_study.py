@@ -45,8 +45,9 @@ def test_a_pilot_may_not_use_a_studys_seeds() -> None:
 
 
 def test_the_code_of_a_run_is_what_its_training_reaches() -> None:
+    from engine.identity.library import Library
     from engine.identity.reach import reach
 
-    reached = reach(ROOT, [study.ENTRY]).modules
+    reached = reach(Library(ROOT), [study.ENTRY]).modules
     assert {"engine.optim.muonclip", "engine.training.loop", "nodes.studies.figures"} <= reached.keys()
     assert not any(name.startswith(("nodes.studies.report", "nodes.studies.verdict", "pipelines")) for name in reached)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.identity.key import KEY_LENGTH, flatten, stage_key
 
 PARTS = {
-    "code": {"modules": {"m": "1"}, "files": {}, "catalog": {"d": "2"}, "distributions": {"torch": "2.13.0"}},
+    "code": {"definitions": {"m.f": "1"}, "files": {}, "catalog": {"d": "2"}, "distributions": {"torch": "2.13.0"}},
     "parameters": {"sft": {"lr": 0.1, "model": {"layers": 2}}},
     "inputs": {"shards": "abc"},
 }
@@ -17,7 +17,7 @@ PARTS = {
 def test_key_depends_on_each_part_and_not_on_order() -> None:
     key = stage_key(**PARTS)
     assert len(key) == KEY_LENGTH
-    for path in (("code", "modules", "m"), ("code", "distributions", "torch"), ("inputs", "shards")):
+    for path in (("code", "definitions", "m.f"), ("code", "distributions", "torch"), ("inputs", "shards")):
         other = copy.deepcopy(PARTS)
         target = other
         for step in path[:-1]:

@@ -1,0 +1,170 @@
+"""`make why` and `make plan`: what changed, through the chain of ancestors, on one screen."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.identity.difference import ABSENT, Change, differences
+from engine.identity.library import Library
+from pipelines import graph, status, why
+from pipelines.manifest import ROOT, load_manifest
+from pipelines.status import StageStatus
+from tests.runs import Runs
+
+PROFILE = "smoke"
+
+
+@pytest.fixture(scope="module")
+def now() -> dict[str, dict[str, Any]]:
+    """Each stage's code and parameters today."""
+    from pipelines.code import stage_file
+
+    with graph.library() as modules:
+        return {stage: stage_file(stage, PROFILE, modules) for stage in load_manifest().stages}
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Runs in a scratch repository."""
+    return Runs(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def fresh(runs, now, monkeypatch):
+    """A scratch repository in which every stage is fresh: the last run of each was made of what is there today."""
+    from engine.identity.key import flatten, stage_key
+
+    monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
+    for minute, stage in enumerate(load_manifest().stages):
+        record = runs.add(stage, minute)
+        parts = {**now[stage], "inputs": record["parts"]["inputs"]}
+        content = {name: value for name, value in record.items() if name != "path"}
+        content |= {"parts": {**parts, "parameters": flatten(parts["parameters"])}, "key": stage_key(**parts)}
+        write_atomic(record["path"], canonical_json(content))
+    return runs
+
+
+def told(stage: str) -> str:
+    statuses = status.stage_status(PROFILE)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(why.Why(PROFILE, statuses, Library(ROOT)).tree(stage))
+    text = console.export_text()
+    assert all(len(line) <= 100 for line in text.splitlines())
+    assert len(text.splitlines()) < 50, "one screen"
+    return " ".join(text.split())
+
+
+def other(now: dict[str, Any], stage: str, kind: str, name: str, value: str, patch: pytest.MonkeyPatch) -> None:
+    """Today's code of a stage with another hash for one part."""
+    code = now[stage]["code"]
+    assert name in code[kind]
+    changed = {**now, stage: {**now[stage], "code": {**code, kind: {**code[kind], name: value}}}}
+    patch.setattr(status, "stage_file", lambda one, *_: changed[one])
+
+
+def test_all_is_fresh_with_key_and_time(fresh) -> None:
+    statuses = status.stage_status(PROFILE)
+    assert {one.state for one in statuses.values()} == {"fresh"}
+    text = told("sft")
+    assert text.startswith(f"sft is fresh: key {statuses['sft'].key}, since 2026-01-01 00:06, took 30 s")
+
+
+def test_a_function_of_an_ancestor_is_named_with_its_line(fresh, now, monkeypatch) -> None:
+    name = "engine.optim.muonclip.MuonClip"
+    other(now, "pretrain", "definitions", name, "f" * 32, monkeypatch)
+    text = told("sft")
+    assert "sft is stale" in text
+    assert "extended_checkpoint may change, because extend is stale" in text
+    assert "base_checkpoint may change, because pretrain is stale" in text
+    line = next(
+        number
+        for number, one in enumerate((ROOT / "engine/optim/muonclip.py").read_text().splitlines(), 1)
+        if one.startswith("class MuonClip")
+    )
+    assert f"{name} changed engine/optim/muonclip.py:{line}" in text
+    assert "→ ffffffffff" in text
+    plan = status.stage_status(PROFILE)
+    assert plan["pretrain"].reason == f"definition {name} changed"
+    assert plan["sft"].reason == "its input stage extend is stale"
+    assert plan["corpus"].state == "fresh"
+
+
+def test_versions_and_files_and_parameters_old_to_new(fresh, now, monkeypatch) -> None:
+    other(now, "rl", "distributions", "torch", "9.9.9", monkeypatch)
+    version = now["rl"]["code"]["distributions"]["torch"]
+    assert f"distribution torch: {version} → 9.9.9" in told("rl")
+    other(now, "sft", "files", "engine/text/chat_template.jinja", "0" * 32, monkeypatch)
+    assert "file engine/text/chat_template.jinja changed" in told("sft")
+    changed = {**now, "sft": {**now["sft"], "parameters": {"sft": {**now["sft"]["parameters"]["sft"], "seed": -5}}}}
+    monkeypatch.setattr(status, "stage_file", lambda one, *_: changed[one])
+    seed = now["sft"]["parameters"]["sft"]["seed"]
+    assert f"parameter sft.seed: {seed} → -5" in told("sft")
+
+
+def test_an_input_that_was_made_again_says_what_made_it_differ(fresh, now) -> None:
+    """corpus ran again with another parameter; tokenization did not follow yet."""
+    from engine.identity.key import flatten, stage_key
+
+    record = fresh.add("corpus", 30, seed=77)
+    parts = {**now["corpus"], "inputs": {}}
+    then = {**flatten(parts["parameters"]), "corpus.seed": 77}
+    content = {name: value for name, value in record.items() if name != "path"}
+    write_atomic(
+        record["path"], canonical_json({**content, "key": stage_key(**parts), "parts": {**parts, "parameters": then}})
+    )
+    assert status.stage_status(PROFILE)["corpus"].state == "fresh"
+    text = told("tokenization")
+    assert "input documents changed" in text
+    assert "corpus made it 2026-01-01 00:30, before that 2026-01-01 00:00" in text
+    assert "parameter corpus.seed" in text
+    assert "→ 77" in text
+
+
+def test_failed_and_missing_say_the_sentence(fresh) -> None:
+    fresh.add("sft", 40, outcome="failed")
+    assert told("sft").startswith("sft is failed: the disk is full")
+    text = told("rl")
+    assert "sft is failed: the disk is full" in text
+
+
+def test_never_run(runs, now, monkeypatch) -> None:
+    monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
+    assert told("corpus") == "corpus is missing: never run"
+    plan = status.stage_status(PROFILE)
+    assert {one.state for one in plan.values()} == {"missing"}
+    assert status.total(list(plan.values()), len(plan)) == "9 of 9 stages would run: unknown for 9 stages, never timed."
+
+
+def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch) -> None:
+    monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
+    runs.add("corpus", 1)
+    found = status.stage_status(PROFILE)["corpus"]
+    assert found.state == "stale"
+    assert "made under an older fingerprint" in told("corpus")
+    assert differences({"code": {"modules": {}}, "parameters": {}, "inputs": {}}, {**now["corpus"], "inputs": {}})
+
+
+def test_time_is_the_median_of_good_runs() -> None:
+    def run(seconds: float, outcome: str = "success") -> dict[str, Any]:
+        return {"seconds": seconds, "outcome": outcome}
+
+    assert status.estimate([run(10), run(30), run(500), run(0, "adopted")]) == 30
+    assert status.estimate([run(0, "adopted")]) is None
+    due = [StageStatus("a", "stale", "", None, None, 1, 200.0), StageStatus("b", "missing", "", None, None, None)]
+    assert status.total(due, 9) == "2 of 9 stages would run: about 3 min 20 s; unknown for b, never timed."
+    assert [status.duration(one) for one in (None, 8.2, 61, 7500)] == ["?", "8 s", "1 min 01 s", "2 h 05 min"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (Change("definition", "a.f", ABSENT, "1"), "definition a.f is newly reached"),
+        (Change("definition", "a.f", "1", ABSENT), "definition a.f is no longer reached"),
+        (Change("parameter", "sft.seed", "1", ABSENT), "parameter sft.seed: 1 → absent"),
+    ],
+)
+def test_a_change_in_words(change: Change, sentence: str) -> None:
+    assert str(change) == sentence
