@@ -70,7 +70,7 @@ def last_lines(path: Path) -> list[str]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - LOG_BYTES))
         text = file.read().decode(errors="replace")
-    return [line.rpartition("\r")[2] for line in text.splitlines()][-LOG_LINES:]
+    return [line.rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-LOG_LINES:]
 
 
 @cache
