@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views screenshots test test-all test-kill test-ui lint
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -98,3 +98,9 @@ test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, ke
 
 test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
+
+test-ui: $(READY) ## Dagster's page in a real browser (chromium), and that it agrees with make plan; SCREENSHOTS=dir keeps views
+	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1200 tests/ui
+
+screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
+	python docs/screenshots.py --env $(PROFILE)

@@ -69,6 +69,7 @@ def code_is_current(stage: str, profile: str) -> bool:
 def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run `command` in the repository, handing each line of its output to `say` as it comes.
 
+    A bar that is redrawn in place counts as one line, its last state: a log of a thousand bars is none.
     If this process is interrupted (the run is cancelled in the UI), the command and its children are stopped.
 
     Returns:
@@ -79,7 +80,7 @@ def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, lis
     with _stopped_with_us(command) as process:
         assert process.stdout is not None
         for raw in process.stdout:
-            if line := raw.rstrip():
+            if line := raw.decode(errors="replace").rstrip().rpartition("\r")[2]:
                 say(line)
                 tail = [*tail[-KEPT_LINES + 1 :], line]
         return process.wait(), tail
@@ -97,10 +98,10 @@ def track_command(profile: str) -> list[str]:
 
 
 @contextmanager
-def _stopped_with_us(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def _stopped_with_us(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command, cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
         yield process
@@ -109,7 +110,7 @@ def _stopped_with_us(command: list[str]) -> Iterator[subprocess.Popen[str]]:
             _stop(process)
 
 
-def _stop(process: "subprocess.Popen[str]") -> None:
+def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Ask the whole process group to end; make it, if it does not."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
