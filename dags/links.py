@@ -44,6 +44,7 @@ def mlflow_page(profile: str, record: dict[str, Any]) -> dg.MetadataValue | None
 def slurm_jobs(record: dict[str, Any]) -> dict[str, Any]:
     """Metadata of the Slurm jobs that a run dispatched: id, nodes, attempts, times (s), log with its last lines."""
     found: dict[str, Any] = {}
+    repository = graph.data_folder(record["profile"]).parent.parent
     for node, job in (record.get("jobs") or {}).items():
         name = f"slurm/{node}"
         found[f"{name}/job"] = str(job["id"])
@@ -51,7 +52,7 @@ def slurm_jobs(record: dict[str, Any]) -> dict[str, Any]:
         found[f"{name}/attempts"] = int(job["attempts"])
         found |= {f"{name}/{clock}": float(job[clock]) for clock in ("queue_seconds", "run_seconds") if clock in job}
         if log := job.get("log"):
-            path = graph.ROOT / log
+            path = repository / log
             found[f"{name}/log"] = dg.MetadataValue.path(path)
             found[f"{name}/log_end"] = dg.MetadataValue.md("\n".join(["```", *last_lines(path), "```"]))
     return found
@@ -60,7 +61,8 @@ def slurm_jobs(record: dict[str, Any]) -> dict[str, Any]:
 def dvc_hash(profile: str, dataset: str) -> str | None:
     """The md5 by which dvc.lock knows a dataset (`….dir` for a directory); None if it is not locked."""
     lock = graph.dvc_file(profile).with_suffix(".lock")
-    return _locked(lock, lock.stat().st_mtime_ns).get(_relative(profile, dataset)) if lock.is_file() else None
+    where = str(graph.catalog_entries(profile)[dataset]["filepath"])
+    return _locked(lock, lock.stat().st_mtime_ns).get(where) if lock.is_file() else None
 
 
 def last_lines(path: Path) -> list[str]:
@@ -78,10 +80,6 @@ def _locked(lock: Path, _modified: int) -> dict[str, str]:
     """Path → md5 of every output in a dvc.lock."""
     stages = yaml.load(lock.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
-
-
-def _relative(profile: str, dataset: str) -> str:
-    return graph.dataset_path(profile, dataset).relative_to(graph.ROOT).as_posix()
 
 
 @cache

@@ -38,9 +38,10 @@ class Room:
         self.project.repro("-s", f"{LEDGER}:code", *(f"{LEDGER}:{stage}" for stage in MADE_IN_A_SHELL))
         self.port = _free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        with (path / "ui.log").open("w") as log:
+        command = [sys.executable, "-m", "dags.ui", "--port", str(self.port)]
+        with (self.project.path / "ui.log").open("w") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "dags.ui", "--port", str(self.port)], cwd=path, stdout=log, stderr=log,
+                command, cwd=self.project.path, stdout=log, stderr=log,
                 env={**ENVIRONMENT, "K2_PROFILE": PROFILE}, preexec_fn=_interruptible,  # noqa: PLW1509 - no threads
             )  # fmt: skip
         self.wait("the page answers", self._answers)
