@@ -16,7 +16,7 @@ from pipelines.manifest import load_manifest
 from tests.project import ENVIRONMENT, LEDGER, PROFILE, Project
 
 MADE_IN_A_SHELL = ("corpus", "rephrase", "tooluse", "tokenization")
-PATIENCE = 240.0  # seconds, on a machine that others use too
+PATIENCE = 600.0  # seconds, on a machine that others use too
 LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "dags.definitions"}
 
 ASSETS = """{ assetNodes { assetKey { path } staleStatus assetChecksOrError { ... on AssetChecks { checks {
