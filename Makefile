@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -113,3 +113,9 @@ test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may bef
 
 test-mutate: $(READY) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation
+
+test-ui: $(READY) ## Dagster's page in a real browser (chromium), and that it agrees with make plan; SCREENSHOTS=dir keeps views
+	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1200 tests/ui
+
+screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
+	python docs/screenshots.py --env $(PROFILE)

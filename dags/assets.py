@@ -8,14 +8,18 @@ from typing import Any
 import dagster as dg
 
 from dags import report
-from dags.execute import cause, run_logged, stage_command
+from dags.execute import bring_up_to_date, cause, run_logged, stage_command, track_command
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
+from dags.plan import ABOUT, PLAN, plan, plan_check
 from engine.identity.records import GOOD, read_records
 from pipelines import graph
 from pipelines.manifest import StageSpec
 
 KINDS = {"TableDataset": {"parquet", "polars"}, "DirectoryDataset": {"files"}, "MetricsDataset": {"json"}}
+
+GPU = "gpu"
+"""The concurrency pool of the stages of compute class `train`: by default one at a time, over all runs."""
 
 ABOUT_GATE = "The table's gate, judged before it was published."
 
@@ -33,8 +37,12 @@ def stage_assets(spec: StageSpec, profile: str, code_version: str | None) -> dg.
     @dg.multi_asset(
         name=spec.name,
         specs=[_asset(spec, dataset, code_version) for dataset in outline.outputs],
-        check_specs=[dg.AssetCheckSpec(CHECK, asset=name, description=ABOUT_GATE) for name in gated(outline.outputs)],
+        check_specs=[
+            *(dg.AssetCheckSpec(CHECK, asset=name, description=ABOUT_GATE) for name in gated(outline.outputs)),
+            *(dg.AssetCheckSpec(PLAN, asset=name, description=ABOUT) for name in outline.outputs),
+        ],
         can_subset=False,
+        pool=GPU if spec.compute == "train" else None,
         op_tags={"stage": spec.name, "compute": spec.compute, "profile": profile},
         description=f"`make repro STAGE={spec.name} PROFILE={profile}`",
     )  # fmt: skip
@@ -53,12 +61,15 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
     """
     report.report_all(context.instance, profile)  # so that the inputs' versions are those on disc
     begun = time.time()
-    command = stage_command(stage, profile, force)
-    context.log.info(" ".join(command[2:]))
-    status, tail = run_logged(command, context.log.info)
+    context.log.info(" ".join(stage_command(stage, profile, force)[2:]))
+    status, tail = bring_up_to_date(stage, profile, force, context.log.info)
     if status:
         yield from _refusals(stage, profile, begun)
+        now = plan(profile)
+        yield from (plan_check(name, now[stage]) for name in graph.stage_graph(stage).outputs)
         raise dg.Failure(f"stage {stage} failed: {cause(tail)}", metadata={"output": dg.MetadataValue.md(_code(tail))})
+    run_logged(track_command(profile), context.log.info)  # a server that is down costs a warning, as in `make repro`
+    now = plan(profile)
     good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] in GOOD]
     for dataset in graph.stage_graph(stage).outputs:
         digest = graph.digest_of(profile, dataset)
@@ -67,7 +78,7 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
             asset_key=dataset,
             metadata=materialisation(profile, dataset, made[-1] if made else None),
             data_version=dg.DataVersion(digest or "absent"),
-            check_results=[_check(profile, name) for name in gated((dataset,))],
+            check_results=[*(_check(profile, name) for name in gated((dataset,))), plan_check(dataset, now[stage])],
         )
 
 

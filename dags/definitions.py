@@ -4,25 +4,65 @@ Nothing is declared here that manifest, pipelines and catalog do not say. Loadin
 no Great Expectations.
 """
 
+from typing import Any
+
 import dagster as dg
 
 from dags.assets import stage_assets
+from dags.detached import detached_job_sensor
 from dags.home import chosen_profile, dagster_home
+from dags.plan import plan_sensor
 from dags.report import shell_run_sensor
 from dags.versions import VERSIONS, code_versions
+from pipelines import graph
 from pipelines.manifest import load_manifest
+
+AT_ONCE = 4  # stages of one run
+NIGHT = "0 1 * * *"
 
 
 def definitions(profile: str) -> dg.Definitions:
-    """All assets, checks and sensors of a profile, and the job that materialises everything."""
+    """All assets, checks, jobs, sensors and the schedule of a profile."""
     versions = code_versions(profile, dagster_home(profile) / VERSIONS)
     stages = load_manifest().stages
+    whole = dg.define_asset_job("whole_graph", description=f"`make run PROFILE={profile}`")
+    single = {name: stage_job(name, profile) for name in stages}
     return dg.Definitions(
         assets=[stage_assets(spec, profile, versions.get(spec.name)) for spec in stages.values()],
-        jobs=[dg.define_asset_job("whole_graph", description=f"`make run PROFILE={profile}`")],
-        sensors=[shell_run_sensor(profile)],
-        executor=dg.in_process_executor,  # one stage at a time: each is a process that wants the whole machine
+        jobs=[whole, *single.values()],
+        schedules=[nightly(whole)],
+        sensors=[shell_run_sensor(profile), plan_sensor(profile), detached_job_sensor(profile, single)],
+        executor=executor(profile),
     )
+
+
+def stage_job(stage: str, profile: str) -> Any:
+    """The job that brings one stage up to date; further selections (`sft_checkpoint*`) are made on the page."""
+    assets = dg.AssetSelection.assets(*graph.stage_graph(stage).outputs)
+    return dg.define_asset_job(f"only_{stage}", assets, description=f"`make repro STAGE={stage} PROFILE={profile}`")
+
+
+def nightly(whole: Any) -> dg.ScheduleDefinition:
+    """An example: whatever is stale at one in the morning is made by breakfast. Stopped until someone starts it."""
+    return dg.ScheduleDefinition(
+        name="nightly",
+        job=whole,
+        cron_schedule=NIGHT,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Brings the whole graph up to date every night; fresh stages are skipped in a second.",
+    )
+
+
+def executor(profile: str) -> dg.ExecutorDefinition:
+    """How the stages of one run follow each other.
+
+    On one machine one after another: each is a process that wants all of it. Where Slurm has the nodes, stages that
+    do not hang on each other run at the same time, for here they only wait.
+    """
+    launchers = {settings["launcher"] for settings in graph.config(profile, "compute").values()}
+    if "slurm" in launchers:
+        return dg.multiprocess_executor.configured({"max_concurrent": AT_ONCE})
+    return dg.in_process_executor
 
 
 defs = definitions(chosen_profile())

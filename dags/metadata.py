@@ -1,4 +1,4 @@
-"""What an asset's page shows of one materialisation: rows, tokens, bytes, duration, hash, figures, loss plot."""
+"""What an asset's page shows of one materialisation: rows, tokens, bytes, duration, hashes, figures, plots, links."""
 
 import base64
 import io
@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from dags.links import dvc_hash, mlflow_page, slurm_jobs
 from engine.artifacts.files import canonical_json, digest_bytes, files_below
 from pipelines import graph
 
@@ -28,6 +29,8 @@ def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -
     path = graph.dataset_path(profile, dataset)
     found: dict[str, Any] = {"path": dg.MetadataValue.path(path), **_sizes(path)}
     found |= {"hash": (record or {}).get("outputs", {}).get(dataset) or graph.digest_of(profile, dataset) or "absent"}
+    if locked := dvc_hash(profile, dataset):
+        found["dvc_md5"] = locked
     if record:
         found |= {"seconds": float(record["seconds"]), "stage_key": record["key"], "run_record": record["path"].name}
         found |= {"finished": str(record["finished"]), "host": str(record["host"]), "commit": str(record["commit"])}
@@ -36,6 +39,9 @@ def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -
             figures if dataset.endswith("_metrics") else {name: figures[name] for name in figures if "tokens" in name}
         )
         found |= {f"metric/{name}": value for name, value in shown.items()}
+        found |= slurm_jobs(record)
+        if page := mlflow_page(profile, record):
+            found["mlflow"] = page
     if plots := _plots(path):
         found["plots"] = dg.MetadataValue.md("\n\n".join(_inline(plot) for plot in plots))
     return found

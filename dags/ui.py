@@ -23,6 +23,10 @@ nux: { enabled: false }
 run_coordinator:
   module: dagster._core.run_coordinator
   class: DefaultRunCoordinator
+# The stages of compute class `train` share the pool `gpu`: one at a time, over all runs. Deployment > Concurrency on
+# the page raises that where there are GPUs for more.
+concurrency:
+  pools: { default_limit: 1, granularity: op }
 """
 
 

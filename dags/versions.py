@@ -34,13 +34,18 @@ def code_versions(profile: str, cache: Path) -> dict[str, str]:
     """
     if not any((graph.data_folder(profile) / ".runs").glob("*/*.json")):
         return {}  # nothing to compare with, so nothing to compute
-    state = digest_bytes("".join(_stamps()).encode())
+    state = working_tree()
     if known := _remembered(cache, state):
         return known
     resolved = graph.parameters(profile)
     found = {stage: _current(stage, resolved) for stage in load_manifest().stages}
     write_atomic(cache, canonical_json({"state": state, "versions": found}))
     return found
+
+
+def working_tree() -> str:
+    """A digest of every file that a code version can depend on, by path, size and modification time."""
+    return digest_bytes("".join(_stamps()).encode())
 
 
 def _current(stage: str, resolved: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def dagster(browser: Any, address: str, asset: str, table: str) -> None:
     graph = f"{address}/asset-groups?expanded=global%40global%3Adata"
     shoot(browser, graph, "dagster_graph", (1800, 1500), dagster_whole)
     shoot(browser, f"{address}/assets/{asset}?view=events", "dagster_asset", (1500, 950), dagster_plot)
-    shoot(browser, f"{address}/assets/{table}/checks", "dagster_gate", (1500, 950))
+    shoot(browser, f"{address}/assets/{table}?view=checks", "dagster_gate", (1500, 950))
 
 
 def dagster_whole(page: Any) -> None:

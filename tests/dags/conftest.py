@@ -6,12 +6,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from engine.identity.fingerprint import StageCode
+from pipelines import graph
 from tests.runs import Runs
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    return Runs(tmp_path, monkeypatch)
+    made = Runs(tmp_path, monkeypatch)
+    code = StageCode({}, {}, {}, {})  # the scratch repository holds none
+    monkeypatch.setattr(graph, "code_of", lambda _: code)
+    return made
 
 
 @pytest.fixture

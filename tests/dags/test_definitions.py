@@ -8,8 +8,11 @@ import sys
 import dagster as dg
 import pytest
 
-from dags.definitions import definitions
+from dags.assets import GPU
+from dags.definitions import definitions, executor
 from dags.lineage import dependencies, gated
+from dags.metadata import CHECK
+from dags.plan import PLAN
 from pipelines import graph
 from pipelines.manifest import ROOT, load_manifest
 
@@ -77,10 +80,49 @@ def test_a_stage_is_one_asset_definition_that_runs_whole(defs):
 
 
 def test_every_gated_table_has_one_check(defs):
-    checks = {check.asset_key.to_user_string() for check in defs.resolve_asset_graph().asset_check_keys}
+    found = defs.resolve_asset_graph().asset_check_keys
+    checks = {check.asset_key.to_user_string() for check in found if check.name == CHECK}
     gates = graph.config(None, "gates")
     assert checks == {name for stage in STAGES for name in gated(graph.stage_graph(stage).outputs)}
     assert checks == {name for name in gates if not name.startswith("_")}
+
+
+def test_every_asset_has_the_plan_s_word_as_a_check(defs):
+    found = defs.resolve_asset_graph().asset_check_keys
+    planned = {check.asset_key.to_user_string() for check in found if check.name == PLAN}
+    assert planned == {name for stage in STAGES for name in graph.stage_graph(stage).outputs}
+
+
+def test_training_stages_share_the_pool_of_gpus(defs):
+    pools = {item.op.name: item.op.pool for item in defs.assets}
+    assert pools == {stage: GPU if spec.compute == "train" else None for stage, spec in STAGES.items()}
+
+
+@pytest.mark.parametrize(
+    ("selection", "first", "last"),
+    [("sft_checkpoint*", "sft", "evaluate"), ("*sft_checkpoint", "corpus", "sft"), ("sft_checkpoint", "sft", "sft")],
+)
+def test_a_stage_its_ancestors_and_its_descendants_can_be_selected(defs, selection, first, last):
+    assets = defs.resolve_asset_graph()
+    picked = {key.to_user_string() for key in dg.AssetSelection.from_string(selection).resolve(assets)}
+    stages = [stage for stage in STAGES if picked & set(graph.stage_graph(stage).outputs)]
+    assert (stages[0], stages[-1]) == (first, last)
+
+
+def test_each_stage_has_a_job_and_the_nightly_run_waits_for_someone_to_start_it(defs):
+    jobs = {job.name: job for job in defs.resolve_all_job_defs()}
+    assert {"whole_graph", *(f"only_{stage}" for stage in STAGES)} <= set(jobs)
+    for stage in STAGES:
+        made = {key.to_user_string() for key in jobs[f"only_{stage}"].asset_layer.executable_asset_keys}
+        assert made == set(graph.stage_graph(stage).outputs)
+    schedule = defs.resolve_schedule_def("nightly")
+    assert (schedule.job_name, schedule.default_status) == ("whole_graph", dg.DefaultScheduleStatus.STOPPED)
+
+
+def test_only_where_slurm_has_the_nodes_do_stages_of_one_run_go_at_once(monkeypatch):
+    assert executor("laptop").name == "in_process"
+    monkeypatch.setattr(graph, "config", lambda *_: {"cpu": {"launcher": "inplace"}, "train": {"launcher": "slurm"}})
+    assert executor("k2").name == "multiprocess"
 
 
 def test_an_unknown_profile_is_refused():

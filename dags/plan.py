@@ -1,0 +1,132 @@
+"""What `make plan` says of each stage, as an asset check `plan`: passed if fresh, else with the reason.
+
+Dagster's own mark (Unsynced) knows what differs between an asset and what it is made from, as far as the definitions
+were loaded. The plan knows more: that an ancestor is stale, that an output was deleted, that a run in a shell failed,
+that a file was edited a moment ago. So each asset carries both, and the check is the plan's word.
+
+    python -m dags.plan    the plan of the profile in K2_PROFILE as JSON, in a process that has just read every file
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from dags.home import PROFILE_VARIABLE, chosen_profile
+from dags.versions import working_tree
+from engine.artifacts.files import digest_bytes
+from pipelines import graph
+from pipelines.errors import report_errors
+from pipelines.manifest import ROOT, load_manifest
+from pipelines.status import stage_status
+
+PLAN = "plan"
+ABOUT = "Passed if `make plan` says fresh; else the reason: stale, missing (a warning) or failed (an error)."
+Plan = dict[str, dict[str, str | None]]
+"""Stage → state, reason and the name of its last good run's record."""
+
+
+def plan(profile: str) -> Plan:
+    """Every stage's state, as `make plan` has it."""
+    return {
+        stage: {
+            "state": status.state,
+            "reason": status.reason,
+            "record": status.record["path"].name if status.record else None,
+        }
+        for stage, status in stage_status(profile).items()
+    }
+
+
+def plan_check(dataset: str, entry: dict[str, str | None]) -> dg.AssetCheckResult:
+    """The plan's word on one asset."""
+    failed = entry["state"] == "failed"
+    return dg.AssetCheckResult(
+        passed=entry["state"] == "fresh", asset_key=dataset, check_name=PLAN, description=_sentence(entry),
+        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+        metadata={name: value or "none" for name, value in entry.items()},
+    )  # fmt: skip
+
+
+def changed(instance: dg.DagsterInstance, now: Plan) -> Iterator[dg.AssetCheckEvaluation]:
+    """The plan's word on each asset of which Dagster has another one, or none of an asset that was made."""
+    for stage, entry in now.items():
+        for dataset in graph.stage_graph(stage).outputs:
+            known = _known(instance, dataset)
+            never = known is None and entry["record"] is None and entry["state"] == "missing"
+            if not never and known != {name: value or "none" for name, value in entry.items()}:
+                check = plan_check(dataset, entry)
+                yield dg.AssetCheckEvaluation(
+                    asset_key=dg.AssetKey(dataset), check_name=PLAN, passed=check.passed, severity=check.severity,
+                    description=check.description, metadata=check.metadata,
+                )  # fmt: skip
+
+
+def plan_sensor(profile: str) -> dg.SensorDefinition:
+    """The sensor that keeps the checks what the plan says while the page is open."""
+
+    @dg.sensor(
+        name="report_plan",
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Brings each asset's check `plan` to what `make plan` says, when a file that matters was touched.",
+    )
+    def report_plan(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        state = touched(profile)
+        if state == context.cursor:
+            return dg.SkipReason("no file that the plan depends on was touched")
+        events = list(changed(context.instance, _read(profile)))
+        return dg.SensorResult(asset_events=events, cursor=state)
+
+    return report_plan
+
+
+def touched(profile: str) -> str:
+    """A digest of what the plan depends on: sources, configuration, run records and the outputs' manifests."""
+    stamps = [working_tree()]
+    stamps += [path.name for path in sorted((graph.data_folder(profile) / ".runs").glob("*/*.json"))]
+    for dataset in graph.catalog_entries(None):
+        path = graph.dataset_path(profile, dataset)
+        seal = path if path.suffix == ".json" else path / "manifest.json"
+        stamps.append(f"{dataset} {seal.stat().st_mtime_ns if seal.is_file() else 'absent'}")
+    return digest_bytes("\n".join(stamps).encode())
+
+
+def _read(profile: str) -> Plan:
+    """The plan from a new process: this one has read its configuration long ago."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "dags.plan"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, PROFILE_VARIABLE: profile},
+    )  # fmt: skip
+    if done.returncode:
+        raise dg.Failure(f"the plan of profile {profile} cannot be made: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _known(instance: dg.DagsterInstance, dataset: str) -> dict[str, Any] | None:
+    """What the latest evaluation of an asset's check says."""
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(dataset), PLAN))
+    event = record.event.dagster_event if record and record.event else None
+    data = event.event_specific_data if event else None
+    if not isinstance(data, dg.AssetCheckEvaluation):
+        return None
+    return {name: data.metadata[name].value for name in ("state", "reason", "record") if name in data.metadata}
+
+
+def _sentence(entry: dict[str, str | None]) -> str:
+    return f"{entry['state']}: {entry['reason']}"
+
+
+def main() -> None:
+    """Print the plan of the profile in K2_PROFILE."""
+    with report_errors():
+        load_manifest()
+        print(json.dumps(plan(chosen_profile())))
+
+
+if __name__ == "__main__":
+    main()

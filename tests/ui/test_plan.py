@@ -1,0 +1,101 @@
+"""The page and `make plan` agree in every state a stage can be in, whoever brought it there."""
+
+import shutil
+
+import pytest
+
+from tests.project import LEDGER
+from tests.ui.room import outputs
+
+pytestmark = pytest.mark.slow
+RUNS = "    p = Parameters.model_validate(parameters)\n"
+FAILS = '    raise RuntimeError("out of ink")\n'
+
+
+def agreed(room):
+    """Wait until the page says of every asset what a plan made now says of its stage; return that plan and the marks.
+
+    Dagster's own mark cannot know all that the plan knows, but it must never contradict it: what the plan calls fresh
+    is in step, and what was never made is missing.
+    """
+    plan = room.plan()
+
+    def same():
+        found = room.badges()
+        wanted = {name: ": ".join(plan[stage]) for name, stage in outputs().items()}
+        return all(found[name][1] == (wanted[name] if wanted[name] != "missing: never run" else "") for name in wanted)
+
+    room.wait(f"the page says {plan}", same)
+    marks = {name: mark for name, (mark, _) in room.badges().items()}
+    for name, stage in outputs().items():
+        if plan[stage][0] == "fresh":
+            assert marks[name] == "FRESH", f"{name} is fresh by the plan"
+        if plan[stage] == ("missing", "never run"):
+            assert marks[name] == "MISSING"
+    return plan, marks
+
+
+def test_fresh_and_never_run(room):
+    plan, marks = agreed(room)
+    assert plan["corpus"][0] == plan["tokenization"][0] == "fresh"
+    assert plan["evaluate"] == ("missing", "never run")
+    assert marks["documents"] == "FRESH"
+    assert marks["report"] == "MISSING"
+
+
+def test_stale_by_code_with_all_that_hangs_on_it(room):
+    room.project.append("nodes/rephrase/nodes.py", "\n\nADDED = 1\n")
+    room.project.edit("nodes/rephrase/nodes.py", "ADDED = 1", "ADDED = 2")
+    plan, _ = agreed(room)
+    assert plan["rephrase"][0] == "stale"
+    assert plan["tokenization"] == ("stale", "its input stage rephrase is stale")
+    room.reload()
+    assert room.badges()["rewrites"][0] == "STALE"
+    room.project.edit("nodes/rephrase/nodes.py", "\n\nADDED = 2\n", "")
+    plan, _ = agreed(room)
+    assert plan["tokenization"][0] == "fresh"
+
+
+def test_stale_by_input_after_a_run_in_a_shell(room):
+    room.project.edit("conf/smoke/parameters/corpus.yml", "sums: 4000", "sums: 3900")
+    assert agreed(room)[0]["corpus"][1].endswith("4000 → 3900")
+    room.project.repro("-s", f"{LEDGER}:code", f"{LEDGER}:corpus")
+    plan, marks = agreed(room)
+    assert plan["corpus"][0] == "fresh"
+    assert plan["rephrase"] == ("stale", "input documents changed")
+    assert marks["rewrites"] == "STALE"
+
+
+def test_missing_output(room):
+    shutil.rmtree(room.project.data("tooluse", "tools"))
+    plan, _ = agreed(room)
+    assert plan["tooluse"] == ("missing", "tools is not there")
+
+
+def test_failed_in_a_shell_and_on_the_page(room):
+    room.project.edit("nodes/rephrase/nodes.py", RUNS, f"{FAILS}{RUNS}")
+    done = room.project.run("dvc", "repro", "-s", f"{LEDGER}:code", f"{LEDGER}:rephrase", check=False)
+    assert done.returncode
+    plan, _ = agreed(room)
+    assert plan["rephrase"][0] == "failed"
+    assert "out of ink" in plan["rephrase"][1]
+    status, steps, said = room.launch("only_rephrase")
+    assert (status, steps) == ("FAILURE", ["rephrase"])
+    assert any("stage rephrase failed" in line and "out of ink" in line for line in said)
+    room.project.edit("nodes/rephrase/nodes.py", FAILS, "")
+
+
+def test_a_run_on_the_page_mends_what_is_selected(room):
+    status, steps, said = room.launch("__ASSET_JOB", ["documents", "corpus_card", "corpus_metrics", *rest(room)])
+    assert (status, sorted(steps)) == ("SUCCESS", ["corpus", "rephrase"])
+    assert any(line == "Stage 'conf/smoke/dvc.yaml:corpus' didn't change, skipping" for line in said)
+    assert sum("rewrites" in line and "/" in line for line in said) < 50, "progress is a line every few seconds"
+    plan, marks = agreed(room)
+    assert plan["rephrase"][0] == "fresh"
+    assert marks["rewrites"] == "FRESH"
+
+
+def rest(room):
+    """The other outputs of the two stages: a stage runs whole."""
+    named = {"documents", "corpus_card", "corpus_metrics"}
+    return [name for name, stage in outputs().items() if stage in ("corpus", "rephrase") and name not in named]
