@@ -43,8 +43,8 @@ def _code_stage(profile: str) -> dict[str, Any]:
 
 def _stage(stage: str, profile: str) -> dict[str, Any]:
     outline = graph.stage_graph(stage)
-    paths = {name: _relative(graph.dataset_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
-    metrics = [name for name in outline.outputs if paths[name].endswith(".json")]
+    paths = {name: _relative(graph.tracked_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
+    metrics = [name for name in outline.outputs if name.endswith("_metrics")]
     return {
         # exec: the stage takes the place of the shell that DVC starts it in, so that it sees DVC itself die; and it is
         # told who DVC is, for the case that it died before the stage could look.

@@ -15,7 +15,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import load_obj
 
 from engine.artifacts.files import digest_bytes
-from engine.artifacts.manifest import content_digest
+from engine.artifacts.manifest import MANIFEST, content_digest
 from engine.errors import UserError
 from engine.identity.fingerprint import StageCode, stage_code
 from pipelines.manifest import ROOT, load_manifest
@@ -86,6 +86,13 @@ def dataset_path(profile: str | None, dataset: str) -> Path:
     return ROOT / str(entries[dataset]["filepath"])
 
 
+def tracked_path(profile: str | None, dataset: str) -> Path:
+    """What DVC tracks of a dataset: itself, or its manifest alone where its payload is kept by hash."""
+    path = dataset_path(profile, dataset)
+    by_hash = catalog_entries(profile)[dataset].get("payload") == "by_hash"
+    return path / MANIFEST if by_hash else path
+
+
 def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:
     """The dataset object of a catalog entry, as the driver has it."""
     path = dataset_path(profile, name)
@@ -137,8 +144,8 @@ def _is_parameter(name: str) -> bool:
 
 
 def _identity_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """A catalog entry without its path (a path is no identity), with the columns and the suite that it names."""
-    kept = {name: value for name, value in entry.items() if name != "filepath"}
+    """A catalog entry without its place (which is no identity), with the columns and the suite that it names."""
+    kept = {name: value for name, value in entry.items() if name not in {"filepath", "payload"}}
     if table := entry.get("table"):
         kept["columns"] = load_obj(table)
     if gate := entry.get("gate"):
