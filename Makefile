@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill test-dvc lint
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -98,3 +98,7 @@ test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, ke
 
 test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
+
+test-dvc: $(READY) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
+	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/s3 python -m pytest -m slow --timeout 1200 tests/dvc

@@ -30,7 +30,7 @@ class SealedDirectory:
         if payload not in PAYLOADS:
             raise UserError(f"conf/…/globals.yml: payload is {payload!r}; choose one of {', '.join(PAYLOADS)}.")
         self.path, self.stage, self.payload = path, stage, payload
-        self.store = path.parent.parent / ".store"
+        self.store = path.parent.parent / store.FOLDER
 
     def verify(self) -> None:
         """Refuse what is not whole; of a payload by hash, what was checked once is not read again."""

@@ -16,6 +16,9 @@ from engine.artifacts.files import publish
 from engine.artifacts.manifest import MANIFEST, content_digest, read_manifest
 from engine.errors import UserError
 
+FOLDER = ".store"
+"""Its name below data/<profile>."""
+
 
 def publish_by_hash(source: Path, target: Path, store: Path) -> None:
     """Move the sealed directory `source` into `store` under its hash and put manifest and links at `target`, whole.
