@@ -31,12 +31,12 @@ $(READY): requirements/lock.txt requirements/no-deps.txt
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
 	@python -m pipelines.summary --env $(PROFILE) --begin
-	dvc repro $(DVCFILE)
+	@python -m pipelines.repro --env $(PROFILE)
 	@python -m pipelines.track --env $(PROFILE)
 	@python -m pipelines.summary --env $(PROFILE)
 
 repro: $(READY) ## what is stale, or only STAGE
-	dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
+	@python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE))
 	@python -m pipelines.track --env $(PROFILE)
 
 plan: $(READY) ## each stage: fresh, stale, missing or failed, why, and how long it takes

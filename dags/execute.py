@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines import graph
 from pipelines.manifest import ROOT
 
 GRACE_SECONDS = 10.0
@@ -16,9 +15,9 @@ KEPT_LINES = 40
 
 
 def stage_command(stage: str, profile: str, force: bool = False) -> list[str]:
-    """The command that brings one stage up to date; `force` runs it even if nothing changed."""
-    file = graph.ledger(profile)
-    return [sys.executable, "-m", "dvc", "repro", *(["-f"] if force else []), "-s", f"{file}:code", f"{file}:{stage}"]
+    """The command that brings one stage up to date in its turn; `force` runs it even if nothing changed."""
+    words = ["--env", profile, "--stage", stage, *(["--force"] if force else [])]
+    return [sys.executable, "-m", "pipelines.repro", *words]
 
 
 def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:

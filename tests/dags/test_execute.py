@@ -53,6 +53,6 @@ def test_the_cause_is_our_own_sentence_if_there_is_one(tail, sentence):
     assert cause(tail) == sentence
 
 
-def test_each_profile_has_its_own_ledger():
-    assert stage_command("sft", "laptop")[2:] == ["dvc", "repro", "-s", "dvc.yaml:code", "dvc.yaml:sft"]
-    assert stage_command("sft", "k2", force=True)[4:7] == ["-f", "-s", "conf/k2/dvc.yaml:code"]
+def test_a_stage_runs_in_its_turn():
+    want = ["pipelines.repro", "--env", "k2", "--stage", "sft", "--force"]
+    assert stage_command("sft", "k2", force=True)[2:] == want
