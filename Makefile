@@ -6,7 +6,6 @@ PROFILE ?= laptop
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DVCFILE := $(if $(filter laptop,$(PROFILE)),dvc.yaml,conf/$(PROFILE)/dvc.yaml)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export KEDRO_DISABLE_TELEMETRY := 1

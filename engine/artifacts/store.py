@@ -1,4 +1,4 @@
-"""Payloads by content hash: `<store>/<digest>/` holds the files, the published directory its manifest and links to them.
+"""Payloads by content hash: `<store>/<digest>/` holds the files, the published directory its manifest and links.
 
 The digest is that of manifest.json, which holds each file's hash. So an older manifest that is put back (by `dvc
 checkout`, which knows the manifest alone) names its older payload, and `link` finds it again. Nothing here reads

@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.artifacts.files import canonical_json, digest_file, files_below, write_atomic
 
 SUMS = ".sums.json"
-"""Name of the file in the directory: path → [size in bytes, modification time in ns, blake2b]. No part of the content."""
+"""The file in the directory: path → [bytes, modification time in ns, blake2b]. No part of the content."""
 
 Sums = dict[str, list[int | str]]
 
