@@ -89,8 +89,12 @@ def dataset_path(profile: str | None, dataset: str) -> Path:
 def tracked_path(profile: str | None, dataset: str) -> Path:
     """What DVC tracks of a dataset: itself, or its manifest alone where its payload is kept by hash."""
     path = dataset_path(profile, dataset)
-    by_hash = catalog_entries(profile)[dataset].get("payload") == "by_hash"
-    return path / MANIFEST if by_hash else path
+    return path / MANIFEST if is_by_hash(profile, dataset) else path
+
+
+def is_by_hash(profile: str | None, dataset: str) -> bool:
+    """Whether a dataset's files are kept in data/<profile>/.store under their hash."""
+    return catalog_entries(profile).get(dataset, {}).get("payload") == "by_hash"
 
 
 def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:

@@ -30,10 +30,10 @@ def missing_outputs(profile: str) -> list[Path]:
 def relink(profile: str) -> None:
     """Make the links of payloads kept by hash those of the manifests that are there, and say which payload is gone."""
     for name in graph.catalog_entries(profile):
-        path = graph.tracked_path(profile, name)
-        if path.name == MANIFEST and path.is_file():
+        path = graph.dataset_path(profile, name)
+        if graph.is_by_hash(profile, name) and (path / MANIFEST).is_file():
             try:
-                store.link(path.parent, path.parents[2] / store.FOLDER, stage=graph.producer(name), dataset=name)
+                store.link(path, path.parent.parent / store.FOLDER, stage=graph.producer(name), dataset=path.name)
             except UserError as error:  # it is refused when it is loaded; until then nothing else need stop
                 print(f"warning: {error}", file=sys.stderr)
 
