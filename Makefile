@@ -6,7 +6,6 @@ PROFILE ?= laptop
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DVCFILE := $(if $(filter laptop,$(PROFILE)),dvc.yaml,conf/$(PROFILE)/dvc.yaml)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export KEDRO_DISABLE_TELEMETRY := 1
@@ -17,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,12 +30,12 @@ $(READY): requirements/lock.txt requirements/no-deps.txt
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
 	@python -m pipelines.summary --env $(PROFILE) --begin
-	dvc repro $(DVCFILE)
+	@python -m pipelines.repro --env $(PROFILE)
 	@python -m pipelines.track --env $(PROFILE)
 	@python -m pipelines.summary --env $(PROFILE)
 
 repro: $(READY) ## what is stale, or only STAGE
-	dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
+	@python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE))
 	@python -m pipelines.track --env $(PROFILE)
 
 plan: $(READY) ## each stage: fresh, stale, missing or failed, the first reason, and how long it will take
@@ -119,3 +118,7 @@ test-ui: $(READY) ## Dagster's page in a real browser (chromium), and that it ag
 
 screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
 	python docs/screenshots.py --env $(PROFILE)
+
+test-dvc: $(READY) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
+	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/s3 python -m pytest -m slow --timeout 1200 tests/dvc

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dags import report
-from dags.execute import bring_up_to_date, cause, run_logged, stage_command, track_command
+from dags.execute import cause, run_logged, stage_command, track_command
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
 from dags.plan import ABOUT, PLAN, plan, plan_check
@@ -61,8 +61,9 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
     """
     report.report_all(context.instance, profile)  # so that the inputs' versions are those on disc
     begun = time.time()
-    context.log.info(" ".join(stage_command(stage, profile, force)[2:]))
-    status, tail = bring_up_to_date(stage, profile, force, context.log.info)
+    command = stage_command(stage, profile, force)
+    context.log.info(" ".join(command[2:]))
+    status, tail = run_logged(command, context.log.info)
     if status:
         yield from _refusals(stage, profile, begun)
         now = plan(profile)

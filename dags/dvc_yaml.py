@@ -5,6 +5,7 @@ python -m dags.dvc_yaml --check   exits 1 if one of them is not what would be wr
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,24 @@ import yaml
 from pipelines import graph
 from pipelines.manifest import ROOT, load_manifest
 
+CURVES = {
+    "pretrain_history": ("loss", "max_logit", "expert_load"),
+    "extend_report": ("length_curves", "loss", "max_logit", "expert_load"),
+    "sft_history": ("loss", "loss_by_kind", "max_logit", "expert_load"),
+    "rl_history": ("curves",),
+}
+"""The pictures in a directory that `dvc plots` lays side by side (it reads no JSON lines)."""
 HEADER = "# Generated from kedro.yml, the pipelines and the catalog by `make views`. Do not edit.\n"
 
 
 def dvc_view(profile: str) -> dict[str, Any]:
-    """All stages of a profile as DVC sees them."""
+    """All stages of a profile as DVC sees them, and the files that `dvc params` and `dvc plots` compare."""
     stages: dict[str, Any] = {"code": _code_stage(profile)}
     for stage in load_manifest().stages:
         stages[stage] = _stage(stage, profile)
     if graph.dvc_file(profile).parent != ROOT:
         stages = {name: {"wdir": "../..", **content} for name, content in stages.items()}
-    return {"stages": stages}
+    return {"stages": stages, "params": _parameter_files(profile), "plots": _plots(profile)}
 
 
 def render(profile: str) -> str:
@@ -43,8 +51,8 @@ def _code_stage(profile: str) -> dict[str, Any]:
 
 def _stage(stage: str, profile: str) -> dict[str, Any]:
     outline = graph.stage_graph(stage)
-    paths = {name: _relative(graph.dataset_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
-    metrics = [name for name in outline.outputs if paths[name].endswith(".json")]
+    paths = {name: _relative(graph.tracked_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
+    metrics = [name for name in outline.outputs if name.endswith("_metrics")]
     return {
         # exec: the stage takes the place of the shell that DVC starts it in, so that it sees DVC itself die; and it is
         # told who DVC is, for the case that it died before the stage could look.
@@ -53,6 +61,19 @@ def _stage(stage: str, profile: str) -> dict[str, Any]:
         "outs": [{paths[name]: {"persist": True}} for name in outline.outputs if name not in metrics],
         "metrics": [{paths[name]: {"persist": True}} for name in metrics],
     }
+
+
+def _parameter_files(profile: str) -> list[str]:
+    """The files that parameters come from. No stage depends on them: each depends on its resolved parameters."""
+    folders = [ROOT / "conf" / name / "parameters" for name in ("base", profile)]
+    files = [path for folder in folders for path in sorted(folder.glob("*.yml"))]
+    return [os.path.relpath(path, graph.dvc_file(profile).parent) for path in files]
+
+
+def _plots(profile: str) -> list[str]:
+    folder = graph.dvc_file(profile).parent
+    directories = {name: os.path.relpath(graph.dataset_path(profile, name), folder) for name in CURVES}
+    return [f"{directories[name]}/{curve}.png" for name, curves in CURVES.items() for curve in curves]
 
 
 def _code(stage: str, profile: str) -> str:

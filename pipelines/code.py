@@ -19,7 +19,7 @@ from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
 from pipelines.parameters import check_parameters
-from pipelines.restore import restore_missing
+from pipelines.restore import relink, restore_missing
 
 
 def code_file(stage: str, profile: str | None) -> Path:
@@ -71,6 +71,7 @@ def main() -> None:
         write_files(profile)
         if "DVC_STAGE" in os.environ:
             restore_missing(profile)
+            relink(profile)
 
 
 if __name__ == "__main__":

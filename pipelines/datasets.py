@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset
 from kedro.utils import load_obj
 
-from engine.artifacts import files, manifest
+from engine.artifacts import files, manifest, store, sums
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,25 +18,60 @@ if TYPE_CHECKING:
     from engine.artifacts.schema import TableSchema
 
 
+BY_HASH = "by_hash"
+PAYLOADS = ("inline", BY_HASH)
+"""Where a directory's files are: in it, or in data/<profile>/.store under their hash, with links in it."""
+
+
+class SealedDirectory:
+    """How a directory with a manifest is published and verified, wherever its files are kept."""
+
+    def __init__(self, path: Path, stage: str, payload: str) -> None:
+        if payload not in PAYLOADS:
+            raise UserError(f"conf/…/globals.yml: payload is {payload!r}; choose one of {', '.join(PAYLOADS)}.")
+        self.path, self.stage, self.payload = path, stage, payload
+        self.store = path.parent.parent / store.FOLDER
+
+    def verify(self) -> None:
+        """Refuse what is not whole; of a payload by hash, what was checked once is not read again."""
+        if self.payload == BY_HASH:
+            name = self.path.name
+            held = store.link(self.path, self.store, stage=self.stage, dataset=name)
+            want = manifest.read_manifest(self.path, stage=self.stage, dataset=name)["files"]
+            store.verify_payload(held, stage=self.stage, dataset=name, files=want)
+        else:
+            manifest.verify(self.path, stage=self.stage, dataset=self.path.name)
+
+    def publish(self, source: Path, counts: dict[str, Any]) -> None:
+        """Seal `source` and move it into place."""
+        by_hash = self.payload == BY_HASH
+        digests = sums.remember(source) if by_hash else None
+        manifest.seal(source, stage=self.stage, dataset=self.path.name, counts=counts, digests=digests)
+        if by_hash:
+            store.publish_by_hash(source, self.path, self.store)
+        else:
+            files.publish(source, self.path)
+
+
 class DirectoryDataset(AbstractDataset[Path, Path]):
     """A directory of files. Saving takes one that a node made in its workspace, seals it and moves it."""
 
-    def __init__(self, *, filepath: str, stage: str) -> None:
+    def __init__(self, *, filepath: str, stage: str, payload: str = "inline") -> None:
         self._path = Path(filepath)
         self._stage = stage
         self._dataset = self._path.name
+        self._sealed = SealedDirectory(self._path, stage, payload)
 
     def load(self) -> Path:
         """The directory, after each file was checked against its manifest."""
-        manifest.verify(self._path, stage=self._stage, dataset=self._dataset)
+        self._sealed.verify()
         return self._path
 
     def save(self, data: Path) -> None:
         """Publish the directory `data`; it must lie on the same file system and is moved."""
         if not isinstance(data, Path) or not data.is_dir():
             raise UserError(f"{self._dataset}: stage {self._stage} returned {data!r} where a directory was wanted.")
-        manifest.seal(data, stage=self._stage, dataset=self._dataset, counts={})
-        files.publish(data, self._path)
+        self._sealed.publish(data, {})
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path), "stage": self._stage}
@@ -54,15 +89,24 @@ class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.Da
         table: its schema, as a dotted path into nodes/<stage>/schema.py.
         gate: the suite in gates.yml that judges it before it is published.
         may_be_empty: no rows is a fine result (tables of rejects).
+        payload: inline or by_hash (conf/<profile>/globals.yml).
 
     """
 
     def __init__(
-        self, *, filepath: str, stage: str, table: str, gate: str | None = None, may_be_empty: bool = False
+        self,
+        *,
+        filepath: str,
+        stage: str,
+        table: str,
+        gate: str | None = None,
+        may_be_empty: bool = False,
+        payload: str = "inline",
     ) -> None:
         self._path = Path(filepath)
         self._stage, self._table, self._gate, self._may_be_empty = stage, table, gate, may_be_empty
         self._dataset = self._path.name
+        self._sealed = SealedDirectory(self._path, stage, payload)
 
     @property
     def schema(self) -> "TableSchema":
@@ -74,7 +118,7 @@ class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.Da
         """The table, lazily, after each file was checked against the manifest."""
         from engine.artifacts import tables
 
-        manifest.verify(self._path, stage=self._stage, dataset=self._dataset)
+        self._sealed.verify()
         return tables.scan(self._path, self.schema)
 
     def save(self, data: "pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]") -> None:
@@ -90,10 +134,7 @@ class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.Da
                     f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters."
                 )
             self._judge(partial)
-            manifest.seal(
-                partial, stage=self._stage, dataset=self._dataset, counts={"rows": rows, "columns": self.schema}
-            )
-            files.publish(partial, self._path)
+            self._sealed.publish(partial, {"rows": rows, "columns": self.schema})
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from kedro.io import AbstractDataset
 from kedro.pipeline import Pipeline
 
 from engine.artifacts.files import digest_bytes
-from engine.artifacts.manifest import content_digest
+from engine.artifacts.manifest import MANIFEST, content_digest
 from engine.errors import UserError
 from engine.identity.fingerprint import StageCode, stage_code
 from engine.identity.library import Library, load_known, save_known
@@ -85,6 +85,17 @@ def dataset_path(profile: str | None, dataset: str) -> Path:
     if dataset not in entries:
         raise UserError(f"conf/base/catalog.yml has no dataset {dataset!r}: choose one of {', '.join(entries)}.")
     return ROOT / str(entries[dataset]["filepath"])
+
+
+def tracked_path(profile: str | None, dataset: str) -> Path:
+    """What DVC tracks of a dataset: itself, or its manifest alone where its payload is kept by hash."""
+    path = dataset_path(profile, dataset)
+    return path / MANIFEST if is_by_hash(profile, dataset) else path
+
+
+def is_by_hash(profile: str | None, dataset: str) -> bool:
+    """Whether a dataset's files are kept in data/<profile>/.store under their hash."""
+    return catalog_entries(profile).get(dataset, {}).get("payload") == "by_hash"
 
 
 def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:
@@ -158,8 +169,8 @@ def _is_parameter(name: str) -> bool:
 
 
 def _identity_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """A catalog entry without its path (a path is no identity), with the suite that it names."""
-    kept = {name: value for name, value in entry.items() if name != "filepath"}
+    """A catalog entry without its place (which is no identity), with the suite that it names."""
+    kept = {name: value for name, value in entry.items() if name not in {"filepath", "payload"}}
     if gate := entry.get("gate"):
         kept["suite"] = config(None, "gates").get(gate)
     return kept

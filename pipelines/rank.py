@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+from engine.artifacts import sums
 from engine.errors import UserError
 from engine.launch import drain, exchange, fence, shards
 from engine.launch.lifetime import die_with_parent, lock
@@ -113,6 +114,9 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
     """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
     outputs, seconds = run_node(profile, stage, node, workspace, own)
     if rank == 0:
+        for name, value in outputs.items():
+            if isinstance(value, Path) and graph.is_by_hash(profile, name):
+                sums.remember(value)  # here, on the node that made it: the driver reads none of it
         exchange.write_outputs(workspace, node, outputs, seconds)
         drain.mark_done()
 

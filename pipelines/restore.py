@@ -10,6 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from engine.artifacts import store
+from engine.artifacts.manifest import MANIFEST
+from engine.errors import UserError
 from pipelines import graph
 from pipelines.manifest import ROOT
 
@@ -22,6 +25,17 @@ def missing_outputs(profile: str) -> list[Path]:
     stages = yaml.safe_load(ledger.read_text(encoding="utf-8")).get("stages", {})
     named = [ROOT / out["path"] for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
     return [path for path in named if not path.exists()]
+
+
+def relink(profile: str) -> None:
+    """Make the links of payloads kept by hash those of the manifests that are there, and say which payload is gone."""
+    for name in graph.catalog_entries(profile):
+        path = graph.dataset_path(profile, name)
+        if graph.is_by_hash(profile, name) and (path / MANIFEST).is_file():
+            try:
+                store.link(path, path.parent.parent / store.FOLDER, stage=graph.producer(name), dataset=path.name)
+            except UserError as error:  # it is refused when it is loaded; until then nothing else need stop
+                print(f"warning: {error}", file=sys.stderr)
 
 
 def restore_missing(profile: str) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below, write_atomic
+from engine.artifacts.sums import SUMS
 from engine.errors import UserError
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 
 
-def seal(directory: Path, *, stage: str, dataset: str, counts: dict[str, Any]) -> dict[str, Any]:
+def seal(
+    directory: Path, *, stage: str, dataset: str, counts: dict[str, Any], digests: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Write the manifest of everything below `directory` and return it.
 
     Args:
@@ -23,18 +26,26 @@ def seal(directory: Path, *, stage: str, dataset: str, counts: dict[str, Any]) -
         stage: the stage that made it.
         dataset: its name in the catalog.
         counts: rows, columns or whatever else the content determines.
+        digests: path → blake2b where they are known (engine/artifacts/sums); else every file is read.
 
     """
     files = {
-        path.relative_to(directory).as_posix(): {"blake2b": digest_file(path), "size": path.stat().st_size}
-        for path in files_below(directory)
-        if path.name != MANIFEST
+        name: {"blake2b": digests[name] if digests else digest_file(directory / name), "size": size}
+        for name, size in _sizes(directory).items()
     }
     if not files:
         raise UserError(f"{dataset}: stage {stage} left {directory} empty; nothing was published.")
     manifest = {"schema": SCHEMA, "stage": stage, "dataset": dataset, "counts": counts, "files": files}
     write_atomic(directory / MANIFEST, canonical_json(manifest))
     return manifest
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    return {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in files_below(directory)
+        if path.name not in {MANIFEST, SUMS}
+    }
 
 
 def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:

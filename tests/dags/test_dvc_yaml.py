@@ -55,3 +55,18 @@ def test_a_stage_takes_the_shells_place_and_is_told_who_started_it(shell: str, t
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     said = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, check=True).stdout
     assert said.split() == [str(os.getpid()), str(os.getpid()), *["run", "--env", "smoke", "--pipelines", "sft"]]
+
+
+def test_cluster_profiles_track_large_artifacts_by_manifest():
+    k2, laptop = dvc_view("k2")["stages"], dvc_view("laptop")["stages"]
+    assert {"data/k2/pretrain/base_checkpoint/manifest.json": {"persist": True}} in k2["pretrain"]["outs"]
+    assert "data/k2/pretrain/base_checkpoint/manifest.json" in k2["extend"]["deps"]
+    assert {"data/k2/pretrain/pretrain_history": {"persist": True}} in k2["pretrain"]["outs"], "small: kept whole"
+    assert {"data/laptop/pretrain/base_checkpoint": {"persist": True}} in laptop["pretrain"]["outs"]
+
+
+def test_no_stage_depends_on_the_files_that_params_diff_reads():
+    view = dvc_view("smoke")
+    assert "../base/parameters/sft.yml" in view["params"]
+    assert "parameters/sft.yml" in view["params"]
+    assert not any("params" in stage for stage in view["stages"].values())

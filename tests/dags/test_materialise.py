@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from dags import assets, execute, report
+from dags import assets, report
 from dags.definitions import definitions
 from dags.lineage import gated
 from dags.metadata import CHECK
@@ -19,13 +19,12 @@ def press(runs, instance, monkeypatch):
 
         def stub(command, say):
             called.append(command)
-            status, lines = work(stage) if "dvc" in command else (0, [])
+            status, lines = work(stage) if "pipelines.repro" in command else (0, [])
             for line in lines:
                 say(line)
             return status, lines
 
         monkeypatch.setattr(assets, "run_logged", stub)
-        monkeypatch.setattr(execute, "run_logged", stub)
         made = next(item for item in definitions("smoke").assets if item.op.name == stage)
         config = {"ops": {stage: {"config": {"force": force}}}}
         result = dg.materialize([made], instance=instance, run_config=config, raise_on_error=False)

@@ -1,0 +1,48 @@
+"""Content hashes that are remembered, so that a payload of terabytes is read once and not at every load.
+
+A hash counts while the file's size and modification time are what they were when it was taken. Whoever makes a large
+directory (a rank, on its node) remembers its hashes there; who seals and verifies it afterwards reads no content.
+"""
+
+import json
+from pathlib import Path
+
+from engine.artifacts.files import canonical_json, digest_file, files_below, write_atomic
+
+SUMS = ".sums.json"
+"""The file in the directory: path → [bytes, modification time in ns, blake2b]. No part of the content."""
+
+Sums = dict[str, list[int | str]]
+
+
+def remember(directory: Path) -> dict[str, str]:
+    """Hash what is not known yet of the files below `directory`, keep it there, and return path → blake2b."""
+    known = _read(directory)
+    now = {name: _sum(directory / name, known.get(name)) for name in _names(directory)}
+    if now != known:
+        write_atomic(directory / SUMS, canonical_json(now))
+    return {name: str(entry[2]) for name, entry in now.items()}
+
+
+def forget(directory: Path) -> None:
+    """Drop what is remembered, so that the next question reads every file."""
+    (directory / SUMS).unlink(missing_ok=True)
+
+
+def _names(directory: Path) -> list[str]:
+    return [path.relative_to(directory).as_posix() for path in files_below(directory) if path.name != SUMS]
+
+
+def _sum(path: Path, known: list[int | str] | None) -> list[int | str]:
+    state = path.stat()
+    if known is not None and known[:2] == [state.st_size, state.st_mtime_ns]:
+        return known
+    return [state.st_size, state.st_mtime_ns, digest_file(path)]
+
+
+def _read(directory: Path) -> Sums:
+    """What is remembered; nothing where there is no such file or a kill of the machine left it torn."""
+    try:
+        return dict(json.loads((directory / SUMS).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return {}

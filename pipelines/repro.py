@@ -1,0 +1,111 @@
+"""`dvc repro` in turn: what is stale of a profile, or one stage, beside or after whoever else works on the same ledger.
+
+    python -m pipelines.repro --env laptop [--stage sft] [--force]
+
+DVC lets a second `dvc repro` fail ("is busy") where the first one holds a path that it needs. The ledger stays whole
+then, but nobody wants to type it again: every entry of ours takes locks first, in one order, and waits for them. One
+stage needs itself and the code files, and that the stages it reads from stand still; stages that have nothing to do
+with each other run at the same time. This process becomes DVC, and its turn ends with it.
+"""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+from typing import NoReturn
+
+from engine.artifacts.files import canonical_json
+from pipelines import graph
+from pipelines.code import code_file, stage_file
+from pipelines.errors import report_errors
+from pipelines.manifest import ROOT, load_manifest
+
+CODE = "code"
+
+
+def command(profile: str, *stages: str, force: bool = False) -> list[str]:
+    """The words after `python -m` that bring a profile, or just the named stages of it, up to date."""
+    file = graph.ledger(profile)
+    targets = ["-s", *(f"{file}:{stage}" for stage in stages)] if stages else [file]
+    return ["dvc", "--wait-for-lock", "repro", *(["-f"] if force else []), *targets]
+
+
+def take_turn(profile: str, stage: str | None) -> None:
+    """Wait until nobody else holds what this run needs; the code files are then those of the code as it stands."""
+    if stage is None:
+        for name in (CODE, *load_manifest().stages):
+            _hold(profile, name, fcntl.LOCK_EX)
+        return
+    _refresh_code(profile, stage)
+    read_from = {graph.producer(name) for name in graph.stage_graph(stage).inputs}
+    for name in load_manifest().stages:
+        if name in {stage, *read_from}:
+            _hold(profile, name, fcntl.LOCK_EX if name == stage else fcntl.LOCK_SH)
+
+
+def _refresh_code(profile: str, stage: str) -> None:
+    """Run DVC's stage `code`; while other runs read its files it has to wait, unless they say what it would write."""
+    code = _open(profile, CODE)
+    try:
+        fcntl.flock(code, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if code_is_current(stage, profile):
+            fcntl.flock(code, fcntl.LOCK_SH)
+            return
+        _wait(code, profile, CODE, fcntl.LOCK_EX)
+    done = subprocess.run([sys.executable, "-m", *command(profile, CODE)], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    fcntl.flock(code, fcntl.LOCK_SH)
+
+
+def code_is_current(stage: str, profile: str) -> bool:
+    """Whether a stage's code file says what stands in the working tree and the configuration now."""
+    path = code_file(stage, profile)
+    return path.is_file() and path.read_bytes() == canonical_json(stage_file(stage, profile))
+
+
+def _hold(profile: str, name: str, how: int) -> None:
+    lock = _open(profile, name)
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _wait(lock, profile, name, how)
+    os.truncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def _wait(lock: int, profile: str, name: str, how: int) -> None:
+    owner = os.pread(lock, 32, 0).decode()
+    who = f"process {owner} works" if owner else "another process works"
+    print(f"{who} on {name} of {graph.ledger(profile)}; waiting for it", file=sys.stderr, flush=True)
+    fcntl.flock(lock, how)
+
+
+def _open(profile: str, name: str) -> int:
+    """The lock file of a stage of a ledger; still open, and locked, in the program that this process becomes."""
+    path = graph.data_folder(profile) / ".work" / ".turns" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    os.set_inheritable(lock, True)
+    return lock
+
+
+def main() -> NoReturn:
+    """Wait, then become `dvc repro`."""
+    parser = argparse.ArgumentParser(description="dvc repro, beside or after whoever else works on the ledger.")
+    parser.add_argument("--env", default=None, help="profile")
+    parser.add_argument("--stage", default=None, help="only this one")
+    parser.add_argument("--force", action="store_true", help="run it even if nothing changed")
+    asked = parser.parse_args()
+    with report_errors():
+        profile = load_manifest().profile(asked.env)
+        stages = (load_manifest().stage(asked.stage).name,) if asked.stage else ()
+        take_turn(profile, asked.stage)
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", *command(profile, *stages, force=asked.force)])
+
+
+if __name__ == "__main__":
+    main()

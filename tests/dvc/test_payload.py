@@ -1,0 +1,91 @@
+"""Payloads by hash, end to end: DVC holds manifests alone, and an older manifest finds its older payload."""
+
+import shutil
+
+import pytest
+
+from engine.artifacts.files import digest_file, files_below
+from engine.artifacts.manifest import MANIFEST, content_digest
+from engine.artifacts.sums import SUMS
+from tests.dvc.conftest import commit, ran
+from tests.project import LEDGER, PROFILE, Project
+
+pytestmark = pytest.mark.slow
+STAGES = ["corpus", "rephrase", "tooluse", "tokenization"]
+TARGET = f"{LEDGER}:tokenization"
+KEPT_BY_HASH = ("documents", "trajectories", "shards")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Smoke's data under a cluster's switch."""
+    made = Project(tmp_path_factory.mktemp("by_hash"))
+    made.append(f"conf/{PROFILE}/globals.yml", "payload: by_hash\n")
+    made.run("python", "-m", "dags.dvc_yaml")
+    done = made.repro(TARGET)
+    assert ran(done.stdout) == ["code", *STAGES]
+    commit(made, "as made")
+    return made
+
+
+def load(project: Project, dataset: str, check: bool = True) -> tuple[int, str]:
+    """Load a dataset as a stage would; the exit status and what was said."""
+    script = (
+        "from pipelines import graph; from pipelines.errors import report_errors\n"
+        f"with report_errors(): graph.dataset({PROFILE!r}, {dataset!r}).load()"
+    )
+    done = project.run("python", "-c", script, check=check)
+    return done.returncode, done.stderr
+
+
+def test_no_payload_enters_dvcs_cache(project: Project) -> None:
+    cached = {digest_file(path) for path in files_below(project.path / ".dvc/cache")}
+    payload = [path for path in files_below(project.data(".store")) if path.name not in {MANIFEST, SUMS}]
+    assert len(payload) >= 10
+    assert not cached & {digest_file(path) for path in payload}
+    manifests = {digest_file(path) for path in files_below(project.data(".store")) if path.name == MANIFEST}
+    assert manifests <= cached, "what DVC holds is the manifests"
+    assert all(path.parent.is_dir() and path.is_symlink() for path in project.data("tokenization/shards").glob("*.bin"))
+
+
+def test_a_second_repro_runs_nothing_but_code(project: Project) -> None:
+    assert ran(project.repro(TARGET).stdout) == ["code"]
+
+
+def test_an_older_manifest_finds_its_payload(project: Project) -> None:
+    before = {stage: project.digests(stage) for stage in STAGES}
+    old = content_digest(project.data("tooluse/trajectories"))
+    project.append(f"conf/{PROFILE}/parameters/tooluse.yml", "  seed: 99\n")
+    project.repro(TARGET)
+    assert content_digest(project.data("tooluse/trajectories")) != old
+    project.run("git", "checkout", "-q", "--", ".")
+    project.run("dvc", "checkout", "-f", *(f"{LEDGER}:{stage}" for stage in STAGES))
+    assert content_digest(project.data("tooluse/trajectories")) == old
+    for name in KEPT_BY_HASH:
+        load(project, name)
+    assert ran(project.repro(TARGET).stdout) == ["code"]
+    assert {stage: project.digests(stage) for stage in STAGES} == before
+
+
+def test_a_payload_that_is_gone_is_refused_in_one_sentence(project: Project) -> None:
+    digest = content_digest(project.data("tooluse/trajectories"))
+    held, aside = project.data(".store", str(digest)), project.data("aside")
+    held.rename(aside)
+    status, said = load(project, "trajectories", check=False)
+    assert status == 1
+    assert f"its payload {digest} is gone" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+    project.run("dvc", "repro", "-f", "-s", f"{LEDGER}:tooluse")  # the remedy that the sentence names
+    load(project, "trajectories")
+    shutil.rmtree(aside)
+
+
+def test_a_truncated_payload_is_refused(project: Project) -> None:
+    victim = next(iter(sorted(project.data("tokenization/shards").glob("*.bin")))).resolve()
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-4])
+    status, said = load(project, "shards", check=False)
+    assert status == 1
+    assert "bytes where manifest.json says" in said.strip().splitlines()[-1]
+    victim.write_bytes(whole)
+    load(project, "shards")

@@ -1,0 +1,104 @@
+"""Push, fresh clone, pull: nothing is left to run. With a remote on a path and on a real S3 server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.dvc.conftest import IDENTITY, ran
+from tests.project import ENVIRONMENT, LEDGER, Project
+
+pytestmark = pytest.mark.slow
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """moto's server on loopback with one bucket; its address."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    for name, value in KEYS.items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    with (tmp_path / "moto.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log, stderr=log, env={**os.environ, **KEYS},
+        )  # fmt: skip
+    try:
+        _answers(url, server)
+        urllib.request.urlopen(urllib.request.Request(f"{url}/bucket", method="PUT")).close()
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(url: str, server: "subprocess.Popen[bytes]") -> None:
+    for _ in range(600):
+        assert server.poll() is None, "moto's server did not start: `make test-dvc` installs it"
+        try:
+            urllib.request.urlopen(url).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("moto's server does not answer")
+
+
+def remote(project: Project, *words: str) -> None:
+    """Configure the default remote in .dvc/config and commit it, as a team does."""
+    for line in words:
+        project.run("dvc", "remote", *line.split())
+    project.run("git", *IDENTITY, "commit", "-qam", "remote")
+
+
+def clone(project: Project, path: Path) -> Project:
+    """A fresh clone: what git holds, no cache, no data."""
+    subprocess.run(["git", "clone", "-q", str(project.path), str(path)], check=True)
+    copy = Project.__new__(Project)
+    copy.path = path
+    return copy
+
+
+def push_and_pull(made: Project, tmp_path: Path) -> None:
+    made.run("dvc", "push", LEDGER)
+    fresh = clone(made, tmp_path / "fresh")
+    assert not (fresh.path / "data").exists()
+    fresh.run("dvc", "pull", LEDGER)
+    assert ran(fresh.repro().stdout) == ["code"]
+    for stage in ("tokenization", "rl", "evaluate"):
+        assert fresh.digests(stage) == made.digests(stage)
+    changed = fresh.run("dvc", "metrics", "diff", "HEAD").stdout
+    assert "data/smoke" not in changed, "metrics come with the pull and are those of HEAD"
+
+
+def test_a_path(made: Project, tmp_path: Path) -> None:
+    remote(made, f"add -f -d away {tmp_path}/remote")
+    push_and_pull(made, tmp_path)
+
+
+def test_an_s3_server(made: Project, tmp_path: Path, s3: str) -> None:
+    remote(made, "add -f -d bucket s3://bucket/k2", f"modify bucket endpointurl {s3}")
+    push_and_pull(made, tmp_path)
+
+
+def test_a_cache_that_is_gone_is_filled_from_the_remote(made: Project, tmp_path: Path) -> None:
+    remote(made, f"add -f -d away {tmp_path}/remote")
+    made.run("dvc", "push", LEDGER)
+    before = made.digests("sft")
+    shutil.rmtree(made.path / ".dvc/cache")
+    shutil.rmtree(made.data("sft", "sft_checkpoint"))
+    made.run("dvc", "pull", LEDGER)
+    assert made.digests("sft") == before
