@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DVCFILE := $(if $(filter laptop,$(PROFILE)),dvc.yaml,conf/$(PROFILE)/dvc.yaml)
 
+# MLflow is filled while a command runs, by a process beside it.
+FOLLOW = python -m pipelines.track --env $(PROFILE) --follow --
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
@@ -31,13 +34,11 @@ $(READY): requirements/lock.txt requirements/no-deps.txt
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
 	@python -m pipelines.summary --env $(PROFILE) --begin
-	dvc repro $(DVCFILE)
-	@python -m pipelines.track --env $(PROFILE)
+	$(FOLLOW) dvc repro $(DVCFILE)
 	@python -m pipelines.summary --env $(PROFILE)
 
 repro: $(READY) ## what is stale, or only STAGE
-	dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
-	@python -m pipelines.track --env $(PROFILE)
+	$(FOLLOW) dvc repro $(if $(STAGE),-s $(DVCFILE):code $(DVCFILE):$(STAGE),$(DVCFILE))
 
 plan: $(READY) ## each stage: fresh, stale, missing or failed, why, and how long it takes
 	@python -m pipelines.status --env $(PROFILE)
@@ -47,7 +48,7 @@ smoke: $(READY) ## the whole graph at its smallest, in one process
 	kedro run --env smoke --fresh
 
 ui: $(READY) ## Dagster: look at the graph, press its buttons
-	@K2_PROFILE=$(PROFILE) python -m dags.ui
+	@K2_PROFILE=$(PROFILE) $(FOLLOW) python -m dags.ui
 
 compare: $(READY) ## MLflow: compare runs
 	@python -m pipelines.track --env $(PROFILE) --serve

@@ -20,13 +20,14 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
 
+from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
 from engine.launch import exchange
 from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
-from engine.training.journal import TIMING, TRAINING
+from engine.training.journal import HISTORY, TIMING, TRAINING
 from pipelines import code, graph
 from pipelines.errors import user_error
 from pipelines.hooks import FRESH, RUN_CONTEXT, WORKSPACE, RunContext
@@ -83,7 +84,8 @@ class StageRun:
             workspace = self._workspace(folder, key)
             self.catalog.save(WORKSPACE, workspace)
             say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
-            begun = {"started": records.now(), "attempt": self._attempt(workspace)}
+            begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
+            self._say_begun(workspace, {"key": key, "parts": parts, **begun})
             clock = time.monotonic()
             try:
                 for node in self.nodes:
@@ -123,6 +125,12 @@ class StageRun:
                 shutil.rmtree(other)
         workspace.mkdir(parents=True, exist_ok=True)
         return workspace
+
+    def _say_begun(self, workspace: Path, begun: dict[str, Any]) -> None:
+        """Leave in the workspace what the record will say, for whoever follows the stage while it runs."""
+        parts = {**begun["parts"], "parameters": flatten(begun["parts"]["parameters"])}
+        told = {"stage": self.stage, "profile": self.context.profile, **begun, "parts": parts}
+        write_atomic(workspace / records.BEGUN, canonical_json(told))
 
     def _attempt(self, workspace: Path) -> int:
         """How often this key has been started, this time included."""
@@ -186,7 +194,7 @@ class StageRun:
         workspace: Path,
         error: BaseException | None,
     ) -> None:
-        """Append the run record, with the clocks that the nodes left beside it."""
+        """Append the run record, with the history and the clocks that the nodes left beside it."""
         outline = graph.stage_graph(self.stage)
         profile, seconds = self.context.profile, self.context.node_seconds
         whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
@@ -207,12 +215,12 @@ class StageRun:
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
             "job_id": None,
-            **records.provenance(ROOT),
         }
-        path = records.write_record(folder / ".runs" / self.stage, record)
-        if clocks := _left(workspace, TIMING):
-            path.with_suffix("").mkdir()
-            shutil.copy(clocks, path.with_suffix("") / TIMING)
+        beside = records.record_path(folder / ".runs" / self.stage, record).with_suffix("")
+        for left in filter(None, (_left(workspace, HISTORY), _left(workspace, TIMING))):
+            beside.mkdir(parents=True, exist_ok=True)
+            shutil.copy(left, beside / left.name)
+        records.write_record(folder / ".runs" / self.stage, record)  # last: who sees it sees what lies beside it
 
     def _training(self, workspace: Path) -> dict[str, Any] | None:
         """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""
