@@ -100,7 +100,7 @@ class Follower:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tails: dict[Path, Tail] = {}
+        self._tails: dict[tuple[Path, str], Tail] = {}  # an attempt may have a run of its own, which begins anew
 
     def follow(self, running: list[Running], records: list[Record]) -> int:
         """Take up what is new in `running`, and close the runs of stages that are gone; return how many points came.
@@ -120,7 +120,7 @@ class Follower:
         return points
 
     def _take_up(self, stage: Running, records: list[Record]) -> int:
-        tail = self._tails.setdefault(stage.history, Tail(stage.history))
+        tail = self._tails.setdefault((stage.history, stage.begun["started"]), Tail(stage.history))
         name, points = live_name(stage.begun), tail.points()
         if not points:
             return 0
