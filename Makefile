@@ -20,7 +20,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -99,3 +99,12 @@ test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, ke
 
 test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
+
+cluster: $(READY) ## a Slurm of three pretended H800 nodes on this machine (Debian's packages, root), to try dispatch on
+	@python -m tests.cluster
+
+cluster-stop: $(READY) ## stop it, its jobs too
+	@python -m tests.cluster --stop
+
+test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may befall it
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 600 tests/cluster

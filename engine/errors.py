@@ -7,3 +7,5 @@ class UserError(Exception):
     The message is one clear sentence that names the file, the field and the remedy; every command prints
     it alone, without a traceback, and exits 1.
     """
+
+    exit_code = 1

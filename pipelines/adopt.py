@@ -169,7 +169,7 @@ def _record(
         "attempt": 1,
         "node_seconds": {},
         "metrics": metrics,
-        "job_id": None,
+        "jobs": {},
         **records.provenance(ROOT),
     }
 

@@ -9,12 +9,15 @@ from kedro.framework.cli.project import run as kedro_run
 
 from engine.launch.lifetime import die_with_parent
 from pipelines.errors import report_errors
-from pipelines.hooks import FRESH
+from pipelines.hooks import DETACH, DRY_RUN, FRESH
 from pipelines.manifest import load_manifest
 
 RUNNER = "pipelines.runner.StageRunner"
 PARENT = "K2_PARENT"
 """Where a stage's command in dvc.yaml says which process DVC is; only there, so that a shell's own runs outlive it."""
+
+OWN = {"fresh": FRESH, "detach": DETACH, "dry_run": DRY_RUN}
+"""Our options, each a flag, and the variable in which the runner finds it."""
 
 
 @click.group(name="k2-pipeline")
@@ -25,8 +28,8 @@ def cli() -> None:
 def _run(**options: Any) -> Any:
     if "DVC_STAGE" in os.environ:
         die_with_parent(int(os.environ.pop(PARENT, "") or os.getppid()))  # or: a shell that has no PPID
-    fresh = options.pop("fresh")
-    os.environ[FRESH] = "1" if fresh else ""
+    for option, variable in OWN.items():
+        os.environ[variable] = "1" if options.pop(option, False) else ""
     with report_errors():
         manifest = load_manifest()
         options["env"] = manifest.profile(options["env"] or os.environ.get("KEDRO_ENV"))
@@ -37,16 +40,18 @@ def _run(**options: Any) -> Any:
 
 
 def _own_run() -> click.Command:
-    """Kedro's `run` with all its options, our runner as the default, `--fresh`, and one-sentence errors."""
+    """Kedro's `run` with all its options, our runner as the default, our own options, and one-sentence errors."""
     command = copy.copy(kedro_run)
     command.callback = _run
     command.params = [copy.copy(parameter) for parameter in kedro_run.params]
     for parameter in command.params:
         if parameter.name == "runner":
             parameter.default = RUNNER
-    command.params.append(
-        click.Option(["--fresh"], is_flag=True, help="Drop the stage's unfinished work and start over.")
-    )
+    command.params += [
+        click.Option(["--fresh"], is_flag=True, help="Drop the stage's unfinished work, cancel its job, start over."),
+        click.Option(["--detach"], is_flag=True, help="Submit the Slurm job and end; the same command attaches again."),
+        click.Option(["--dry-run"], is_flag=True, help="Print the Slurm jobs' scripts; write and submit nothing."),
+    ]
     return command
 
 

@@ -42,7 +42,7 @@ def is_malformed_config(error: BaseException) -> bool:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Print the sentence of a `UserError` and exit 1; let anything else (a defect) keep its traceback."""
+    """Print the sentence of a `UserError` and exit with its code; let anything else (a defect) keep its traceback."""
     try:
         yield
     except Exception as error:
@@ -51,5 +51,5 @@ def report_errors() -> Iterator[None]:
             found = UserError(f"the configuration is not valid YAML: {' '.join(str(error).split())}")
         if found is None:
             raise
-        print(f"error: {found}", file=sys.stderr)
-        raise SystemExit(1) from None
+        print(f"error: {found}" if found.exit_code == 1 else found, file=sys.stderr)
+        raise SystemExit(found.exit_code) from None

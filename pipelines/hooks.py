@@ -15,7 +15,8 @@ from pipelines.parameters import check_parameters
 
 RUN_CONTEXT = "run_context"
 WORKSPACE = "workspace"
-FRESH = "K2_FRESH"  # how `kedro run --fresh` tells the runner: Kedro hands no option of ours through
+FRESH, DETACH, DRY_RUN = "K2_FRESH", "K2_DETACH", "K2_DRY_RUN"
+"""How `kedro run --fresh`, `--detach` and `--dry-run` tell the runner: Kedro hands no option of ours through."""
 
 
 @dataclass(frozen=True)

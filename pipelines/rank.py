@@ -12,45 +12,56 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.launch import exchange
-from engine.launch.lifetime import die_with_parent, lock
+from engine.launch import drain, exchange, shards
+from engine.launch.lifetime import PATIENCE_SECONDS, die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
 from pipelines import graph
 from pipelines.errors import full_disc, report_errors, user_error
 from pipelines.manifest import load_manifest
 
+JOB_PATIENCE_SECONDS = 60.0
+"""A job's rank waits longer for one of the attempt before, which another machine may still be ending."""
 RANKS = ".ranks"
 """Folder of a workspace in which ranks other than the first work."""
 
 
 def main() -> None:
-    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right."""
+    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right.
+
+    Asked to end soon (engine/launch/drain), it exits with DRAINED instead, its progress kept.
+    """
+    drain.install()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     for name in ("env", "stage", "node", "key"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
+    parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
+    parser.add_argument("--shards", type=int, default=1, help="of so many")
     asked = parser.parse_args()
-    if asked.parent is not None:
-        die_with_parent(asked.parent)
+    if asked.parent is not None or drain.run_directory():
+        die_with_parent(asked.parent or os.getppid())
     with report_errors():
         workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
         if not workspace.is_dir():
             raise UserError(
                 f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {asked.stage}`."
             )
-    rank = int(os.environ["RANK"]) if asked.world else 0
+    rank = int(os.environ["RANK"]) if asked.world else asked.shard or 0
     with hand_over_errors(workspace, asked.node, rank):
+        if asked.shard is not None:
+            shards.become(asked.shard, asked.shards)
         if asked.world:
             run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
         else:
-            run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
+            with alone(workspace, rank, f"rank {rank} of stage {asked.stage} of profile {asked.env}"):
+                run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
 
 
 @contextmanager
@@ -66,6 +77,16 @@ def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
         sys.exit(1)
 
 
+def alone(workspace: Path, rank: int, what: str) -> AbstractContextManager[Any]:
+    """A rank's lock, on the file system that all share, so that two attempts never work at once.
+
+    A driver's own child needs none: it holds the stage's lock with it.
+    """
+    if drain.run_directory() is None:
+        return nullcontext()
+    return lock(workspace.parent / f"lock.{rank}", what, patience=JOB_PATIENCE_SECONDS)
+
+
 def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:
     """Run the node as number `rank` of torchrun's: all do the whole node, the first one's outputs are kept.
 
@@ -79,7 +100,8 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
     if rank:
         silence()
         logging.getLogger("kedro").setLevel(logging.CRITICAL)
-    with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}"):
+    patience = JOB_PATIENCE_SECONDS if drain.run_directory() else PATIENCE_SECONDS
+    with lock(workspace.parent / f"lock.{rank}", f"rank {rank} of stage {stage} of profile {profile}", patience):
         try:
             data.start()
             run_alone(profile, stage, node, workspace, own, rank)
@@ -94,6 +116,7 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
     outputs, seconds = run_node(profile, stage, node, workspace, own)
     if rank == 0:
         exchange.write_outputs(workspace, node, outputs, seconds)
+        drain.mark_done()
 
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:

@@ -14,6 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["documents", "params:rephrase", "workspace"],
                 outputs=["rewrites", "rejected_rewrites", "rephrase_metrics"],
                 name="rephrase_documents",
+                tags="sharded",
             ),
         ]
     )

@@ -7,7 +7,6 @@ run node after node (here or in a rank), let the catalog publish what they retur
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -27,18 +26,13 @@ from engine.identity.key import flatten, stage_key
 from engine.launch import exchange
 from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
+from engine.launch.slurm.interrupts import Detached
+from engine.launch.slurm.rundir import KEPT
 from engine.training.journal import HISTORY, TIMING, TRAINING
-from pipelines import code, graph
+from pipelines import code, dispatch, graph
 from pipelines.errors import user_error
-from pipelines.hooks import FRESH, RUN_CONTEXT, WORKSPACE, RunContext
+from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
-
-PARALLEL = "parallel"
-"""Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
-
-# Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
-# second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
-SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 
 
 class StageRunner(SequentialRunner):
@@ -59,7 +53,8 @@ class StageRunner(SequentialRunner):
         for stage in load_manifest().stages:
             nodes = [node for node in pipeline.nodes if stage in node.tags]
             if nodes:
-                StageRun(stage, nodes, catalog, context, hook_manager or _NullPluginManager(), run_id).execute()
+                run = StageRun(stage, nodes, catalog, context, hook_manager or _NullPluginManager(), run_id)
+                run.show() if os.environ.get(DRY_RUN) else run.execute()
         return {}
 
 
@@ -89,13 +84,24 @@ class StageRun:
             clock = time.monotonic()
             try:
                 for node in self.nodes:
-                    self._run_node(node, workspace, key, held)
+                    self._run_node(node, workspace, held)
             except BaseException as error:
                 self._record(folder, key, parts, begun, clock, workspace, error)
                 raise
             self._record(folder, key, parts, begun, clock, workspace, None)
             shutil.rmtree(workspace)
             say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
+
+    def show(self) -> None:
+        """Print what would be submitted, for the key that the stage would have; write and submit nothing."""
+        try:
+            key = stage_key(**self._key_parts())
+        except UserError as error:
+            key = "0" * 16
+            say(f"stage {self.stage}: its key is not known yet ({error})")
+        workspace = graph.data_folder(self.context.profile) / ".work" / self.stage / key
+        for node in self.nodes:
+            print(dispatch.script_of(self._work(node, workspace)))
 
     def _key_parts(self) -> dict[str, Any]:
         """What the stage key is made of, from what the stage is about to load."""
@@ -117,11 +123,10 @@ class StageRun:
 
     def _workspace(self, folder: Path, key: str) -> Path:
         """The stage's own place for work in progress; work under another key of this stage is dropped."""
-        workspace = folder / ".work" / self.stage / key
-        if os.environ.get(FRESH):
-            shutil.rmtree(workspace, ignore_errors=True)
+        workspace, fresh = folder / ".work" / self.stage / key, bool(os.environ.get(FRESH))
         for other in workspace.parent.glob("*/"):
-            if other != workspace:
+            if fresh or other != workspace:
+                dispatch.refuse_or_cancel(other, self.stage, fresh, say)
                 shutil.rmtree(other)
         workspace.mkdir(parents=True, exist_ok=True)
         return workspace
@@ -139,50 +144,34 @@ class StageRun:
             file.write(".")
         return counter.stat().st_size
 
-    def _run_node(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
-        if self._compute_class(node).launcher == "inplace":
+    def _run_node(self, node: Node, workspace: Path, held: IO[str]) -> None:
+        """Run a node where its class says; the shards of a job array leave it to be put together here."""
+        work = self._work(node, workspace)
+        given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
+        if work.where.launcher == "slurm":
+            dispatch.run_slurm(work, given, say, detach=bool(os.environ.get(DETACH)))
+        elif work.where.launcher == "local":
+            dispatch.run_ranks(work, given, held, say)
+        if work.where.launcher == "inplace" or work.shards > 1:
             Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
         else:
-            self._run_rank(node, workspace, key, held)
+            self._publish(node, workspace)
+
+    def _publish(self, node: Node, workspace: Path) -> None:
+        """Save what a rank has handed over."""
+        outputs, self.context.node_seconds[node.name] = exchange.read_outputs(workspace, node.name)
+        for name, value in outputs.items():
+            self.catalog.save(name, value)
+
+    def _work(self, node: Node, workspace: Path) -> dispatch.Work:
+        return dispatch.Work(
+            self.context.profile, self.stage, node, workspace.name, workspace, self._compute_class(node)
+        )
 
     def _compute_class(self, node: Node) -> ComputeClass:
         """The settings of the node's own compute class (a tag), else of its stage's."""
         own = [name for name in COMPUTE_CLASSES if name in node.tags]
         return compute_class(self.context.compute, own[0] if own else load_manifest().stage(self.stage).compute)
-
-    def _processes(self, node: Node) -> int:
-        """How many ranks run the node: those of its class if it is tagged `parallel`, else one."""
-        return self._compute_class(node).processes if PARALLEL in node.tags else 1
-
-    def _run_rank(self, node: Node, workspace: Path, key: str, held: IO[str]) -> None:
-        """Run a node in a child process that holds the stage's lock too and dies with this one; publish here.
-
-        The child is the node's one rank, or torchrun with several.
-        """
-        given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
-        exchange.write_parameters(workspace, node.name, given)
-        words = {"env": self.context.profile, "stage": self.stage, "node": node.name, "key": key}
-        command = ["pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
-        processes, parent = self._processes(node), f"--parent={os.getpid()}"
-        if processes == 1:
-            command = [*command, parent]
-        else:
-            say(f"node {node.name}  {processes} processes: another number of them changes a result's last bits")
-            start = [f"--processes={processes}", parent, f"--workspace={workspace}", f"--node={node.name}"]
-            command = ["engine.launch.torchrun", *start, *command, "--world"]
-        environment = {**SHORT_SPIN, **os.environ}
-        rank = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
-        try:
-            status = rank.wait()
-        except BaseException:
-            rank.kill()
-            rank.wait()
-            raise
-        if status:
-            exchange.raise_error(workspace, node.name, status)
-        outputs, self.context.node_seconds[node.name] = exchange.read_outputs(workspace, node.name)
-        for name, value in outputs.items():
-            self.catalog.save(name, value)
 
     def _record(
         self,
@@ -194,11 +183,11 @@ class StageRun:
         workspace: Path,
         error: BaseException | None,
     ) -> None:
-        """Append the run record, with the history and the clocks that the nodes left beside it."""
+        """Append the run record, with what is worth keeping of the workspace beside it."""
         outline = graph.stage_graph(self.stage)
         profile, seconds = self.context.profile, self.context.node_seconds
         whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
-        outcome = "failed" if error else "success" if whole else "partial"
+        outcome = _outcome(error) or ("success" if whole else "partial")
         record = {
             "stage": self.stage,
             "profile": profile,
@@ -210,17 +199,28 @@ class StageRun:
             **begun,
             "finished": records.now(),
             "seconds": round(time.monotonic() - clock, 3),
-            "world_size": max(self._processes(node) for node in self.nodes),
+            "world_size": max(self._work(node, workspace).ranks for node in self.nodes),
             "training": self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
-            "job_id": None,
+            "jobs": self._jobs(workspace),
         }
-        beside = records.record_path(folder / ".runs" / self.stage, record).with_suffix("")
-        for left in filter(None, (_left(workspace, HISTORY), _left(workspace, TIMING))):
-            beside.mkdir(parents=True, exist_ok=True)
-            shutil.copy(left, beside / left.name)
-        records.write_record(folder / ".runs" / self.stage, record)  # last: who sees it sees what lies beside it
+        runs = folder / ".runs" / self.stage
+        self._keep(workspace, records.record_path(runs, record).with_suffix(""))
+        records.write_record(runs, record)  # last: who sees it sees what lies beside it
+
+    def _jobs(self, workspace: Path) -> dict[str, Any]:
+        """What became of the nodes' Slurm jobs, by node."""
+        told = {node.name: self._work(node, workspace).directory.record(ROOT) for node in self.nodes}
+        return {node: job for node, job in told.items() if job}
+
+    def _keep(self, workspace: Path, folder: Path) -> None:
+        """Copy what is worth keeping of a workspace that is about to go: history, clocks, the jobs' small files."""
+        found = [(left, Path(name)) for name in (HISTORY, TIMING) if (left := _left(workspace, name))]
+        found += [(file, file.relative_to(workspace)) for name in KEPT for file in workspace.glob(f"jobs/*/**/{name}")]
+        for file, name in found:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / name)
 
     def _training(self, workspace: Path) -> dict[str, Any] | None:
         """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""
@@ -240,6 +240,11 @@ def say(line: str) -> None:
 def _left(workspace: Path, name: str) -> Path | None:
     """A file that a node left in its workspace, or in the folder `training` there."""
     return next((path for path in (workspace / name, workspace / "training" / name) if path.exists()), None)
+
+
+def _outcome(error: BaseException | None) -> str:
+    """The outcome of a stage that did not come to its end, "" for one that did."""
+    return "" if error is None else "detached" if isinstance(user_error(error), Detached) else "failed"
 
 
 def _sentence(error: BaseException | None) -> str | None:

@@ -20,6 +20,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["tokenizer", "documents", "rewrites", "trajectories", "params:tokenization", "workspace"],
                 outputs=["shards", "tokenization_metrics"],
                 name="write_shards",
+                tags="sharded",
             ),
         ]
     )

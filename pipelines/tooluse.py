@@ -14,9 +14,10 @@ def create_pipeline() -> Pipeline:
             Node(build_tasks, inputs=["agents", "params:tooluse"], outputs="tasks", name="build_tasks"),
             Node(
                 build_trajectories,
-                inputs=["tasks", "params:tooluse"],
+                inputs=["tasks", "params:tooluse", "workspace"],
                 outputs=["trajectories", "rejected_trajectories", "tooluse_metrics"],
                 name="build_trajectories",
+                tags="sharded",
             ),
         ]
     )

@@ -1,21 +1,80 @@
 """Compute classes: where a node runs, and in how many processes. Never part of what a stage is."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from engine.errors import UserError
 
-LAUNCHERS = ("inplace", "local")
-_FIELDS = {"launcher", "processes"}
+LAUNCHERS = ("inplace", "local", "slurm")
+CONTAINERS = ("none", "pyxis", "apptainer")
+EVERYWHERE, LOCALLY = {"launcher"}, {"processes"}
+_TIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the ranks run in: nothing (`none`), or an image, through pyxis or apptainer; `mounts` as `HOST:INSIDE`."""
+
+    kind: str = "none"
+    image: str | None = None
+    mounts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ComputeClass:
-    """Where the nodes of a class run: in the driver (`inplace`) or in `processes` ranks beside it (`local`)."""
+    """Where the nodes of a class run: in the driver, in `processes` ranks beside it, or as a Slurm job.
+
+    The rest is Slurm's, by sbatch's names. `processes_per_node` ranks run on each node, by default one a GPU. A job is
+    asked to end `drain_lead_s` seconds before its time is up, its progress kept. `requeue_budget` is how often in a row
+    it may be tried again without having left a new checkpoint. `array` is the most elements that a node tagged
+    `sharded` is made in. `heartbeat_stale_s`: seconds without a sign of life after which a running job is requeued.
+    """
 
     launcher: str
     processes: int = 1
+    nodes: int = 1
+    gpus_per_node: int = 0
+    gres_type: str | None = None
+    processes_per_node: int = 0
+    cpus_per_task: int = 1
+    mem: str | None = None
+    exclusive: bool = False
+    time: str = ""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    container: Container = Container()
+    environment: tuple[str, ...] = ()
+    fabric: dict[str, str] = field(default_factory=dict)
+    drain_lead_s: int = 300
+    requeue_budget: int = 3
+    exclude: tuple[str, ...] = ()
+    array: int = 1
+    heartbeat_stale_s: int = 1800
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks a node that shares its work among them has."""
+        return self.nodes * self.ranks_per_node if self.launcher == "slurm" else self.processes
+
+    @property
+    def ranks_per_node(self) -> int:
+        """How many of them run on each node of a Slurm job."""
+        return self.processes_per_node or self.gpus_per_node or 1
+
+
+SLURMS = {one.name for one in fields(ComputeClass)} - EVERYWHERE - LOCALLY
+ALLOWED = {"inplace": EVERYWHERE | LOCALLY, "local": EVERYWHERE | LOCALLY, "slurm": EVERYWHERE | SLURMS}
+"""The fields that a class may have, by its launcher."""
+LEAST = {
+    **dict.fromkeys(("processes", "nodes", "processes_per_node", "cpus_per_task", "array", "heartbeat_stale_s"), 1),
+    **dict.fromkeys(("gpus_per_node", "drain_lead_s", "requeue_budget"), 0),
+}
+"""Whole numbers and the least that they may be."""
+WORDS, LISTS = ("gres_type", "mem", "partition", "account", "qos"), ("environment", "exclude")
 
 
 def check_compute(compute: dict[str, Any], names: Sequence[str]) -> None:
@@ -35,28 +94,114 @@ def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
         name: cpu, llm or train.
 
     Raises:
-        UserError: the class is missing, has an unknown field, an unknown launcher or a number of processes that its
-            launcher cannot start.
+        UserError: the class is missing, lacks a field, has one that is unknown or whose value its launcher cannot
+            start, or two that contradict each other.
 
     """
     if name not in compute:
         raise UserError(f"compute.yml has no class {name!r}: add `{name}: {{ launcher: inplace }}`.")
-    settings = compute[name]
-    if not isinstance(settings, dict) or not {"launcher"} <= set(settings) <= _FIELDS:
+    given = compute[name]
+    if not isinstance(given, dict) or "launcher" not in given:
+        raise UserError(f"compute.yml: class {name} must have the field launcher; it is {given!r}.")
+    where = f"compute.yml: class {name}, field "
+    if given["launcher"] not in LAUNCHERS:
+        raise UserError(f"{where}launcher: {given['launcher']!r} is unknown; choose one of {', '.join(LAUNCHERS)}.")
+    for unknown in sorted(set(given) - ALLOWED[given["launcher"]]):
         raise UserError(
-            f"compute.yml: class {name} must have the field launcher and may have processes, nothing else; it is "
-            f"{settings!r}."
+            f"{where}{unknown}: launcher {given['launcher']} has no such field; it knows "
+            f"{', '.join(sorted(ALLOWED[given['launcher']]))}."
         )
-    chosen, processes = settings["launcher"], settings.get("processes", 1)
-    if chosen not in LAUNCHERS:
+    values = {key: _value(key, value, where) for key, value in given.items()}
+    chosen = ComputeClass(**values)
+    _refuse_contradictions(chosen, where)
+    return chosen
+
+
+def _value(key: str, value: Any, where: str) -> Any:
+    """A field's value, as the dataclass holds it, or a sentence on what it must be."""
+    if key in LEAST:
+        if type(value) is not int or value < LEAST[key]:
+            raise UserError(f"{where}{key}: {value!r} is no whole number from {LEAST[key]} up.")
+    elif key == "time":
+        if not isinstance(value, str) or not _TIME.fullmatch(value):
+            raise UserError(
+                f"{where}time: {value!r} is no time as Slurm writes it; put one such as '2-00:00:00' in quotes."
+            )
+    elif key == "exclusive":
+        if not isinstance(value, bool):
+            raise UserError(f"{where}exclusive: {value!r} is neither true nor false.")
+    elif key in WORDS:
+        if value is not None and (not isinstance(value, str) or not value or set(value) & set(" \t\n#")):
+            raise UserError(f"{where}{key}: {value!r} is no single word; write one, in quotes, or null.")
+    elif key in LISTS:
+        return _words(value, where + key)
+    elif key == "fabric":
+        return _variables(value, where + key)
+    elif key == "container":
+        return _container(value, where + key)
+    return value
+
+
+def _words(value: Any, field: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and "\n" not in one for one in value):
+        raise UserError(f'{field}: {value!r} is no list of lines; write one such as ["first", "second"].')
+    return tuple(value)
+
+
+def _variables(value: Any, field: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
+        raise UserError(f"{field}: {value!r} is no mapping of variables to what they are set to.")
+    for name in value:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(f"{field}: {name!r} is no name of a variable.")
+    return {name: str(one) for name, one in value.items()}
+
+
+def _container(value: Any, field: str) -> Container:
+    if not isinstance(value, dict) or not set(value) <= {"kind", "image", "mounts"}:
+        raise UserError(f"{field}: {value!r} may have the fields kind, image and mounts, nothing else.")
+    kind, image = value.get("kind", "none"), value.get("image")
+    if kind not in CONTAINERS:
+        raise UserError(f"{field}.kind: {kind!r} is unknown; choose one of {', '.join(CONTAINERS)}.")
+    if kind != "none" and not isinstance(image, str):
+        raise UserError(f"{field}.image: kind {kind} needs the image to run; name a file or an address.")
+    if kind == "none" and image:
+        raise UserError(f"{field}.image: {image!r} would not be used; choose kind: pyxis or apptainer.")
+    return Container(kind, image, _words(value.get("mounts", []), f"{field}.mounts"))
+
+
+def _refuse_contradictions(chosen: ComputeClass, where: str) -> None:
+    if chosen.launcher == "inplace" and chosen.processes > 1:
         raise UserError(
-            f"compute.yml: class {name}, field launcher: {chosen!r} is unknown; choose one of {', '.join(LAUNCHERS)}."
+            f"{where}processes: {chosen.processes} cannot run in place; choose launcher: local, or processes: 1."
         )
-    if type(processes) is not int or processes < 1:
-        raise UserError(f"compute.yml: class {name}, field processes: {processes!r} is no whole number from 1 up.")
-    if chosen == "inplace" and processes > 1:
+    if chosen.launcher != "slurm":
+        return
+    if not chosen.time:
+        raise UserError(f"{where}time is missing: say how long a job may run, such as time: '1-00:00:00'.")
+    if chosen.gres_type and not chosen.gpus_per_node:
+        raise UserError(f"{where}gres_type: there are no GPUs to be {chosen.gres_type}; set gpus_per_node, or null.")
+    if chosen.array > 1 and chosen.ranks > 1:
         raise UserError(
-            f"compute.yml: class {name} cannot run {processes} processes in place; choose launcher: local, or "
-            "processes: 1."
+            f"{where}array: its elements are one process each, and this class has {chosen.ranks}; set nodes: 1 and "
+            "processes_per_node: 1, or array: 1."
         )
-    return ComputeClass(str(chosen), processes)
+    if chosen.drain_lead_s and chosen.drain_lead_s >= seconds(chosen.time):
+        raise UserError(
+            f"{where}drain_lead_s: {chosen.drain_lead_s} s is all of the time {chosen.time}; set less, or more time."
+        )
+
+
+def seconds(time: str) -> int:
+    """A time limit as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+
+    >>> seconds("10"), seconds("1:30"), seconds("2:00:00"), seconds("1-12")
+    (600, 90, 7200, 129600)
+    """
+    days, _, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, rest_s = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, rest_s = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + rest_s

@@ -51,6 +51,26 @@ def write_lost(workspace: Path, node: str, sentence: str) -> None:
     write_atomic(_file(workspace, node, "lost"), canonical_json({"error": sentence}))
 
 
+def has_lost(workspace: Path, node: str) -> bool:
+    """torchrun: whether another one has already said how its ranks ended."""
+    return _file(workspace, node, "lost").exists()
+
+
+def has_error(workspace: Path, node: str, rank: int | None = None) -> bool:
+    """Driver: whether a rank, or this one, has handed over a sentence."""
+    told = _errors(workspace, node)
+    return bool(told) if rank is None else _file(workspace, node, f"error{rank}") in told
+
+
+def has_outputs(workspace: Path, node: str) -> bool:
+    """Driver: whether a rank has left outputs, all of which are still where they were left."""
+    left = _file(workspace, node, "outputs")
+    if not left.exists():
+        return False
+    told = json.loads(left.read_bytes())["outputs"].values()
+    return all((workspace / one[kind]).exists() for one in told for kind in ("path", "table") if kind in one)
+
+
 def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
     """Driver: the outputs a finished rank left (tables come as lazy frames) and the seconds its node took."""
     told = json.loads(_file(workspace, node, "outputs").read_bytes())

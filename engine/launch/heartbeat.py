@@ -7,16 +7,24 @@ from pathlib import Path
 
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.identity.records import now
+from engine.launch.drain import run_directory
 
 HEARTBEAT = "heartbeat.json"
+WATCHED = "heartbeat"
+"""Its name in the run directory of a dispatched node."""
 EVERY_SECONDS = 5.0
 
 
 class Heartbeat:
-    """Writes `directory`/heartbeat.json, whole: step, steps, time, pid, host; every few seconds and at the end."""
+    """Writes `directory`/heartbeat.json, whole: step, steps, time, pid, host; every few seconds and at the end.
+
+    And the same to `heartbeat` in the run directory, where the node was dispatched.
+    """
 
     def __init__(self, directory: Path, steps: int, every: float = EVERY_SECONDS) -> None:
-        self.path, self.steps, self.every = directory / HEARTBEAT, steps, every
+        self.paths, self.steps, self.every = [directory / HEARTBEAT], steps, every
+        if dispatched := run_directory():
+            self.paths.append(dispatched / WATCHED)
         self._last = -float("inf")
 
     def beat(self, step: int) -> None:
@@ -25,4 +33,5 @@ class Heartbeat:
             return
         self._last = time.monotonic()
         told = {"step": step, "steps": self.steps, "time": now(), "pid": os.getpid(), "host": socket.gethostname()}
-        write_atomic(self.path, canonical_json(told))
+        for path in self.paths:
+            write_atomic(path, canonical_json(told))

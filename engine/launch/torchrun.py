@@ -1,67 +1,103 @@
 """torchrun as a child that dies with its parent, has its ranks do so too, and says in one sentence what went wrong.
 
-    python -m engine.launch.torchrun --processes 2 --parent 123 --workspace DIR --node NAME MODULE [ARGUMENT…]
+    python -m engine.launch.torchrun --processes 2 --workspace DIR --node NAME [--parent 123] MODULE [ARGUMENT…]
 
 runs `python -m MODULE ARGUMENT… --parent=<this process>` as ranks on this machine, which find each other through
-torchrun's environment. When one fails the others are stopped.
+torchrun's environment. When one fails the others are stopped. With `--nodes N --rendezvous HOST:PORT --id ID` it is one
+of N, one on each node of a Slurm job, whose ranks make one world.
 """
 
 import argparse
 import logging
 import os
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-from engine.launch import exchange
+from engine.artifacts.files import write_atomic
+from engine.launch import drain, exchange
 from engine.launch.lifetime import die_with_parent
 
 LOST = 3
 """Exit code of a rank that ends because another one is gone: never the first cause."""
+GRACE_SECONDS = 5.0
+FAILED = "failed"
+"""File in the run directory of a dispatched node: the sentence on the rank that failed of its own."""
 
 
 def main() -> None:
     """Start the ranks and wait for them; exit 1, one sentence handed to the driver, where one failed."""
+    asked = _arguments()
+    die_with_parent(asked.parent or os.getppid())
+    if asked.nodes == 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine; the host's own name need not resolve
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the stage's own number of threads is set later
+    failed = run(asked, [*asked.command, f"--parent={os.getpid()}"])
+    if not failed:
+        return
+    codes = {failure.exitcode for failure in failed.values()}
+    if drain.DRAINED in codes and codes <= {drain.DRAINED, LOST}:
+        sys.exit(drain.DRAINED)
+    if codes == {LOST} and asked.nodes > 1:
+        time.sleep(GRACE_SECONDS)  # srun ends all when one ends: the one that knows the cause is to say it first
+    _tell(failed, asked)
+    sys.exit(LOST if codes == {LOST} else 1)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--processes", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--processes", type=int, required=True, help="on this machine")
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--node", required=True)
+    parser.add_argument("--parent", type=int, default=None)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--rendezvous", default="localhost:0", help="where the nodes meet")
+    parser.add_argument("--id", default=None, help="of this attempt, the same on all nodes")
+    parser.add_argument("--logs", type=Path, default=None, help="folder for what ranks other than a node's first say")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    asked = parser.parse_args()
-    die_with_parent(asked.parent)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine; the host's own name need not resolve
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the stage's own number of threads is set later
-    failed = run(asked.processes, [*asked.command, f"--parent={os.getpid()}"])
-    if failed:
-        exchange.write_lost(asked.workspace, asked.node, cause(failed, asked.processes, asked.node))
-        sys.exit(1)
+    return parser.parse_args()
 
 
-def run(processes: int, command: list[str]) -> dict[int, Any]:
-    """`python -m COMMAND` in `processes` ranks; what failed, rank → torch's ProcessFailure.
+def run(asked: argparse.Namespace, command: list[str]) -> dict[int, Any]:
+    """`python -m COMMAND` in the ranks of this machine; what failed here, rank → torch's ProcessFailure.
 
-    This is torchrun --standalone without its command line, whose abbreviations would catch our own options.
+    This is torchrun without its command line, whose abbreviations would catch our own options.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the sentence says it; tracebacks stay
+    others = dict.fromkeys(range(1, asked.processes), Std.ALL) if asked.logs else Std.NONE
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
+        min_nodes=asked.nodes,
+        max_nodes=asked.nodes,
+        nproc_per_node=asked.processes,
+        run_id=asked.id or uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=asked.rendezvous,
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(asked.logs) if asked.logs else None, redirects=others),
     )
     try:
         elastic_launch(config, sys.executable)("-m", *command)
     except ChildFailedError as error:
         return dict(error.failures)
     return {}
+
+
+def _tell(failed: dict[int, Any], asked: argparse.Namespace) -> None:
+    """Leave the sentence on what went wrong; where others run elsewhere, only they may know the cause."""
+    sentence = cause(failed, asked.processes * asked.nodes, asked.node)
+    only_lost = all(failure.exitcode == LOST for failure in failed.values())
+    if only_lost and exchange.has_lost(asked.workspace, asked.node):
+        return
+    exchange.write_lost(asked.workspace, asked.node, sentence)
+    own = any(failure.exitcode > 0 and failure.exitcode != LOST for failure in failed.values())
+    if own and (directory := drain.run_directory()):
+        write_atomic(directory / FAILED, f"{sentence}\n".encode())
 
 
 def cause(failed: dict[int, Any], processes: int, node: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.artifacts.files import canonical_json, write_atomic
+from engine.launch import drain
 from engine.model.balance import load_floor
 from engine.model.model import K2Model
 from engine.parallel import data
@@ -46,7 +47,8 @@ class LoopSettings:
     """How a loop runs. `dtype` is "float32" or "bfloat16" (autocast); `grad_clip` a norm, None for no clipping.
 
     Every `heads_every` steps the history also holds each head's maximum logit. `skip_spikes` and `nonfinite_steps`
-    are the guard's (engine/training/guard.py).
+    are the guard's (engine/training/guard.py). Only after a multiple of `resumable_every` steps can another attempt
+    go on; `checkpoint_every` must be one.
     """
 
     steps: int
@@ -57,6 +59,7 @@ class LoopSettings:
     heads_every: int = 10
     skip_spikes: bool = False
     nonfinite_steps: int = 1
+    resumable_every: int = 1
 
     @classmethod
     def of(
@@ -86,7 +89,7 @@ def train_loop(
     """Train `settings.steps` steps, or what is left of them, and return the history file, one JSON row a step.
 
     `batch_at(step)` and `lr_at(step)` count from 0 and must be pure: of the step, and for RL of the model as it
-    stands before the step (then make `checkpoint_every` a multiple of the steps that share a batch). `loss_fn`
+    stands before the step (then make `resumable_every` the number of steps that share a batch). `loss_fn`
     gives the mean loss of a micro-batch and figures for the row, the same names for each; both are averaged over
     the micro-batches of all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d
     tensor of the batch rather than by its own mask (engine/training/batches.py). `after_step(completed, row)` may add
@@ -95,7 +98,8 @@ def train_loop(
     the first one's `work`, where it alone writes.
 
     Raises UserError naming the step where loss or gradient is not finite (`settings.nonfinite_steps` times in a row);
-    the last checkpoint stays.
+    the last checkpoint stays. Raises Drained, behind a checkpoint, where any rank was asked to end soon
+    (engine/launch/drain.py); what is left of the steps is another attempt's.
     """
     settle(settings.threads)
     world, work = data.world(), data.from_first(work)
@@ -125,9 +129,14 @@ def train_loop(
             if after_step is not None:
                 after_step(step + 1, row)
             journal.write(row, tokens_of(batch))
-            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            last, leaving = step + 1 == settings.steps, _leaving(settings, step + 1)
+            if (step + 1) % settings.checkpoint_every == 0 or last or leaving:
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
+            if leaving and not last:
+                data.from_first(None)  # the first that leaves has torchrun stop the others: not while one still writes
+                journal.say(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
+                raise drain.Drained
     _finish(work, settings.steps, digest, store, done)
     model.eval()
     return work / HISTORY
@@ -168,6 +177,11 @@ def _checkpoint(model: K2Model, optimizer: Optimizer, store: Progress, step: int
     state = _state(model, optimizer)
     _require_same(state, f"after step {step}")
     return store.save(step, state) if data.world().first else ""
+
+
+def _leaving(settings: LoopSettings, step: int) -> bool:
+    """Whether this run ends after `step` completed steps because any of its ranks was asked to, alike on all ranks."""
+    return step % settings.resumable_every == 0 and data.any_rank(drain.asked())
 
 
 def _require_same(state: Mapping[str, Tensor], when: str) -> None:

@@ -1,5 +1,7 @@
 """What the rephrase pipeline wires."""
 
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,33 +16,35 @@ def rephrase_documents(
 ) -> "tuple[pl.DataFrame, pl.DataFrame, dict[str, float | int | str]]":
     """Rewrite training documents in many styles and perspectives; keep what the fidelity gate accepts.
 
-    Returns rewrites, rejected_rewrites and rephrase_metrics. Replies of language models are cached in `workspace`,
-    so that a rerun after a kill repeats no call. Raises UserError if the model cannot be had or reached.
+    Returns rewrites, rejected_rewrites and rephrase_metrics. Rewrites are kept in `workspace`, some a file, and may be
+    made by several processes; replies of language models are cached there too, so that a rerun after a kill repeats no
+    call. Raises UserError if the model cannot be had or reached.
     """
     import polars as pl
 
     from engine.artifacts.tables import polars_schema
+    from engine.launch import shards
     from engine.llm import client
-    from engine.progress import progress
     from nodes.rephrase.model import ModelWriter
     from nodes.rephrase.template import TemplateWriter
-    from nodes.rephrase.write import fulfil, model_orders, orders
+    from nodes.rephrase.write import ORDERS_A_BLOCK, count, fulfil, model_orders, orders
 
     p = Parameters.model_validate(parameters)
-    train = documents.filter(pl.col("split") == "train").collect()
-    by_rule, by_model = orders(p, train), model_orders(p, train)
-    rows = []
-    with progress("rephrasing", len(by_rule) + len(by_model)) as bar:
-        template = TemplateWriter()
-        for order in by_rule:
-            rows.append(fulfil(p, order, template, p.chunk_bytes))
-            bar.advance(1)
-        with client(p.model.llm, workspace / "llm", "parameters/rephrase.yml: rephrase.model.llm") as chat:
-            model = ModelWriter(chat, p.model.max_tokens, p.model.temperature, p.seed)
-            for order in by_model:
-                rows.append(fulfil(p, order, model, p.model.chunk_bytes))
-                bar.advance(1)
-    frame = pl.DataFrame(rows, schema=polars_schema(REJECTED_REWRITES)).sort("id", "style", "perspective")
+    train = documents.filter(pl.col("split") == "train")
+    template, by_model = TemplateWriter(), model_orders(p, train)
+    with client(p.model.llm, workspace / "llm", "parameters/rephrase.yml: rephrase.model.llm") as chat:
+        model = ModelWriter(chat, p.model.max_tokens, p.model.temperature, p.seed)
+        slow = (partial(fulfil, p, order, model, p.model.chunk_bytes) for order in by_model)
+        fast = (partial(fulfil, p, order, template, p.chunk_bytes) for order in orders(p, train))
+        rows = shards.table(
+            workspace / "rewritten",
+            "rephrasing",
+            chain(shards.blocks(slow, 1), shards.blocks(fast, ORDERS_A_BLOCK)),
+            len(by_model) + count(p, train),
+            lambda block: (rewrite() for rewrite in block),
+            polars_schema(REJECTED_REWRITES),
+        )
+    frame = rows.collect().sort("id", "style", "perspective")
     repeated = pl.col("id").cum_count().over("id") > 1  # two styles of one document came to the same words
     reasons = pl.when(repeated).then(pl.col("reasons").list.concat(pl.lit(["repeats another rewrite"])))
     frame = frame.with_columns(reasons.otherwise(pl.col("reasons")).alias("reasons"))
@@ -48,14 +52,14 @@ def rephrase_documents(
     return accepted, frame.filter(pl.col("reasons").list.len() > 0), _metrics(train, frame)
 
 
-def _metrics(train: "pl.DataFrame", frame: "pl.DataFrame") -> dict[str, float | int | str]:
+def _metrics(train: "pl.LazyFrame", frame: "pl.DataFrame") -> dict[str, float | int | str]:
     import polars as pl
 
     fine = pl.col("reasons").list.len() == 0
     shares = frame.group_by("generator").agg(fine.mean().alias("share"), pl.len()).sort("generator")
     return {
         "source_documents": frame["source_id"].n_unique(),
-        "train_documents": train.height,
+        "train_documents": int(train.select(pl.len()).collect().item()),
         "rewrites": frame.height,
         "accepted": frame.filter(fine).height,
         "accepted_bytes": int(frame.filter(fine)["n_bytes"].sum()),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
+from typing import Final
 
 import polars as pl
 
@@ -28,19 +29,37 @@ class Order:
 Row = dict[str, str | int | list[str]]
 
 
-def orders(p: Parameters, documents: pl.DataFrame) -> list[Order]:
-    """The template engine's orders: `shares` of each domain's documents, `rewrites_per_document` pairs each."""
-    return [
-        Order(row["id"], row["domain"], row["title"], row["text"], style, perspective)
-        for row in documents.sort("id").iter_rows(named=True)
-        if unit_hash(p.seed, "share", row["id"]) < p.shares.get(row["domain"], 0.0)
-        for style, perspective in _pairs(p, row["id"], row["domain"])[: p.rewrites_per_document]
-    ]
+ORDERS_A_BLOCK: Final = 128  # about a second of the template engine's work, which is what a killed run may lose
+_READ_ROWS: Final = 1024
 
 
-def model_orders(p: Parameters, documents: pl.DataFrame) -> list[Order]:
+def orders(p: Parameters, documents: pl.LazyFrame) -> Iterator[Order]:
+    """The template engine's orders: `shares` of each domain's documents, `rewrites_per_document` pairs each.
+
+    In the table's order, a piece of the table in memory at a time.
+    """
+    read = documents.select("id", "domain", "title", "text")
+    for batch in read.collect_batches(chunk_size=_READ_ROWS, maintain_order=True):
+        for id_, domain, title, text in batch.iter_rows():
+            if _is_chosen(p, id_, domain):
+                for style, perspective in _pairs(p, id_, domain)[: p.rewrites_per_document]:
+                    yield Order(id_, domain, title, text, style, perspective)
+
+
+def count(p: Parameters, documents: pl.LazyFrame) -> int:
+    """How many orders `orders` gives."""
+    rows = documents.select("id", "domain").collect().iter_rows()
+    return p.rewrites_per_document * sum(_is_chosen(p, id_, domain) for id_, domain in rows)
+
+
+def _is_chosen(p: Parameters, document: str, domain: str) -> bool:
+    return unit_hash(p.seed, "share", document) < p.shares.get(domain, 0.0)
+
+
+def model_orders(p: Parameters, documents: pl.LazyFrame) -> list[Order]:
     """The language model's orders: `model.documents` short running texts, in turn from its domains, one pair each."""
-    short = documents.filter(pl.col("n_bytes") <= p.model.max_document_bytes).sort("id")
+    small = documents.filter(pl.col("n_bytes") <= p.model.max_document_bytes, pl.col("domain").is_in(p.model.domains))
+    short = small.collect().sort("id")
     by_domain = []
     for domain in p.model.domains:
         rows = [

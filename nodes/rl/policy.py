@@ -162,6 +162,7 @@ class PolicyTraining:
                 p.optimizer,
                 steps=p.steps,
                 checkpoint_every=p.checkpoint_every * p.inner_steps,
+                resumable_every=p.inner_steps,
                 threads=p.threads,
                 dtype=p.dtype,
                 heads_every=p.steps + 1,  # never: a skipped step has none

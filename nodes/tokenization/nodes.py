@@ -35,10 +35,12 @@ def write_shards(
     parameters: dict[str, Any],
     workspace: Path,
 ) -> tuple[Path, dict[str, float | int | str]]:
-    """Encode all rows, mix the training split by domain, write the shards; return their directory and the metrics."""
+    """Encode all rows, mix the training split by domain, write the shards; return their directory and the metrics.
+
+    Encoded documents are kept in `workspace`, some a file, and may be made by several processes.
+    """
     import polars as pl
 
-    from engine.progress import progress
     from engine.text.tokenizer import K2Tokenizer
     from nodes.tokenization.packing import pack
     from nodes.tokenization.sources import read
@@ -48,6 +50,5 @@ def write_shards(
     tok = K2Tokenizer.load(tokenizer)
     staging = Staging(workspace / "staging", tok)
     total = sum(int(frame.select(pl.len()).collect().item()) for frame in (documents, rewrites, trajectories))
-    with progress("encode", total) as bar:
-        staging.encode(read(documents, rewrites, trajectories), p.chunk_documents, bar.advance)
-    return pack(staging, tok, p, workspace / "shards")
+    table = staging.encode(read(documents, rewrites, trajectories), total, p.chunk_documents)
+    return pack(staging, table, tok, p, workspace / "shards")

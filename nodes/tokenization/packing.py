@@ -28,11 +28,12 @@ def _split_quotas(table: pl.DataFrame, split: str, p: Parameters) -> dict[str, i
     return {domain: min(tokens, p.eval_tokens) for domain, tokens in available.items()}
 
 
-def pack(staging: Staging, tokenizer: K2Tokenizer, p: Parameters, directory: Path) -> tuple[Path, Metrics]:
-    """Write the shard directory; return it and the stage's headline metrics."""
+def pack(
+    staging: Staging, table: pl.DataFrame, tokenizer: K2Tokenizer, p: Parameters, directory: Path
+) -> tuple[Path, Metrics]:
+    """Write the shard directory from the staged documents of `table`; return it and the stage's headline metrics."""
     shutil.rmtree(directory, ignore_errors=True)
     writer = ShardWriter(directory, tokenizer, p.shard_tokens)
-    table = staging.table()
     report: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         quota = _split_quotas(table, split, p)

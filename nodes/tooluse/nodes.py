@@ -1,5 +1,6 @@
 """What the tooluse pipeline wires: tools -> agents -> tasks -> judged trajectories (K2 paper section 3.1.1)."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nodes.tooluse.schema import AGENTS, REJECTED_TRAJECTORIES, TASKS, TOOLS, TRAJECTORIES, Parameters
@@ -51,30 +52,23 @@ def build_tasks(agents: "pl.LazyFrame", parameters: dict[str, Any]) -> "pl.DataF
 
 
 def build_trajectories(
-    tasks: "pl.LazyFrame", parameters: dict[str, Any]
-) -> tuple["pl.DataFrame", "pl.DataFrame", dict[str, float | int | str]]:
+    tasks: "pl.LazyFrame", parameters: dict[str, Any], workspace: Path
+) -> tuple["pl.LazyFrame", "pl.LazyFrame", dict[str, float | int | str]]:
     """Play and judge every task: `trajectories` (passing), `rejected_trajectories` (with reasons), `tooluse_metrics`.
 
-    The template engine takes seconds, so there is no progress to keep in a workspace: a killed run starts again.
+    What is played is kept in `workspace`, some tasks a file, and may be made by several processes.
     """
     p = Parameters.model_validate(parameters)
     import polars as pl
 
-    from engine.artifacts.tables import polars_schema
-    from engine.progress import progress
-    from engine.toolworld.tasks import Task
-    from nodes.tooluse.trajectories import Played, metrics_of, play_all
+    from engine.launch import shards
+    from nodes.tooluse.trajectories import PLAYED, TASKS_A_BLOCK, metrics_of, play_all, read_tasks
 
-    wanted = [Task.from_row(row) for row in tasks.collect().iter_rows(named=True)]
-    played: list[Played] = []
-    with progress("trajectories", len(wanted)) as bar:
-        for task in wanted:
-            played += play_all(task, p)
-            bar.advance()
-    passing = [one.row for one in played if one.passed]
-    rejected = [one.row for one in played if not one.passed]
-    return (
-        pl.DataFrame(passing, schema=polars_schema(TRAJECTORIES)),
-        pl.DataFrame(rejected, schema=polars_schema(REJECTED_TRAJECTORIES)),
-        metrics_of(wanted, played),
+    difficulties = tasks.select("difficulty").collect()["difficulty"].to_list()
+    todo = shards.blocks(read_tasks(tasks), TASKS_A_BLOCK)
+    played = shards.table(
+        workspace / "played", "trajectories", todo, len(difficulties), lambda block: play_all(block, p), PLAYED
     )
+    passing = played.filter(pl.col("passed")).select(list(TRAJECTORIES))
+    rejected = played.filter(~pl.col("passed")).select(list(REJECTED_TRAJECTORIES))
+    return passing, rejected, metrics_of(difficulties, played)

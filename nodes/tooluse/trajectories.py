@@ -1,10 +1,12 @@
 """Trajectories: every task played with several personas, faults and defects, and judged."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
+import polars as pl
+
+from engine.artifacts.tables import polars_schema
 from engine.errors import UserError
 from engine.toolworld.episode import run_episode
 from engine.toolworld.keyed import keyed_digest, keyed_random
@@ -14,17 +16,18 @@ from engine.toolworld.specs import choose_domains
 from engine.toolworld.tasks import Task
 from engine.toolworld.user import Persona, persona
 from engine.toolworld.world import FaultRates
-from nodes.tooluse.schema import Parameters
+from nodes.tooluse.schema import TRAJECTORIES, Parameters
 
-
-@dataclass(frozen=True)
-class Played:
-    """One judged episode: its row, whether it passed, and the defect that showed (none: "")."""
-
-    row: dict[str, Any]
-    passed: bool
-    planted: str
-    checks_failed: tuple[str, ...]
+PLAYED: Final = pl.Schema(
+    {
+        **polars_schema(TRAJECTORIES),
+        "passed": pl.Boolean(),
+        "planted": pl.String(),  # the defect that showed; none: ""
+        "checks_failed": pl.List(pl.String()),
+    }
+)
+"""A judged episode: its row, whether it passed, and what only the metrics need."""
+TASKS_A_BLOCK: Final = 128  # some tenths of a second, which is what a killed run may lose
 
 
 def check_names(p: Parameters) -> None:
@@ -40,18 +43,25 @@ def check_names(p: Parameters) -> None:
     choose_domains(p.domains, where)
 
 
-def play_all(task: Task, p: Parameters) -> Iterator[Played]:
-    """Every episode of `task`, in order; dialogues that came out the same count once."""
+def read_tasks(tasks: pl.LazyFrame) -> Iterator[Task]:
+    """The tasks in the table's order, not held together. A rubric of another form is a `UserError`."""
+    for batch in tasks.collect_batches(chunk_size=TASKS_A_BLOCK, maintain_order=True):
+        yield from map(Task.from_row, batch.iter_rows(named=True))
+
+
+def play_all(tasks: Iterable[Task], p: Parameters) -> Iterator[dict[str, Any]]:
+    """Every episode of every task, in order, as rows of PLAYED; a task's dialogues that came out alike count once."""
     faults = FaultRates(p.faults.busy, p.faults.partial, p.faults.most)
-    seen: set[str] = set()
-    for episode in range(p.episodes_per_task):
-        played = _play(task, episode, p, faults)
-        if played.row["messages"] not in seen:
-            seen.add(played.row["messages"])
-            yield played
+    for task in tasks:
+        seen: set[str] = set()
+        for episode in range(p.episodes_per_task):
+            row = _play(task, episode, p, faults)
+            if row["messages"] not in seen:
+                seen.add(row["messages"])
+                yield row
 
 
-def _play(task: Task, episode: int, p: Parameters, faults: FaultRates) -> Played:
+def _play(task: Task, episode: int, p: Parameters, faults: FaultRates) -> dict[str, Any]:
     rng = keyed_random(p.seed, "episode", task.id, episode)
     # Personas take turns from a random start: a task meets as many different users as it has episodes.
     offset = keyed_random(p.seed, "personas", task.id).randrange(len(p.personas))
@@ -61,9 +71,13 @@ def _play(task: Task, episode: int, p: Parameters, faults: FaultRates) -> Played
     agent = TemplatePolicy(task, who, seed, defect=defect, parallel=rng.random() < p.parallel)
     messages, verdict = run_episode(task, agent, seed, who, faults)
     planted = defect if agent.planted else ""
-    failed = tuple(check.name for check in verdict.checks if not check.passed)
     word = {**verdict.to_dict(), "persona": who.name, "planted_defect": planted}
-    return Played(_row(task, who, episode, messages, word), verdict.passed, planted, failed)
+    return {
+        **_row(task, who, episode, messages, word),
+        "passed": verdict.passed,
+        "planted": planted,
+        "checks_failed": [check.name for check in verdict.checks if not check.passed],
+    }
 
 
 def _draw_defect(draw: float, defects: dict[str, float]) -> str:
@@ -90,22 +104,25 @@ def _row(task: Task, who: Persona, episode: int, messages: list[Message], verdic
     }
 
 
-def metrics_of(tasks: list[Task], played: list[Played]) -> dict[str, float | int | str]:
-    """Headline metrics: how much was made, how much passed, and how well the judge caught what was planted."""
-    passed = [one for one in played if one.passed]
-    planted = [one for one in played if one.planted]
-    clean = [one for one in played if not one.planted]
+def metrics_of(difficulties: Iterable[str], played: pl.LazyFrame) -> dict[str, float | int | str]:
+    """Headline metrics: how much was made, how much passed, and how well the judge caught what was planted.
+
+    `difficulties` are the tasks', `played` is of PLAYED.
+    """
+    by_difficulty = Counter(difficulties)
+    facts = played.select("passed", "planted", "split", "turns", "checks_failed").collect()
+    passed, planted = facts.filter(pl.col("passed")), facts.filter(pl.col("planted") != "")
     metrics: dict[str, float | int | str] = {
-        "tasks": len(tasks),
-        "episodes": len(played),
-        "trajectories": len(passed),
-        "pass_rate": round(len(passed) / len(played), 4),
-        "turns_mean": round(sum(one.row["turns"] for one in passed) / max(1, len(passed)), 2),
-        "defects_planted": len(planted),
-        "defects_caught": sum(not one.passed for one in planted),
-        "clean_rejected": sum(not one.passed for one in clean),
+        "tasks": by_difficulty.total(),
+        "episodes": facts.height,
+        "trajectories": passed.height,
+        "pass_rate": round(passed.height / facts.height, 4),
+        "turns_mean": round(int(passed["turns"].sum()) / max(1, passed.height), 2),
+        "defects_planted": planted.height,
+        "defects_caught": planted.filter(~pl.col("passed")).height,
+        "clean_rejected": facts.filter(~pl.col("passed"), pl.col("planted") == "").height,
     }
-    metrics |= {f"tasks_{name}": n for name, n in sorted(Counter(task.difficulty for task in tasks).items())}
-    metrics |= {f"trajectories_{name}": n for name, n in sorted(Counter(one.row["split"] for one in passed).items())}
-    failed = Counter(name for one in played if not one.passed for name in one.checks_failed)
+    metrics |= {f"tasks_{name}": n for name, n in sorted(by_difficulty.items())}
+    metrics |= {f"trajectories_{name}": n for name, n in sorted(Counter(passed["split"]).items())}
+    failed = Counter(facts.filter(~pl.col("passed"))["checks_failed"].explode().drop_nulls())
     return metrics | {f"rejected_for_{name}": n for name, n in sorted(failed.items())}

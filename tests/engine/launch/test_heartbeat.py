@@ -5,7 +5,10 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engine.launch.heartbeat import HEARTBEAT, Heartbeat
+import pytest
+
+from engine.launch.drain import RUN_DIR
+from engine.launch.heartbeat import HEARTBEAT, WATCHED, Heartbeat
 
 
 def test_it_says_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
@@ -26,3 +29,13 @@ def test_it_beats_at_most_every_few_seconds(tmp_path: Path) -> None:
     eager.beat(3)
     eager.beat(4)
     assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 4
+
+
+def test_a_dispatched_nodes_heart_also_beats_in_its_run_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setenv(RUN_DIR, str(run))
+    Heartbeat(tmp_path, 10).beat(3)
+    assert json.loads((run / WATCHED).read_text())["step"] == 3
+    assert (run / WATCHED).read_bytes() == (tmp_path / HEARTBEAT).read_bytes()

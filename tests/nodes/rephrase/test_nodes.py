@@ -1,3 +1,5 @@
+from collections import Counter
+
 import polars as pl
 import pytest
 from pydantic import ValidationError
@@ -8,6 +10,7 @@ from nodes.rephrase.nodes import rephrase_documents
 from nodes.rephrase.schema import REJECTED_REWRITES, REWRITES, Parameters
 from tests.engine.llm.fake_server import fake_openai
 from tests.nodes.rephrase.texts import BASE, CHILE, DOCSTRING, DRILL, PROBLEM
+from tests.nodes.sharded import assert_shards_do_not_matter
 
 TEXTS = [
     ("a1", "knowledge", "Chile: Geography", CHILE, "train"),
@@ -51,8 +54,8 @@ def test_the_template_engine_rewrites_training_documents_and_most_pass(tmp_path)
 
 
 def test_a_rerun_is_identical_and_does_not_hang_on_the_order(tmp_path):
-    first = rephrase_documents(documents(), parameters(), tmp_path)
-    again = rephrase_documents(documents(TEXTS[::-1]), parameters(), tmp_path)
+    first = rephrase_documents(documents(), parameters(), tmp_path / "first")
+    again = rephrase_documents(documents(TEXTS[::-1]), parameters(), tmp_path / "again")
     assert first[0].equals(again[0])
     assert first[1].equals(again[1])
     assert first[2] == again[2]
@@ -106,6 +109,18 @@ def test_after_a_kill_no_call_is_repeated(tmp_path):
         assert len(sent) == rejected["chunks"][0] + 1  # the refused one went out twice
         rephrase_documents(documents(TEXTS[:1]), by_url(fake.url), tmp_path)
         assert len(fake.bodies) == len(sent)
+
+
+def test_shards_do_not_matter(tmp_path):
+    """Several documents and a language model, whose every call is made once in a workspace."""
+    more = [(f"{row[0]}-{n}", *row[1:3], row[3].replace("756", f"75{n}"), row[4]) for n in range(4) for row in TEXTS]
+    with fake_openai(lambda body: (200, body["messages"][1]["content"].split("Passage: ")[1].upper())) as fake:
+        given = documents(more), {**by_url(fake.url), "shares": ALL}
+        size = "nodes.rephrase.write.ORDERS_A_BLOCK", 5
+        assert_shards_do_not_matter(rephrase_documents, given, tmp_path, "rewritten/*.parquet", size)
+        calls = Counter(body["messages"][1]["content"] for body in fake.bodies)
+    assert set(calls.values()) <= {4, 5}, "whole, by 3, by 7, and killed: where it died, one call may be lost"
+    assert sorted(calls.values())[-2] == 4
 
 
 def test_an_unreachable_model_names_the_parameter(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from engine.launch import drain
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.parallel import data
 from nodes.rl import candidates, policy, rollouts
@@ -142,7 +143,8 @@ def test_a_tolerated_step_without_a_finite_loss_does_not_spoil_the_end(stage, tm
     assert (history / "curves.png").exists()
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(stage, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_or_drained_goes_on_and_ends_in_the_same_bytes(stage, tmp_path, monkeypatch):
+    """Asked to end soon, it leaves after an iteration, whose steps share their responses; checkpoints are rarer."""
     monkeypatch.setattr(rollouts, "penalised", some_right)
     whole = reinforce(stage, tmp_path / "whole")
     assert whole[3]["steps_skipped"] == 0
@@ -158,10 +160,16 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(stage, tmp_path, monkey
         reinforce(stage, tmp_path / "cut")
     monkeypatch.setattr(policy, "collect", rollouts.collect)
     resumed = reinforce(stage, tmp_path / "cut")
-    for a, b in ((whole[0], resumed[0]), (whole[2], resumed[2])):
-        assert {f.name: f.read_bytes() for f in a.iterdir()} == {f.name: f.read_bytes() for f in b.iterdir()}
-    assert whole[3] == resumed[3]
-    assert whole[1].collect().equals(resumed[1].collect())
+
+    monkeypatch.setattr(drain, "asked", lambda: True)
+    for _ in range(RL["iterations"] - 1):
+        with pytest.raises(drain.Drained):
+            reinforce(stage, tmp_path / "drained", checkpoint_every=4)
+    for other in (resumed, reinforce(stage, tmp_path / "drained", checkpoint_every=4)):
+        for a, b in ((whole[0], other[0]), (whole[2], other[2])):
+            assert {f.name: f.read_bytes() for f in a.iterdir()} == {f.name: f.read_bytes() for f in b.iterdir()}
+        assert whole[3] == other[3]
+        assert whole[1].collect().equals(other[1].collect())
 
 
 def test_no_step_where_no_prompt_is_informative(stage, tmp_path, monkeypatch):

@@ -17,9 +17,10 @@ from engine.errors import UserError
 from engine.text.chat import encode_chat
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
-from nodes.tokenization import sources, staging
+from nodes.tokenization import sources
 from nodes.tokenization.nodes import train_tokenizer, write_shards
 from nodes.tokenization.schema import MIN_SPECIAL, Parameters
+from tests.nodes.sharded import assert_shards_do_not_matter
 
 ROOT = Path(__file__).parents[3]
 DOMAINS = ("web", "code", "maths", "knowledge")
@@ -164,26 +165,9 @@ def test_chunk_size_does_not_change_the_shards(made: Any, tables: Tables, tmp_pa
     assert files(made[1]) == files(run(tables, tmp_path, chunk_documents=7)[1])
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(
-    made: Any, tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    encode = staging._encode
-
-    def dying(*args: Any) -> list[list[int]]:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return encode(*args)
-
-    monkeypatch.setattr(staging, "_encode", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run(tables, tmp_path)
-    (path,) = (tmp_path / "staging").iterdir()
-    (path / "00002.ids").write_bytes(b"half")  # what a kill between two files leaves
-    assert files(made[1]) == files(run(tables, tmp_path)[1])
-    assert calls == 3 + -(-sum(t.collect().height for t in tables) // P["chunk_documents"]) - 2
+def test_shards_do_not_matter(made: Any, tables: Tables, tmp_path: Path) -> None:
+    assert_shards_do_not_matter(write_shards, (made[0], *tables, P), tmp_path, "staging/*/*.parquet")
+    assert files(tmp_path / "killed/shards") == files(made[1])
 
 
 def test_another_seed_gives_another_order(made: Any, tables: Tables, tmp_path: Path) -> None:

@@ -19,17 +19,19 @@ from engine.toolworld.messages import all_calls
 from nodes.tooluse import nodes, schema
 from nodes.tooluse.schema import Parameters, Split
 from nodes.tooluse.tasks import split_of
+from tests.nodes.sharded import assert_shards_do_not_matter
 
 ROOT = Path(__file__).parents[3]
 BASE = yaml.safe_load((ROOT / "conf/base/parameters/tooluse.yml").read_text())["tooluse"]
 SMALL = {**BASE, "tasks": 120}
 
 
-def run_stage(parameters):
+def run_stage(parameters, workspace):
     tools = nodes.build_tools(parameters)
     agents = nodes.build_agents(tools.lazy(), parameters)
     tasks = nodes.build_tasks(agents.lazy(), parameters)
-    return tools, agents, tasks, *nodes.build_trajectories(tasks.lazy(), parameters)
+    passing, rejected, metrics = nodes.build_trajectories(tasks.lazy(), parameters, workspace)
+    return tools, agents, tasks, passing.collect(), rejected.collect(), metrics
 
 
 def digest(frame):
@@ -37,8 +39,8 @@ def digest(frame):
 
 
 @pytest.fixture(scope="module")
-def stage():
-    return run_stage(SMALL)
+def stage(tmp_path_factory):
+    return run_stage(SMALL, tmp_path_factory.mktemp("stage"))
 
 
 def test_the_counts_the_issue_asks_for(stage):
@@ -96,12 +98,17 @@ def test_kept_trajectories_hold_valid_openai_messages_that_fit_a_small_context(s
     assert sorted(lengths)[int(0.9 * len(lengths))] < 2200
 
 
-def test_a_rerun_is_byte_identical_and_another_seed_is_not(stage):
-    again = run_stage(SMALL)
+def test_a_rerun_is_byte_identical_and_another_seed_is_not(stage, tmp_path):
+    again = run_stage(SMALL, tmp_path)
     assert [digest(frame) for frame in again[:5]] == [digest(frame) for frame in stage[:5]]
     assert again[5] == stage[5]
     other = nodes.build_tasks(nodes.build_agents(stage[0].lazy(), {**SMALL, "seed": 1}).lazy(), {**SMALL, "seed": 1})
     assert digest(other) != digest(stage[2])
+
+
+def test_shards_do_not_matter(stage, tmp_path):
+    size = "nodes.tooluse.trajectories.TASKS_A_BLOCK", 16
+    assert_shards_do_not_matter(nodes.build_trajectories, (stage[2].lazy(), SMALL), tmp_path, "played/*.parquet", size)
 
 
 def test_more_tasks_leave_the_earlier_ones_as_they_were(stage):

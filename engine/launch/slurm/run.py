@@ -1,0 +1,129 @@
+"""A node's work as Slurm jobs, until it is done: attach or submit, watch, and submit again what its machine failed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.launch.slurm.interrupts import Interrupts
+from engine.launch.slurm.rundir import RunDirectory, Submitted
+from engine.launch.slurm.script import Job
+from engine.launch.slurm.states import WORTH_ANOTHER, State, Verdict
+from engine.launch.slurm.submit import found, submit
+from engine.launch.slurm.watch import Ends, Watch
+
+Say = Callable[[str], None]
+
+
+class JobFailed(UserError):
+    """A job ended without success; `element` is one of an array's that did."""
+
+    def __init__(self, sentence: str, element: int | None = None) -> None:
+        super().__init__(sentence)
+        self.element = element
+
+
+def run_job(
+    job: Job,
+    prepare: Callable[[], None],
+    said_why: Callable[[int | None], bool],
+    say: Say,
+    detach: bool = False,
+) -> None:
+    """Have Slurm do the job, and return when all of it has succeeded.
+
+    An end that says nothing against the work is followed by another submission, of an array's failed elements alone, at
+    most `requeue_budget` times in a row without a new checkpoint; one for lack of time only if there is a new one.
+
+    Args:
+        job: what to do; the run directory's last submission is attached to, if its end was not dealt with.
+        prepare: lays out what the ranks read, before each submission.
+        said_why: whether an element (None: the job) has left the sentence of an error that another try would meet.
+        say: a line for whoever watches.
+        detach: leave the job to itself once it is submitted.
+
+    Raises:
+        JobFailed: it failed, or the budget is spent.
+        Detached: the driver is to leave; the job goes on.
+        UserError: Slurm refused it, there is no Slurm, the run directory cannot be written, Ctrl-C cancelled it.
+
+    """
+    directory = RunDirectory(job.directory)
+    if warning := directory.prepare():
+        say(f"warning: {warning}")
+    with Interrupts() as interrupts:
+        attached = found(directory, say, interrupts)
+        if attached is None:
+            directory.update(spent=0)
+        while True:
+            if attached is None:
+                prepare()
+            mine = attached or submit(job, directory, say, interrupts)
+            if mine.ended:
+                return
+            watch = Watch(mine, directory, job.where, say, interrupts, again=attached is not None)
+            say(_where(mine, directory, again=attached is not None))
+            if detach:
+                raise watch.detached("--detach")
+            ends = watch.run()
+            left = {one: end for one, end in ends.items() if end.state is not State.SUCCEEDED}
+            if not left:
+                directory.update(ended=str(State.SUCCEEDED))
+                return
+            job = _another(job, mine, directory, left, said_why, watch.cancelled)
+            say(f"job {mine.id} {_first(left).state} ({_first(left).why}): another goes on from its last checkpoint")
+            attached = None
+
+
+def _another(
+    job: Job, ended: Submitted, directory: RunDirectory, left: Ends, said_why: Callable[[int | None], bool], by_us: bool
+) -> Job:
+    """The job that goes on where this one ended; raises JobFailed where none is to."""
+    mark = newest_progress(job.workspace)
+    moved = mark != ended.mark
+    spent = 0 if moved else ended.spent + 1
+    excluded = directory.bad_nodes()
+    directory.update(ended=str(_first(left).state), spent=spent, mark=mark, excluded=excluded)
+    name = f"job {ended.id}"
+    if by_us:
+        raise UserError(f"{name} was cancelled by Ctrl-C; the same command goes on from its last checkpoint.")
+    for element, end in left.items():
+        mine = name if element is None else f"job {ended.id}_{element}"
+        again = end.state in WORTH_ANOTHER or (element is not None and end.state is State.FAILED_APP)
+        if not again or said_why(element):
+            raise JobFailed(_sentence(mine, end, directory.log(ended.id, element)), element)
+        if end.state is State.TIMED_OUT and not moved:
+            raise JobFailed(
+                f"{mine} ran out of time without a new checkpoint, so another would as well: give it more time, or have "
+                f"it checkpoint more often; its log is {directory.log(ended.id, element)}.",
+                element,
+            )
+        if spent > job.where.requeue_budget:
+            raise JobFailed(
+                f"{mine} {end.state} ({end.why}), {spent} times in a row without a new checkpoint (requeue_budget: "
+                f"{job.where.requeue_budget}); its log is {directory.log(ended.id, element)}.",
+                element,
+            )
+    elements = tuple(one for one in left if one is not None)
+    return replace(job, elements=elements, exclude=excluded)
+
+
+def newest_progress(workspace: Path) -> str:
+    """The newest of the checkpoints and finished blocks in a workspace: when another is there, work was done."""
+    found = [path for pattern in ("**/checkpoints/*/meta.json", "**/*.parquet") for path in workspace.glob(pattern)]
+    stamps = [(path.stat().st_mtime_ns, str(path.relative_to(workspace))) for path in found if path.exists()]
+    return str(max(stamps)) if stamps else ""
+
+
+def _first(left: Ends) -> Verdict:
+    return next(iter(left.values()))
+
+
+def _sentence(name: str, end: Verdict, log: Path) -> str:
+    why = f" ({end.why})" if end.why else ""
+    return f"{name} {end.state}{why}; run the same command again and it goes on from its last checkpoint; its log is {log}."
+
+
+def _where(job: Submitted, directory: RunDirectory, again: bool) -> str:
+    array = f", elements {','.join(map(str, job.elements))}" if job.elements else ""
+    return f"job {job.id}{array} {'attached to again' if again else 'submitted'}; run directory {directory.path}"

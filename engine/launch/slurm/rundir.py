@@ -1,0 +1,213 @@
+"""The run directory of a dispatched node: what driver, job script and ranks leave for each other, on a shared file system.
+
+    key            the idempotency key of the last submission, written before it: the job's comment
+    job.sbatch     the script; job.json: the job's id and how far its driver has got with it
+    slurm-ID.out   the log; ranks-N/: what other ranks of attempt N said
+    attempts.jsonl a line when an attempt begins, and one when its script ends
+    heartbeat, drain, DONE, failed, exit.json   of the current attempt
+
+An element of a job array has the last four lines in a folder element-I of its own.
+"""
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.errors import UserError
+from engine.launch.slurm.states import Exit
+
+SKEW_WARN_SECONDS = 5.0
+KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", "attempts.jsonl", "heartbeat", "failed", "exit.json")
+"""Small text files that are worth keeping when the workspace goes."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """job.json: a submission and how far its driver has got with it.
+
+    `elements` are those of a job array, () for a plain job; `ended` the state in which the driver saw it end;
+    `published` whether its outputs were taken. `spent` submissions in a row left no new checkpoint; `mark` was the
+    newest one then. `previous` are the ids of earlier submissions, `excluded` nodes found unfit.
+    """
+
+    id: str
+    key: str
+    submitted: float
+    elements: tuple[int, ...] = ()
+    shards: int = 1
+    ended: str | None = None
+    published: bool = False
+    spent: int = 0
+    mark: str = ""
+    previous: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+class RunDirectory:
+    """One node's run directory, as its driver uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> str:
+        """Make it and see that it can be written; a warning where its file system's clock is not this machine's, or "".
+
+        Raises UserError where it cannot be written.
+        """
+        probe = self.path / ".clock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomic(probe, b"")
+        except OSError as error:
+            raise UserError(
+                f"the run directory {self.path} cannot be written ({error.strerror}): it must lie on a file system that "
+                "this machine and the cluster's nodes share and may write."
+            ) from error
+        return skew(probe.stat().st_mtime - time.time(), self.path)
+
+    @property
+    def script(self) -> Path:
+        """The sbatch file."""
+        return self.path / "job.sbatch"
+
+    def new_key(self) -> str:
+        """Begin a submission: from now on no earlier job is this directory's."""
+        key = f"k-{uuid.uuid4().hex}"
+        write_atomic(self.path / "key", key.encode())
+        return key
+
+    def key(self) -> str | None:
+        """The key of the last submission that was begun."""
+        path = self.path / "key"
+        return path.read_text() if path.exists() else None
+
+    def submitted(self) -> Submitted | None:
+        """The last submission, as far as its id was written; it may not be the one that was begun last."""
+        try:
+            told = json.loads((self.path / "job.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        lists = {name: tuple(told[name]) for name in ("elements", "previous", "excluded")}
+        return Submitted(**{**told, **lists})
+
+    def write(self, submitted: Submitted) -> Submitted:
+        """Write job.json."""
+        write_atomic(self.path / "job.json", canonical_json(vars(submitted)))
+        return submitted
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of job.json."""
+        if found := self.submitted():
+            self.write(replace(found, **changes))
+
+    def of(self, element: int | None) -> Path:
+        """Where an element's own files are; a plain job's are here."""
+        return self.path if element is None else self.path / f"element-{element}"
+
+    def log(self, job: str, element: int | None = None) -> Path:
+        """The log of a job or of an element."""
+        return self.path / (f"slurm-{job}.out" if element is None else f"slurm-{job}_{element}.out")
+
+    def exit(self, job: str, element: int | None = None) -> Exit | None:
+        """The exit.json of just this job, if it is there."""
+        told = _json(self.of(element) / "exit.json")
+        if told is None or told["job"] != (job if element is None else f"{job}_{element}"):
+            return None
+        return Exit(**{name: told[name] for name in ("job", "attempt", "rc", "drain", "done", "failed")})
+
+    def bad_nodes(self) -> tuple[str, ...]:
+        """Nodes that a health check has found unfit."""
+        found = {line for path in self.path.glob("**/bad-nodes") for line in path.read_text().split()}
+        return tuple(sorted(found))
+
+    def attempts(self, element: int | None = None) -> list[dict[str, Any]]:
+        """The lines of attempts.jsonl: beginnings (`begun`) and ends (`ended`), in order."""
+        path = self.of(element) / "attempts.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def record(self, root: Path, now: float | None = None) -> dict[str, Any] | None:
+        """What the run record says of the node's job; None if none was submitted.
+
+        `queue_seconds` from the submission to its first attempt, `run_seconds` of all attempts whose end is known.
+        """
+        job = self.submitted()
+        if job is None:
+            return None
+        lines = [line for element in job.elements or (None,) for line in self.attempts(element)]
+        mine = [line for line in lines if line["job"].split("_")[0] == job.id]
+        begun = [line for line in lines if "begun" in line]
+        first = min((line["begun"] for line in mine if "begun" in line), default=now or time.time())
+        log = self.log(job.id, job.elements[0] if job.elements else None)
+        return {
+            "id": job.id,
+            "nodes": sorted({node for line in begun for node in expand(line["nodes"])}),
+            "attempts": max(len(begun), 1),
+            "queue_seconds": round(max(first - job.submitted, 0.0), 1),
+            "run_seconds": float(_run_seconds(lines)),
+            "log": str(log.relative_to(root)) if log.is_relative_to(root) else str(log),
+        }
+
+
+def skew(seconds: float, path: Path) -> str:
+    """What there is to say of a file system whose clock is `seconds` ahead of this machine's; "" if nothing.
+
+    Nothing waits by it: a heartbeat is judged by when it changes, on the watcher's own clock. But times in records, and
+    what make and DVC believe to be newer, go by it.
+    """
+    if abs(seconds) <= SKEW_WARN_SECONDS:
+        return ""
+    which = "ahead of" if seconds > 0 else "behind"
+    return (
+        f"the clock of the file system of {path} is {abs(seconds):.0f} s {which} this machine's, so times in logs and "
+        "run records will not agree: set the clocks (NTP)"
+    )
+
+
+def expand(nodes: str) -> list[str]:
+    """Node names in Slurm's notation, one by one.
+
+    >>> expand("h800-[0-1,3],login")
+    ['h800-0', 'h800-1', 'h800-3', 'login']
+    """
+    found: list[str] = []
+    for part in _split(nodes):
+        head, bracket, rest = part.partition("[")
+        if not bracket:
+            found.append(head)
+            continue
+        inside, _, tail = rest.partition("]")
+        for span in inside.split(","):
+            first, _, last = span.partition("-")
+            numbers = range(int(first), int(last or first) + 1)
+            found += [f"{head}{number:0{len(first)}d}{one}" for number in numbers for one in expand(tail) or [""]]
+    return found
+
+
+def _split(nodes: str) -> list[str]:
+    """At the commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in nodes:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part for part in parts if part]
+
+
+def _run_seconds(lines: list[dict[str, Any]]) -> int:
+    """From each beginning to the end that follows it, of the same job and attempt."""
+    begun = {(line["job"], line["attempt"]): line["begun"] for line in lines if "begun" in line}
+    ended = {(line["job"], line["attempt"]): line["ended"] for line in lines if "ended" in line}
+    return sum(ended[one] - begun[one] for one in begun.keys() & ended.keys())
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,185 @@
+"""Watching a job until it has ended: Slurm's word now and then, its log all the time.
+
+The controller is asked in the background, since its commands block where it is dead; that it does not answer says
+nothing about the job.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from engine.launch.compute import ComputeClass
+from engine.launch.slurm import client
+from engine.launch.slurm.interrupts import Detached, Interrupts
+from engine.launch.slurm.logs import Tail
+from engine.launch.slurm.pulse import Pulse
+from engine.launch.slurm.rundir import RunDirectory, Submitted
+from engine.launch.slurm.states import MAY_NEVER_START, UNDER_WAY, State, Verdict, judge
+
+TICK_SECONDS = 0.2
+FIRST_POLL_SECONDS, POLL_SECONDS, QUEUED_POLL_SECONDS = 0.5, 2.0, 15.0
+LOST_AFTER_SECONDS = 60.0
+"""Longer than a controller's restart."""
+
+Ends = dict[int | None, Verdict]
+
+
+class Watch:
+    """One submission, watched; `again` tells whether an earlier driver has already shown its beginning."""
+
+    def __init__(
+        self,
+        job: Submitted,
+        directory: RunDirectory,
+        where: ComputeClass,
+        say: Callable[[str], None],
+        interrupts: Interrupts,
+        again: bool = False,
+        lost_after: float = LOST_AFTER_SECONDS,
+    ) -> None:
+        self.job, self.directory, self.say, self.interrupts = job, directory, say, interrupts
+        self.lost_after = lost_after
+        self.cancelled = False
+        self.verdicts: Ends = dict.fromkeys(job.elements or (None,), Verdict(State.QUEUED))
+        self._said: dict[int | None, str] = {}
+        self._tails = {one: self._tail(one, not again) for one in self.verdicts}
+        self._pulses = {one: Pulse(directory, job.id, one, where.heartbeat_stale_s) for one in self.verdicts}
+        self._unknown_since: dict[int | None, float] = {}
+        self._silent = False
+        self._wait = FIRST_POLL_SECONDS
+
+    def run(self) -> Ends:
+        """Watch until every element has ended; how each did. Raises Detached where the driver is to leave."""
+        due, asked = time.monotonic(), None
+        while any(verdict.state in UNDER_WAY for verdict in self.verdicts.values()):
+            self._heed_interrupts()
+            if asked is None and time.monotonic() >= due:
+                asked = _in_background(self._ask)
+            if asked and asked.done():
+                self._hear(asked)
+                asked, due = None, time.monotonic() + self._pause()
+            for tail in self._tails.values():
+                tail.pump()
+            time.sleep(TICK_SECONDS)
+        time.sleep(TICK_SECONDS)  # the last lines of a log come behind the state on some file systems
+        for tail in self._tails.values():
+            tail.pump(all_of_it=True)
+        return self.verdicts
+
+    def _ask(self) -> dict[int | None, client.Seen]:
+        """Slurm's word on each element: the controller's, and the database's where that knows the job no more."""
+        here = [seen for seen in client.show(self.job.id) or [] if seen.comment == self.job.key]
+        known = {seen.element: seen for seen in here}
+        if not set(self.verdicts) <= set(known):
+            past = {seen.element: seen for seen in client.history(self.job.id) if seen.comment in {"", self.job.key}}
+            known = {**past, **known}
+        return known
+
+    def _hear(self, answer: "Future[dict[int | None, client.Seen]]") -> None:
+        try:
+            known = answer.result()
+        except client.Unreachable as error:
+            if not self._silent:
+                self.say(f"Slurm's controller does not answer ({error}): the job is not touched by that")
+            self._silent = True
+            return
+        if self._silent:
+            self.say("Slurm's controller answers again")
+        self._silent = False
+        for element in self.verdicts:
+            self._judge(element, known.get(element))
+
+    def _judge(self, element: int | None, seen: client.Seen | None) -> None:
+        if self.verdicts[element].state not in UNDER_WAY:
+            return
+        verdict = judge(seen, self.directory.exit(self.job.id, element))
+        if self._too_early(element, seen, verdict):
+            return
+        self.verdicts[element] = verdict
+        self._report(element, seen, verdict)
+        if seen and seen.state == "RUNNING":  # not SUSPENDED, say
+            self._feel_pulse(element, seen)
+
+    def _too_early(self, element: int | None, seen: client.Seen | None, verdict: Verdict) -> bool:
+        """Whether an end must be confirmed: a job known to nobody, or a success whose exit.json is not to be seen."""
+        no_exit = seen is not None and seen.state == "COMPLETED" and verdict.state is State.FAILED_APP
+        if verdict.state is not State.LOST and not no_exit:
+            self._unknown_since.pop(element, None)
+            return False
+        since = self._unknown_since.setdefault(element, time.monotonic())
+        return time.monotonic() - since < (self.lost_after if verdict.state is State.LOST else min(self.lost_after, 10))
+
+    def _report(self, element: int | None, seen: client.Seen | None, verdict: Verdict) -> None:
+        """A line where something has changed."""
+        attempt = f", attempt {seen.attempt}" if seen and seen.attempt else ""
+        nodes = f" on {seen.nodes}" if seen and seen.nodes and verdict.state is State.RUNNING else ""
+        why = f" ({verdict.why})" if verdict.why else ""
+        line = f"job {self._name(element)} {verdict.state}{nodes}{attempt}{why}"
+        if line == self._said.get(element):
+            return
+        self._said[element] = line
+        self.say(line)
+        if verdict.state is State.QUEUED and verdict.why.split(",")[0] in MAY_NEVER_START:
+            self.say(
+                f"warning: job {self._name(element)} may never start: Slurm says {verdict.why}; it goes on waiting. "
+                "Ctrl-C cancels it, compute.yml says what it asks for."
+            )
+
+    def _feel_pulse(self, element: int | None, seen: client.Seen) -> None:
+        silent = self._pulses[element].silent_for(seen.attempt)
+        if silent is None:
+            return
+        self.say(f"warning: job {self._name(element)} has given no sign of life for {silent:.0f} s: it is requeued")
+        if complaint := client.requeue(self._name(element)):
+            self.say(f"warning: job {self._name(element)} could not be requeued: {complaint}")
+
+    def _heed_interrupts(self) -> None:
+        if self.interrupts.terminated:
+            raise self.detached("SIGTERM")
+        if self.interrupts.presses > 1:
+            raise self.detached("a second Ctrl-C")
+        if self.interrupts.presses and not self.cancelled:
+            self.cancelled = True
+            self.say(f"Ctrl-C: job {self.job.id} is being cancelled; Ctrl-C again leaves at once")
+            if not client.cancel(self.job.id):
+                self.say(f"job {self.job.id} could not be cancelled, the controller does not answer")
+
+    def detached(self, why: str) -> Detached:
+        """The sentence of a driver that leaves."""
+        return Detached(
+            f"job {self.job.id} is left to itself ({why}): its run directory is {self.directory.path}, and the same "
+            "command attaches to it again."
+        )
+
+    def _pause(self) -> float:
+        """Until the next poll: longer and longer while the job waits in the queue."""
+        states = {verdict.state for verdict in self.verdicts.values()}
+        if State.RUNNING in states or State.ENDING in states or self.cancelled:
+            self._wait = POLL_SECONDS / 2
+        else:
+            self._wait = min(self._wait * 1.3, QUEUED_POLL_SECONDS)
+        return self._wait
+
+    def _name(self, element: int | None) -> str:
+        return self.job.id if element is None else f"{self.job.id}_{element}"
+
+    def _tail(self, element: int | None, from_start: bool) -> Tail:
+        prefix = "" if element is None else f"[{element}] "
+        return Tail(self.directory.log(self.job.id, element), prefix, from_start)
+
+
+def _in_background(
+    ask: Callable[[], dict[int | None, client.Seen]],
+) -> "Future[dict[int | None, client.Seen]]":
+    """Call it in a thread that nobody waits for."""
+    future: Future[dict[int | None, client.Seen]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

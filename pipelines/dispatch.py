@@ -1,0 +1,162 @@
+"""A node's work outside the driver: in processes beside it, or as a Slurm job. What comes of it is published here."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from kedro.pipeline.node import Node
+
+from engine.errors import UserError
+from engine.launch import exchange
+from engine.launch.compute import ComputeClass
+from engine.launch.slurm.run import JobFailed, run_job
+from engine.launch.slurm.rundir import RunDirectory
+from engine.launch.slurm.script import Job, render
+from engine.launch.slurm.states import State
+from engine.launch.slurm.submit import cancel_all, under_way
+from pipelines.manifest import ROOT
+
+PARALLEL = "parallel"
+"""Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
+SHARDED = "sharded"
+"""Tag of the nodes whose items several processes may share (engine/launch/shards)."""
+JOBS = "jobs"
+"""Folder of a workspace in which each dispatched node has its run directory."""
+
+# Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
+# second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
+SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A node, where it runs and where it works."""
+
+    profile: str
+    stage: str
+    node: Node
+    key: str
+    workspace: Path
+    where: ComputeClass
+
+    @property
+    def name(self) -> str:
+        """The node's."""
+        return str(self.node.name)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks run it: those of its class if it is tagged `parallel`, else one."""
+        return self.where.ranks if PARALLEL in self.node.tags else 1
+
+    @property
+    def shards(self) -> int:
+        """In how many elements of a job array it is made; 1 where it is not."""
+        return self.where.array if SHARDED in self.node.tags else 1
+
+    @property
+    def module(self) -> tuple[str, ...]:
+        """What a rank runs."""
+        words = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key}
+        return ("pipelines.rank", *(f"--{name}={value}" for name, value in words.items()))
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Its run directory."""
+        return RunDirectory(self.workspace / JOBS / self.name)
+
+    @property
+    def job(self) -> Job:
+        """It as a Slurm job."""
+        return Job(
+            name=f"k2-{self.profile}-{self.stage}-{self.name}",
+            directory=self.directory.path,
+            root=ROOT,
+            workspace=self.workspace,
+            node=self.name,
+            module=self.module,
+            where=self.where,
+            world=PARALLEL in self.node.tags,
+            elements=tuple(range(self.shards)) if self.shards > 1 else (),
+            shards=self.shards,
+        )
+
+
+def run_ranks(work: Work, given: dict[str, Any], held: IO[str], say: Say) -> None:
+    """Run it in a child process that holds the stage's lock too and dies with this one.
+
+    The child is the node's one rank, or torchrun with several.
+    """
+    exchange.write_parameters(work.workspace, work.name, given)
+    parent = f"--parent={os.getpid()}"
+    if work.ranks == 1:
+        command = [*work.module, parent]
+    else:
+        say(f"node {work.name}  {work.ranks} processes: another number of them changes a result's last bits")
+        start = [f"--processes={work.ranks}", parent, f"--workspace={work.workspace}", f"--node={work.name}"]
+        command = ["engine.launch.torchrun", *start, *work.module, "--world"]
+    environment = {**SHORT_SPIN, **os.environ}
+    rank = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
+    try:
+        status = rank.wait()
+    except BaseException:
+        rank.kill()
+        rank.wait()
+        raise
+    if status:
+        exchange.raise_error(work.workspace, work.name, status)
+
+
+def run_slurm(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
+    """Have a Slurm job do it, or attach to the one that does.
+
+    Raises:
+        UserError: the ranks' own sentence, or what became of the job.
+        Detached: the job goes on without this driver.
+
+    """
+    directory = work.directory
+    done = directory.submitted()
+    if done and done.ended == State.SUCCEEDED and work.shards == 1:
+        directory.update(published=not exchange.has_outputs(work.workspace, work.name))
+    try:
+        run_job(
+            work.job,
+            prepare=lambda: exchange.write_parameters(work.workspace, work.name, given),
+            said_why=lambda element: exchange.has_error(work.workspace, work.name, element),
+            say=say,
+            detach=detach,
+        )
+    except JobFailed as error:
+        if exchange.has_error(work.workspace, work.name) or exchange.has_lost(work.workspace, work.name):
+            exchange.raise_error(work.workspace, work.name, 1)
+        raise error
+
+
+def refuse_or_cancel(workspace: Path, stage: str, fresh: bool, say: Say) -> None:
+    """See that no job works in a workspace that is about to be dropped: refuse, or for `fresh` cancel it.
+
+    Raises UserError where one does.
+    """
+    directories = [RunDirectory(path) for path in workspace.glob(f"{JOBS}/*")]
+    if fresh:
+        cancel_all(directories, say)
+    for directory in directories:
+        for job in under_way(directory):
+            raise UserError(
+                f"stage {stage}: job {job} still works under another key, in {workspace}: wait for it, `scancel {job}`, "
+                "or drop its work with --fresh."
+            )
+
+
+def script_of(work: Work) -> str:
+    """What would be submitted, or a line where nothing would be."""
+    if work.where.launcher != "slurm":
+        return f"# stage {work.stage}, node {work.name}: launcher {work.where.launcher}, no job"
+    return render(work.job)

@@ -1,0 +1,319 @@
+"""A real Slurm cluster in a directory: munged, slurmctld and a slurmd for each node, nothing in /etc.
+
+    with Cluster(tmp_path) as cluster:
+        subprocess.run(["sbatch", ...], env=cluster.environment)
+
+Everything that it started, jobs too, is gone when the block is left.
+"""
+
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from engine.errors import UserError
+from tests.cluster import config
+from tests.cluster.accounting import Accounting
+from tests.cluster.daemon import Daemon, holds, missing, wait_until
+
+NEEDED = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
+INSTALL = "apt-get update && apt-get install -y --no-install-recommends"
+
+ROOT_LETTERS = 68  # in a socket's path, of 107 letters at most, more follow
+
+
+class Cluster:
+    """A Slurm cluster below `root`: its nodes are h800-0, h800-1, … with 8 H800 each, its partitions h800 and urgent.
+
+    A job in `urgent` preempts those in `h800`, which are requeued.
+
+    Args:
+        root: directory of the cluster; made if missing. A stopped cluster starts again with its jobs.
+        nodes: number of nodes.
+        port0: first of 200 ports that it uses; by default those it had before, else some that are free.
+        accounting: with MariaDB and slurmdbd, so that sacct works.
+
+    Raises:
+        UserError: a package or a privilege is missing.
+
+    """
+
+    def __init__(self, root: Path, nodes: int = 3, port0: int | None = None, accounting: bool = False) -> None:
+        self.layout = self.layout_class(root.resolve(), nodes, port0 or ports_of(root) or free_ports(), accounting)
+        self.root = self.layout.root
+        self.environment = {**os.environ, "SLURM_CONF": str(self.layout.conf)}
+        self.munged, self.controller = self._munged(), self._daemon("slurmctld", ["slurmctld", "-D"])
+        self.nodes = {name: self.make_node(name) for name in self.layout.names}
+        self.database = Accounting(self.layout) if accounting else None
+
+    layout_class = config.Layout
+
+    def __enter__(self) -> "Cluster":
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, lasting: bool = False) -> None:
+        """Start what does not run yet and wait until every node is idle.
+
+        Args:
+            lasting: it goes on when this process ends; else it dies with it.
+
+        """
+        self.check()
+        self._prepare()
+        self.munged.start(lasting)
+        wait_until(self.layout.munge_socket.exists, "munged", self.root / "log" / "munged.out")
+        if self.database:
+            self.database.start(lasting)
+        self._start_controller(lasting)
+        for node in self.nodes.values():
+            node.start(lasting)
+        self.wait_for_nodes(list(self.nodes))
+
+    def check(self) -> None:
+        """Raise UserError where a package is missing, or the right to do what the cluster needs."""
+        packages = sorted({NEEDED[command] for command in missing(list(NEEDED))})
+        if packages:
+            raise UserError(f"Slurm is not on this machine: `{INSTALL} {' '.join(packages)}` (Debian, Ubuntu).")
+        if os.geteuid():
+            raise UserError(
+                "the test cluster needs root, for slurmd and for device files in its own directory: run it with sudo, "
+                "or as root in a container."
+            )
+        if re.search(r"[^\w/.@+-]", str(self.root)) or len(str(self.root)) > ROOT_LETTERS:
+            raise UserError(
+                f"Slurm cannot live in {self.root}: choose a path of plain letters, {ROOT_LETTERS} of them at most."
+            )
+
+    def stop(self) -> None:
+        """Cancel all jobs and end every process of the cluster; its directory stays."""
+        if self.controller.alive:
+            self.cancel_all()
+        for daemon in (*self.nodes.values(), self.controller):
+            daemon.stop()
+        for process in self.job_processes():  # of a node that was killed, or of a job that no controller knew any more
+            process.kill()
+        if self.database:
+            self.database.stop()
+        self.munged.stop()
+
+    def wipe(self) -> None:
+        """Stop it and remove its directory."""
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # ---- what tests do to it
+
+    def kill_controller(self) -> None:
+        """SIGKILL for slurmctld."""
+        self.controller.stop(signal.SIGKILL)
+
+    def wait_for_saved_state(self) -> None:
+        """Wait until slurmctld has saved what it knows, which takes up to 5 s; killed before, it forgets new jobs."""
+        begun, saved = time.time(), self.root / "state" / "job_state"
+        wait_until(lambda: saved.exists() and saved.stat().st_mtime > begun, "state", self.root / "log/slurmctld.log")
+
+    def start_controller(self) -> None:
+        """Start slurmctld anew, with the state that it saved; return when it answers."""
+        self._start_controller()
+
+    def kill_node(self, name: str) -> None:
+        """SIGKILL for a node's slurmd; its jobs' processes live on, as they do on a real node."""
+        self.nodes[name].stop(signal.SIGKILL)
+
+    def start_node(self, name: str) -> None:
+        """Start a node's slurmd anew."""
+        self.nodes[name].start()
+
+    def node_down(self, name: str) -> None:
+        """Have the administrator call a node down: Slurm takes it from its jobs at once."""
+        self.scontrol("update", f"nodename={name}", "state=down", "reason=test")
+
+    def node_up(self, name: str) -> None:
+        """Have a node that is down back in service, and wait until it is idle."""
+        self.start_node(name)
+        if self.state(name).startswith(("DOWN", "DRAIN")):
+            self.scontrol("update", f"nodename={name}", "state=resume")
+        self.wait_for_nodes([name])
+
+    # ---- what it says
+
+    def command(self, *words: str | Path, timeout: float = 60) -> str:
+        """What a Slurm command prints."""
+        done = subprocess.run(
+            [str(word) for word in words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(f"{' '.join(map(str, words))} failed ({done.returncode}): {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def scontrol(self, *words: str) -> str:
+        """What scontrol prints."""
+        return self.command("scontrol", *words)
+
+    def node(self, name: str) -> dict[str, str]:
+        """What the controller says of a node."""
+        return fields(self.scontrol("show", "node", "-o", name))
+
+    def state(self, name: str) -> str:
+        """A node's state, such as IDLE, ALLOCATED or DOWN*."""
+        return self.node(name)["State"]
+
+    def job(self, number: str) -> dict[str, str]:
+        """What the controller says of a job."""
+        return fields(self.scontrol("show", "job", "-o", number))
+
+    def jobs(self) -> list[str]:
+        """The ids of jobs that have not ended."""
+        return self.command("squeue", "-h", "-o", "%i").split()
+
+    def job_processes(self, node: str = "") -> list[psutil.Process]:
+        """The processes of this cluster's jobs, slurmstepd first; of one node, or of all."""
+        logs = {f"{self.root}/log/slurmd-{name}.log" for name in ([node] if node else self.layout.names)}
+        steps, tasks = [], []
+        for process in psutil.process_iter():
+            try:
+                if process.name() == "slurmstepd":  # its title lies over its environment: it is known by its log
+                    steps += [process] * any(file.path in logs for file in process.open_files())
+                    continue
+                said = process.environ()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            ours = "SLURM_JOB_ID" in said and said.get("SLURM_CLUSTER_NAME") == self.layout.cluster
+            tasks += [process] * (ours and node in ("", said.get("SLURMD_NODENAME")))
+        return [*steps, *tasks]
+
+    def log(self, name: str) -> str:
+        """The log of slurmctld, or of slurmd-NODE."""
+        return (self.root / "log" / f"{name}.log").read_text(errors="replace")
+
+    # ---- how it is made
+
+    def make_node(self, name: str) -> Daemon:
+        """The slurmd of a node."""
+        return self._daemon(f"slurmd-{name}", ["slurmd", "-D", "-N", name])
+
+    def wait_for_nodes(self, names: list[str]) -> None:
+        """Wait until nodes are idle."""
+        wait_until(
+            lambda: all(self.state(name) == "IDLE" for name in names),
+            f"nodes {', '.join(names)}",
+            self.root / "log" / "slurmctld.log",
+        )
+
+    def cancel_all(self) -> None:
+        """Cancel every job and wait for their ends: slurmstepd and the tasks would outlive slurmd."""
+        try:
+            self.command("scancel", "--user=root", timeout=30)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            print(f"the cluster's jobs are killed, not cancelled: {error}")
+        deadline = time.monotonic() + 20
+        living = [name for name, node in self.nodes.items() if node.alive]
+        while any(self.job_processes(name) for name in living) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _daemon(self, name: str, command: list[str]) -> Daemon:
+        return Daemon(self.root, name, command, {"SLURM_CONF": str(self.layout.conf)})
+
+    def _munged(self) -> Daemon:
+        munge = self.root / "munge"
+        return self._daemon(
+            "munged",
+            [
+                *("munged", "--foreground", "--force", f"--key-file={munge}/munge.key"),
+                *(f"--socket={self.layout.munge_socket}", f"--pid-file={self.root}/pid/munged"),
+                *(f"--log-file={self.root}/log/munged.log", f"--seed-file={munge}/seed", "--num-threads=4"),
+            ],
+        )
+
+    def _prepare(self) -> None:
+        """Directories, key, device files and configuration; munged and slurmctld are particular about modes."""
+        folders = ["etc", "log", "pid", "munge", "dev", "db", *(f"spool/{name}" for name in self.layout.names)]
+        for folder in (self.root, *(self.root / name for name in folders)):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o755)
+        (self.root / "state").mkdir(mode=0o700, exist_ok=True)
+        key = self.root / "munge" / "munge.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_bytes(os.urandom(1024))
+        for number in range(config.GPUS):
+            _make_device(self.root / "dev" / f"nvidia{number}")
+        config.write(self.layout)
+
+    def _start_controller(self, lasting: bool = False) -> None:
+        """Start slurmctld and wait until it listens; its clients would wait long for one that does not."""
+        place, log = (self.layout.controller[1], self.layout.port0), self.root / "log" / "slurmctld.log"
+        if not self.controller.alive and not holds(lambda: not listens(*place), patience=5):  # of one just killed
+            raise UserError(f"port {self.layout.port0} is taken: another cluster runs; choose its ports by --port0.")
+        self.controller.start(lasting)
+
+        def answers() -> bool:
+            if not self.controller.alive:
+                said = [line for line in self.log("slurmctld").splitlines() if "fatal" in line or "error" in line]
+                raise AssertionError(f"slurmctld ended at its start: {said[-3:]}")
+            return listens(*place)
+
+        wait_until(answers, "slurmctld", log)
+
+
+def fields(line: str) -> dict[str, str]:
+    """The name=value pairs of a line of `scontrol show -o`."""
+    return dict(re.findall(r"(\S+?)=(\S*)", line))
+
+
+def ports_of(root: Path) -> int | None:
+    """The first port of the cluster that lies in `root`, None if there is none."""
+    conf = root / "etc" / "slurm.conf"
+    found = re.search(r"^SlurmctldPort=(\d+)$", conf.read_text(), re.MULTILINE) if conf.exists() else None
+    return int(found[1]) if found else None
+
+
+def free_ports() -> int:
+    """The first of some ports that nothing listens at; below those that the kernel gives to outgoing connections."""
+    for port0 in random.sample(range(21000, 31000, config.PORTS), 20):
+        if not any(listens("127.0.0.1", port0 + number) for number in range(2 * config.NODE_PORTS)):
+            return port0
+    raise AssertionError("twenty clusters seem to run on this machine")
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether anything does."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+def _make_device(path: Path) -> None:
+    """A device file that is /dev/null: with a plain file Slurm leaves CUDA_VISIBLE_DEVICES empty."""
+    if path.exists():
+        return
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        raise UserError(
+            f"{path} cannot be made: the test cluster needs the right to make device files (mknod), which this "
+            "container has dropped; run it with `--cap-add=MKNOD`, or outside."
+        ) from None

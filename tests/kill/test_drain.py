@@ -1,0 +1,104 @@
+"""SIGUSR1 at random points of the graph's own pretrain, in a rank alone and in two below torchrun; resumed bit for bit.
+
+As a Slurm job starts them: `python -m pipelines.rank`, or torchrun that hands the signal on, with a run directory.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.launch.drain import DONE, DRAINED, RUN_DIR
+from engine.launch.heartbeat import WATCHED
+from tests.project import ENVIRONMENT, PROFILE, Project
+
+pytestmark = pytest.mark.slow
+
+STAGE, NODE, STEPS, DRAINS = "pretrain", "train_pretrain", 160, 3
+SCHEDULE = {"warmup": 4, "stable": 136, "decay": 16, "anneal": 4}
+KEDRO = ("kedro", "run", "--env", PROFILE, "--pipelines")
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node=2", "--max-restarts=0", "--shutdown-timeout=60")
+SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """All that pretrain reads; checkpoints are rare, so that a drain's is not one that was due anyway."""
+    made = Project(tmp_path_factory.mktemp("project"))
+    path = made.path / f"conf/{PROFILE}/parameters/pretrain.yml"
+    parameters = yaml.safe_load(path.read_text())
+    parameters[STAGE] |= {"schedule": SCHEDULE, "checkpoint_every": STEPS}
+    path.write_text(yaml.safe_dump(parameters))
+    made.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    made.run(*KEDRO, "corpus,rephrase,tooluse,tokenization")
+    return made
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_drained_again_and_again_and_resumed(project: Project, ranks: int, tmp_path: Path) -> None:
+    compute = {"train": {"launcher": "local", "processes": ranks}}
+    (project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump(compute))
+    project.run(*KEDRO, STAGE)
+    undisturbed, expected = project.records(STAGE)[-1], project.digests(STAGE)
+    workspace = killed_driver(project, undisturbed["key"])
+
+    chance, kept = random.Random(f"drain {ranks}"), [0]
+    for _ in range(DRAINS):
+        process = start(project, workspace, ranks, tmp_path)
+        await_file(tmp_path / WATCHED, process)
+        time.sleep(chance.uniform(0, 0.5))
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(SECONDS) == (DRAINED if ranks == 1 else 1), "torchrun has an exit code of its own"
+        assert not (tmp_path / DONE).exists()
+        kept.append(newest(workspace))
+    assert kept == sorted(set(kept)), "every attempt came further than the one before"
+    assert kept[-1] < STEPS
+
+    assert start(project, workspace, ranks, tmp_path).wait(SECONDS) == 0
+    assert (tmp_path / DONE).exists()
+    assert json.loads((tmp_path / WATCHED).read_bytes())["step"] == STEPS
+    told = json.loads((workspace / "training.json").read_bytes())
+    assert (told["resumed_at"], told["state_digest"]) == (kept[-1], undisturbed["training"]["state_digest"])
+    project.run(*KEDRO, STAGE)  # the driver publishes
+    assert project.digests(STAGE) == expected
+
+
+def killed_driver(project: Project, key: str) -> Path:
+    """The workspace as a driver left it that was killed when it had written the node's parameters."""
+    workspace = project.data(".work", STAGE, key)
+    top = project.start(*KEDRO, STAGE)
+    await_file(workspace / ".exchange" / f"{NODE}.parameters.json", top)
+    top.kill()
+    top.wait()
+    return workspace
+
+
+def start(project: Project, workspace: Path, ranks: int, run_dir: Path) -> "subprocess.Popen[bytes]":
+    """One attempt, as its job script starts it."""
+    (run_dir / WATCHED).unlink(missing_ok=True)
+    words = {"env": PROFILE, "stage": STAGE, "node": NODE, "key": workspace.name}
+    rank = ["-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
+    command = [sys.executable, *rank] if ranks == 1 else [*TORCHRUN, SIGNALS, "-m", "--", *rank[1:], "--world"]
+    environment = {**ENVIRONMENT, RUN_DIR: str(run_dir), "GLOO_SOCKET_IFNAME": "lo"}
+    with (run_dir / "log").open("a") as log:
+        return subprocess.Popen(command, cwd=project.path, env=environment, stdout=log, stderr=log)
+
+
+def await_file(path: Path, process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def newest(workspace: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max(int(path.name) for path in workspace.glob("checkpoints/0*"))
