@@ -20,7 +20,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill test-mlflow lint cluster cluster-stop test-cluster
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -108,3 +108,6 @@ cluster-stop: $(READY) ## stop it, its jobs too
 
 test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may befall it
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 600 tests/cluster
+
+test-mlflow: $(READY) ## a real MLflow server that dies and comes back while a stage runs
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mlflow

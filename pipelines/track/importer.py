@@ -11,14 +11,16 @@ from pipelines.track.curves import curves, keepsakes, kept_curves, number_like, 
 from pipelines.track.store import COMPLETE, LONGEST_VALUE, PARENT, RECORD, VERSION, Store
 from pipelines.track.versions import Record, Version, versions
 
+DETACHED = "detached"
 COUNTS = ("attempts", "queue_seconds", "run_seconds")
 """A job's figures; its id, nodes and log are tags."""
 
 
 def read_all_records(profile: str) -> list[Record]:
-    """Every run record of a profile."""
+    """Every run record of a profile but those of drivers that left a job behind: the one that attaches again tells."""
     runs = graph.data_folder(profile) / ".runs"
-    return [record for stage in load_manifest().stages for record in read_records(runs / stage)]
+    records = [record for stage in load_manifest().stages for record in read_records(runs / stage)]
+    return [record for record in records if record["outcome"] != DETACHED]
 
 
 class Importer:

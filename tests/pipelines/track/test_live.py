@@ -1,77 +1,21 @@
 """A stage's rows in MLflow while it runs: each once, through kills, resumes and changed bits."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from engine.artifacts.files import canonical_json, write_atomic
-from engine.identity.records import BEGUN, write_record
-from pipelines import graph
+from engine.identity.records import BEGUN
 from pipelines.track.live import Tail
 from pipelines.track.session import Session
-from pipelines.track.store import client, experiment_name
+from tests.pipelines.track.stage import Stage, expected, losses, rows, sft_runs
 
-PROFILES = iter(["k2", "h200", "moonlight"])
-KEY = "0123456789abcdef"
+PROFILES = iter(["k2", "h200", "moonlight", "laptop"])
 
 
 @pytest.fixture
 def profile() -> str:
     """A profile, and so an experiment, that no other test of this file has used."""
     return next(PROFILES)
-
-
-def rows(first: int, last: int, shift: float = 0.0) -> str:
-    return "".join(json.dumps({"step": n, "loss": 3 - n / 10 + shift}) + "\n" for n in range(first, last + 1))
-
-
-class Stage:
-    """sft in a workspace, as the runner and the training loop write it."""
-
-    def __init__(self, profile: str, started: str = "2026-02-01T00:00:00.000000+00:00") -> None:
-        self.profile, self.started = profile, started
-        self.workspace = graph.data_folder(profile) / ".work" / "sft" / KEY
-        self.history = self.workspace / "training" / "history.jsonl"
-        self.history.parent.mkdir(parents=True, exist_ok=True)
-        outline = graph.stage_graph("sft")
-        inputs = {name: str(graph.digest_of(profile, name)) for name in outline.inputs}
-        self.begun = {
-            "stage": "sft", "profile": profile, "key": KEY, "started": started, "attempt": 1,
-            "parts": {"code": {}, "parameters": {"sft.lr": 0.1}, "inputs": inputs},
-            "user": "ann", "host": "box", "commit": "c" * 40, "dirty": False,
-        }  # fmt: skip
-        write_atomic(self.workspace / BEGUN, canonical_json(self.begun))
-
-    def append(self, text: str) -> None:
-        with self.history.open("a") as file:
-            file.write(text)
-
-    def end(self, outcome: str = "success", finished: str = "2026-02-01T00:10:00.000000+00:00") -> None:
-        """The record, and the history beside it, as the runner leaves them."""
-        record = {
-            **self.begun, "outcome": outcome, "error": None if outcome == "success" else "killed", "outputs": {},
-            "finished": finished, "seconds": 600.0, "node_seconds": {}, "metrics": {}, "jobs": {},
-        }  # fmt: skip
-        path = write_record(graph.data_folder(self.profile) / ".runs" / "sft", record)
-        write_atomic(path.with_suffix("") / "history.jsonl", self.history.read_bytes())
-
-
-def sft_runs(uri: str, profile: str) -> list[Any]:
-    store = client(uri)
-    experiment = store.get_experiment_by_name(experiment_name(profile))
-    assert experiment is not None
-    return list(store.search_runs([experiment.experiment_id], "tags.`k2.stage` = 'sft'"))
-
-
-def losses(uri: str, run: Any) -> list[tuple[int, float]]:
-    history = client(uri).get_metric_history(run.info.run_id, "curves/loss")
-    return sorted((point.step, round(point.value, 6)) for point in history)
-
-
-def expected(first: int, last: int) -> list[tuple[int, float]]:
-    return [(n, round(3 - n / 10, 6)) for n in range(first, last + 1)]
 
 
 def test_rows_arrive_while_the_stage_runs_and_its_record_completes_the_same_run(add_run, database, profile):
@@ -111,6 +55,34 @@ def test_a_resumed_stage_goes_on_in_its_run_and_doubles_no_step_even_with_other_
     session.take_up()
     (run,) = sft_runs(database, profile)
     assert losses(database, run) == expected(1, 8)
+
+
+def test_a_job_whose_driver_left_is_followed_on(add_run, database, profile):
+    add_run("pretrain", 1, profile)
+    session, stage = Session(profile, database), Stage(profile)
+    stage.append(rows(1, 2))
+    stage.end("detached")
+    stage.append(rows(3, 4))
+    session.take_up()
+    (run,) = sft_runs(database, profile)
+    assert (run.info.status, losses(database, run)) == ("RUNNING", expected(1, 4))
+    job = {
+        "id": "7",
+        "nodes": ["h800-0", "h800-1"],
+        "attempts": 2,
+        "queue_seconds": 1.5,
+        "run_seconds": 30.0,
+        "log": "l",
+    }
+    attached = Stage(profile, started="2026-02-01T00:05:00.000000+00:00")
+    attached.end(finished="2026-02-01T00:20:00.000000+00:00", jobs={"train_sft": job})
+    session.take_up()
+    (done,) = sft_runs(database, profile)
+    assert (done.info.run_id, done.info.status) == (run.info.run_id, "FINISHED")
+    assert done.data.tags["k2.job.train_sft.id"] == "7"
+    assert done.data.tags["k2.job.train_sft.nodes"] == "h800-0,h800-1"
+    assert done.data.metrics["jobs/train_sft/queue_seconds"] == 1.5
+    assert done.data.metrics["jobs/train_sft/attempts"] == 2
 
 
 def test_a_failed_run_keeps_its_curve_and_the_next_attempt_has_a_run_of_its_own(add_run, database, profile):
