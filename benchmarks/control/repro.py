@@ -29,7 +29,6 @@ def rows(repeats: int) -> list[Row]:
     """The whole no-op; what of it is spent on fingerprints, start-up left out."""
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder))
-        project.run("dvc", "init", "-q", "--no-scm", "-f")
         project.repro()
         ran = project.runs()
         whole = statistics.median(
