@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# MLflow is filled while a command runs, by a process beside it.
+FOLLOW = python -m pipelines.track --env $(PROFILE) --follow --
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
@@ -16,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,13 +33,11 @@ $(READY): requirements/lock.txt requirements/no-deps.txt
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
 	@python -m pipelines.summary --env $(PROFILE) --begin
-	@python -m pipelines.repro --env $(PROFILE)
-	@python -m pipelines.track --env $(PROFILE)
+	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE)
 	@python -m pipelines.summary --env $(PROFILE)
 
 repro: $(READY) ## what is stale, or only STAGE
-	@python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE))
-	@python -m pipelines.track --env $(PROFILE)
+	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE))
 
 plan: $(READY) ## each stage: fresh, stale, missing or failed, the first reason, and how long it will take
 	@python -m pipelines.status --env $(PROFILE)
@@ -49,7 +50,7 @@ smoke: $(READY) ## the whole graph at its smallest, in one process
 	kedro run --env smoke --fresh
 
 ui: $(READY) ## Dagster: look at the graph, press its buttons
-	@K2_PROFILE=$(PROFILE) python -m dags.ui
+	@K2_PROFILE=$(PROFILE) $(FOLLOW) python -m dags.ui
 
 compare: $(READY) ## MLflow: compare runs
 	@python -m pipelines.track --env $(PROFILE) --serve
@@ -122,3 +123,6 @@ screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/i
 test-dvc: $(READY) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
 	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/s3 python -m pytest -m slow --timeout 1200 tests/dvc
+
+test-mlflow: $(READY) ## a real MLflow server that dies and comes back while a stage runs
+	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mlflow

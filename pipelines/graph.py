@@ -25,8 +25,8 @@ from pipelines.pipeline_registry import stage_pipeline
 
 JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
-MERGE = {"parameters": "soft", "compute": "soft"}  # a profile overlays the base key by key
-CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"]}
+MERGE = {"parameters": "soft", "compute": "soft", "promotion": "soft"}  # a profile overlays the base key by key
+CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"], "promotion": ["promotion*"]}
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,11 @@ def take_turn(profile: str, stage: str | None) -> None:
 def _refresh_code(profile: str, stage: str) -> None:
     """Run DVC's stage `code`; while other runs read its files it has to wait, unless they say what it would write."""
     code = _open(profile, CODE)
-    try:
-        fcntl.flock(code, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _free(code, fcntl.LOCK_EX):
         if code_is_current(stage, profile):
-            fcntl.flock(code, fcntl.LOCK_SH)
+            _take(code, profile, CODE, fcntl.LOCK_SH)
             return
-        _wait(code, profile, CODE, fcntl.LOCK_EX)
+        _take(code, profile, CODE, fcntl.LOCK_EX)
     done = subprocess.run([sys.executable, "-m", *command(profile, CODE)], cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(done.returncode)
@@ -68,19 +66,28 @@ def code_is_current(stage: str, profile: str) -> bool:
 
 def _hold(profile: str, name: str, how: int) -> None:
     lock = _open(profile, name)
-    try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _wait(lock, profile, name, how)
+    _take(lock, profile, name, how)
     os.truncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
 
 
-def _wait(lock: int, profile: str, name: str, how: int) -> None:
+def _take(lock: int, profile: str, name: str, how: int) -> None:
+    """Take a lock; whoever has to wait for it is told for whom."""
+    if _free(lock, how):
+        return
     owner = os.pread(lock, 32, 0).decode()
     who = f"process {owner} works" if owner else "another process works"
     print(f"{who} on {name} of {graph.ledger(profile)}; waiting for it", file=sys.stderr, flush=True)
     fcntl.flock(lock, how)
+
+
+def _free(lock: int, how: int) -> bool:
+    """Take a lock if it is free."""
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(profile: str, name: str) -> int:

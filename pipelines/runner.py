@@ -19,6 +19,7 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
 
+from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
@@ -27,7 +28,7 @@ from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
-from engine.training.journal import TIMING, TRAINING
+from engine.training.journal import HISTORY, TIMING, TRAINING
 from pipelines import code, dispatch, graph
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
@@ -78,7 +79,8 @@ class StageRun:
             workspace = self._workspace(folder, key)
             self.catalog.save(WORKSPACE, workspace)
             say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
-            begun = {"started": records.now(), "attempt": self._attempt(workspace)}
+            begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
+            self._say_begun(workspace, {"key": key, "parts": parts, **begun})
             clock = time.monotonic()
             try:
                 for node in self.nodes:
@@ -129,6 +131,12 @@ class StageRun:
         workspace.mkdir(parents=True, exist_ok=True)
         return workspace
 
+    def _say_begun(self, workspace: Path, begun: dict[str, Any]) -> None:
+        """Leave in the workspace what the record will say, for whoever follows the stage while it runs."""
+        parts = {**begun["parts"], "parameters": flatten(begun["parts"]["parameters"])}
+        told = {"stage": self.stage, "profile": self.context.profile, **begun, "parts": parts}
+        write_atomic(workspace / records.BEGUN, canonical_json(told))
+
     def _attempt(self, workspace: Path) -> int:
         """How often this key has been started, this time included."""
         counter = workspace / ".attempts"
@@ -175,7 +183,7 @@ class StageRun:
         workspace: Path,
         error: BaseException | None,
     ) -> None:
-        """Append the run record, with the clocks that the nodes left beside it."""
+        """Append the run record, with what is worth keeping of the workspace beside it."""
         outline = graph.stage_graph(self.stage)
         profile, seconds = self.context.profile, self.context.node_seconds
         whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
@@ -195,11 +203,11 @@ class StageRun:
             "training": self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
-            **records.provenance(ROOT),
         }
         runs = folder / ".runs" / self.stage
         kept = records.record_path(runs, record).with_suffix("")
         self._keep(workspace, kept)
+        # last: who sees the record sees what lies beside it
         records.write_record(runs, {**record, "jobs": self._jobs(workspace, kept)})
 
     def _jobs(self, workspace: Path, kept: Path) -> dict[str, Any]:
@@ -209,8 +217,8 @@ class StageRun:
         return {node: {**job, "log": str(logs / node / job["log"])} for node, job in told.items() if job}
 
     def _keep(self, workspace: Path, folder: Path) -> None:
-        """Copy what is worth keeping of a workspace that is about to go: clocks, and the jobs' small files."""
-        found = [(clocks, Path(TIMING))] if (clocks := _left(workspace, TIMING)) else []
+        """Copy what is worth keeping of a workspace that is about to go: history, clocks, the jobs' small files."""
+        found = [(left, Path(name)) for name in (HISTORY, TIMING) if (left := _left(workspace, name))]
         found += [(file, file.relative_to(workspace)) for name in KEPT for file in workspace.glob(f"jobs/*/**/{name}")]
         for file, name in found:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,18 @@ class Runs:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         for profile in (None, *load_manifest().profiles):
-            for section in ("catalog", "parameters", "gates", "compute"):  # before the root moves away
+            for section in ("catalog", "parameters", "gates", "promotion", "compute"):  # before the root moves away
                 graph.config(profile, section)
         monkeypatch.setattr(graph, "ROOT", root)
 
     def add(
-        self, stage: str, minute: int, profile: str = "smoke", outcome: str = "success", **parameters: Any
+        self,
+        stage: str,
+        minute: int,
+        profile: str = "smoke",
+        outcome: str = "success",
+        metrics: dict[str, float] | None = None,
+        **parameters: Any,
     ) -> dict[str, Any]:
         """One run of `stage`, finished at that minute; its outputs' content depends on `parameters` alone."""
         outline = graph.stage_graph(stage)
@@ -50,7 +56,7 @@ class Runs:
             "commit": "c" * 40,
             "dirty": False,
             "user": "ann",
-            "metrics": {"loss": 2.5, "train_tokens": 1000, "note": "text"} if good else {},
+            "metrics": {"loss": 2.5, "train_tokens": 1000, "note": "text", **(metrics or {})} if good else {},
             "jobs": {},
             "attempt": 1,
         }

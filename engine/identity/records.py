@@ -1,7 +1,7 @@
 """Run records: one JSON file an execution, never an input of a stage.
 
 data/<profile>/.runs/<stage>/<key>-<UTC time>.json holds the key and its parts, who, when, how long, host,
-commit, attempt, outcome and headline metrics; a folder of the same stem may hold clocks (timing.jsonl).
+commit, attempt, outcome and headline metrics; a folder of the same stem may hold the history and its clocks.
 """
 
 import getpass
@@ -16,6 +16,8 @@ from engine.artifacts.files import canonical_json, write_atomic
 
 SCHEMA = 1
 ADOPTED = "adopted"
+BEGUN = "begun.json"
+"""In the workspace of a stage that is running: what its record will say of key, start and origin."""
 GOOD = ("success", ADOPTED)
 """Outcomes that left the stage's outputs: it ran, or an existing checkpoint was taken in its place."""
 

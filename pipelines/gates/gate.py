@@ -100,6 +100,11 @@ def judge(dataset: str, profile_frame: dict[str, Statistic], suite: str) -> Gate
                 f"conf/base/gates.yml: suite {suite} names the statistic {rule['column']}, which {dataset} does not "
                 f"have; it has {', '.join(sorted(profile_frame))}."
             )
+    return judge_row(dataset, profile_frame, rules)
+
+
+def judge_row(dataset: str, profile_frame: dict[str, Statistic], rules: Suite) -> GateReport:
+    """Run a suite, wherever it comes from, over one row that has all of its columns; nan is undefined, and fails."""
     result = _validate(dataset, profile_frame, rules)
     rows = [_verdict_row(entry, profile_frame) for entry in result["results"]]
     failures = [_phrase(row) for row in rows if not row["passed"]]

@@ -44,6 +44,15 @@ def curves(folders: list[Path]) -> Iterator[Point]:
                 yield from _history(path)
 
 
+def kept_curves(record: dict[str, Any]) -> Iterator[Point] | None:
+    """The curves of the history that the runner laid beside a record; None if it has none.
+
+    Unlike an artifact it stays when a later run publishes, and a failed run has it too.
+    """
+    path = Path(record["path"]).with_suffix("") / HISTORY
+    return _history(path) if path.is_file() else None
+
+
 def keepsakes(folders: list[Path]) -> Iterator[tuple[Path, str]]:
     """Small plots and reports below `folders`, each with the artifact folder it goes to."""
     for folder in folders:
@@ -53,13 +62,18 @@ def keepsakes(folders: list[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _history(path: Path) -> Iterator[Point]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines):
-            row = flatten(json.loads(line))
-            step = next((int(row[name]) for name in STEPS if name in row), number)
-            for name, value in row.items():
-                if name not in STEPS and number_like(value):
-                    yield Point(f"curves/{name}", step, float(value))
+            yield from points_of(line, number)
+
+
+def points_of(line: bytes, number: int) -> Iterator[Point]:
+    """The points of one row of a history, the `number`-th from 0; a row without a step is at its number."""
+    row = flatten(json.loads(line))
+    step = next((int(row[name]) for name in STEPS if name in row), number)
+    for name, value in row.items():
+        if name not in STEPS and number_like(value):
+            yield Point(f"curves/{name}", step, float(value))
 
 
 def number_like(value: Any) -> bool:

@@ -1,56 +1,43 @@
 """Writing run records into MLflow: a parent run a pipeline version, a nested run a stage run, each once."""
 
-import fcntl
-import json
-import os
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.identity.records import read_records
 from pipelines import graph
 from pipelines.manifest import load_manifest
-from pipelines.track.curves import curves, keepsakes, number_like, present
+from pipelines.track.curves import curves, keepsakes, kept_curves, number_like, present
+from pipelines.track.store import COMPLETE, LONGEST_VALUE, PARENT, RECORD, VERSION, Store
 from pipelines.track.versions import Record, Version, versions
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-RECORD, COMPLETE, VERSION = "k2.record", "k2.complete", "k2.version"
-MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # what MLflow takes in one batch
-LONGEST_VALUE = 5000
-SQLITE = "sqlite:///"
-_FORBIDDEN = re.compile(r"[^\w\-. /]")
+DETACHED = "detached"
+COUNTS = ("attempts", "queue_seconds", "run_seconds")
+"""A job's figures; its id, nodes and log are tags."""
 
 
 def read_all_records(profile: str) -> list[Record]:
-    """Every run record of a profile."""
+    """Every run record of a profile but those of drivers that left a job behind: the one that attaches again tells."""
     runs = graph.data_folder(profile) / ".runs"
-    return [record for stage in load_manifest().stages for record in read_records(runs / stage)]
+    records = [record for stage in load_manifest().stages for record in read_records(runs / stage)]
+    return [record for record in records if record["outcome"] != DETACHED]
 
 
 class Importer:
     """Brings one profile's records into one MLflow experiment.
 
     A run's tag `k2.record` names its record and `k2.complete` says that all of it was written; a run left half
-    written by a crash is completed by the next import.
+    written by a crash is completed by the next import, and so is one that was followed while its stage ran.
     """
 
-    def __init__(self, client: "MlflowClient", profile: str) -> None:
-        self._client, self._profile = client, profile
-        self._experiment = self._find_experiment()
-        self._runs: dict[str, Run] = self._known_runs()
+    def __init__(self, store: Store) -> None:
+        self._store, self._profile = store, store.profile
 
     def import_all(self, records: list[Record]) -> int:
         """Write every record that is not there yet; return how many stage runs were written."""
         written = 0
         for version in versions(records):
-            new = [record for record in version.members if not self._is_complete(_name(record))]
+            new = [record for record in version.members if self._store.tag(record_name(record), COMPLETE) != "true"]
             if new:
                 parent = self._parent(version)
                 for record in new:
@@ -59,148 +46,80 @@ class Importer:
                 written += len(new)
         return written
 
-    def _find_experiment(self) -> str:
-        name = experiment_name(self._profile)
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        where = artifact_root(self._client.tracking_uri)
-        made = str(self._client.create_experiment(name, artifact_location=where))
-        self._client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-        return made
-
-    def _known_runs(self) -> "dict[str, Run]":
-        """Record or version name → its MLflow run."""
-        found: dict[str, Run] = {}
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
-            for run in page:
-                if name := run.data.tags.get(RECORD) or run.data.tags.get(VERSION):
-                    found[name] = run
-            token = page.token
-            if not token:
-                return found
-
-    def _is_complete(self, name: str) -> bool:
-        return name in self._runs and self._runs[name].data.tags.get(COMPLETE) == "true"
-
-    def _run(self, name: str, tags: dict[str, str], started: int, shown: str) -> "Run":
-        if name not in self._runs:
-            self._runs[name] = self._client.create_run(self._experiment, start_time=started, tags=tags, run_name=shown)
-        return self._runs[name]
-
-    def _parent(self, version: Version) -> "Run":
-        """The run of a whole pipeline version."""
+    def _parent(self, version: Version) -> str:
+        """The run of a whole pipeline version; the one opened while its first stage ran, if there is one."""
         first = version.members[0]
-        commit = str(first["commit"] or "no commit")[:8] + ("+" if first["dirty"] else "")
-        shown = f"{self._profile} {str(first['started'])[:16].replace('T', ' ')} {commit}"
-        tags = {VERSION: version.name, **_origin(first)}
-        return self._run(version.name, tags, _milliseconds(first["started"]), shown)
+        if version.name not in self._store.runs and provisional(first) in self._store.runs:
+            self._store.rename(provisional(first), version.name)
+            self._store.write(self._store.id_of(version.name), tags={VERSION: version.name})
+        return open_version(self._store, version.name, first)
 
-    def _sum_up(self, version: Version, parent: "Run") -> None:
+    def _sum_up(self, version: Version, parent: str) -> None:
         """The parent's own figures: every stage's parameters and headline metrics under the stage's name."""
-        run_id = parent.info.run_id
-        known = self._client.get_run(run_id).data.params
+        known = self._store.client.get_run(parent).data.params
         parameters: dict[str, str] = {}
         metrics: list[tuple[str, float, int, int]] = []
         tags: dict[str, str] = {}
         for stage, record in version.runs.items():
-            parameters |= {name: value for name, value in _parameters(record).items() if name not in known}
-            metrics += [
-                (f"{stage}/{name}", value, 0, _milliseconds(record["finished"])) for name, value in _metrics(record)
-            ]
+            parameters |= {name: value for name, value in parameters_of(record).items() if name not in known}
+            finished = milliseconds(record["finished"])
+            metrics += [(f"{stage}/{name}", value, 0, finished) for name, value in _metrics(record)]
             tags |= {f"k2.key.{stage}": record["key"]}
-        self._write(run_id, metrics, parameters, tags)
+        self._store.write(parent, metrics, parameters, tags)
         failed = version.members[-1]["outcome"] == "failed"
-        finished = max(str(record["finished"]) for record in version.members)
-        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED", _milliseconds(finished))
+        finished = milliseconds(max(str(record["finished"]) for record in version.members))
+        self._store.client.set_terminated(parent, "FAILED" if failed else "FINISHED", finished)
 
-    def _stage_run(self, record: Record, parent: "Run") -> None:
-        tags = {RECORD: _name(record), "mlflow.parentRunId": parent.info.run_id, **_origin(record), **_facts(record)}
-        run_id = self._run(_name(record), tags, _milliseconds(record["started"]), record["stage"]).info.run_id
-        finished = _milliseconds(record["finished"])
+    def _stage_run(self, record: Record, parent: str) -> None:
+        store, name, finished = self._store, record_name(record), milliseconds(record["finished"])
+        tags = {RECORD: name, PARENT: parent, **origin(record), **_facts(record), **_job_tags(record)}
+        self._take_over(record, parent)
+        run_id = store.open(name, tags, milliseconds(record["started"]), record["stage"])
+        outputs = {f"output.{output}": digest for output, digest in record["outputs"].items()}
+        metrics = [(figure, value, 0, finished) for figure, value in _metrics(record)]
+        store.write(run_id, metrics, parameters_of(record), tags | outputs)
         folders = present(self._profile, record)
-        metrics = [(name, value, 0, finished) for name, value in _metrics(record)]
-        # a curve's own clock is its step: equal on every import, so that a second import adds nothing
-        metrics += [(point.name, point.value, point.step, finished) for point in curves(folders)]
-        self._write(
-            run_id, metrics, _parameters(record), {f"output.{name}": d for name, d in record["outputs"].items()}
-        )
-        self._inputs(run_id, record)
+        store.write_curves(name, kept_curves(record) or curves(folders))
+        store.write_datasets(run_id, "input", record["parts"]["inputs"])
+        store.write_datasets(run_id, "output", record["outputs"])
         for path, folder in keepsakes(folders):
-            self._client.log_artifact(run_id, str(path), folder)
-        status = "FAILED" if record["outcome"] == "failed" else "FINISHED"
-        self._client.set_terminated(run_id, status, finished)
-        self._client.set_tag(run_id, COMPLETE, "true")
+            store.client.log_artifact(run_id, str(path), folder)
+        store.client.set_terminated(run_id, "FAILED" if record["outcome"] == "failed" else "FINISHED", finished)
+        store.client.set_tag(run_id, COMPLETE, "true")
+        store.runs[name].data.tags[COMPLETE] = "true"
 
-    def _write(
-        self, run_id: str, metrics: list[tuple[str, float, int, int]], parameters: dict[str, str], tags: dict[str, str]
-    ) -> None:
-        """Metrics (name, value, step, time), parameters and tags, in as few calls as MLflow takes."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        for some in _batches((Metric(_key(n), v, time, step) for n, v, step, time in metrics), MOST_METRICS):
-            self._client.log_batch(run_id, metrics=some)
-        for some in _batches((Param(_key(n), v[:LONGEST_VALUE]) for n, v in parameters.items()), MOST_PARAMETERS):
-            self._client.log_batch(run_id, params=some)
-        for some in _batches((RunTag(_key(n), v[:LONGEST_VALUE]) for n, v in tags.items()), MOST_TAGS):
-            self._client.log_batch(run_id, tags=some)
-
-    def _inputs(self, run_id: str, record: Record) -> None:
-        """The datasets a stage read, with their digests."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        context = InputTag("mlflow.data.context", record["stage"])
-        found = [
-            DatasetInput(Dataset(name, digest, "local", json.dumps({"uri": _where(self._profile, name)})), [context])
-            for name, digest in record["parts"]["inputs"].items()
-        ]
-        if found:
-            self._client.log_inputs(run_id, datasets=found)
+    def _take_over(self, record: Record, parent: str) -> None:
+        """Give the record the run that was followed while its stage ran; drop a parent opened for it in vain."""
+        store, name, live, opened = self._store, record_name(record), live_name(record), provisional(record)
+        if name not in store.runs and live in store.runs:
+            store.rename(live, name)
+        if opened in store.runs and store.id_of(opened) != parent:
+            store.client.delete_run(store.runs.pop(opened).info.run_id)
 
 
-def experiment_name(profile: str) -> str:
-    """One experiment a profile: runs of different sizes are not compared by accident."""
-    return f"k2-pipeline-{profile}"
+def open_version(store: Store, name: str, first: Record) -> str:
+    """The parent run of the version `name`, which the stage run `first` opened: its id."""
+    commit = str(first["commit"] or "no commit")[:8] + ("+" if first["dirty"] else "")
+    shown = f"{store.profile} {str(first['started'])[:16].replace('T', ' ')} {commit}"
+    return store.open(name, {VERSION: name, **origin(first)}, milliseconds(first["started"]), shown)
 
 
-def artifact_root(uri: str) -> str | None:
-    """Where plots go: beside a local database; None leaves it to the server."""
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
-
-
-@contextmanager
-def one_at_a_time(profile: str) -> Iterator[None]:
-    """Hold the profile's import lock, waiting for an import that is under way."""
-    path = graph.data_folder(profile) / ".runs" / ".track.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def client(uri: str) -> "MlflowClient":
-    """An MLflow client that gives a dead server up after seconds and says nothing of migrations."""
-    for name, value in (("MAX_RETRIES", "1"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "10")):
-        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import logging
-
-    from mlflow import MlflowClient
-
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    if uri.startswith(SQLITE):
-        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _name(record: Record) -> str:
+def record_name(record: Record) -> str:
+    """What a record's run is called: stage, key and time."""
     return f"{record['stage']}/{Path(record['path']).stem}"
 
 
-def _origin(record: Record) -> dict[str, str]:
+def live_name(run: Record) -> str:
+    """What the run of a stage that is still running is called: stage and key."""
+    return f"{run['stage']}/{run['key']}"
+
+
+def provisional(run: Record) -> str:
+    """What the version is called that a stage which is still running opens."""
+    return f"{run['stage']}-{run['key']}-live"
+
+
+def origin(record: Record) -> dict[str, str]:
     """The tags by which MLflow shows who ran what from which commit."""
     command = f"kedro run --env {record['profile']} --pipelines {record['stage']}"
     found = {"mlflow.user": record["user"], "mlflow.source.git.commit": record["commit"], "mlflow.source.name": command}
@@ -208,34 +127,37 @@ def _origin(record: Record) -> dict[str, str]:
     return {name: str(value) for name, value in {**found, **more}.items() if value is not None}
 
 
-def _facts(record: Record) -> dict[str, str]:
-    names = ("stage", "key", "host", "outcome", "error", "attempt", "job_id")
-    return {f"k2.{name}": str(record[name])[:LONGEST_VALUE] for name in names if record.get(name) is not None}
-
-
-def _metrics(record: Record) -> list[tuple[str, float]]:
-    clocks = {"seconds": record["seconds"], **{f"seconds/{name}": s for name, s in record["node_seconds"].items()}}
-    return [(name, float(value)) for name, value in {**record["metrics"], **clocks}.items() if number_like(value)]
-
-
-def _parameters(record: Record) -> dict[str, str]:
+def parameters_of(record: Record) -> dict[str, str]:
     """Dotted parameter names, which begin with their stage's."""
     return {name: str(value) for name, value in record["parts"]["parameters"].items()}
 
 
-def _where(profile: str, dataset: str) -> str:
-    return str(graph.catalog_entries(profile)[dataset]["filepath"])
-
-
-def _key(name: str) -> str:
-    return _FORBIDDEN.sub("_", name)[:250]
-
-
-def _milliseconds(moment: Any) -> int:
+def milliseconds(moment: Any) -> int:
+    """MLflow's clock: milliseconds since 1970."""
     return int(datetime.fromisoformat(str(moment)).timestamp() * 1000)
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+def _facts(record: Record) -> dict[str, str]:
+    names = ("stage", "key", "host", "outcome", "error", "attempt")
+    return {f"k2.{name}": str(record[name])[:LONGEST_VALUE] for name in names if record.get(name) is not None}
+
+
+def _job_tags(record: Record) -> dict[str, str]:
+    """For each node that ran as a Slurm job: its id, its machines, its log, how often it was started."""
+    found: dict[str, str] = {}
+    for node, job in record.get("jobs", {}).items():
+        nodes = ",".join(job["nodes"])
+        found |= {
+            f"k2.job.{node}.{name}": str(value)
+            for name, value in (("id", job["id"]), ("nodes", nodes), ("attempts", job["attempts"]), ("log", job["log"]))
+        }
+    return found
+
+
+def _metrics(record: Record) -> list[tuple[str, float]]:
+    clocks = {"seconds": record["seconds"], **{f"seconds/{name}": s for name, s in record["node_seconds"].items()}}
+    jobs = {
+        f"jobs/{node}/{name}": job[name] for node, job in record.get("jobs", {}).items() for name in COUNTS
+    }  # fmt: skip
+    everything = {**record["metrics"], **clocks, **jobs}
+    return [(name, float(value)) for name, value in everything.items() if number_like(value)]

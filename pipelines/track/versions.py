@@ -57,6 +57,28 @@ def versions(records: list[Record]) -> list[Version]:
     return found
 
 
+def home_of(running: Record, records: list[Record], found: list[Version]) -> Version | None:
+    """The version that a stage which is still running will most likely belong to; None: it opens one.
+
+    Its outputs are not known yet. Under a version's own key it makes what is there again, under another one it will
+    make something else.
+
+    Args:
+        running: what the runner noted when it began: stage, key and its parts.
+        records: all run records of the profile.
+        found: their versions.
+
+    """
+    done = sorted((record for record in records if record["outcome"] in GOOD), key=lambda run: str(run["finished"]))
+    reader = {**running, "outputs": {}}
+    ancestry = _ancestry(reader, done)
+    for version in reversed(found):
+        there = version.runs.get(running["stage"])
+        if (there is None or there["key"] == running["key"]) and _fits(reader, ancestry, version):
+            return version
+    return None
+
+
 def _ancestry(record: Record, done: list[Record]) -> dict[str, Record]:
     """The runs whose outputs a record read, and theirs: for each input the newest run that left it."""
     found: dict[str, Record] = {}

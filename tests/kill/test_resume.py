@@ -29,7 +29,7 @@ LONGER: dict[str, dict[str, object]] = {  # long enough to be hit in the middle,
     "rl": {"iterations": 16, "checkpoint_every": 1},
 }
 STEPS = {"pretrain": 40, "sft": 80, "rl": 32}
-TRAINING = "*/training"  # below a stage's workspace; no deeper: checkpoints come and go while it is looked through
+TRAINING = ("*", "*/training")  # where a stage trains; no deeper: checkpoints come and go while it is looked through
 LONGEST_DELAY = 0.4  # seconds from a step that was awaited to the kill: anywhere in the steps after it
 
 
@@ -160,7 +160,9 @@ def kill(
     assert not alive, f"after {victim} was killed these lived on: {alive}"
     left = [path for path in project.data(".work", stage).glob("*/") if path.is_dir()]
     assert len(left) == 1, "the unfinished work is kept under its key"
-    newest = max((int(path.name) for path in left[0].glob("training/checkpoints/*") if path.name.isdigit()), default=0)
+    newest = max(
+        (int(path.name) for path in beside_training(left[0].parent, "checkpoints/*") if path.name.isdigit()), default=0
+    )
     assert newest >= kept
     return newest
 
@@ -184,11 +186,16 @@ def family(top: "subprocess.Popen[str]") -> Family:
     return found
 
 
+def beside_training(workspace: Path, name: str) -> list[Path]:
+    """The files of that name where a stage below `workspace` trains."""
+    return [path for place in TRAINING for path in workspace.glob(f"{place}/{name}")]
+
+
 def steps_done(workspace: Path) -> int:
     """The furthest step that any history below the workspace has reached."""
     rows = [
         line
-        for path in workspace.glob(f"{TRAINING}/history.jsonl")
+        for path in beside_training(workspace, "history.jsonl")
         for line in path.read_text().splitlines()
         if line.endswith("}")
     ]
@@ -222,7 +229,7 @@ def wait_for_progress(
 
 def heard(workspace: Path, top: "subprocess.Popen[str]") -> int:
     """The step that a heartbeat from below `top` tells of; 0 where there is none yet."""
-    for path in workspace.glob(f"{TRAINING}/heartbeat.json"):
+    for path in beside_training(workspace, "heartbeat.json"):
         beat = json.loads(path.read_bytes())
         try:
             if any(parent.pid == top.pid for parent in psutil.Process(beat["pid"]).parents()):

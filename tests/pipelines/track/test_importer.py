@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pipelines.manifest import ROOT
-from pipelines.track.__main__ import track
-from pipelines.track.importer import Importer, client, experiment_name, read_all_records
+from pipelines.track.importer import Importer, read_all_records
+from pipelines.track.session import Session
+from pipelines.track.store import Store, client, experiment_name
+from pipelines.track.watch import sum_up
 
 PROFILES = iter(["smoke", "laptop", "h200", "moonlight"])
 
@@ -21,6 +23,10 @@ def profile() -> str:
     return next(PROFILES)
 
 
+def track(profile: str, uri: str) -> None:
+    Session(profile, uri).take_up()
+
+
 def runs_of(uri: str, profile: str) -> dict[str, Any]:
     store = client(uri)
     experiment = store.get_experiment_by_name(experiment_name(profile))
@@ -28,10 +34,18 @@ def runs_of(uri: str, profile: str) -> dict[str, Any]:
     return {run.info.run_name: run for run in store.search_runs([experiment.experiment_id])}
 
 
+def datasets(run: Any, context: str) -> set[str]:
+    return {
+        entry.dataset.name
+        for entry in run.inputs.dataset_inputs
+        if {tag.key: tag.value for tag in entry.tags}["mlflow.data.context"] == context
+    }
+
+
 def test_a_run_arrives_whole(add_run, database, profile):
     add_run("corpus", 1, profile)
     add_run("pretrain", 2, profile, lr=0.01, steps=5)
-    assert track(profile, database)
+    track(profile, database)
     found = runs_of(database, profile)
     pretrain, parent = found["pretrain"], next(run for name, run in found.items() if name.startswith(profile))
     assert pretrain.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -43,7 +57,8 @@ def test_a_run_arrives_whole(add_run, database, profile):
     curve = client(database).get_metric_history(pretrain.info.run_id, "curves/loss")
     assert [(point.step, point.value) for point in curve] == [(step, 3.0 - step / 10) for step in range(5)]
     assert pretrain.data.metrics["curves/experts.max"] == 2
-    assert {entry.dataset.name for entry in pretrain.inputs.dataset_inputs} == {"tokenizer", "shards"}
+    assert datasets(pretrain, "input") == {"tokenizer", "shards"}
+    assert datasets(pretrain, "output") == {"base_checkpoint", "pretrain_history", "pretrain_metrics"}
     assert [a.path for a in client(database).list_artifacts(pretrain.info.run_id, "plots/pretrain_history")] == [
         "plots/pretrain_history/loss.png"
     ]
@@ -59,9 +74,9 @@ def test_importing_again_changes_nothing_and_a_new_run_is_added(add_run, databas
     add_run("pretrain", 3, profile, outcome="failed", lr=0.02)
     track(profile, database)
     records = read_all_records(profile)
-    importer = Importer(client(database), profile)
-    assert importer.import_all(records) == 0
-    stage_runs = [run for name, run in importer._runs.items() if name.startswith("pretrain/")]
+    store = Store(client(database), profile)
+    assert Importer(store).import_all(records) == 0
+    stage_runs = [run for name, run in store.runs.items() if name.startswith("pretrain/")]
     assert sorted(run.info.status for run in stage_runs) == ["FAILED", "FINISHED", "FINISHED"]
     assert {run.data.tags.get("k2.error") for run in stage_runs} == {None, "the disk is full"}
 
@@ -76,7 +91,7 @@ def test_an_import_that_breaks_off_is_completed_by_the_next(add_run, database, p
         raise Broken
 
     with monkeypatch.context() as patch:
-        patch.setattr(Importer, "_inputs", break_off)
+        patch.setattr(Store, "write_datasets", break_off)
         with pytest.raises(Broken):
             track(profile, database)
     track(profile, database)
@@ -92,7 +107,7 @@ def test_a_dead_server_costs_a_warning_and_the_records_stay(add_run, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    assert not track("smoke", uri)
+    assert not sum_up(Session("smoke", uri))
     assert "warning: MLflow at" in capsys.readouterr().err
     assert Path(record["path"]).is_file()
 
@@ -101,8 +116,7 @@ def test_curves_that_a_later_run_replaced_are_not_taken_for_its_own(add_run, dat
     first = add_run("pretrain", 1, profile, lr=0.01)
     add_run("pretrain", 2, profile, lr=0.02)
     track(profile, database)
-    importer = Importer(client(database), profile)
-    old = importer._runs[f"pretrain/{first['path'].stem}"]
+    old = Store(client(database), profile).runs[f"pretrain/{first['path'].stem}"]
     assert "curves/loss" not in old.data.metrics
     assert old.data.metrics["loss"] == 2.5
     assert old.data.params == {"pretrain.lr": "0.01"}

@@ -1,0 +1,51 @@
+"""`dvc repro` with nothing to do over all stages of the smoke graph, and the fingerprints' share of it."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.control.clock import measure
+from benchmarks.report import Row
+from engine.errors import UserError
+from pipelines.manifest import load_manifest
+from tests.project import ENVIRONMENT, LEDGER, Project
+
+MOST_SECONDS, MOST_FINGERPRINTS = 5.0, 0.5
+FINGERPRINTS = """
+import time
+from pipelines import graph
+from pipelines.manifest import load_manifest
+graph.catalog_entries(None), graph.config(None, "gates")
+begun = time.perf_counter()
+for stage in load_manifest().stages:
+    graph.code_of(stage)
+print(time.perf_counter() - begun)
+"""
+
+
+def rows(repeats: int) -> list[Row]:
+    """The whole no-op; what of it is spent on fingerprints, start-up left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        project.repro()
+        ran = project.runs()
+        whole = statistics.median(
+            measure(["dvc", "repro", LEDGER], project.path, ENVIRONMENT)[0] for _ in range(repeats)
+        )
+        if project.ran_since(ran):
+            raise UserError(f"`dvc repro` ran {', '.join(project.ran_since(ran))} again: it was no no-op.")
+        share = statistics.median(_fingerprints(project) for _ in range(repeats))
+    stages = len(load_manifest().stages)
+    case = f"`dvc repro` with nothing to do, {stages} stages"
+    return [
+        Row(case, whole, "s", "limit", MOST_SECONDS, "at most 5 s", whole <= MOST_SECONDS),
+        Row("  of it fingerprints", share, "s", "the whole", whole, "at most 0.5 s", share <= MOST_FINGERPRINTS),
+    ]
+
+
+def _fingerprints(project: Project) -> float:
+    command = [sys.executable, "-c", FINGERPRINTS]
+    told = subprocess.run(command, cwd=project.path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return float(told.stdout)

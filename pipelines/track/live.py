@@ -1,0 +1,157 @@
+"""What a running stage has so far, brought into MLflow while it runs.
+
+The runner notes in a stage's workspace what it began (begun.json), the training loop appends to history.jsonl there.
+The run made of them is known by stage and key, so that a stage which is killed and resumed goes on in the same one;
+when its record appears, the importer completes it.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.identity.records import BEGUN
+from engine.training.journal import HISTORY
+from pipelines import graph
+from pipelines.track.curves import Point, points_of
+from pipelines.track.importer import live_name, milliseconds, open_version, origin, parameters_of, provisional
+from pipelines.track.store import LIVE, PARENT, Store
+from pipelines.track.versions import Record, home_of, versions
+
+RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stage with work in progress: what the runner noted, and the history, which need not be there yet."""
+
+    begun: Record
+    history: Path
+
+
+def in_progress(profile: str) -> list[Running]:
+    """Every stage of a profile that has begun and whose workspace is there, killed ones too."""
+    found = []
+    for path in sorted((graph.data_folder(profile) / ".work").glob(f"*/*/{BEGUN}")):
+        inside = path.parent / "training" / HISTORY
+        try:
+            begun = json.loads(path.read_bytes())
+        except FileNotFoundError:  # finished and removed since it was listed
+            continue
+        found.append(Running(begun, inside if inside.exists() else path.parent / HISTORY))
+    return found
+
+
+@dataclass
+class Tail:
+    """The whole rows that were appended to a history since it was last read."""
+
+    path: Path
+    offset: int = 0
+    number: int = 0  # of the row at the offset
+    step: int = field(default=-1, init=False)
+
+    def size(self) -> int:
+        """Bytes of the history now; 0 if there is none."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def points(self) -> list[Point]:
+        """The points of the rows appended since; all again if the history was cut back below what was read.
+
+        A history that was cut and has outgrown the place again is noticed by its next row, which must be the next
+        step; a row that is still being written is left for the next time.
+        """
+        if self.size() < self.offset:
+            self._rewind()
+        found = self._read()
+        if found is None:
+            self._rewind()
+            found = self._read() or []
+        return found
+
+    def _rewind(self) -> None:
+        self.offset, self.number, self.step = 0, 0, -1
+
+    def _read(self) -> list[Point] | None:
+        """Read on; None if what stands at the offset does not go on where the last row ended."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(self.offset - 1, 0))
+                if self.offset and file.read(1) != b"\n":
+                    return None
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        rows = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+        points = [list(points_of(row, self.number + n)) for n, row in enumerate(rows)]
+        steps = [some[0].step for some in points if some]
+        if self.offset and steps and steps[0] != self.step + 1:
+            return None
+        self.offset += sum(map(len, rows))
+        self.number += len(rows)
+        self.step = steps[-1] if steps else self.step
+        return [point for some in points for point in some]
+
+
+class Follower:
+    """Brings the rows of running stages into their runs, each once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tails: dict[tuple[Path, str], Tail] = {}  # an attempt may have a run of its own, which begins anew
+
+    def follow(self, running: list[Running], records: list[Record]) -> int:
+        """Take up what is new in `running`, and close the runs of stages that are gone; return how many points came.
+
+        Args:
+            running: the stages with work in progress, listed before the records were read: a stage that ends in
+                between is then in both, never in neither.
+            records: all run records of the profile.
+
+        """
+        ended = {(record["key"], record["started"]) for record in records}
+        points = 0
+        for stage in running:
+            if (stage.begun["key"], stage.begun["started"]) not in ended:
+                points += self._take_up(stage, records)
+        self._close({live_name(stage.begun) for stage in running})
+        return points
+
+    def _take_up(self, stage: Running, records: list[Record]) -> int:
+        tail = self._tails.setdefault((stage.history, stage.begun["started"]), Tail(stage.history))
+        name, points = live_name(stage.begun), tail.points()
+        if not points:
+            return 0
+        if name not in self._store.runs:
+            self._open(stage.begun, records)
+        if self._store.runs[name].info.status != RUNNING:  # it was dropped, and has begun again
+            self._store.client.update_run(self._store.id_of(name), status=RUNNING)
+            self._store.refresh()
+        return self._store.write_curves(name, points)
+
+    def _open(self, begun: Record, records: list[Record]) -> None:
+        """A run for a stage that is running, under the version that it will most likely belong to."""
+        store, name = self._store, live_name(begun)
+        home = home_of(begun, records, versions(records))
+        parent = (
+            open_version(store, home.name, home.members[0]) if home else open_version(store, provisional(begun), begun)
+        )
+        store.client.update_run(parent, status=RUNNING)
+        facts = {f"k2.{fact}": str(begun[fact]) for fact in ("stage", "key", "host")}
+        tags = {LIVE: name, PARENT: parent, **origin(begun), **facts}
+        run_id = store.open(name, tags, milliseconds(begun["started"]), begun["stage"])
+        store.write(run_id, parameters=parameters_of(begun))
+        store.write_datasets(run_id, "input", begun["parts"]["inputs"])
+
+    def _close(self, known: set[str]) -> None:
+        """Mark as killed what was followed and has neither a workspace nor a record: its work was dropped."""
+        store = self._store
+        for name, run in list(store.runs.items()):
+            if name != run.data.tags.get(LIVE) or name in known or run.info.status != RUNNING:
+                continue
+            store.client.set_terminated(run.info.run_id, "KILLED")
+            opened = f"{name.replace('/', '-')}-live"
+            store.client.set_terminated(run.data.tags[PARENT], "KILLED" if opened in store.runs else "FINISHED")
+            store.refresh()

@@ -1,0 +1,111 @@
+"""One process's standing connection to MLflow: passes over what a profile has, each taking up only what is new."""
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipelines import graph
+from pipelines.manifest import ROOT
+from pipelines.track.importer import Importer, read_all_records
+from pipelines.track.live import Follower, Running, in_progress
+from pipelines.track.promotion import Verdict, promote
+from pipelines.track.store import SQLITE, Store, client, one_at_a_time
+from pipelines.track.versions import Record
+
+PROBE_SECONDS = 3.0
+_Look = tuple[frozenset[Path], frozenset[tuple[Path, int]]]
+
+
+class Away(Exception):
+    """The tracking server is down or refuses; the message says how."""
+
+
+class Session:
+    """Imports a profile's records and running stages into the MLflow at `uri`, again and again.
+
+    Attributes:
+        written: how many stage runs it has completed so far.
+        points: how many points of running stages it has brought.
+
+    """
+
+    def __init__(self, profile: str, uri: str) -> None:
+        self.profile, self.uri = profile, uri
+        self.written = self.points = 0
+        self._store: Store | None = None
+        self._follower: Follower | None = None
+        self._seen: _Look | None = None
+
+    def take_up(self) -> None:
+        """Bring in what is new since the last pass; MLflow is not even imported until there is something.
+
+        Raises:
+            Away: the server is down or refuses. Nothing is lost: the next pass begins from what MLflow then has.
+
+        """
+        running = in_progress(self.profile)  # before the records: see Follower.follow
+        look = self._look(running)
+        if look == self._seen or not any(look):
+            return
+        self._reach(running, read_all_records(self.profile))
+        self._seen = look
+
+    def promote(self) -> list[Verdict]:
+        """Register the checkpoints there are, and judge those that no gate has judged yet."""
+        from mlflow.exceptions import MlflowException
+
+        if self._store is None:  # no records at all
+            return []
+        try:
+            with one_at_a_time(self.profile):
+                return promote(self._store, read_all_records(self.profile))
+        except (MlflowException, OSError) as error:
+            raise Away(" ".join(str(error).split())[:300]) from error
+
+    def _reach(self, running: list[Running], records: list[Record]) -> None:
+        try:
+            _require_listening(self.uri)
+            with one_at_a_time(self.profile) as others_wrote:
+                self._bring(running, records, others_wrote)
+        except OSError as error:
+            self._store = None  # what is known of it may be half written
+            raise Away(str(error)) from error
+
+    def _bring(self, running: list[Running], records: list[Record], others_wrote: bool) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._store is None:
+                self._store = Store(client(self.uri), self.profile)
+                self._follower = Follower(self._store)
+            elif others_wrote:
+                self._store.refresh()
+            assert self._follower is not None
+            self.written += Importer(self._store).import_all(records)
+            self.points += self._follower.follow(running, records)
+        except MlflowException as error:
+            raise OSError(" ".join(str(error).split())[:300]) from error
+
+    def _look(self, running: list[Running]) -> _Look:
+        """What can be seen without reading: which records there are, and how long the histories of running stages."""
+        records = frozenset((graph.data_folder(self.profile) / ".runs").glob("*/*.json"))
+        sizes = {(stage.history, stage.history.stat().st_size) for stage in running if stage.history.exists()}
+        return records, frozenset(sizes)
+
+
+def default_uri() -> str:
+    """One SQLite file for all profiles."""
+    return f"{SQLITE}{ROOT / 'data' / 'mlflow.db'}"
+
+
+def _require_listening(uri: str) -> None:
+    """Find a dead server out in moments, before MLflow is imported and retries.
+
+    Raises:
+        OSError: nothing answers there.
+
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "127.0.0.1", port), PROBE_SECONDS).close()

@@ -1,0 +1,68 @@
+"""Taking up what is new: once, or every few seconds until a pipe closes."""
+
+import os
+import select
+import sys
+import time
+from typing import IO
+
+from pipelines.track.importer import read_all_records
+from pipelines.track.session import Away, Session
+
+EVERY_SECONDS = 5.0
+MOST_SECONDS = 60.0
+"""Between two tries while the server is away; each waits twice as long as the one before."""
+LOWEST_PRIORITY = 19
+
+
+def watch(session: Session, pipe: IO[bytes], every: float = EVERY_SECONDS) -> None:
+    """Take up what is new every `every` seconds until `pipe` closes.
+
+    A server that is away is said once, tried again after longer and longer, and said to be back.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    wait, away = every, False
+    while not _closed(pipe, wait):
+        try:
+            session.take_up()
+        except Away as error:
+            wait = min(2 * wait, MOST_SECONDS)
+            if not away:
+                say(f"warning: MLflow at {session.uri} is away ({error}); what is missing arrives when it is back.")
+            away = True
+        else:
+            if away:
+                say(f"mlflow: {session.uri} is back at {time.strftime('%H:%M:%S')}")
+            wait, away = every, False
+
+
+def _closed(pipe: IO[bytes], seconds: float) -> bool:
+    """Wait so long, or until the other end of the pipe is closed."""
+    ready, _, _ = select.select([pipe], [], [], seconds)
+    return bool(ready)
+
+
+def say(line: str) -> None:
+    """One line for whoever watches."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def sum_up(session: Session) -> bool:
+    """The last pass of a session, and what came of it; whether MLflow now holds every record."""
+    records = len(read_all_records(session.profile))
+    if not records:
+        say(f"mlflow: profile {session.profile} has no run records yet")
+        return True
+    try:
+        session.take_up()
+        verdicts = session.promote()
+    except Away as error:
+        say(
+            f"warning: MLflow at {session.uri} could not take the run records ({error}); they stay in "
+            f"data/{session.profile}/.runs, and the next `make compare` or `make run` imports them."
+        )
+        return False
+    for verdict in verdicts:
+        say(f"mlflow: {verdict.sentence}")
+    say(f"mlflow: {session.written} of {records} stage runs of profile {session.profile} imported into {session.uri}")
+    return True

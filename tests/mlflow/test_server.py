@@ -1,0 +1,93 @@
+"""The follower against a real `mlflow server`, which dies and comes back while a stage runs."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.track.promotion import model_name
+from pipelines.track.store import client
+from tests.mlflow.server import Server
+from tests.pipelines.track.stage import Stage, expected, losses, rows, sft_runs
+from tests.project import PROFILE, Project
+from tests.runs import Runs
+
+pytestmark = pytest.mark.slow
+
+STATUS = 7
+PATIENCE_SECONDS = 180.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def follow(project: Project, uri: str) -> Any:
+    """A command under the follower that goes on until the file `stop` is there, and ends with a status of its own."""
+    command = ("sh", "-c", f"while [ ! -e stop ]; do sleep 0.2; done; exit {STATUS}")
+    words = ("--env", PROFILE, "--tracking-uri", uri, "--follow", "--")
+    return project.start("python", "-m", "pipelines.track", *words, *command)
+
+
+def wait_for(what: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not what():
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.5)
+
+
+def arrived(uri: str, last: int) -> bool:
+    return any(losses(uri, run) == expected(1, last) for run in sft_runs(uri, PROFILE))
+
+
+def test_metrics_arrive_late_and_whole_when_the_server_was_away(project, server, monkeypatch):
+    Runs(project.path, monkeypatch).add("pretrain", 1, PROFILE, metrics={"gain_over_bigram": 0.0})
+    log = project.path / "started.log"
+    stage = Stage(PROFILE)
+    stage.append(rows(1, 50))
+    command = follow(project, server.uri)
+    wait_for(lambda: arrived(server.uri, 50), log)
+    server.kill()
+    stage.append(rows(51, 80))
+    wait_for(lambda: "is away" in log.read_text(), log)
+    assert command.poll() is None, "the command goes on"
+    server.start()
+    stage.append(rows(81, 90))
+    wait_for(lambda: arrived(server.uri, 90), log)
+    stage.append(rows(91, 95))
+    stage.end()
+    (project.path / "stop").touch()
+    assert command.wait(PATIENCE_SECONDS) == STATUS
+    (run,) = sft_runs(server.uri, PROFILE)
+    assert (run.info.status, losses(server.uri, run)) == ("FINISHED", expected(1, 95))
+    assert log.read_text().count("is away") == 1
+    version = client(server.uri).get_model_version_by_alias(model_name(PROFILE), "base")
+    assert version.tags["k2.gate"] == "passed"
+
+
+def test_a_server_that_is_gone_for_good_costs_the_command_nothing(project, tmp_path_factory, monkeypatch):
+    with Server(tmp_path_factory.mktemp("server")) as gone:
+        Runs(project.path, monkeypatch).add("pretrain", 1, PROFILE, metrics={"gain_over_bigram": 0.0})
+        stage, log = Stage(PROFILE), project.path / "started.log"
+        stage.append(rows(1, 10))
+        command = follow(project, gone.uri)
+        wait_for(lambda: arrived(gone.uri, 10), log)
+        gone.kill()
+        stage.append(rows(11, 20))
+        stage.end()
+        (project.path / "stop").touch()
+        assert command.wait(PATIENCE_SECONDS) == STATUS
+        assert "could not take the run records" in log.read_text()
+        gone.start()
+        project.run("python", "-m", "pipelines.track", "--env", PROFILE, "--tracking-uri", gone.uri)
+        (run,) = sft_runs(gone.uri, PROFILE)
+        assert (run.info.status, losses(gone.uri, run)) == ("FINISHED", expected(1, 20))
