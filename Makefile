@@ -106,4 +106,4 @@ cluster-stop: $(READY) ## stop it, its jobs too
 	@python -m tests.cluster --stop
 
 test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may befall it
-	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 600 tests/cluster
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadgroup -m slow --timeout 900 tests/cluster

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import UserError
-from engine.launch import drain, exchange, shards
+from engine.launch import drain, exchange, fence, shards
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
@@ -37,6 +37,7 @@ def main() -> None:
     Asked to end soon (engine/launch/drain), it exits with DRAINED instead, its progress kept.
     """
     drain.install()
+    fence.end_when_superseded(LOST)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     for name in ("env", "stage", "node", "key"):
         parser.add_argument(f"--{name}", required=True)

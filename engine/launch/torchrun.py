@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import write_atomic
-from engine.launch import drain, exchange
+from engine.launch import drain, exchange, fence
 from engine.launch.lifetime import die_with_parent
 
 LOST = 3
@@ -37,6 +37,8 @@ def main() -> None:
     failed = run(asked, [*asked.command, f"--parent={os.getpid()}"])
     if not failed:
         return
+    if fence.superseded():
+        sys.exit(LOST)  # and leaves no word where a later attempt works now
     codes = {failure.exitcode for failure in failed.values()}
     if drain.DRAINED in codes and codes <= {drain.DRAINED, LOST}:
         sys.exit(drain.DRAINED)

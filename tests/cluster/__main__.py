@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines.errors import report_errors
 from tests.cluster.harness import Cluster
+from tests.project import ROOT
 
 COMPUTE = Path(__file__).with_name("compute.yml")
 
@@ -26,9 +27,9 @@ def main() -> None:
         cluster.start(lasting=True)
     print(
         f"{asked.nodes} nodes are idle (see sinfo, squeue, scancel). In the shell in which you type:\n\n"
-        f"    export SLURM_CONF={cluster.layout.conf} K2_COMPUTE={COMPUTE.relative_to(Path.cwd())}\n"
-        "    kedro run --pipelines pretrain --dry-run    # the job script\n"
-        "    make repro STAGE=pretrain                   # training as a job on two nodes\n\n"
+        f"    export SLURM_CONF={cluster.layout.conf} K2_COMPUTE={COMPUTE.relative_to(ROOT)}\n"
+        "    make smoke                                               # training stages are jobs on two nodes\n"
+        "    kedro run --env smoke --pipelines pretrain --dry-run     # the job script; without --dry-run, the job\n\n"
         "`make cluster-stop` ends it."
     )
 

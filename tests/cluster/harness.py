@@ -127,9 +127,11 @@ class Cluster:
         self.controller.stop(signal.SIGKILL)
 
     def wait_for_saved_state(self) -> None:
-        """Wait until slurmctld has saved what it knows, which takes up to 5 s; killed before, it forgets new jobs."""
+        """Wait until slurmctld has saved what it knows, some seconds after a change: killed before, it forgets."""
         begun, saved = time.time(), self.root / "state" / "job_state"
+        change = self.command("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
         wait_until(lambda: saved.exists() and saved.stat().st_mtime > begun, "state", self.root / "log/slurmctld.log")
+        self.command("scancel", change)
 
     def start_controller(self) -> None:
         """Start slurmctld anew, with the state that it saved; return when it answers."""

@@ -15,7 +15,7 @@ from tests.cluster.daemon import wait_until
 from tests.cluster.harness import Cluster
 from tests.project import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("harness")]
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ class Training:
 
     @property
     def job(self) -> str:
-        """The id of the last submitted job."""
+        """The id of the last submitted job, "" where its driver has not written it."""
         return str(json.loads((self.directory / "job.json").read_bytes())["id"])
 
     def step(self) -> int:
