@@ -116,9 +116,9 @@ def test_other_ends_are_told(tmp_path: Path, ranks: str, rc: int, failed: bool) 
     assert (code, left["rc"], left["failed"]) == (rc, rc, failed)
 
 
-@pytest.mark.parametrize("beside", ["", " & exit 85"], ids=["a step later", "at the same moment"])
-def test_a_warning_reaches_the_ranks_as_a_file(tmp_path: Path, beside: str) -> None:
+@pytest.mark.parametrize("then", ["", "exit 85;"], ids=["a step later", "at the same moment"])
+def test_a_warning_reaches_the_ranks_as_a_file(tmp_path: Path, then: str) -> None:
     """The ranks' exit code is not mistaken where they end just as the shell is woken."""
-    ranks = f'kill -USR1 $PPID{beside}; until [ -e "$K2_RUN_DIR/drain" ]; do sleep 0.02; done; exit 85'
+    ranks = f'kill -USR1 $PPID; {then} until [ -e "$K2_RUN_DIR/drain" ]; do sleep 0.02; done; exit 85'
     code, left = run(tmp_path, ranks)
     assert (code, left["rc"], left["drain"], left["failed"]) == (85, 85, True, False)
