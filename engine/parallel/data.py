@@ -149,15 +149,6 @@ def from_first(value: T) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
-def any_rank(mine: bool) -> bool:
-    """Whether `mine` holds on any rank, told to all of them."""
-    if world().size == 1:
-        return mine
-    flag = torch.tensor([mine], dtype=torch.uint8)
-    _together(lambda: dist.all_reduce(flag, op=dist.ReduceOp.MAX))
-    return bool(flag)
-
-
 def require_same(value: Any, what: str) -> None:
     """Stop on every rank unless all ranks hold an equal `value`, small and picklable; `what` is named in the error."""
     size = world().size

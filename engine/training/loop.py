@@ -30,6 +30,8 @@ LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Figures = dict[str, Any]
 LARGEST = "_max"
 """Figures whose name ends so are reduced by the maximum; all others are averaged."""
+ASKED = "asked to end soon"
+"""Travels beside a step's figures: that any rank was asked is known to all after the same step, for no message more."""
 
 
 class Optimizer(Protocol):
@@ -122,6 +124,7 @@ def train_loop(
             lr = lr_at(step)
             optimizer.set_lr(lr)
             row = {"step": step + 1, "lr": lr} | _backward(model, batch, loss_fn, settings, micro_batches, title)
+            asked = row.pop(ASKED) > 0
             verdict = guard.judge(row)
             if verdict.note:
                 journal.say(verdict.note)
@@ -129,7 +132,7 @@ def train_loop(
             if after_step is not None:
                 after_step(step + 1, row)
             journal.write(row, tokens_of(batch))
-            last, leaving = step + 1 == settings.steps, _leaving(settings, step + 1)
+            last, leaving = step + 1 == settings.steps, asked and (step + 1) % settings.resumable_every == 0
             if (step + 1) % settings.checkpoint_every == 0 or last or leaving:
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
@@ -179,11 +182,6 @@ def _checkpoint(model: K2Model, optimizer: Optimizer, store: Progress, step: int
     return store.save(step, state) if data.world().first else ""
 
 
-def _leaving(settings: LoopSettings, step: int) -> bool:
-    """Whether this run ends after `step` completed steps because any of its ranks was asked to, alike on all ranks."""
-    return step % settings.resumable_every == 0 and data.any_rank(drain.asked())
-
-
 def _require_same(state: Mapping[str, Tensor], when: str) -> None:
     if data.world().size > 1:
         data.require_same(data.checksum(state.values()), f"the weights {when}")
@@ -212,12 +210,13 @@ def _backward(
 ) -> Figures:
     """Gradients of the mean loss over all micro-batches of all ranks; loss, figures and gradient norm for the row.
 
+    And ASKED, above 0 where any rank is to end soon, which is for the loop.
     Largest logits and expert loads, which the forwards left in the model, are reduced over the ranks too.
     """
     device, world = next(model.parameters()).device, data.world()
     parts = pieces(micro_batches, world.size)
     means: dict[str, float] = {}
-    largest: dict[str, float] = {}
+    largest: dict[str, float] = {ASKED: float(drain.asked())}
     for micro in share(batch, micro_batches, world, device, title):
         with autocast(settings.dtype, device.type):
             loss, aux = loss_fn(micro)

@@ -42,8 +42,7 @@ def talk(rank, size):
     data.require_same("alike", "the answers")
     grads = [None if p.grad is None else p.grad.tolist() for p in parameters]
     return {"max": mine[:, :2].tolist(), "rest": rest.tolist(), "sum": wide.tolist(), "ints": whole.tolist(),
-            "grads": grads, "first": data.from_first(f"rank {rank}"), "said": said, "world": data.world(),
-            "any": (data.any_rank(rank == 2), data.any_rank(False))}  # fmt: skip
+            "grads": grads, "first": data.from_first(f"rank {rank}"), "said": said, "world": data.world()}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +65,6 @@ def test_sums_are_alike_on_all_ranks_and_a_missing_gradient_counts_as_zero(told)
 def test_ranks_know_their_place_and_take_the_firsts_word(told):
     assert [answer["world"] for answer in told] == [data.World(rank, 4) for rank in range(4)]
     assert {answer["first"] for answer in told} == {"rank 0"}
-
-
-def test_what_holds_on_one_rank_is_told_to_all(told):
-    assert {answer["any"] for answer in told} == {(True, False)}
-    assert data.any_rank(True)
-    assert not data.any_rank(False)
 
 
 def test_ranks_that_differ_are_stopped_everywhere_and_the_odd_one_named(told):
