@@ -31,7 +31,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory, prepared: Path, cluster
 @pytest.fixture
 def training(repository: Training, cluster: Cluster) -> Training:
     """The stage, never run, on a cluster that is well and has no job."""
-    cluster.start()
+    if not cluster.controller.alive:
+        cluster.start_controller()
     cluster.cancel_all()
     for process in cluster.job_processes():
         process.kill()

@@ -28,19 +28,7 @@ UPSTREAM = ("corpus", "rephrase", "tooluse", "tokenization")
 STEPS, EVERY = 40, 4  # a checkpoint after every so many steps
 MIDDLE = 14  # the step from which on a fault hits
 PATIENCE = 400.0  # seconds, on a machine that does other things as well
-SLURM: dict[str, Any] = {
-    "launcher": "slurm",
-    "partition": "h800",
-    "nodes": 2,
-    "gpus_per_node": 8,
-    "gres_type": "h800",
-    "processes_per_node": 1,
-    "cpus_per_task": 8,
-    "mem": "4G",
-    "time": "00:30:00",
-    "requeue_budget": 3,
-    "fabric": {"GLOO_SOCKET_IFNAME": "lo"},
-}
+SLURM: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("compute.yml").read_text())["train"]
 ARRAY = {"launcher": "slurm", "partition": "h800", "time": "00:30:00", "mem": "2G", "array": 3}
 
 
