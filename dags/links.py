@@ -15,8 +15,9 @@ import dagster as dg
 import yaml
 
 from pipelines import graph
-from pipelines.track.__main__ import HOST, default_uri
-from pipelines.track.importer import RECORD, SQLITE, experiment_name
+from pipelines.track.serve import HOST
+from pipelines.track.session import default_uri
+from pipelines.track.store import RECORD, SQLITE, experiment_name
 
 LOCAL_PAGE = f"http://{HOST}:5000"  # what `make compare` serves
 ANSWER_SECONDS = 3.0

@@ -118,10 +118,10 @@ def promote(store: Store, records: list[Record]) -> list[Verdict]:
     by_name = {record_name(record): record for record in good}
     verdicts = []
     for version in sorted(versions.values(), key=lambda version: int(version.version)):
-        gate = next((gate for gate in gates if gate.checkpoint == version.tags.get(CHECKPOINT)), None)
-        record = by_name.get(version.tags.get(RECORD, ""))
-        if gate and record and version.tags.get(JUDGED) != gate.digest:
-            verdicts.append(_judge(store, gate, version, record))
+        judge = next((gate for gate in gates if gate.checkpoint == version.tags.get(CHECKPOINT)), None)
+        told = by_name.get(version.tags.get(RECORD, ""))
+        if judge and told and version.tags.get(JUDGED) != judge.digest:
+            verdicts.append(_judge(store, judge, version, told))
     return verdicts
 
 
