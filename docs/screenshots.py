@@ -75,7 +75,7 @@ def mlflow(browser: Any, address: str, profile: str, stage: str) -> None:
     """The latest two runs of a stage side by side, or the one there is."""
     from mlflow import MlflowClient
 
-    from pipelines.track.importer import experiment_name
+    from pipelines.track.store import experiment_name
 
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name(experiment_name(profile))
