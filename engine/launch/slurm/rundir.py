@@ -21,6 +21,7 @@ from engine.errors import UserError
 from engine.launch.slurm.states import Exit
 
 SKEW_WARN_SECONDS = 5.0
+ROOM_BYTES = 1 << 20
 KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", "attempts.jsonl", "heartbeat", "failed", "exit.json")
 """Small text files that are worth keeping when the workspace goes."""
 
@@ -69,6 +70,19 @@ class RunDirectory:
                 "that this machine and the cluster's nodes share and may write."
             ) from error
         return skew(probe.stat().st_mtime - time.time(), self.path)
+
+    def require_room(self) -> None:
+        """Raise UserError where its file system is full: then no rank could leave a word on what went wrong."""
+        probe = self.path / ".room"
+        try:
+            probe.write_bytes(bytes(ROOM_BYTES))
+        except OSError as error:
+            raise UserError(
+                f"the disc is full, or cannot be written ({error.strerror}), at {self.path}: free some space and run "
+                "the same command again; it goes on from its last checkpoint."
+            ) from error
+        finally:
+            probe.unlink(missing_ok=True)
 
     @property
     def script(self) -> Path:

@@ -86,3 +86,11 @@ def test_clocks_that_disagree_are_told(tmp_path: Path, seconds: float, words: st
 )
 def test_node_names(told: str, names: list[str]) -> None:
     assert expand(told) == names
+
+
+def test_a_full_disc_is_said(tmp_path: Path) -> None:
+    RunDirectory(tmp_path).require_room()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".room").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"disc is full.*free some space"):
+        RunDirectory(tmp_path).require_room()
