@@ -93,7 +93,7 @@ def test_a_job_that_ended_unseen_is_published(training: Training, cluster: Clust
 def interrupted(training: Training, number: signal.Signals) -> Driver:
     """A driver that gets a signal while the job trains."""
     driver = training.start()
-    ranks = training.stop_in_the_middle(driver)
+    ranks = training.stop_in_the_middle(driver, step=2)
     driver.process.send_signal(number)
     training.wait_for(lambda: "Ctrl-C" in driver.said() or driver.process.poll() is not None, "an answer", None)
     training.go_on(ranks)
@@ -119,7 +119,7 @@ def test_sigterm_leaves_the_job(training: Training, cluster: Cluster) -> None:
 def test_a_second_ctrl_c_leaves_at_once(training: Training, cluster: Cluster) -> None:
     """Where the controller is dead, scancel is of no use, and nobody wants to wait for it."""
     driver = training.start()
-    ranks = training.stop_in_the_middle(driver)
+    ranks = training.stop_in_the_middle(driver, step=2)
     cluster.kill_controller()
     driver.process.send_signal(signal.SIGINT)
     training.wait_for(lambda: "Ctrl-C again" in driver.said(), "the announcement")

@@ -58,10 +58,10 @@ trap 'DRAIN=true; touch "$RUN_DIR/drain"; echo "job $JOB: asked to end soon"' US
 """
 
 RANKS = r"""
-# ---- the ranks, in the background: a shell that waits hears signals, of which SIGUSR1 (128 + 10) ends the wait
-@SRUN@ &
-RANKS=$!
-for _ in 1 2 3 4 5; do wait "$RANKS"; RC=$?; [ $RC = 138 ] || break; done
+# ---- the ranks; their exit code comes through a pipe: `wait` may lose it where the warning comes as they end
+exec 4>&1
+exec 3< <(@SRUN@ >&4; echo $?)
+read -r RC <&3 || RC=1
 """
 
 END = r"""

@@ -47,7 +47,7 @@ def test_a_job_on_several_nodes(tmp_path: Path) -> None:
     assert "export NCCL_IB_HCA==mlx5_0,mlx5_1\n" in text
     assert "\nmodule load cuda\n" in text
     assert "-m engine.launch.torchrun --processes=8 --nodes=4" in text
-    assert "--key=0123 --world &" in text
+    assert "--key=0123 --world >&4; echo $?)" in text
     assert "nvidia-smi -L" in text
     assert "scontrol requeue" in text
 
@@ -96,7 +96,7 @@ def run(path: Path, ranks: str, where: ComputeClass | None = None) -> tuple[int,
     (tools / "srun").write_text(f"#!/bin/bash\n{ranks}\n")
     (tools / "srun").chmod(0o755)
     text = render(job(path, world=False, where=where or ComputeClass("slurm", time="10")))
-    text = text.replace("export PATH=", f"export PATH={tools}:", 1)
+    text = text.replace("export PATH=", f"export SCRIPT=$$ PATH={tools}:", 1)
     environment = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash", "-c", text], env=environment, check=False, timeout=60, capture_output=True)
     return done.returncode, json.loads((path / "jobs" / "train" / "exit.json").read_bytes())
@@ -119,6 +119,6 @@ def test_other_ends_are_told(tmp_path: Path, ranks: str, rc: int, failed: bool) 
 @pytest.mark.parametrize("then", ["", "exit 85;"], ids=["a step later", "at the same moment"])
 def test_a_warning_reaches_the_ranks_as_a_file(tmp_path: Path, then: str) -> None:
     """The ranks' exit code is not mistaken where they end just as the shell is woken."""
-    ranks = f'kill -USR1 $PPID; {then} until [ -e "$K2_RUN_DIR/drain" ]; do sleep 0.02; done; exit 85'
+    ranks = f'kill -USR1 $SCRIPT; {then} until [ -e "$K2_RUN_DIR/drain" ]; do sleep 0.02; done; exit 85'
     code, left = run(tmp_path, ranks)
     assert (code, left["rc"], left["drain"], left["failed"]) == (85, 85, True, False)
