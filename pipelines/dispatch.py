@@ -136,6 +136,8 @@ def run_slurm(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None
     except JobFailed as error:
         if exchange.has_error(work.workspace, work.name) or exchange.has_lost(work.workspace, work.name):
             exchange.raise_error(work.workspace, work.name, 1)
+        if full := directory.room():
+            raise UserError(f"{error} {full}.") from error
         raise error
 
 

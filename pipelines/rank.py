@@ -77,7 +77,10 @@ def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
         found = user_error(error) or full_disc(error)
         if found is None:
             raise
-        exchange.write_error(workspace, node, str(found), rank)
+        try:
+            exchange.write_error(workspace, node, str(found), rank)
+        except OSError as unwritable:  # the disc is full: the log may take what the driver cannot be told
+            print(f"error: {found} (it cannot be handed over: {unwritable.strerror})", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

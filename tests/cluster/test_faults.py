@@ -265,7 +265,7 @@ def test_disk_full(training: Training) -> None:
         fill(work / "ballast")
         training.go_on(ranks)
         assert driver.wait() == 1
-        assert "full" in driver.said().splitlines()[-1], driver.said()
+        assert "disc" in driver.said().splitlines()[-1], driver.said()
         training.check_jobs(1)
         (work / "ballast").unlink()
         training.check_end(training.start(), jobs=2, attempts=2, first=kept)

@@ -10,6 +10,7 @@ An element of a job array has the last four lines in a folder element-I of its o
 """
 
 import json
+import shutil
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from engine.errors import UserError
 from engine.launch.slurm.states import Exit
 
 SKEW_WARN_SECONDS = 5.0
+ROOM_BYTES = 1 << 28
 KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", "attempts.jsonl", "heartbeat", "failed", "exit.json")
 """Small text files that are worth keeping when the workspace goes."""
 
@@ -69,6 +71,13 @@ class RunDirectory:
                 "that this machine and the cluster's nodes share and may write."
             ) from error
         return skew(probe.stat().st_mtime - time.time(), self.path)
+
+    def room(self) -> str:
+        """What there is to say of a file system that is full, or nearly: then no rank could leave a word; else ""."""
+        free = shutil.disk_usage(self.path).free
+        if free >= ROOM_BYTES:
+            return ""
+        return f"{free / 1e6:.0f} MB are left on the disc of {self.path}, which may be why: free some space first"
 
     @property
     def script(self) -> Path:

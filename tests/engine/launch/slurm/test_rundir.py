@@ -1,11 +1,14 @@
 """The run directory: what is in it after each step, and what a run record says of it."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.errors import UserError
+from engine.launch.slurm import rundir
 from engine.launch.slurm.rundir import RunDirectory, expand, skew
 
 
@@ -86,3 +89,11 @@ def test_clocks_that_disagree_are_told(tmp_path: Path, seconds: float, words: st
 )
 def test_node_names(told: str, names: list[str]) -> None:
     assert expand(told) == names
+
+
+def test_a_full_disc_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(rundir, "ROOM_BYTES", free // 2)
+    assert RunDirectory(tmp_path).room() == ""
+    monkeypatch.setattr(rundir, "ROOM_BYTES", free * 2)
+    assert re.search(r"\d+ MB are left on the disc of .*: free some space first", RunDirectory(tmp_path).room())
