@@ -14,6 +14,7 @@ from pipelines.track.session import Session
 from pipelines.track.store import Store, client, experiment_name
 from pipelines.track.watch import sum_up
 
+pytestmark = pytest.mark.timeout(600)  # MLflow's first use of a database waits for the disc hundreds of times
 PROFILES = iter(["smoke", "laptop", "h200", "moonlight"])
 
 

@@ -9,6 +9,7 @@ from pipelines.track.live import Tail
 from pipelines.track.session import Session
 from tests.pipelines.track.stage import Stage, expected, losses, rows, sft_runs
 
+pytestmark = pytest.mark.timeout(600)  # MLflow's first use of a database waits for the disc hundreds of times
 PROFILES = iter(["k2", "h200", "moonlight", "laptop"])
 
 

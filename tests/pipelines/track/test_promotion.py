@@ -12,6 +12,7 @@ from pipelines.track.promotion import load_gates, model_name
 from pipelines.track.session import Session
 from pipelines.track.store import client
 
+pytestmark = pytest.mark.timeout(600)  # MLflow's first use of a database waits for the disc hundreds of times
 PROFILE = "laptop"
 
 
