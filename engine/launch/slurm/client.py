@@ -1,5 +1,6 @@
 """Slurm's own commands. Each under a time limit: where the controller is dead they block for many seconds."""
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from pathlib import Path
 from engine.errors import UserError
 
 ASK_SECONDS, SUBMIT_SECONDS = 30.0, 120.0
+KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF")
+"""What sbatch, and with it the job, gets of the environment: with nothing at all (--export=NIL) Slurm would first load
+the user's login environment on the node, which takes seconds; SBATCH_… variables would overrule the script's header."""
 _DOWN = re.compile(
     r"unable to contact|connection (refused|timed out)|socket timed out|zero bytes|communication|not responding"
     r"|protocol authentication|munge|try again",
@@ -157,6 +161,7 @@ def _run(command: str, *words: str, limit: float = ASK_SECONDS) -> tuple[int, st
             text=True,
             timeout=limit,
             check=False,
+            env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
             start_new_session=True,  # Ctrl-C is for the driver alone: sbatch must not die between a job and its id
         )
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def _header(job: Job) -> str:
         "exclude": ",".join(dict.fromkeys((*where.exclude, *job.exclude))),
         "requeue": True,
         "open-mode": "append",
-        "export": "NIL",
+        "export": "ALL",
         "chdir": job.root,
         "output": job.directory / ("slurm-%A_%a.out" if job.elements else "slurm-%j.out"),
     }

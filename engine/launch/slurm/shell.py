@@ -14,7 +14,7 @@ echo "job $JOB, attempt $ATTEMPT, on $SLURM_JOB_NODELIST, $(date -Is)"
 """
 
 ENVIRONMENT = r"""
-# ---- environment: nothing of the submitter's own comes along (--export=NIL)
+# ---- environment: nothing of the submitter's own comes along: the driver calls sbatch with next to none
 export PATH=@PATH@
 export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # srun does not take it from sbatch

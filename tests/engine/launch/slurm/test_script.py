@@ -42,7 +42,7 @@ def test_a_job_on_several_nodes(tmp_path: Path) -> None:
         "job-name": "k2-train", "partition": "h800", "account": "lab", "nodes": "4", "ntasks-per-node": "1",
         "gres": "gpu:h800:8", "cpus-per-task": "96", "mem": "0", "exclusive": "", "wait-all-nodes": "1",
         "time": "1-00:00:00", "signal": "B:USR1@600", "exclude": "n7,n9", "requeue": "", "open-mode": "append",
-        "export": "NIL", "chdir": str(tmp_path), "output": f"{tmp_path}/jobs/train/slurm-%j.out",
+        "export": "ALL", "chdir": str(tmp_path), "output": f"{tmp_path}/jobs/train/slurm-%j.out",
     }  # fmt: skip
     assert "export NCCL_IB_HCA==mlx5_0,mlx5_1\n" in text
     assert "\nmodule load cuda\n" in text
