@@ -151,7 +151,14 @@ TIMED_OUT = 124
 def _run(command: str, *words: str, limit: float = ASK_SECONDS) -> tuple[int, str, str]:
     """Run one of Slurm's commands; exit code, what it printed, what it complained of."""
     try:
-        done = subprocess.run([command, *words], capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(
+            [command, *words],
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+            start_new_session=True,  # Ctrl-C is for the driver alone: sbatch must not die between a job and its id
+        )
     except FileNotFoundError:
         if command == "sacct":
             return 1, "", "no sacct"
