@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,21 @@ def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:
     (folder / name).write_text(f'#!/bin/sh\n{before}\n"{real}" "$@"\nstatus=$?\n{after}\nexit $status\n')
     os.chmod(folder / name, 0o755)
     return folder
+
+
+@contextlib.contextmanager
+def small_disc(folder: Path) -> Iterator[Path]:
+    """A folder's content on a file system of its own, of 64 MB, for as long as the block lasts."""
+    kept = folder.rename(folder.with_name(f"{folder.name}.kept"))
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    try:
+        shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+        kept.rename(folder)
 
 
 def fill(ballast: Path) -> None:
