@@ -45,6 +45,7 @@ class Room:
                 env={**ENVIRONMENT, "K2_PROFILE": PROFILE}, preexec_fn=_interruptible,  # noqa: PLW1509 - no threads
             )  # fmt: skip
         self.wait("the page answers", self._answers)
+        self.wait("the runs in the shell are reported", lambda: self.badges()["shards"][0] == "FRESH")
 
     def close(self) -> None:
         """Ctrl-C."""

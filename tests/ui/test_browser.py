@@ -43,6 +43,7 @@ def test_a_stage_is_selected_materialised_turns_green_and_shows_its_plot(room, p
     keep(page, "selected")
 
     page.get_by_role("button", name="Materialize selected").click()
+    page.get_by_text("Additional assets will be materialized").wait_for()
     page.get_by_role("button", name="Confirm").click()  # a stage runs whole: its other outputs are made with it
     room.wait("pretrain is fresh", lambda: room.badges()["pretrain_history"][1].startswith("fresh"))
     for asset in ("base_checkpoint", "pretrain_history", "pretrain_metrics"):
