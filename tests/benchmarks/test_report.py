@@ -47,7 +47,7 @@ def test_a_row_over_a_zero_baseline_has_no_ratio():
 
 def test_list_names_the_benchmarks(capsys):
     assert main(["--list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["dense", "muonclip", "rl"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["control", "dense", "muonclip", "rl"]
 
 
 def test_missing_inputs_are_named(tmp_path, capsys, monkeypatch):

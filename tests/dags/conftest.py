@@ -15,7 +15,7 @@ from tests.runs import Runs
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs(tmp_path, monkeypatch)
     code = StageCode({}, {}, {}, {})  # the scratch repository holds none
-    monkeypatch.setattr(graph, "code_of", lambda _: code)
+    monkeypatch.setattr(graph, "code_of", lambda *_: code)
     return made
 
 

@@ -42,7 +42,7 @@ def test_a_stage_shows_rows_tokens_bytes_plot_duration_and_hash(press, runs):
 
     result, command = press("pretrain", work)
     assert result.success
-    assert command[2:] == ["dvc", "repro", "-s", "conf/smoke/dvc.yaml:code", "conf/smoke/dvc.yaml:pretrain"]
+    assert command[2:] == ["pipelines.repro", "--env", "smoke", "--stage", "pretrain"]
     found = {
         event.asset_key.to_user_string(): event.materialization for event in result.get_asset_materialization_events()
     }
@@ -114,7 +114,7 @@ def test_force_is_passed_on(press, runs):
         return 0, []
 
     _, command = press("corpus", work, force=True)
-    assert "-f" in command
+    assert "--force" in command
 
 
 def test_a_run_inside_dagster_is_not_reported_a_second_time(press, runs, instance):
