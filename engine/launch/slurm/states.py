@@ -32,7 +32,7 @@ UNDER_WAY = {State.QUEUED, State.RUNNING, State.ENDING}
 WORTH_ANOTHER = {State.FAILED_INFRA, State.PREEMPTED_OUT, State.TIMED_OUT, State.LOST}
 """Ends that say nothing against the work: another job may go on from its last checkpoint."""
 MAY_NEVER_START = {
-    "PartitionNodeLimit", "PartitionTimeLimit", "PartitionDown", "PartitionInactive", "ReqNodeNotAvail",
+    "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionDown", "PartitionInactive", "ReqNodeNotAvail",
     "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin", "BadConstraints", "AccountNotAllowed", "QOSNotAllowed",
     "InvalidAccount", "InvalidQOS", "AssocGrpNodeLimit", "AssocMaxNodePerJobLimit", "QOSMaxNodePerJobLimit",
 }  # fmt: skip
