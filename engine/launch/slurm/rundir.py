@@ -98,7 +98,7 @@ class RunDirectory:
         """The last submission."""
         try:
             told = json.loads((self.path / "job.json").read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # `prepare` has a sentence for a file in the way
             return None
         lists = {name: tuple(told[name]) for name in ("elements", "previous", "excluded")}
         return Submitted(**{**told, **lists})

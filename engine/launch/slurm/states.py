@@ -32,8 +32,9 @@ UNDER_WAY = {State.QUEUED, State.RUNNING, State.ENDING}
 WORTH_ANOTHER = {State.FAILED_INFRA, State.PREEMPTED_OUT, State.TIMED_OUT, State.LOST}
 """Ends that say nothing against the work: another job may go on from its last checkpoint."""
 MAY_NEVER_START = {
-    "PartitionNodeLimit", "PartitionTimeLimit", "PartitionDown", "PartitionInactive", "ReqNodeNotAvail",
-    "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin", "BadConstraints", "AccountNotAllowed", "QOSNotAllowed",
+    "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionDown", "PartitionInactive",
+    "ReqNodeNotAvail", "BadConstraints", "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin",
+    "job_requeued_in_held_state", "launch_failed_requeued_held", "AccountNotAllowed", "QOSNotAllowed",
     "InvalidAccount", "InvalidQOS", "AssocGrpNodeLimit", "AssocMaxNodePerJobLimit", "QOSMaxNodePerJobLimit",
 }  # fmt: skip
 """Reasons for which a job may wait for ever."""

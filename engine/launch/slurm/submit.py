@@ -20,6 +20,8 @@ from engine.launch.slurm.states import UNDER_WAY, State, judge
 
 T = TypeVar("T")
 AGAIN_SECONDS = 5.0
+REFUSED = "was refused"
+"""How a submission ended that sbatch would not have."""
 
 
 def found(directory: RunDirectory, say: Callable[[str], None], interrupts: Interrupts) -> Submitted | None:
@@ -49,7 +51,11 @@ def submit(job: Job, directory: RunDirectory, say: Callable[[str], None], interr
     """
     write_atomic(directory.script, render(job).encode())
     begun = directory.begin(job.elements, job.shards)
-    number = _reached(lambda: _submit_unless_found(directory, begun.key), say, interrupts)
+    try:
+        number = _reached(lambda: _submit_unless_found(directory, begun.key), say, interrupts)
+    except client.Refused:
+        directory.update(ended=REFUSED)  # Slurm keeps some that it refused for a while, under their key
+        raise
     return directory.write(replace(begun, id=number))
 
 

@@ -68,6 +68,7 @@ def test_one_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("a file in the way")
     with pytest.raises(UserError, match=r"jobs/train cannot be written \(Not a directory\): it must lie on a file sys"):
         RunDirectory(tmp_path / "jobs" / "train").prepare()
+    assert RunDirectory(tmp_path / "jobs" / "train").record() is None
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.3, ""), (-4.0, ""), (61.0, "61 s ahead of"), (-90.2, "90 s behind")])
