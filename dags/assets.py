@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dags import report
+from dags.attending import attended_here
 from dags.execute import cause, run_logged, stage_command, track_command
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
@@ -60,6 +61,11 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
 
     """
     report.report_all(context.instance, profile)  # so that the inputs' versions are those on disc
+    with attended_here(profile, stage):
+        yield from _run_and_report(context, stage, profile, force)
+
+
+def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iterator[Any]:
     begun = time.time()
     command = stage_command(stage, profile, force)
     context.log.info(" ".join(command[2:]))

@@ -5,7 +5,6 @@ leaves exit.json there when it ends. Running the same stage again attaches to th
 sensor asks for that run, once for each end of a job. No call to Slurm is needed.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from dags.attending import attended_by_driver
 from pipelines import graph
 from pipelines.manifest import load_manifest
 
@@ -45,7 +45,7 @@ def ended_jobs(profile: str) -> Iterator[EndedJob]:
     """The ended jobs of stages that no driver attends now (it would hold the stage's lock)."""
     for stage in load_manifest().stages:
         folder = graph.data_folder(profile) / ".work" / stage
-        if _attended(folder / "lock"):
+        if attended_by_driver(profile, stage):
             continue
         for told in sorted(folder.glob("*/jobs/*/exit.json")):
             if job := _json(told.with_name("job.json")):
@@ -78,18 +78,6 @@ def detached_job_sensor(profile: str, jobs: dict[str, Any]) -> dg.SensorDefiniti
             yield dg.SkipReason("no detached job has ended")
 
     return pick_up_detached_jobs
-
-
-def _attended(lock: Path) -> bool:
-    """Whether a driver holds the stage's lock."""
-    if not lock.is_file():
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from dags.attending import attended_by_dagster
 from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, materialisation, verdict, verdict_metadata
@@ -31,6 +32,8 @@ def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
     runs = graph.data_folder(profile) / ".runs"
     fresh: list[dict[str, Any]] = []
     for stage in load_manifest().stages:
+        if attended_by_dagster(profile, stage):
+            continue  # that run reports it
         records = [record for record in read_records(runs / stage) if record["outcome"] in GOOD]
         if records:
             known = _reported(instance, graph.stage_graph(stage).outputs[-1])

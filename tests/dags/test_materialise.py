@@ -117,6 +117,20 @@ def test_force_is_passed_on(press, runs):
     assert "--force" in command
 
 
+def test_while_a_run_inside_dagster_is_at_a_stage_no_sensor_reports_it(press, runs, instance):
+    seen = []
+
+    def work(stage):
+        runs.gate_report("documents", stage, True)
+        runs.add(stage, 1)
+        runs.add("rephrase", 2)
+        seen.extend(event.asset_key.to_user_string() for event in report.unreported(instance, "smoke"))
+        return 0, []
+
+    press("corpus", work)
+    assert set(seen) == set(graph.stage_graph("rephrase").outputs)
+
+
 def test_a_run_inside_dagster_is_not_reported_a_second_time(press, runs, instance):
     def work(stage):
         runs.add(stage, 1)

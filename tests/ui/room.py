@@ -21,6 +21,8 @@ LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "dags.
 
 ASSETS = """{ assetNodes { assetKey { path } staleStatus assetChecksOrError { ... on AssetChecks { checks {
   name executionForLatestMaterialization { status evaluation { severity success description } } } } } } }"""
+MADE = """query($asset: AssetKeyInput!) { assetOrError(assetKey: $asset) { ... on Asset {
+  assetMaterializations { runId } } } }"""
 RELOAD = """mutation($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) {
   __typename ... on PythonError { message } } }"""
 LAUNCH = """mutation($parameters: ExecutionParams!) { launchPipelineExecution(executionParams: $parameters) {
@@ -93,6 +95,10 @@ class Room:
         return {
             node["assetKey"]["path"][0]: (node["staleStatus"], _plan(node)) for node in self.ask(ASSETS)["assetNodes"]
         }
+
+    def materialisations(self, asset: str) -> int:
+        """How often Dagster has an asset down as made."""
+        return len(self.ask(MADE, asset={"path": [asset]})["assetOrError"]["assetMaterializations"])
 
     def plan(self) -> dict[str, tuple[str, str]]:
         """Stage → state and reason, from a process of its own."""

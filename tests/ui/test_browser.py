@@ -51,12 +51,14 @@ def test_a_stage_is_selected_materialised_turns_green_and_shows_its_plot(room, p
     page.goto(f"{room.address}/{GROUP}")
     page.get_by_text("pretrain_history", exact=True).first.click()
     expect(page.get_by_text("stage_key").first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("is currently refreshing")).to_have_count(0, timeout=PATIENCE)
     keep(page, "green")
 
     page.goto(f"{room.address}/assets/pretrain_history?view=events")
     page.get_by_text("[Show Markdown]").first.click()
     plots = page.locator('img[src^="data:image/png"]')
     expect(plots.first).to_be_visible(timeout=PATIENCE)
+    assert room.materialisations("pretrain_history") == 1, "by the run itself, not by a sensor once more"
     names = {plot.get_attribute("alt") for plot in plots.all()}
     assert names == {"loss", "max_logit", "expert_load"}
     assert all(plot.evaluate("image => image.complete && image.naturalWidth > 300") for plot in plots.all())

@@ -49,7 +49,6 @@ def test_stale_by_code_with_all_that_hangs_on_it(room):
     plan, _ = agreed(room)
     assert plan["rephrase"][0] == "stale"
     assert plan["tokenization"] == ("stale", "its input stage rephrase is stale")
-    room.reload()
     assert room.badges()["rewrites"][0] == "STALE"
     room.project.edit("nodes/rephrase/nodes.py", "\n\nADDED = 2\n", "")
     plan, _ = agreed(room)
