@@ -20,7 +20,7 @@ def test_an_experiment_reruns_its_stage_and_every_diff_shows_it(made: Project, t
     assert json.loads(made.run("dvc", "params", "diff", "--json").stdout) == {
         name: {"sft.steps": {"old": 8, "new": 10, "diff": 2}}
     }
-    metrics = json.loads(made.run("dvc", "metrics", "diff", "--json").stdout)["diff"]
+    metrics = json.loads(made.run("dvc", "metrics", "diff", "--json").stdout)
     assert metrics[f"data/{PROFILE}/sft/metrics.json"]["steps"] == {"old": 8, "new": 10, "diff": 2}
     assert list(metrics) == [f"data/{PROFILE}/sft/metrics.json"]
     made.run("dvc", "plots", "diff", "-o", str(tmp_path / "plots"))

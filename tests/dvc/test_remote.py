@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,17 @@ def _answers(url: str, server: "subprocess.Popen[bytes]") -> None:
     raise AssertionError("moto's server does not answer")
 
 
-def remote(project: Project, *words: str) -> None:
-    """Configure the default remote in .dvc/config and commit it, as a team does."""
+@contextmanager
+def remote(project: Project, *words: str) -> Iterator[None]:
+    """The default remote, in .dvc/config and committed as a team does; without one again afterwards."""
+    before = project.run("git", "rev-parse", "HEAD").stdout.strip()
     for line in words:
         project.run("dvc", "remote", *line.split())
     project.run("git", *IDENTITY, "commit", "-qam", "remote")
+    try:
+        yield
+    finally:
+        project.run("git", "reset", "-q", "--hard", before)
 
 
 def clone(project: Project, path: Path) -> Project:
@@ -85,20 +92,20 @@ def push_and_pull(made: Project, tmp_path: Path) -> None:
 
 
 def test_a_path(made: Project, tmp_path: Path) -> None:
-    remote(made, f"add -f -d away {tmp_path}/remote")
-    push_and_pull(made, tmp_path)
+    with remote(made, f"add -d away {tmp_path}/remote"):
+        push_and_pull(made, tmp_path)
 
 
 def test_an_s3_server(made: Project, tmp_path: Path, s3: str) -> None:
-    remote(made, "add -f -d bucket s3://bucket/k2", f"modify bucket endpointurl {s3}")
-    push_and_pull(made, tmp_path)
+    with remote(made, "add -d bucket s3://bucket/k2", f"modify bucket endpointurl {s3}"):
+        push_and_pull(made, tmp_path)
 
 
 def test_a_cache_that_is_gone_is_filled_from_the_remote(made: Project, tmp_path: Path) -> None:
-    remote(made, f"add -f -d away {tmp_path}/remote")
-    made.run("dvc", "push", LEDGER)
     before = made.digests("sft")
-    shutil.rmtree(made.path / ".dvc/cache")
-    shutil.rmtree(made.data("sft", "sft_checkpoint"))
-    made.run("dvc", "pull", LEDGER)
+    with remote(made, f"add -d away {tmp_path}/remote"):
+        made.run("dvc", "push", LEDGER)
+        shutil.rmtree(made.path / ".dvc/cache")
+        shutil.rmtree(made.data("sft", "sft_checkpoint"))
+        made.run("dvc", "pull", LEDGER)
     assert made.digests("sft") == before
