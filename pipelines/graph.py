@@ -139,7 +139,9 @@ def code_of(stage: str, modules: Library | None = None) -> StageCode:
             return code_of(stage, own)
     graph = stage_graph(stage)
     catalog = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
-    return stage_code(modules, entry_points(stage), catalog, leave_out=JUDGES, waived=load_manifest().waived)
+    manifest = load_manifest()
+    wiring = manifest.stage(stage).pipeline
+    return stage_code(modules, entry_points(stage), catalog, JUDGES, manifest.waived, wiring)
 
 
 def entry_points(stage: str) -> list[str]:
@@ -147,7 +149,11 @@ def entry_points(stage: str) -> list[str]:
     graph = stage_graph(stage)
     entries = [catalog_entries(None)[name] for name in (*graph.inputs, *graph.outputs)]
     named = {str(entry[field]) for entry in entries for field in ("type", "table") if field in entry}
-    return [load_manifest().stage(stage).pipeline, f"nodes.{stage}.schema.Parameters", *sorted(named)]
+    return [
+        f"{load_manifest().stage(stage).pipeline}.create_pipeline",
+        f"nodes.{stage}.schema.Parameters",
+        *sorted(named),
+    ]
 
 
 @contextmanager

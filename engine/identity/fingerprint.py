@@ -42,6 +42,7 @@ def stage_code(
     catalog: dict[str, Any],
     leave_out: frozenset[str] = frozenset(),
     waived: frozenset[str] = frozenset(),
+    wiring: str = "",
 ) -> StageCode:
     """Fingerprint the code reachable from `entries`.
 
@@ -51,9 +52,10 @@ def stage_code(
         catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
         leave_out: modules that are reached but cannot change what the stage makes.
         waived: distributions whose version does not count.
+        wiring: the module whose functions' annotations a framework may read.
 
     """
-    found = reach(library, entries, leave_out)
+    found = reach(library, entries, leave_out, wiring)
     folders = sorted({(library.root / module.path).parent for module in found.modules.values()})
     return StageCode(
         definitions=_definitions(found),

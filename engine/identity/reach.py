@@ -24,7 +24,7 @@ class Reach:
     modules: dict[str, Module] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     wired: set[str] = field(default_factory=set)
-    """Definitions that a module among the entries names; who reads it (Kedro, a pipeline) may read annotations."""
+    """Definitions that the wiring module names."""
 
     @property
     def reads_text(self) -> bool:
@@ -32,38 +32,37 @@ class Reach:
         return any(module.reads_text for module in self.modules.values())
 
 
-def reach(library: Library, entries: list[str], leave_out: frozenset[str] = frozenset()) -> Reach:
+def reach(library: Library, entries: list[str], leave_out: frozenset[str] = frozenset(), wiring: str = "") -> Reach:
     """Follow uses from `entries`.
 
     Args:
         library: the modules.
         entries: dotted names: a module counts whole, a definition with what it uses.
         leave_out: modules (and what is below them) that cannot change what the entries make.
+        wiring: the module that hands functions to a framework, which may read their annotations.
 
     Raises:
         UserError: an entry does not exist, or an import's name is computed.
 
     """
-    walk = _Walk(library, leave_out)
+    walk = _Walk(library, leave_out, wiring)
     for entry in entries:
         if not walk.is_ours(entry):
             raise UserError(
                 f"kedro.yml or the catalog names {entry}, which is not in {library.root}: "
                 "create it or correct the entry."
             )
-        walk.use(entry, wired=False)
-    for name in [one for one in walk.found.definitions if one.rpartition(".")[0] in entries]:
-        for use in walk.found.definitions[name].uses:
-            walk.use(use, wired=True)
+        walk.use(entry)
     walk.finish()
     return walk.found
 
 
 class _Walk:
-    def __init__(self, library: Library, leave_out: frozenset[str]) -> None:
+    def __init__(self, library: Library, leave_out: frozenset[str], wiring: str) -> None:
         self.library = library
         self.found = Reach()
         self._leave_out = leave_out
+        self._wiring = wiring
         self._waiting: list[str] = []
         self._whole: set[str] = set()
         self._annotated: set[str] = set()
@@ -81,12 +80,10 @@ class _Walk:
             for imported in one.imports:
                 self._import(imported)
             for use in one.uses:
-                self.use(use)
+                self.use(use, wired=name.rpartition(".")[0] == self._wiring)
             for string in one.strings:
                 if self.library.module(string.partition(".")[0]) is not None:
                     self.use(string)
-            if name in self.found.wired:
-                self._annotations_of(name)
 
     def use(self, name: str, wired: bool = False) -> None:
         """Reach what a dotted name stands for: a module, or a definition in one."""
@@ -157,16 +154,13 @@ class _Walk:
             self.found.definitions[dotted] = module.definitions[name]
             self._waiting.append(dotted)
 
-    def _annotations_of(self, name: str) -> None:
-        self._annotated.add(name)
-        for use in self.found.definitions[name].annotation_uses:
-            self.use(use)
-
     def _read(self) -> bool:
-        """Reach what annotations name, where a module imported on the way may read them; whether any was new."""
-        if self.found.reads_text:
-            for name in self.found.definitions.keys() - self._annotated:
-                self._annotations_of(name)
+        """Reach what annotations name that something may read; whether any was new."""
+        read = self.found.definitions.keys() if self.found.reads_text else self.found.wired
+        for name in read - self._annotated:
+            self._annotated.add(name)
+            for use in self.found.definitions[name].annotation_uses:
+                self.use(use)
         return bool(self._waiting)
 
     def _registered(self) -> bool:

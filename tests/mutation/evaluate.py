@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from engine.artifacts.files import canonical_json
-from engine.identity.fingerprint import StageCode, stage_code
+from engine.identity.fingerprint import StageCode
 from engine.identity.library import Library
 from pipelines import graph
-from pipelines.graph import JUDGES
 from tests.mutation.mutations import Mutation, behaviour, modules, neutral
 from tests.mutation.oracle import STAGES, Oracle, make
 from tests.project import Project
@@ -58,14 +57,7 @@ class Bench:
 
     def fingerprints(self, library: Library) -> dict[str, StageCode]:
         """Each stage's code."""
-        return {stage: self.code(stage, library) for stage in STAGES}
-
-    def code(self, stage: str, library: Library) -> StageCode:
-        """One stage's code, as graph.code_of makes it, below another root."""
-        outline = graph.stage_graph(stage)
-        names = (*outline.inputs, *outline.outputs)
-        catalog = {name: graph._identity_of(graph.catalog_entries(None)[name]) for name in names}
-        return stage_code(library, graph.entry_points(stage), catalog, JUDGES)
+        return {stage: graph.code_of(stage, library) for stage in STAGES}
 
     def stale(self, mutation: Mutation) -> set[str]:
         """The stages that a mutation makes stale."""

@@ -164,7 +164,7 @@ def test_swapped_imports_and_reexports_count(project: Path) -> None:
 def test_annotations_count_where_they_may_be_read(project: Path) -> None:
     def hashes(entry: str, near: str) -> dict[str, str]:
         write(project, {"app/entry.py": entry, "app/near.py": near})
-        return stage_code(Library(project), ["app.entry"], {}).definitions
+        return stage_code(Library(project), ["app.entry"], {}, wiring="app.entry").definitions
 
     wired, called = "from app.near import f\nNODES = [f]\n", "from app.near import f\ndef g():\n    return f(1)\n"
     inner = "def f(x: int):\n    return h(x)\n\ndef h(x: {}) -> {}:\n    return x\n"
