@@ -100,7 +100,7 @@ test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early c
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
 
 test-ui: $(READY) ## Dagster's page in a real browser (chromium), and that it agrees with make plan; SCREENSHOTS=dir keeps views
-	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1200 tests/ui
+	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1800 tests/ui
 
 screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
 	python docs/screenshots.py --env $(PROFILE)
