@@ -115,7 +115,7 @@ test-mutate: $(READY) ## fingerprints: every stage and parameter, 500 seeded edi
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation
 
 test-ui: $(READY) ## Dagster's page in a real browser (chromium), and that it agrees with make plan; SCREENSHOTS=dir keeps views
-	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1200 tests/ui
+	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1800 tests/ui
 
 screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
 	python docs/screenshots.py --env $(PROFILE)

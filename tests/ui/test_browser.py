@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from tests.project import ROOT
 
 pytestmark = pytest.mark.slow
-PATIENCE = 120_000  # ms
+PATIENCE = 600_000  # ms
 SETTLE = 2_500  # ms that the graph takes to move into place
 GROUP = "asset-groups?expanded=global%40global%3Apretraining"
 
