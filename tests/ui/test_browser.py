@@ -46,8 +46,8 @@ def test_a_stage_is_selected_materialised_turns_green_and_shows_its_plot(room, p
     page.get_by_text("Additional assets will be materialized").wait_for()
     page.get_by_role("button", name="Confirm").click()  # a stage runs whole: its other outputs are made with it
     room.wait("pretrain is fresh", lambda: room.badges()["pretrain_history"][1].startswith("fresh"))
-    for asset in ("base_checkpoint", "pretrain_history", "pretrain_metrics"):
-        assert room.badges()[asset][0] == "FRESH"
+    made = ("base_checkpoint", "pretrain_history", "pretrain_metrics")
+    room.wait("all of it is green", lambda: {room.badges()[asset][0] for asset in made} == {"FRESH"})
     page.goto(f"{room.address}/{GROUP}")
     page.get_by_text("pretrain_history", exact=True).first.click()
     expect(page.get_by_text("stage_key").first).to_be_visible(timeout=PATIENCE)
