@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ ASK_SECONDS, SUBMIT_SECONDS = 30.0, 120.0
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF")
 """What sbatch, and with it the job, gets of the environment: with nothing at all (--export=NIL) Slurm would first load
 the user's login environment on the node, which takes seconds; SBATCH_… variables would overrule the script's header."""
+KEY = "K2_KEY"
+"""The variable by which a job knows its own idempotency key."""
 _DOWN = re.compile(
     r"unable to contact|connection (refused|timed out)|socket timed out|zero bytes|communication|not responding"
     r"|protocol authentication|munge|try again",
@@ -57,7 +60,8 @@ def sbatch(script: Path, key: str) -> str:
         Unreachable: the controller did not answer; it may have taken the job all the same.
 
     """
-    status, out, error = _run("sbatch", "--parsable", f"--comment={key}", str(script), limit=SUBMIT_SECONDS)
+    words = ("--parsable", f"--comment={key}", str(script))
+    status, out, error = _run("sbatch", *words, limit=SUBMIT_SECONDS, variables={KEY: key})
     if status:
         if status == TIMED_OUT or _DOWN.search(error):
             raise Unreachable(error)
@@ -152,7 +156,9 @@ def requeue(job: str) -> str:
 TIMED_OUT = 124
 
 
-def _run(command: str, *words: str, limit: float = ASK_SECONDS) -> tuple[int, str, str]:
+def _run(
+    command: str, *words: str, limit: float = ASK_SECONDS, variables: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
     """Run one of Slurm's commands; exit code, what it printed, what it complained of."""
     try:
         done = subprocess.run(
@@ -161,7 +167,7 @@ def _run(command: str, *words: str, limit: float = ASK_SECONDS) -> tuple[int, st
             text=True,
             timeout=limit,
             check=False,
-            env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
+            env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | dict(variables or {}),
             start_new_session=True,  # Ctrl-C is for the driver alone: sbatch must not die between a job and its id
         )
     except FileNotFoundError:

@@ -92,6 +92,7 @@ def _begin(job: Job) -> str:
     directory = shlex.quote(str(job.directory))
     return _fill(
         shell.BEGIN,
+        DIRECTORY=directory,
         RUN_DIR=f"{directory}/element-$SLURM_ARRAY_TASK_ID" if job.elements else directory,
         JOB="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.elements else "$SLURM_JOB_ID",
         WORKSPACE=shlex.quote(str(job.workspace)),

@@ -6,6 +6,11 @@ RUN_DIR=@RUN_DIR@
 WORKSPACE=@WORKSPACE@
 JOB=@JOB@
 ATTEMPT=${SLURM_RESTART_COUNT:-0}
+# A killed controller may take a job that has ended for one that runs, and start it once more: its time is over.
+if [ -n "${K2_KEY:-}" ] && [ "$(cat @DIRECTORY@/key 2> /dev/null)" != "$K2_KEY" ]; then
+  echo "job $JOB is not the one that $RUN_DIR waits for: nothing is done"
+  exit 0
+fi
 mkdir -p "$RUN_DIR"
 rm -f "$RUN_DIR"/exit.json "$RUN_DIR"/drain "$RUN_DIR"/DONE "$RUN_DIR"/failed "$RUN_DIR"/heartbeat
 printf '{"job": "%s", "attempt": %d, "begun": %d, "nodes": "%s"}\n' "$JOB" "$ATTEMPT" "$(date +%s)" \
