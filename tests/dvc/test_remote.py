@@ -75,7 +75,7 @@ def clone(project: Project, path: Path) -> Project:
     """A fresh clone: what git holds, no cache, no data."""
     subprocess.run(["git", "clone", "-q", str(project.path), str(path)], check=True)
     copy = Project.__new__(Project)
-    copy.path = path
+    copy.path, copy.environment = path, {}
     return copy
 
 
