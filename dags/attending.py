@@ -29,7 +29,7 @@ def attended_by_driver(profile: str, stage: str) -> bool:
 
 
 def _work(profile: str, stage: str) -> Path:
-    return graph.data_folder(profile) / ".work" / stage
+    return graph.work_folder(profile) / stage
 
 
 def _mark(profile: str, stage: str) -> Path:

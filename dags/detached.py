@@ -15,6 +15,7 @@ import dagster as dg
 
 from dags.attending import attended_by_driver
 from pipelines import graph
+from pipelines.dispatch import JOBS
 from pipelines.manifest import load_manifest
 
 
@@ -44,10 +45,10 @@ class EndedJob:
 def ended_jobs(profile: str) -> Iterator[EndedJob]:
     """The ended jobs of stages that no driver attends now (it would hold the stage's lock)."""
     for stage in load_manifest().stages:
-        folder = graph.data_folder(profile) / ".work" / stage
+        folder = graph.work_folder(profile) / stage
         if attended_by_driver(profile, stage):
             continue
-        for told in sorted(folder.glob("*/jobs/*/exit.json")):
+        for told in sorted(folder.glob(f"*/{JOBS}/*/exit.json")):
             if job := _json(told.with_name("job.json")):
                 end = _json(told)
                 yield EndedJob(

@@ -17,6 +17,14 @@ PLOT_WIDTH = 720  # pixels; a plot inside the event log has to be small
 MOST_PLOTS = 4
 
 
+def latest_check(instance: dg.DagsterInstance, dataset: str, check: str) -> dg.AssetCheckEvaluation | None:
+    """An asset's latest evaluation of a check; None if it was never evaluated."""
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(dataset), check))
+    event = record.event.dagster_event if record and record.event else None
+    data = event.event_specific_data if event else None
+    return data if isinstance(data, dg.AssetCheckEvaluation) else None
+
+
 def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -> dict[str, Any]:
     """Dagster metadata of a dataset as it is published now.
 

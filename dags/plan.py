@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 
 from dags.home import PROFILE_VARIABLE, chosen_profile
+from dags.metadata import latest_check
 from dags.versions import working_tree
 from engine.artifacts.files import digest_bytes
 from pipelines import graph
@@ -109,12 +110,10 @@ def _read(profile: str) -> Plan:
 
 def _known(instance: dg.DagsterInstance, dataset: str) -> dict[str, Any] | None:
     """What the latest evaluation of an asset's check says."""
-    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(dataset), PLAN))
-    event = record.event.dagster_event if record and record.event else None
-    data = event.event_specific_data if event else None
-    if not isinstance(data, dg.AssetCheckEvaluation):
+    found = latest_check(instance, dataset, PLAN)
+    if found is None:
         return None
-    return {name: data.metadata[name].value for name in ("state", "reason", "record") if name in data.metadata}
+    return {name: found.metadata[name].value for name in ("state", "reason", "record") if name in found.metadata}
 
 
 def _sentence(entry: dict[str, str | None]) -> str:

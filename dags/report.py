@@ -16,7 +16,7 @@ import dagster as dg
 from dags.attending import attended_by_dagster
 from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
-from dags.metadata import CHECK, materialisation, verdict, verdict_metadata
+from dags.metadata import CHECK, latest_check, materialisation, verdict, verdict_metadata
 from dags.versions import code_version
 from engine.identity.records import GOOD, read_records
 from pipelines import graph
@@ -89,11 +89,8 @@ def _refusals(instance: dg.DagsterInstance, profile: str) -> Iterator[dg.AssetCh
 
 def _latest_report(instance: dg.DagsterInstance, dataset: str) -> str | None:
     """The digest of the gate report that an asset's latest check evaluation was made from."""
-    key = dg.AssetCheckKey(dg.AssetKey(dataset), CHECK)
-    record = instance.get_latest_asset_check_evaluation_record(key)
-    event = record.event.dagster_event if record and record.event else None
-    data = event.event_specific_data if event else None
-    return str(data.metadata["report"].value) if isinstance(data, dg.AssetCheckEvaluation) else None
+    found = latest_check(instance, dataset, CHECK)
+    return str(found.metadata["report"].value) if found else None
 
 
 def _events(profile: str, record: dict[str, Any]) -> Iterator[Event]:

@@ -54,12 +54,12 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
     if not source.is_dir():
         raise UserError(f"{source} is no directory: give SOURCE=… one with config.json and safetensors.")
     stage = graph.producer(dataset)
-    folder = graph.data_folder(profile)
+    folder, work = graph.data_folder(profile), graph.work_folder(profile) / stage
     code.write_files(profile)
-    with lock(folder / ".work" / stage / "lock", f"stage {stage} of profile {profile}"):
+    with lock(work / "lock", f"stage {stage} of profile {profile}"):
         begun, clock = records.now(), time.monotonic()
         parts = _parts(stage, profile)
-        workspace = folder / ".work" / stage / "import"
+        workspace = work / "import"
         shutil.rmtree(workspace, ignore_errors=True)
         try:
             origin = {"path": str(source.resolve()), "digest": _digest(source)}

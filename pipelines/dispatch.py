@@ -12,7 +12,7 @@ from kedro.pipeline.node import Node
 
 from engine.errors import UserError
 from engine.launch import exchange
-from engine.launch.compute import ComputeClass
+from engine.launch.compute import SHORT_SPIN, ComputeClass
 from engine.launch.slurm.run import JobFailed, run_job
 from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
@@ -26,10 +26,6 @@ SHARDED = "sharded"
 """Tag of the nodes whose items several processes may share (engine/launch/shards)."""
 JOBS = "jobs"
 """Folder of a workspace in which each dispatched node has its run directory."""
-
-# Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
-# second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
-SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 
 Say = Callable[[str], None]
 

@@ -109,6 +109,11 @@ def data_folder(profile: str | None) -> Path:
     return ROOT / "data" / load_manifest().profile(profile)
 
 
+def work_folder(profile: str | None) -> Path:
+    """data/<profile>/.work, where stages that are running work: `<stage>/<stage key>/`, and their locks."""
+    return data_folder(profile) / ".work"
+
+
 def dvc_file(profile: str) -> Path:
     """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
     return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"

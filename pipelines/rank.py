@@ -50,7 +50,7 @@ def main() -> None:
     if asked.parent is not None or drain.run_directory():
         die_with_parent(asked.parent or os.getppid())
     with report_errors():
-        workspace = graph.data_folder(load_manifest().profile(asked.env)) / ".work" / asked.stage / asked.key
+        workspace = graph.work_folder(load_manifest().profile(asked.env)) / asked.stage / asked.key
         if not workspace.is_dir():
             raise UserError(
                 f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {asked.stage}`."

@@ -92,7 +92,7 @@ def _free(lock: int, how: int) -> bool:
 
 def _open(profile: str, name: str) -> int:
     """The lock file of a stage of a ledger; still open, and locked, in the program that this process becomes."""
-    path = graph.data_folder(profile) / ".work" / ".turns" / name
+    path = graph.work_folder(profile) / ".turns" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     os.set_inheritable(lock, True)

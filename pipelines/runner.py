@@ -28,7 +28,7 @@ from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
-from engine.training.journal import HISTORY, TIMING, TRAINING
+from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from pipelines import code, dispatch, graph
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
@@ -71,12 +71,12 @@ class StageRun:
 
     def execute(self) -> None:
         """Run the stage's nodes under its lock; write the record whether they succeed or fail."""
-        folder = graph.data_folder(self.context.profile)
+        folder, work = graph.data_folder(self.context.profile), graph.work_folder(self.context.profile) / self.stage
         what = f"stage {self.stage} of profile {self.context.profile}"
-        with lock(folder / ".work" / self.stage / "lock", what) as held:
+        with lock(work / "lock", what) as held:
             parts = self._key_parts()
             key = stage_key(**parts)
-            workspace = self._workspace(folder, key)
+            workspace = self._workspace(work / key)
             self.catalog.save(WORKSPACE, workspace)
             say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
             begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
@@ -99,7 +99,7 @@ class StageRun:
         except UserError as error:
             key = "0" * 16
             say(f"stage {self.stage}: its key is not known yet ({error})")
-        workspace = graph.data_folder(self.context.profile) / ".work" / self.stage / key
+        workspace = graph.work_folder(self.context.profile) / self.stage / key
         for node in self.nodes:
             print(dispatch.script_of(self._work(node, workspace)))
 
@@ -121,9 +121,9 @@ class StageRun:
             "inputs": inputs,
         }
 
-    def _workspace(self, folder: Path, key: str) -> Path:
+    def _workspace(self, workspace: Path) -> Path:
         """The stage's own place for work in progress; work under another key of this stage is dropped."""
-        workspace, fresh = folder / ".work" / self.stage / key, bool(os.environ.get(FRESH))
+        fresh = bool(os.environ.get(FRESH))
         for other in workspace.parent.glob("*/"):
             if fresh or other != workspace:
                 dispatch.refuse_or_cancel(other, self.stage, fresh, say)
@@ -218,15 +218,16 @@ class StageRun:
 
     def _keep(self, workspace: Path, folder: Path) -> None:
         """Copy what is worth keeping of a workspace that is about to go: history, clocks, the jobs' small files."""
-        found = [(left, Path(name)) for name in (HISTORY, TIMING) if (left := _left(workspace, name))]
-        found += [(file, file.relative_to(workspace)) for name in KEPT for file in workspace.glob(f"jobs/*/**/{name}")]
+        found = [(left, Path(name)) for name in (HISTORY, TIMING) if (left := left_by_training(workspace, name))]
+        of_jobs = [file for name in KEPT for file in workspace.glob(f"{dispatch.JOBS}/*/**/{name}")]
+        found += [(file, file.relative_to(workspace)) for file in of_jobs]
         for file, name in found:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / name)
 
     def _training(self, workspace: Path) -> dict[str, Any] | None:
         """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""
-        told = _left(workspace, TRAINING)
+        told = left_by_training(workspace, TRAINING)
         return dict(json.loads(told.read_bytes())) if told else None
 
     def _metrics(self) -> dict[str, Any]:
@@ -237,11 +238,6 @@ class StageRun:
 def say(line: str) -> None:
     """One line for whoever watches."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _left(workspace: Path, name: str) -> Path | None:
-    """A file that a node left in its workspace, or in the folder `training` there."""
-    return next((path for path in (workspace / name, workspace / "training" / name) if path.exists()), None)
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -10,6 +10,10 @@ from engine.errors import UserError
 LAUNCHERS = ("inplace", "local", "slurm")
 CONTAINERS = ("none", "pyxis", "apptainer")
 EVERYWHERE, LOCALLY = {"launcher"}, {"processes"}
+# Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
+# second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
+SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
+"""Part of the environment of a rank, wherever it runs."""
 _TIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

@@ -59,7 +59,7 @@ def _on_signal(number: int, frame: object) -> None:
 
 def _file_is_there() -> bool:
     """Whether the file `drain` has been seen; on a shared file system it may be seen late, so it is asked again."""
-    global _signalled, _last_look  # noqa: PLW0603
+    global _signalled, _last_look  # noqa: PLW0603 - as above
     directory, now = run_directory(), time.monotonic()
     if directory is None or now - _last_look < LOOK_EVERY_SECONDS:
         return False

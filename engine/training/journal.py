@@ -20,6 +20,11 @@ HISTORY, TIMING, TRAINING = "history.jsonl", "timing.jsonl", "training.json"
 """A row a step; its clocks; and what a finished run leaves: how far, on how many ranks, the digest of its state."""
 
 
+def left_by_training(workspace: Path, name: str) -> Path | None:
+    """A file of a stage's training, which works in the stage's workspace or in the folder `training` there."""
+    return next((path for path in (workspace / name, workspace / "training" / name) if path.exists()), None)
+
+
 class Journal:
     """The journal in `work` of a run of `steps` steps, `done` of them in earlier attempts; `speaks` on the first rank.
 

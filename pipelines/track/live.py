@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.identity.records import BEGUN
-from engine.training.journal import HISTORY
+from engine.training.journal import HISTORY, left_by_training
 from pipelines import graph
 from pipelines.track.curves import Point, points_of
 from pipelines.track.importer import live_name, milliseconds, open_version, origin, parameters_of, provisional
@@ -31,13 +31,12 @@ class Running:
 def in_progress(profile: str) -> list[Running]:
     """Every stage of a profile that has begun and whose workspace is there, killed ones too."""
     found = []
-    for path in sorted((graph.data_folder(profile) / ".work").glob(f"*/*/{BEGUN}")):
-        inside = path.parent / "training" / HISTORY
+    for path in sorted(graph.work_folder(profile).glob(f"*/*/{BEGUN}")):
         try:
             begun = json.loads(path.read_bytes())
         except FileNotFoundError:  # finished and removed since it was listed
             continue
-        found.append(Running(begun, inside if inside.exists() else path.parent / HISTORY))
+        found.append(Running(begun, left_by_training(path.parent, HISTORY) or path.parent / HISTORY))
     return found
 
 

@@ -1,7 +1,6 @@
 """What a person types, and what becomes of it: dispatch of the graph's own stages to a real Slurm."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,6 @@ from tests.cluster.harness import Cluster
 from tests.cluster.training import STAGE, Driver, Training, command
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, prepared: Path, cluster: Cluster) -> Training:
-    return Training(tmp_path_factory.mktemp("repository") / "project", prepared, cluster)
 
 
 @pytest.fixture

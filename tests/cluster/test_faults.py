@@ -5,7 +5,6 @@ run's weights, history and final state, no step lost or doubled, and never two j
 """
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,6 @@ from tests.cluster.harness import Cluster
 from tests.cluster.training import MIDDLE, Training, fill, shim, small_disc
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory, prepared: Path, cluster: Cluster) -> Training:
-    return Training(tmp_path_factory.mktemp("repository") / "project", prepared, cluster)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,12 +15,6 @@ from tests.cluster.harness import Cluster
 from tests.project import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("harness")]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
 
 
 def submit(cluster: Cluster, output: Path, script: str, *words: str) -> str:

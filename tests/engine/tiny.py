@@ -52,3 +52,13 @@ def recorded(model):
     for router in model.routers().values():
         router.load_E.zero_()
     return maxima, loads
+
+
+DECODED = {
+    "plain": {},
+    "no q-LoRA": {"q_lora_rank": None},
+    "dense only": {"first_k_dense_replace": 3},
+    "YaRN": {"rope_scaling": YARN},
+    "v wider than q and k": {"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 16},
+}
+"""Shapes that are decoded: what is changed in `config` for each."""

@@ -19,11 +19,13 @@ from typing import Any
 
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
+from engine.launch.fence import ATTEMPTS
+from engine.launch.heartbeat import WATCHED
 from engine.launch.slurm.states import Exit
 
 SKEW_WARN_SECONDS = 5.0
 ROOM_BYTES = 1 << 28
-KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", "attempts.jsonl", "heartbeat", "failed", "exit.json")
+KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", ATTEMPTS, WATCHED, "failed", "exit.json")
 """Small text files that are worth keeping when the workspace goes."""
 
 
@@ -135,7 +137,7 @@ class RunDirectory:
 
     def attempts(self, element: int | None = None) -> list[dict[str, Any]]:
         """The lines of attempts.jsonl: beginnings (`begun`) and ends (`ended`), in order."""
-        path = self.of(element) / "attempts.jsonl"
+        path = self.of(element) / ATTEMPTS
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def record(self) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.launch.compute import ComputeClass
+from engine.launch.compute import SHORT_SPIN, ComputeClass
 from engine.launch.drain import DRAINED
 from engine.launch.slurm import shell
 from engine.launch.slurm.states import HEALTH
@@ -103,7 +103,7 @@ def _environment(job: Job) -> str:
     """Paths of this interpreter and of Slurm, the fabric's variables, the site's own lines."""
     slurm = Path(shutil.which("sbatch") or "/usr/bin/sbatch").parent
     path = ":".join(dict.fromkeys([str(Path(sys.executable).parent), str(slurm), *BASE_PATH.split(":")]))
-    ours = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000"}
+    ours = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", **SHORT_SPIN}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in {**ours, **job.where.fabric}.items()]
     return _fill(shell.ENVIRONMENT, PATH=shlex.quote(path), EXPORTS="\n".join([*exports, *job.where.environment]))
 

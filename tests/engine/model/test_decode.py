@@ -7,15 +7,8 @@ from engine.model.cache import LatentCache
 from engine.model.model import K2Model
 from engine.model.size import cache_size
 from tests.engine.model.held import held_bytes
-from tests.engine.tiny import YARN, config
+from tests.engine.tiny import DECODED, config
 
-CASES = {
-    "plain": {},
-    "no q-LoRA": {"q_lora_rank": None},
-    "dense only": {"first_k_dense_replace": 3},
-    "YaRN": {"rope_scaling": YARN},
-    "v wider than q and k": {"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 16},
-}
 LENGTHS = (9, 1, 6, 4)
 NEW = 7
 PROMPTS = [torch.randint(0, 61, (n + NEW,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
@@ -35,7 +28,7 @@ def prompts(model):
     return ids, LatentCache(model.config, len(LENGTHS), longest + NEW, start)
 
 
-@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("changes", DECODED.values(), ids=DECODED)
 @torch.no_grad()
 def test_ragged_rows_decode_to_the_logits_of_their_own_full_forward(changes):
     model = model_of(changes)

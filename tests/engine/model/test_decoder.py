@@ -9,14 +9,10 @@ from engine.model.model import K2Model
 from engine.model.size import config_from_parameters
 from kernels.experts import FEW
 from pipelines import graph
-from tests.engine.tiny import YARN, config
+from tests.engine.tiny import DECODED, config
 
 CASES = {
-    "plain": {},
-    "no q-LoRA": {"q_lora_rank": None},
-    "dense only": {"first_k_dense_replace": 3},
-    "YaRN": {"rope_scaling": YARN},
-    "v wider than q and k": {"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 16},
+    **DECODED,
     "odd ranks": {"kv_lora_rank": 15, "q_lora_rank": 13, "qk_nope_head_dim": 7},
 }
 LENGTHS = (9, 1, 6, 4)
