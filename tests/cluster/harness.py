@@ -152,9 +152,16 @@ class Cluster:
     def node_up(self, name: str) -> None:
         """Have a node that is down back in service, and wait until it is idle."""
         self.start_node(name)
-        if self.state(name).startswith(("DOWN", "DRAIN")):
-            self.scontrol("update", f"nodename={name}", "state=resume")
+        if self._is_out(name):
+            try:
+                self.scontrol("update", f"nodename={name}", "state=resume")
+            except AssertionError:
+                if self._is_out(name):  # else it has registered, and so returned by itself, a moment before
+                    raise
         self.wait_for_nodes([name])
+
+    def _is_out(self, name: str) -> bool:
+        return self.state(name).startswith(("DOWN", "DRAIN"))
 
     # ---- what it says
 
