@@ -33,6 +33,7 @@ from pipelines import code, dispatch, graph
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
+from pipelines.recall import recall
 
 
 class StageRunner(SequentialRunner):
@@ -83,12 +84,13 @@ class StageRun:
             self._say_begun(workspace, {"key": key, "parts": parts, **begun})
             clock = time.monotonic()
             try:
-                for node in self.nodes:
+                earlier = recall(self.context.profile, self.stage, key, workspace, say)
+                for node in self.nodes if earlier is None else ():
                     self._run_node(node, workspace, held)
             except BaseException as error:
                 self._record(folder, key, parts, begun, clock, workspace, error)
                 raise
-            self._record(folder, key, parts, begun, clock, workspace, None)
+            self._record(folder, key, parts, begun, clock, workspace, None, earlier)
             shutil.rmtree(workspace)
             say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
 
@@ -182,8 +184,12 @@ class StageRun:
         clock: float,
         workspace: Path,
         error: BaseException | None,
+        earlier: dict[str, Any] | None = None,
     ) -> None:
-        """Append the run record, with what is worth keeping of the workspace beside it."""
+        """Append the run record, with what is worth keeping of the workspace beside it.
+
+        `earlier` is the record of the run whose outputs were brought back in place of running.
+        """
         outline = graph.stage_graph(self.stage)
         profile, seconds = self.context.profile, self.context.node_seconds
         whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
@@ -203,10 +209,11 @@ class StageRun:
             "training": self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
+            **(records.recalled(earlier) if earlier else {}),
         }
         runs = folder / ".runs" / self.stage
         kept = records.record_path(runs, record).with_suffix("")
-        self._keep(workspace, kept)
+        self._keep(earlier["path"].with_suffix("") if earlier else workspace, kept)
         # last: who sees the record sees what lies beside it
         records.write_record(runs, {**record, "jobs": self._jobs(workspace, kept)})
 

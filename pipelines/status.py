@@ -1,7 +1,8 @@
 """`make plan`: every stage as fresh, stale, missing or failed, with the first reason and how long it will take.
 
-A stage is fresh if the last good run of it had today's key and its outputs are the ones that run left. The key is
-the same one that the stage itself makes, so the plan, DVC and the Dagster badges agree.
+A stage is fresh if a good run of it had today's key and its outputs are the ones that run left. The key is the same
+one that the stage itself makes, so the plan, DVC and the Dagster badges agree. It has failed if its last run did, under
+today's key: another key has not been tried.
 
     python -m pipelines.status --env laptop
 """
@@ -16,7 +17,7 @@ from rich.markup import escape
 from engine.identity.difference import differences
 from engine.identity.key import stage_key
 from engine.identity.library import Library
-from engine.identity.records import ADOPTED, GOOD, read_records
+from engine.identity.records import ADOPTED, GOOD, RECALLED, read_records
 from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.errors import report_errors
@@ -61,21 +62,34 @@ def _status(
     outline = graph.stage_graph(stage)
     runs = read_records(graph.data_folder(profile) / ".runs" / stage)
     good = [run for run in runs if run["outcome"] in GOOD]
-    last = good[-1] if good else None
     parts = stage_file(stage, profile, modules)
     inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
     whole = {name: digest for name, digest in inputs.items() if digest is not None}
     key = stage_key(**parts, inputs=whole) if len(whole) == len(inputs) else None
     now = {**parts, "inputs": inputs}
+    last = _to_compare_with(good, key, profile)
     state, reason = _judge(profile, outline, runs, last, key, now, before)
     seconds = float(last["seconds"]) if last else None
     return StageStatus(stage, state, reason, key, last, seconds, estimate(good), now)
 
 
+def _to_compare_with(good: list[dict[str, Any]], key: str | None, profile: str | None) -> dict[str, Any] | None:
+    """The good run that made what is there under today's key (`git` and `dvc checkout` bring older ones back).
+
+    Where none did, the last good run; None if there was none.
+    """
+    made_this = [
+        run
+        for run in good
+        if run["key"] == key and all(graph.digest_of(profile, name) == was for name, was in run["outputs"].items())
+    ]
+    return (made_this or good)[-1] if good else None
+
+
 def estimate(good: list[dict[str, Any]]) -> float | None:
     """How long a stage will take: the median of its good runs; None if it never ran."""
-    # an adopted output took no time of the stage's own
-    took = [float(run["seconds"]) for run in good if run["outcome"] != ADOPTED]
+    # outputs that were adopted or came back took no time of the stage's own
+    took = [float(run["seconds"]) for run in good if run["outcome"] not in {ADOPTED, RECALLED}]
     return median(took) if took else None
 
 
@@ -88,7 +102,7 @@ def _judge(
     now: dict[str, Any],
     before: dict[str, StageStatus],
 ) -> tuple[State, str]:
-    if runs and runs[-1]["outcome"] == "failed":
+    if runs and runs[-1]["outcome"] == "failed" and runs[-1]["key"] == key:
         return "failed", str(runs[-1]["error"])
     if last is None:
         return "missing", "never run"
@@ -109,7 +123,8 @@ def _judge(
         return "stale", f"{changes[0]}{more}" if changes else "nothing that the record shows"
     if last["outcome"] == ADOPTED:
         return "fresh", f"adopted from {last['origin']['path']}"
-    return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}"
+    back = f", brought back from {last['origin']['record']}" if last["outcome"] == RECALLED else ""
+    return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}{back}"
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ class Runs:
         profile: str = "smoke",
         outcome: str = "success",
         metrics: dict[str, float] | None = None,
+        key: str | None = None,
         **parameters: Any,
     ) -> dict[str, Any]:
         """One run of `stage`, finished at that minute; its outputs' content depends on `parameters` alone."""
@@ -39,7 +40,7 @@ class Runs:
         record = {
             "stage": stage,
             "profile": profile,
-            "key": f"{minute:016x}",
+            "key": key or f"{minute:016x}",
             "parts": {
                 "code": {"modules": {}},
                 "parameters": {f"{stage}.{name}": value for name, value in parameters.items()},

@@ -31,6 +31,11 @@ def publish_by_hash(source: Path, target: Path, store: Path) -> None:
     assert digest is not None, f"{source} is not sealed"
     held = store / digest
     publish(source, held)
+    publish_links(held, target)
+
+
+def publish_links(held: Path, target: Path) -> None:
+    """Put the manifest of a payload in the store, and links to its files, at `target`, whole."""
     partial = target.with_name(f".{target.name}.links")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

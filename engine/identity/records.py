@@ -15,11 +15,12 @@ from typing import Any
 from engine.artifacts.files import canonical_json, write_atomic
 
 SCHEMA = 1
-ADOPTED = "adopted"
+ADOPTED, RECALLED = "adopted", "recalled"
 BEGUN = "begun.json"
 """In the workspace of a stage that is running: what its record will say of key, start and origin."""
-GOOD = ("success", ADOPTED)
-"""Outcomes that left the stage's outputs: it ran, or an existing checkpoint was taken in its place."""
+GOOD = ("success", ADOPTED, RECALLED)
+"""Outcomes that left the stage's outputs: it ran, an existing checkpoint was taken in its place, or what it had made
+under the same key before came back."""
 
 
 def now() -> str:
@@ -44,6 +45,12 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     """All run records of one stage, oldest first; each with its `path`."""
     records = [{**json.loads(path.read_bytes()), "path": path} for path in folder.glob("*.json")]
     return sorted(records, key=lambda record: str(record["finished"]))
+
+
+def recalled(earlier: dict[str, Any]) -> dict[str, Any]:
+    """What the record of a stage whose outputs came back repeats of the one of the run that made them, and its name."""
+    same: dict[str, Any] = {name: earlier[name] for name in ("world_size", "training", "metrics") if name in earlier}
+    return {**same, "outcome": RECALLED, "origin": {"record": earlier["path"].name}}
 
 
 def provenance(root: Path) -> dict[str, Any]:

@@ -4,8 +4,11 @@ import dagster as dg
 import pytest
 
 from dags import plan as plans
+from dags import report
+from dags.attending import attended_here
 from pipelines import graph
 from pipelines.manifest import load_manifest
+from pipelines.status import stage_status
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def told(instance):
 
 def test_each_state_is_said_once(runs, told):
     runs.add("corpus", 1)
-    runs.add("rephrase", 2, outcome="failed")
+    runs.add("rephrase", 2, outcome="failed", key=stage_status("smoke")["rephrase"].key)
     now = plans.plan("smoke")
     assert now["rephrase"]["state"] == "failed"
     found = told(now)
@@ -45,6 +48,53 @@ def test_another_reason_record_or_state_is_said_again(told):
     for change in ({"record": "b.json"}, {"state": "stale", "reason": "code"}, {"reason": "parameter"}):
         entry = {**entry, **change}
         assert set(told({stage: entry})) == set(graph.stage_graph(stage).outputs)
+
+
+def test_a_word_older_than_the_latest_materialisation_is_said_again(runs, instance, told):
+    """The page shows none that is older."""
+    runs.add("corpus", 1)
+    report.report_all(instance, "smoke")
+    entry = {"state": "fresh", "reason": "since then", "record": "a.json"}
+    assert set(told({"corpus": entry})) == set(graph.stage_graph("corpus").outputs)
+    assert told({"corpus": entry}) == {}
+    instance.report_runless_asset_event(dg.AssetMaterialization("documents"))
+    assert set(told({"corpus": entry})) == {"documents"}
+
+
+@pytest.fixture
+def tick(instance, monkeypatch):
+    """One evaluation of the sensor: the assets that it speaks of; it goes on from its last cursor."""
+    sensor, cursors = plans.plan_sensor("smoke"), [None]
+    monkeypatch.setattr(plans, "_read", plans.plan)
+
+    def go():
+        with dg.build_sensor_context(instance=instance, cursor=cursors[-1]) as context:
+            found = sensor(context)
+        if isinstance(found, dg.SkipReason):
+            return None
+        cursors.append(found.cursor)
+        for event in found.asset_events:
+            instance.report_runless_asset_event(event)
+        return {event.asset_key.to_user_string() for event in found.asset_events}
+
+    return go
+
+
+def test_the_sensor_waits_for_the_report_of_a_run(runs, instance, tick):
+    runs.add("corpus", 1)
+    assert tick() == set(), "its materialisation is not there yet"
+    report.report_all(instance, "smoke")
+    assert tick() == set(graph.stage_graph("corpus").outputs)
+    assert tick() is None
+
+
+def test_the_sensor_leaves_a_stage_to_the_run_that_attends_it(runs, instance, tick):
+    runs.add("corpus", 1)
+    report.report_all(instance, "smoke")
+    with attended_here("smoke", "corpus"):
+        assert tick() == set()
+        assert tick() is None, "a plan is not made every few seconds for as long as a training takes"
+    assert tick() == set(graph.stage_graph("corpus").outputs)
 
 
 def test_what_the_plan_depends_on_is_noticed(runs):

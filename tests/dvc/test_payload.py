@@ -7,6 +7,7 @@ import pytest
 from engine.artifacts.files import digest_file, files_below
 from engine.artifacts.manifest import MANIFEST, content_digest
 from engine.artifacts.sums import SUMS
+from pipelines.payloads import SHORT
 from tests.dvc.conftest import commit, ran
 from tests.project import LEDGER, PROFILE, Project
 
@@ -23,7 +24,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made.append(f"conf/{PROFILE}/globals.yml", "payload: by_hash\n")
     made.run("python", "-m", "dags.dvc_yaml")
     done = made.repro(TARGET)
-    assert ran(done.stdout) == ["code", *STAGES]
+    assert sorted(ran(done.stdout)) == sorted(["code", *STAGES])
     commit(made, "as made")
     return made
 
@@ -67,6 +68,33 @@ def test_an_older_manifest_finds_its_payload(project: Project) -> None:
     assert {stage: project.digests(stage) for stage in STAGES} == before
 
 
+def test_what_nobody_asks_for_any_more_is_listed_and_removed(project: Project) -> None:
+    """The seed that was tried above: DVC's cache asks for it until `dvc gc`; then nobody does."""
+    sealed = [path.parent for path in project.data().glob(f"[a-z]*/*/{MANIFEST}")]
+    by_hash = [path for path in sealed if any(file.is_symlink() for file in path.rglob("*"))]
+    published = {str(content_digest(path))[:SHORT] for path in by_hash}
+    older = stored(project) - published
+    assert older
+    assert asked_for_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "DVC's cache")
+    project.run("dvc", "gc", "--workspace", "--force")
+    assert asked_for_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "nobody")
+    done = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE, "--gc", "--check")
+    assert done.stdout.startswith(f"{len(older)} payloads removed, ")
+    assert stored(project) == published
+    assert ran(project.repro(TARGET).stdout) == ["code"]
+
+
+def stored(project: Project) -> set[str]:
+    return {path.name[:SHORT] for path in project.data(".store").iterdir() if path.is_dir()}
+
+
+def asked_for_by(project: Project) -> dict[str, str]:
+    """The table that a user reads, by digest."""
+    table = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE).stdout
+    rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if line.count("│") > 2]
+    return {digest: by for _, _, digest, by, *_ in rows}
+
+
 def test_a_payload_that_is_gone_is_refused_in_one_sentence(project: Project) -> None:
     digest = content_digest(project.data("tooluse/trajectories"))
     held, aside = project.data(".store", str(digest)), project.data("aside")
@@ -87,5 +115,8 @@ def test_a_truncated_payload_is_refused(project: Project) -> None:
     status, said = load(project, "shards", check=False)
     assert status == 1
     assert "bytes where manifest.json says" in said.strip().splitlines()[-1]
+    checked = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE, "--check", check=False)
+    assert checked.returncode == 1
+    assert f"changed since they were sealed: {victim.parent} (tokenization/shards)" in checked.stderr
     victim.write_bytes(whole)
     load(project, "shards")

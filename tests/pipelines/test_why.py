@@ -125,6 +125,8 @@ def test_an_input_that_was_made_again_says_what_made_it_differ(fresh, now) -> No
 
 def test_failed_and_missing_say_the_sentence(fresh) -> None:
     fresh.add("sft", 40, outcome="failed")
+    assert told("sft").startswith("sft is fresh"), "what was tried with other parameters, since taken back, is past"
+    fresh.add("sft", 41, outcome="failed", key=status.stage_status(PROFILE)["sft"].key)
     assert told("sft").startswith("sft is failed: the disk is full")
     text = told("rl")
     assert "sft is failed: the disk is full" in text

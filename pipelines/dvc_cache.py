@@ -1,0 +1,49 @@
+"""DVC's cache of this repository, read directly: files by their MD5, and for each directory a list of its files."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from functools import cached_property
+from pathlib import Path
+
+from engine.artifacts.files import digest_bytes
+from engine.artifacts.manifest import MANIFEST
+from pipelines.manifest import ROOT
+
+
+class DvcCache:
+    """What DVC has kept of outputs, older ones too, until `dvc gc`."""
+
+    @cached_property
+    def root(self) -> Path:
+        """Where its files are; DVC is asked, since a team may have it elsewhere."""
+        done = subprocess.run(["dvc", "cache", "dir"], cwd=ROOT, capture_output=True, text=True, check=True)
+        return (ROOT / done.stdout.strip()).resolve() / "files" / "md5"
+
+    def object(self, md5: str) -> Path:
+        """The place of a file of this MD5, there or not."""
+        return self.root / md5[:2] / md5[2:]
+
+    def has(self, path: Path) -> bool:
+        """Whether it keeps a file of the content of `path`."""
+        return self.object(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()).is_file()
+
+    @cached_property
+    def directories(self) -> dict[str, dict[str, str]]:
+        """The sealed directories that it keeps: content digest → file → MD5."""
+        found: dict[str, dict[str, str]] = {}
+        for listing in self.root.glob("*/*.dir"):
+            files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+            seal = self.object(files.get(MANIFEST, "absent"))
+            if seal.is_file():
+                found[digest_bytes(seal.read_bytes())] = files
+        return found
+
+    def copy(self, digest: str, to: Path) -> None:
+        """Copy the sealed directory of this content digest to `to`. Raises FileNotFoundError where it is not kept."""
+        if digest not in self.directories:
+            raise FileNotFoundError(f"DVC's cache keeps no directory of content {digest}")
+        for name, md5 in self.directories[digest].items():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.object(md5), to / name)

@@ -1,0 +1,110 @@
+"""What was made before under the same key comes back: neither DVC nor a person has it made again."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.artifacts.files import digest_file, files_below
+from engine.artifacts.manifest import MANIFEST
+from tests.dvc.conftest import commit, ran
+from tests.project import LEDGER, PROFILE, Project
+
+pytestmark = pytest.mark.slow
+STAGE = "tooluse"
+TARGET = f"{LEDGER}:{STAGE}"
+PARAMETERS = f"conf/{PROFILE}/parameters/{STAGE}.yml"
+OTHER = "  seed: 99\n"
+
+
+@pytest.fixture(scope="module")
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which one stage was made, its payload kept as the parameter says."""
+    made = Project(tmp_path_factory.mktemp(request.param))
+    made.append(f"conf/{PROFILE}/globals.yml", f"payload: {request.param}\n")
+    made.run("python", "-m", "dags.dvc_yaml")
+    made.repro(TARGET)
+    commit(made, "as made")
+    return made
+
+
+def there_and_back(project: Project) -> tuple[dict[str, str], str]:
+    """Make it with another seed, go back, have DVC bring it up to date: what was there at first, and what is said."""
+    before = project.digests(STAGE)
+    project.append(PARAMETERS, OTHER)
+    project.repro(TARGET)
+    assert project.digests(STAGE) != before
+    project.edit(PARAMETERS, OTHER, "")
+    done = project.repro(TARGET)
+    assert STAGE in ran(done.stdout)
+    return before, done.stdout + done.stderr
+
+
+def outcomes(project: Project) -> list[str]:
+    return [record["outcome"] for record in project.records(STAGE)]
+
+
+@pytest.mark.parametrize("project", ["by_hash", "inline"], indirect=True)
+def test_it_comes_back_and_is_fresh(project: Project) -> None:
+    before, said = there_and_back(project)
+    assert "has run under this key before" in said
+    assert project.digests(STAGE) == before
+    first, _, back = project.records(STAGE)
+    assert outcomes(project) == ["success", "success", "recalled"]
+    assert back["origin"] == {"record": first["path"].name}
+    assert (back["key"], back["outputs"], back["metrics"]) == (first["key"], first["outputs"], first["metrics"])
+    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    (line,) = [line for line in plan.splitlines() if STAGE in line]
+    assert "fresh" in line
+    assert "brought back" in plan
+    assert ran(project.repro(TARGET).stdout) == ["code"]
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_who_asks_for_a_run_gets_one(project: Project) -> None:
+    project.run("dvc", "repro", "-f", "-s", TARGET)
+    assert outcomes(project)[-1] == "success"
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_what_is_damaged_or_gone_is_made_again(project: Project) -> None:
+    """A kept file of the version to come back has other content: none of it comes back."""
+    table = next(path for path in files_below(project.data(STAGE, "trajectories")) if path.name != MANIFEST)
+    digest = digest_file(table)
+    project.append(PARAMETERS, OTHER)
+    project.repro(TARGET)
+    assert outcomes(project)[-1] == "recalled", "the other one comes back too: going back and forth costs nothing"
+    (kept,) = [path for path in held(project) if digest_file(path) == digest]
+    kept.chmod(0o644)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    project.edit(PARAMETERS, OTHER, "")
+    done = project.repro(TARGET)
+    assert "its trajectories is not kept any more: it runs again" in done.stdout + done.stderr
+    assert outcomes(project)[-1] == "success"
+    assert digest_file(table) == digest
+
+
+def held(project: Project) -> list[Path]:
+    """All files of DVC's cache and of the payload store."""
+    return [
+        path
+        for folder in (project.path / ".dvc/cache/files", project.data(".store"))
+        if folder.is_dir()
+        for path in files_below(folder)
+    ]
+
+
+def test_its_curves_come_along(made: Project) -> None:
+    """Of a training that came back, MLflow and Dagster have the history of the run that made it."""
+    target = ("-s", f"{LEDGER}:code", f"{LEDGER}:sft")
+    parameters = f"conf/{PROFILE}/parameters/sft.yml"
+    before = made.records("sft")[-1]
+    made.edit(parameters, "  steps: 8\n", "  steps: 9\n")
+    made.repro(*target)
+    made.edit(parameters, "  steps: 9\n", "  steps: 8\n")
+    made.repro(*target)
+    _, other, back = made.records("sft")[-3:]
+    assert (other["outcome"], back["outcome"]) == ("success", "recalled")
+    assert (back["key"], back["training"]) == (before["key"], before["training"])
+    told = [run["path"].with_suffix("") / "history.jsonl" for run in (before, back)]
+    assert told[0].read_bytes() == told[1].read_bytes()
+    assert ran(made.repro().stdout) == ["code"]
