@@ -74,7 +74,8 @@ def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iter
         yield from _refusals(stage, profile, begun)
         now = plan(profile)
         yield from (plan_check(name, now[stage]) for name in graph.stage_graph(stage).outputs)
-        raise dg.Failure(f"stage {stage} failed: {cause(tail)}", metadata={"output": dg.MetadataValue.md(_code(tail))})
+        why = _recorded_error(profile, stage, begun) or cause(tail)
+        raise dg.Failure(f"stage {stage} failed: {why}", metadata={"output": dg.MetadataValue.md(_code(tail))})
     run_logged(track_command(profile), context.log.info)  # a server that is down costs a warning, as in `make repro`
     now = plan(profile)
     good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] in GOOD]
@@ -128,6 +129,16 @@ def _refusals(stage: str, profile: str, since: float) -> Iterator[dg.AssetCheckR
             yield dg.AssetCheckResult(
                 passed=False, asset_key=dataset, check_name=CHECK, metadata=verdict_metadata(profile, found)
             )
+
+
+def _recorded_error(profile: str, stage: str, since: float) -> str | None:
+    """What the run record says that this run has left; None if it ended before it could leave one.
+
+    The command's output ends in DVC's own sentence, which names the command that failed and not the reason.
+    """
+    records = read_records(graph.data_folder(profile) / ".runs" / stage)
+    mine = [record for record in records if record["path"].stat().st_mtime >= since and record.get("error")]
+    return str(mine[-1]["error"]) if mine else None
 
 
 def _code(lines: list[str]) -> str:

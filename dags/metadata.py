@@ -15,14 +15,29 @@ from pipelines import graph
 CHECK = "great_expectations"
 PLOT_WIDTH = 720  # pixels; a plot inside the event log has to be small
 MOST_PLOTS = 4
+RECENT_EVENTS = 500
 
 
-def latest_check(instance: dg.DagsterInstance, dataset: str, check: str) -> dg.AssetCheckEvaluation | None:
-    """An asset's latest evaluation of a check; None if it was never evaluated."""
+def latest_check(
+    instance: dg.DagsterInstance, dataset: str, check: str, since_made: bool = False
+) -> dg.AssetCheckEvaluation | None:
+    """An asset's latest evaluation of a check; None if it was never evaluated, or not since the asset was last made."""
     record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(dataset), check))
-    event = record.event.dagster_event if record and record.event else None
+    if record is None or record.event is None:
+        return None
+    made = instance.get_latest_materialization_event(dg.AssetKey(dataset)) if since_made else None
+    if made and made.timestamp > record.event.timestamp:
+        return None
+    event = record.event.dagster_event
     data = event.event_specific_data if event else None
     return data if isinstance(data, dg.AssetCheckEvaluation) else None
+
+
+def reported(instance: dg.DagsterInstance, dataset: str) -> set[str]:
+    """Names of the run records that an asset's recent materialisations carry."""
+    found = instance.fetch_materializations(dg.AssetKey(dataset), limit=RECENT_EVENTS).records
+    events = [entry.asset_materialization for entry in found]
+    return {str(event.metadata["run_record"].value) for event in events if event and "run_record" in event.metadata}
 
 
 def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Any
 
 import dagster as dg
 
+from dags.attending import attended_by_dagster
 from dags.home import PROFILE_VARIABLE, chosen_profile
-from dags.metadata import latest_check
+from dags.metadata import latest_check, reported
 from dags.versions import working_tree
 from engine.artifacts.files import digest_bytes
 from pipelines import graph
@@ -54,7 +55,10 @@ def plan_check(dataset: str, entry: dict[str, str | None]) -> dg.AssetCheckResul
 
 
 def changed(instance: dg.DagsterInstance, now: Plan) -> Iterator[dg.AssetCheckEvaluation]:
-    """The plan's word on each asset of which Dagster has another one, or none of an asset that was made."""
+    """The plan's word on each asset of which Dagster has another one, or none of an asset that was made.
+
+    A word counts for the materialisation before it: Dagster shows none that is older than the latest one.
+    """
     for stage, entry in now.items():
         for dataset in graph.stage_graph(stage).outputs:
             known = _known(instance, dataset)
@@ -77,13 +81,23 @@ def plan_sensor(profile: str) -> dg.SensorDefinition:
         description="Brings each asset's check `plan` to what `make plan` says, when a file that matters was touched.",
     )
     def report_plan(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        state = touched(profile)
+        attended = [stage for stage in load_manifest().stages if attended_by_dagster(profile, stage)]
+        state = digest_bytes(" ".join([touched(profile), *attended]).encode())
         if state == context.cursor:
             return dg.SkipReason("no file that the plan depends on was touched")
-        events = list(changed(context.instance, _read(profile)))
-        return dg.SensorResult(asset_events=events, cursor=state)
+        now = {stage: entry for stage, entry in _read(profile).items() if stage not in attended}  # that run says it
+        told = {stage: entry for stage, entry in now.items() if _is_reported(context.instance, stage, entry)}
+        events = list(changed(context.instance, told))
+        return dg.SensorResult(asset_events=events, cursor=state if told == now else f"{state}, in part")
 
     return report_plan
+
+
+def _is_reported(instance: dg.DagsterInstance, stage: str, entry: dict[str, str | None]) -> bool:
+    """Whether Dagster has the run that the plan speaks of: its materialisation would outdate an earlier word."""
+    return entry["record"] is None or all(
+        entry["record"] in reported(instance, name) for name in graph.stage_graph(stage).outputs
+    )
 
 
 def touched(profile: str) -> str:
@@ -109,8 +123,8 @@ def _read(profile: str) -> Plan:
 
 
 def _known(instance: dg.DagsterInstance, dataset: str) -> dict[str, Any] | None:
-    """What the latest evaluation of an asset's check says."""
-    found = latest_check(instance, dataset, PLAN)
+    """What the evaluation says that the page shows of an asset's check."""
+    found = latest_check(instance, dataset, PLAN, since_made=True)
     if found is None:
         return None
     return {name: found.metadata[name].value for name in ("state", "reason", "record") if name in found.metadata}

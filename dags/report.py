@@ -16,14 +16,13 @@ import dagster as dg
 from dags.attending import attended_by_dagster
 from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
-from dags.metadata import CHECK, latest_check, materialisation, verdict, verdict_metadata
+from dags.metadata import CHECK, latest_check, materialisation, reported, verdict, verdict_metadata
 from dags.versions import code_version
 from engine.identity.records import GOOD, read_records
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
 
-RECENT_EVENTS = 500
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
@@ -36,7 +35,7 @@ def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
             continue  # that run reports it
         records = [record for record in read_records(runs / stage) if record["outcome"] in GOOD]
         if records:
-            known = _reported(instance, graph.stage_graph(stage).outputs[-1])
+            known = reported(instance, graph.stage_graph(stage).outputs[-1])
             fresh += [record for record in records if record["path"].name not in known]
     for record in sorted(fresh, key=lambda record: str(record["finished"])):
         yield from _events(profile, record)
@@ -65,13 +64,6 @@ def shell_run_sensor(profile: str) -> dg.SensorDefinition:
         return dg.SensorResult(asset_events=events) if events else dg.SkipReason("every run record is reported")
 
     return report_shell_runs
-
-
-def _reported(instance: dg.DagsterInstance, dataset: str) -> set[str]:
-    """Names of the run records that an asset's recent materialisations carry."""
-    found = instance.fetch_materializations(dg.AssetKey(dataset), limit=RECENT_EVENTS).records
-    events = [entry.asset_materialization for entry in found]
-    return {str(event.metadata["run_record"].value) for event in events if event and "run_record" in event.metadata}
 
 
 def _refusals(instance: dg.DagsterInstance, profile: str) -> Iterator[dg.AssetCheckEvaluation]:

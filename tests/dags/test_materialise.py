@@ -1,5 +1,7 @@
 """Pressing the button: the stage runs as in a shell, and what it left is shown."""
 
+import os
+
 import dagster as dg
 import pytest
 
@@ -90,6 +92,27 @@ def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
         in failure.event_specific_data.error.message
     )
     assert not result.get_asset_materialization_events()
+
+
+def test_the_run_record_says_why_better_than_the_output_does(press, runs):
+    """DVC's last line names its command; a traceback may have pushed the reason out of the lines that are kept."""
+    runs.add("corpus", 1, outcome="failed")
+    os.utime(next((runs.root / "data/smoke/.runs/corpus").glob("*.json")), (0, 0))  # an older run's: of no interest
+
+    def work(stage):
+        return 1, ["ERROR: failed to reproduce 'corpus': failed to run: kedro run"]
+
+    def failed(work):
+        result, _ = press("corpus", work)
+        return next(event for event in result.all_events if event.is_step_failure).event_specific_data.error.message
+
+    assert "stage corpus failed: ERROR: failed to reproduce" in failed(work)
+
+    def leaves_a_record(stage):
+        runs.add(stage, 2, outcome="failed")
+        return work(stage)
+
+    assert "stage corpus failed: the disk is full" in failed(leaves_a_record)
 
 
 def test_a_stage_with_several_gates_reports_each(press, runs):
