@@ -3,17 +3,14 @@
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline.node import Node
 
-from engine.errors import UserError
-from engine.launch.compute import check_compute
+from engine.launch.compute import COMPUTE, check_compute, overlaid
 from pipelines.manifest import COMPUTE_CLASSES
 from pipelines.parameters import check_parameters
 
@@ -21,9 +18,6 @@ RUN_CONTEXT = "run_context"
 WORKSPACE = "workspace"
 FRESH, DETACH, DRY_RUN = "K2_FRESH", "K2_DETACH", "K2_DRY_RUN"
 """How `kedro run --fresh`, `--detach` and `--dry-run` tell the runner: Kedro hands no option of ours through."""
-
-COMPUTE = "K2_COMPUTE"
-"""Names a file whose compute classes take the place of the profile's, to try dispatch without a profile of its own."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +27,6 @@ class RunContext:
     profile: str
     compute: dict[str, Any]
     node_seconds: dict[str, float] = field(default_factory=dict)  # inside node functions only, filled as they end
-
-
-def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
-    """The profile's compute classes, those that the file `path` holds taken from there, whole."""
-    if not path:
-        return compute
-    try:
-        own = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{COMPUTE}={path} cannot be read ({' '.join(str(error).split())}): name a YAML file."
-        ) from error
-    if not isinstance(own, dict):
-        raise UserError(f"{COMPUTE}={path} holds no mapping of compute classes: write it as conf/base/compute.yml is.")
-    return {**compute, **own}
 
 
 class RunContextHook:

@@ -3,7 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from engine.errors import UserError
 
@@ -14,6 +17,8 @@ EVERYWHERE, LOCALLY = {"launcher"}, {"processes"}
 # second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 """Part of the environment of a rank, wherever it runs."""
+COMPUTE = "K2_COMPUTE"
+"""Names a file whose compute classes take the place of the profile's, to try dispatch without a profile of its own."""
 _TIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -79,6 +84,21 @@ LEAST = {
 }
 """Whole numbers and the least that they may be."""
 WORDS, LISTS = ("gres_type", "mem", "partition", "account", "qos"), ("environment", "exclude")
+
+
+def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
+    """The profile's compute classes, those that the file `path` holds taken from there, whole."""
+    if not path:
+        return compute
+    try:
+        own = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{COMPUTE}={path} cannot be read ({' '.join(str(error).split())}): name a YAML file."
+        ) from error
+    if not isinstance(own, dict):
+        raise UserError(f"{COMPUTE}={path} holds no mapping of compute classes: write it as conf/base/compute.yml is.")
+    return {**compute, **own}
 
 
 def check_compute(compute: dict[str, Any], names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +119,16 @@ class Training:
 
     def start(self, *stages: str, path: Path | None = None) -> Driver:
         """Start a driver, of pretrain or of other stages; with commands in `path` found before all others."""
+        return self.start_command(command(*stages), {"PATH": f"{path}:{ENVIRONMENT['PATH']}"} if path else {})
+
+    def start_command(self, words: Sequence[str], environment: dict[str, str]) -> Driver:
+        """Start whatever command reaches the stage, with more in its environment."""
         log = self.project.path / f"driver-{time.monotonic_ns()}.log"
-        environment = {**ENVIRONMENT, **self.project.environment}
-        if path:
-            environment["PATH"] = f"{path}:{environment['PATH']}"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(*stages),
+                words,
                 cwd=self.project.path,
-                env=environment,
+                env={**ENVIRONMENT, **self.project.environment, **environment},
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -121,6 +121,9 @@ def test_each_stage_has_a_job_and_the_nightly_run_waits_for_someone_to_start_it(
 
 def test_only_where_slurm_has_the_nodes_do_stages_of_one_run_go_at_once(monkeypatch):
     assert executor("laptop").name == "in_process"
+    monkeypatch.setenv("K2_COMPUTE", str(ROOT / "tests/cluster/compute.yml"))
+    assert executor("laptop").name == "multiprocess"
+    monkeypatch.delenv("K2_COMPUTE")
     monkeypatch.setattr(graph, "config", lambda *_: {"cpu": {"launcher": "inplace"}, "train": {"launcher": "slurm"}})
     assert executor("k2").name == "multiprocess"
 

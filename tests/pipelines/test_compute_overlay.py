@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from engine.launch.compute import compute_class
-from pipelines.hooks import overlaid
+from engine.launch.compute import compute_class, overlaid
 from tests.project import ROOT
 
 HERE = {"cpu": {"launcher": "inplace"}, "train": {"launcher": "local"}}

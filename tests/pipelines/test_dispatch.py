@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.launch.compute import check_compute, compute_class
+from engine.launch.compute import check_compute, compute_class, overlaid
 from pipelines import graph
 from pipelines.dispatch import Work
-from pipelines.hooks import overlaid
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 
 
