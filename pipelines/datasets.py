@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,13 @@ from kedro.utils import load_obj
 
 from engine.artifacts import files, manifest, store, sums
 from engine.errors import UserError
+from engine.launch.exchange import Prepared
 
 if TYPE_CHECKING:
     import polars as pl
 
     from engine.artifacts.schema import TableSchema
+    from engine.artifacts.tables import Table
 
 
 BY_HASH = "by_hash"
@@ -80,7 +81,7 @@ class DirectoryDataset(AbstractDataset[Path, Path]):
         return (self._path / manifest.MANIFEST).is_file()
 
 
-class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]", "pl.LazyFrame"]):
+class TableDataset(AbstractDataset["Table | Prepared", "pl.LazyFrame"]):
     """A table: Parquet files of a declared schema in a sealed directory.
 
     Args:
@@ -121,22 +122,27 @@ class TableDataset(AbstractDataset["pl.DataFrame | pl.LazyFrame | Iterator[pl.Da
         self._sealed.verify()
         return tables.scan(self._path, self.schema)
 
-    def save(self, data: "pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]") -> None:
-        """Write, check, judge and publish; a table that is refused goes to data/<profile>/.rejected/."""
-        from engine.artifacts import tables
-
+    def save(self, data: "Table | Prepared") -> None:
+        """Prepare the table, unless a rank has done so on its node, and publish it."""
         partial = self._path.with_name(f".{self._dataset}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            rows = tables.write(data, partial, self.schema, name=self._dataset)
-            if not rows and not self._may_be_empty:
-                raise UserError(
-                    f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters."
-                )
-            self._judge(partial)
-            self._sealed.publish(partial, {"rows": rows, "columns": self.schema})
+            made = data if isinstance(data, Prepared) else self.prepare(data, partial)
+            self._sealed.publish(made.path, made.counts)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def prepare(self, data: "Table", directory: Path) -> Prepared:
+        """Write, check and judge the table in `directory`; one that is refused goes to data/<profile>/.rejected/."""
+        from engine.artifacts import tables
+
+        rows = tables.write(data, directory, self.schema, name=self._dataset)
+        if not rows and not self._may_be_empty:
+            raise UserError(f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters.")
+        self._judge(directory)
+        if self._sealed.payload == BY_HASH:
+            sums.remember(directory)  # where it was made: whoever publishes it reads none of it
+        return Prepared(directory, {"rows": rows, "columns": self.schema})
 
     def _judge(self, partial: Path) -> None:
         if self._gate is None:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +32,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Work:
-    """A node, where it runs and where it works."""
+    """A node, where it runs and where it works.
+
+    `joined` is the one job that puts together what the elements of the node's job array have made.
+    """
 
     profile: str
     stage: str
@@ -40,6 +43,7 @@ class Work:
     key: str
     workspace: Path
     where: ComputeClass
+    joined: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +58,12 @@ class Work:
     @property
     def shards(self) -> int:
         """In how many elements of a job array it is made; 1 where it is not."""
-        return self.where.array if SHARDED in self.node.tags else 1
+        return self.where.array if SHARDED in self.node.tags and not self.joined else 1
+
+    @property
+    def jobs(self) -> tuple["Work", ...]:
+        """It as what is submitted one after the other: a job, or a job array and the job that joins its parts."""
+        return (self, replace(self, joined=True)) if self.shards > 1 else (self,)
 
     @property
     def module(self) -> tuple[str, ...]:
@@ -65,13 +74,17 @@ class Work:
     @property
     def directory(self) -> RunDirectory:
         """Its run directory."""
-        return RunDirectory(self.workspace / JOBS / self.name)
+        return RunDirectory(self.workspace / JOBS / self._job_name)
+
+    @property
+    def _job_name(self) -> str:
+        return f"{self.name}.joined" if self.joined else self.name
 
     @property
     def job(self) -> Job:
         """It as a Slurm job."""
         return Job(
-            name=f"k2-{self.profile}-{self.stage}-{self.name}",
+            name=f"k2-{self.profile}-{self.stage}-{self._job_name}",
             directory=self.directory.path,
             root=ROOT,
             workspace=self.workspace,
@@ -110,13 +123,18 @@ def run_ranks(work: Work, given: dict[str, Any], held: IO[str], say: Say) -> Non
 
 
 def run_slurm(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
-    """Have a Slurm job do it, or attach to the one that does.
+    """Have Slurm jobs do it, or attach to the ones that do.
 
     Raises:
         UserError: the ranks' own sentence, or what became of the job.
         Detached: the job goes on without this driver.
 
     """
+    for job in work.jobs:
+        _run_job(job, given, say, detach)
+
+
+def _run_job(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
     directory = work.directory
     done = directory.submitted()
     if done and done.ended == State.SUCCEEDED and work.shards == 1:
@@ -157,4 +175,4 @@ def script_of(work: Work) -> str:
     """What would be submitted, or a line where nothing would be."""
     if work.where.launcher != "slurm":
         return f"# stage {work.stage}, node {work.name}: launcher {work.where.launcher}, no job"
-    return render(work.job)
+    return "\n".join(render(one.job) for one in work.jobs)

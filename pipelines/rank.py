@@ -23,6 +23,7 @@ from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
 from pipelines import graph
+from pipelines.datasets import TableDataset
 from pipelines.errors import full_disc, report_errors, user_error
 from pipelines.manifest import load_manifest
 
@@ -117,11 +118,19 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
     """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
     outputs, seconds = run_node(profile, stage, node, workspace, own)
     if rank == 0:
-        for name, value in outputs.items():
-            if isinstance(value, Path) and graph.is_by_hash(profile, name):
-                sums.remember(value)  # here, on the node that made it: the driver reads none of it
-        exchange.write_outputs(workspace, node, outputs, seconds)
+        ready = {name: _prepared(profile, node, name, value, workspace) for name, value in outputs.items()}
+        exchange.write_outputs(workspace, node, ready, seconds)
         drain.mark_done()
+
+
+def _prepared(profile: str, node: str, name: str, value: Any, workspace: Path) -> Any:
+    """An output as the driver may publish it without reading it: all that reads content is done here, on the node."""
+    dataset = graph.dataset(profile, name)
+    if isinstance(dataset, TableDataset):
+        return dataset.prepare(value, exchange.place(workspace, node, name))
+    if isinstance(value, Path) and graph.is_by_hash(profile, name):
+        sums.remember(value)
+    return value
 
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:

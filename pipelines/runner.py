@@ -147,14 +147,14 @@ class StageRun:
         return counter.stat().st_size
 
     def _run_node(self, node: Node, workspace: Path, held: IO[str]) -> None:
-        """Run a node where its class says; the shards of a job array leave it to be put together here."""
+        """Run a node where its class says."""
         work = self._work(node, workspace)
         given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         if work.where.launcher == "slurm":
             dispatch.run_slurm(work, given, say, detach=bool(os.environ.get(DETACH)))
         elif work.where.launcher == "local":
             dispatch.run_ranks(work, given, held, say)
-        if work.where.launcher == "inplace" or work.shards > 1:
+        if work.where.launcher == "inplace":
             Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
         else:
             self._publish(node, workspace)

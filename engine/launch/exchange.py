@@ -1,10 +1,12 @@
 """What driver and rank tell each other: files in the stage's workspace, so that any launcher can carry them.
 
 The driver writes the node's parameters; the rank writes the node's outputs (a path as a path, a JSON object as
-it is, a table as Parquet) or one error sentence.
+it is, a table where it has prepared it) or one error sentence.
 """
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
 
 _FOLDER = ".exchange"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table that is written, checked and judged, with what its manifest is to say of it: publishing reads none."""
+
+    path: Path
+    counts: dict[str, Any]
 
 
 def write_parameters(workspace: Path, node: str, parameters: dict[str, Any]) -> None:
@@ -26,18 +36,23 @@ def read_parameters(workspace: Path, node: str) -> dict[str, Any]:
     return dict(json.loads(_file(workspace, node, "parameters").read_bytes()))
 
 
+def place(workspace: Path, node: str, dataset: str) -> Path:
+    """Rank: where it prepares a table; nothing is there."""
+    path = _file(workspace, node, "outputs").with_name(f"{node}.{dataset}")
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
 def write_outputs(workspace: Path, node: str, outputs: dict[str, Any], seconds: float) -> None:
-    """Rank: hand over the node's outputs, dataset → path, JSON object or Polars frame; `seconds` the node took."""
+    """Rank: hand over the node's outputs, dataset → path, JSON object or Prepared; `seconds` the node took."""
     told: dict[str, Any] = {}
     for name, value in outputs.items():
         if isinstance(value, Path):
             told[name] = {"path": str(value.relative_to(workspace))}
-        elif isinstance(value, dict):
-            told[name] = {"json": value}
+        elif isinstance(value, Prepared):
+            told[name] = {"path": str(value.path.relative_to(workspace)), "counts": value.counts}
         else:
-            table = workspace / _FOLDER / f"{node}.{name}.parquet"
-            value.lazy().sink_parquet(table)
-            told[name] = {"table": str(table.relative_to(workspace))}
+            told[name] = {"json": value}
     write_atomic(_file(workspace, node, "outputs"), canonical_json({"seconds": seconds, "outputs": told}))
 
 
@@ -68,11 +83,11 @@ def has_outputs(workspace: Path, node: str) -> bool:
     if not left.exists():
         return False
     told = json.loads(left.read_bytes())["outputs"].values()
-    return all((workspace / one[kind]).exists() for one in told for kind in ("path", "table") if kind in one)
+    return all((workspace / one["path"]).exists() for one in told if "path" in one)
 
 
 def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
-    """Driver: the outputs a finished rank left (tables come as lazy frames) and the seconds its node took."""
+    """Driver: the outputs a finished rank left and the seconds its node took."""
     told = json.loads(_file(workspace, node, "outputs").read_bytes())
     return {name: _received(workspace, value) for name, value in told["outputs"].items()}, float(told["seconds"])
 
@@ -96,13 +111,9 @@ def how_it_ended(who: str, status: int) -> str:
 
 
 def _received(workspace: Path, told: dict[str, Any]) -> Any:
-    if "path" in told:
-        return workspace / told["path"]
-    if "json" in told:
-        return told["json"]
-    import polars as pl
-
-    return pl.scan_parquet(workspace / told["table"])
+    if "counts" in told:
+        return Prepared(workspace / told["path"], told["counts"])
+    return workspace / told["path"] if "path" in told else told["json"]
 
 
 def _file(workspace: Path, node: str, name: str) -> Path:

@@ -28,6 +28,27 @@ def test_table_round_trip(tmp_path: Path) -> None:
     assert dataset.load().collect().equals(FRAME)
 
 
+def test_a_prepared_table_is_published_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where payloads go by hash, the driver reads none of what a rank has prepared, as far as it is large."""
+    dataset = TableDataset(
+        filepath=str(tmp_path / "corpus/rejected_documents"),
+        stage="corpus",
+        table="nodes.corpus.schema.REJECTED_DOCUMENTS",
+        payload="by_hash",
+    )
+    prepared = dataset.prepare(FRAME, tmp_path / "work")
+    with monkeypatch.context() as patch:
+        for name in (
+            "engine.artifacts.sums.digest_file",
+            "engine.artifacts.manifest.digest_file",
+            "polars.scan_parquet",
+        ):
+            patch.setattr(name, lambda *_: pytest.fail("the driver reads"))
+        dataset.save(prepared)
+    assert dataset.load().collect().equals(FRAME)
+    assert not prepared.path.exists()
+
+
 def test_refused_table_leaves_the_last_good_one(tmp_path: Path) -> None:
     dataset = rejects(tmp_path / "corpus/rejected_documents")
     dataset.save(FRAME)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from engine.errors import UserError
@@ -12,15 +11,19 @@ from engine.launch import exchange
 def test_outputs_come_back(tmp_path: Path) -> None:
     made = tmp_path / "checkpoint"
     made.mkdir()
-    frame = pl.DataFrame({"a": [1, 2]})
+    table = exchange.Prepared(exchange.place(tmp_path, "train", "rollouts"), {"rows": 2, "columns": {"a": "i64"}})
+    table.path.mkdir()
     exchange.write_parameters(tmp_path, "train", {"params:sft": {"lr": 0.1}})
     assert exchange.read_parameters(tmp_path, "train") == {"params:sft": {"lr": 0.1}}
-    exchange.write_outputs(tmp_path, "train", {"checkpoint": made, "metrics": {"loss": 1.5}, "rollouts": frame}, 1.5)
+    exchange.write_outputs(tmp_path, "train", {"checkpoint": made, "metrics": {"loss": 1.5}, "rollouts": table}, 1.5)
     back, seconds = exchange.read_outputs(tmp_path, "train")
     assert seconds == 1.5
     assert back["checkpoint"] == made
     assert back["metrics"] == {"loss": 1.5}
-    assert back["rollouts"].collect().equals(frame)
+    assert back["rollouts"] == table
+    assert exchange.has_outputs(tmp_path, "train")
+    table.path.rename(tmp_path / "published")
+    assert not exchange.has_outputs(tmp_path, "train")
 
 
 def test_errors_come_back(tmp_path: Path) -> None:
