@@ -2,7 +2,6 @@
 
 import importlib
 
-import kedro.framework.project
 from kedro.pipeline import Pipeline
 
 from pipelines.manifest import load_manifest
@@ -10,6 +9,8 @@ from pipelines.manifest import load_manifest
 
 def register_pipelines() -> dict[str, Pipeline]:
     """The pipelines that were asked for by name, or all of them, each node tagged with its stage."""
+    import kedro.framework.project  # Kedro, which calls this, has it; the views do without a quarter of a second of it
+
     requested: list[str] | None = getattr(kedro.framework.project.pipelines, "_requested_pipelines", None)
     everything = not requested or "__default__" in requested
     names = [name for name in load_manifest().stages if everything or name in (requested or ())]
