@@ -314,11 +314,25 @@ def ports_of(root: Path) -> int | None:
 
 
 def free_ports() -> int:
-    """The first of some ports that nothing listens at; below those that the kernel gives to outgoing connections."""
+    """The first of some ports that nothing listens at; below those that the kernel gives to outgoing connections.
+
+    They are this process's until it ends, also before a daemon listens there: several workers start clusters at once.
+    """
     for port0 in random.sample(range(21000, 31000, config.PORTS), 20):
-        if not any(listens("127.0.0.1", port0 + number) for number in range(2 * config.NODE_PORTS)):
-            return port0
+        if any(listens("127.0.0.1", port0 + number) for number in range(2 * config.NODE_PORTS)):
+            continue
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", port0 + config.CLAIM_PORT))
+        except OSError:  # another process's
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port0
     raise AssertionError("twenty clusters seem to run on this machine")
+
+
+_claims: list[socket.socket] = []
 
 
 def listens(host: str, port: int) -> bool:
