@@ -27,14 +27,17 @@ def _yarn_frequencies(period_P: Tensor, dim: int, theta: float, scaling: dict[st
     low = max(math.floor(_correction(float(scaling["beta_fast"]), dim, theta, original)), 0)
     high = min(math.ceil(_correction(float(scaling["beta_slow"]), dim, theta, original)), dim - 1)
     width = high - low if high != low else 0.001
-    kept_P = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    kept_P = 1 - ((torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / width).clamp(0, 1)
     return 1 / (float(scaling["factor"]) * period_P) * (1 - kept_P) + 1 / period_P * kept_P
 
 
 def inverse_frequencies(config: K2Config) -> Tensor:
-    """Radians a position for each rotated pair, shape (P,), with `config.rope_scaling` applied."""
+    """Radians a position for each rotated pair, shape (P,), with `config.rope_scaling` applied.
+
+    On the CPU, also where a model is laid out on the meta device: arithmetic there imports torch's compiler, in 2 s.
+    """
     dim, theta = config.qk_rope_head_dim, config.rope_theta
-    period_P = theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    period_P = theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
     scaling = config.rope_scaling
     if scaling is None:
         return 1 / period_P

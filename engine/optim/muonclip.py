@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
+from engine.optim import adamw
 from engine.optim.groups import MuonRule, is_muon, refuse_qk_norm, split
 from engine.optim.idle import IdleExperts
 from engine.optim.layout import ClippedAttention, find_attentions, refuse_rows
@@ -18,8 +19,6 @@ from engine.optim.masters import Masters
 from engine.optim.muon import RMS_TARGET, Orthogonaliser, muon_
 from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
 from kernels.newton_schulz import STEPS, Coefficients
-
-ADAMW_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class MuonClip:
@@ -74,8 +73,7 @@ class MuonClip:
             name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
             for name, p in self.muon.items()
         }
-        moved = [{"params": [self.masters[name] for name in self.rest]}]
-        self.adamw = torch.optim.AdamW(moved, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+        self.adamw = adamw.AdamW([self.masters[name] for name in self.rest], lr, betas, weight_decay)
         self.idle = IdleExperts(self.muon)
         self.max_logits: list[list[float]] = []
         """S_max of the last step, by layer and head."""
@@ -115,10 +113,9 @@ class MuonClip:
     def set_lr(self, lr: float) -> None:
         """Set the rate of the steps to come, for both groups."""
         self.lr = lr
-        for group in self.adamw.param_groups:
-            group["lr"] = lr * self.adamw_lr_factor
-            # λ multiplies the common rate, not the AdamW group's own (k2-facts 2.2).
-            group["weight_decay"] = self.weight_decay / self.adamw_lr_factor if self.adamw_lr_factor else 0.0
+        self.adamw.lr = lr * self.adamw_lr_factor
+        # λ multiplies the common rate, not the AdamW group's own (k2-facts 2.2).
+        self.adamw.weight_decay = self.weight_decay / self.adamw_lr_factor if self.adamw_lr_factor else 0.0
 
     def step(self) -> dict[str, float]:
         """Move all weights, then clip. Returns figures for the history:
@@ -203,7 +200,7 @@ class MuonClip:
                     raise UserError(f"optimizer state: {what} of {name} is missing; start the stage afresh")
                 tensor.copy_(state[f"{kind}/{name}"])
         for name in self.rest:
-            kept = {key: state[f"adamw/{name}/{key}"].clone() for key in ADAMW_STATE if f"adamw/{name}/{key}" in state}
+            kept = {key: state[f"adamw/{name}/{key}"].clone() for key in adamw.STATE if f"adamw/{name}/{key}" in state}
             if kept:
                 self.adamw.state[self.masters[name]] = kept
         if "clipped" not in state:

@@ -20,11 +20,16 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def write_history(history: Path, directory: Path, title: str, baselines: Mapping[str, float] | None = None) -> Path:
     """Make `directory` anew with history.jsonl, loss.png, max_logit.png and expert_load.png.
 
-    `baselines`, name → nats a token, are drawn as level lines beside the loss.
+    `baselines`, name → nats a token, are drawn as level lines beside the loss. The first rank alone draws: of the
+    others nothing is kept.
     """
+    from engine.parallel.data import world
+
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     shutil.copyfile(history, directory / HISTORY)
+    if not world().first:
+        return directory
     rows = read_history(history)
     _draw_loss(rows, directory / "loss.png", title, baselines or {})
     _draw_logits(rows, directory / "max_logit.png", title)

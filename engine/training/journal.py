@@ -59,7 +59,7 @@ class Journal:
         rate, left = self._clock.tick(row["step"], tokens, self.steps)
         loss = f"{row['loss']:.3f}" if "loss" in row else "no number"
         self._bar.advance(1, loss=loss, tok_s=f"{rate:,.0f}", left=f"{left:.0f}s")
-        self._heart.beat(row["step"])
+        self._heart.beat(row["step"], {**row, "tokens_per_second": round(rate, 1)})
 
     def say(self, line: str) -> None:
         """One line for the watcher."""

@@ -18,7 +18,7 @@ def settle(threads: int) -> None:
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch._C._set_deterministic_algorithms(True, warn_only=False)  # its public name imports the compiler: 2 s, unused
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
 

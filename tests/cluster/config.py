@@ -13,6 +13,7 @@ CPUS = 16  # pretended
 GPUS = 8
 MEMORY_MB = 20000  # pretended
 NODE_PORTS = 10  # from port0 + 10 on; port0 is the controller's, port0 + 1 slurmdbd's
+CLAIM_PORT = 2  # behind port0: nobody listens there, but whoever is to use these ports has it
 JOB_PORTS = 100  # from port0 + 100 on: the rendezvous of job N is at port 20000 + N % 20000
 PORTS = 200  # between two clusters side by side
 

@@ -73,19 +73,21 @@ class Daemon:
             time.sleep(0.02)
 
 
-def holds(condition: Callable[[], bool], patience: float) -> bool:
-    """Whether `condition` comes to hold within `patience` seconds."""
+def holds(condition: Callable[[], bool], patience: float, every: float = 0.05) -> bool:
+    """Whether `condition` comes to hold within `patience` seconds; asked `every` so many."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(every)
     return True
 
 
-def wait_until(condition: Callable[[], bool], what: str, log: Path, patience: float = 90.0) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, log: Path, patience: float = 90.0, every: float = 0.05
+) -> None:
     """Wait until `condition` holds; show the end of `log` if it does not."""
-    if not holds(condition, patience):
+    if not holds(condition, patience, every):
         end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         raise AssertionError(f"{what} did not come up in {patience:.0f} s; {log} ends in:\n{end}")
 

@@ -28,6 +28,7 @@ from tests.cluster.daemon import Daemon, holds, missing, wait_until
 NEEDED = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 INSTALL = "apt-get update && apt-get install -y --no-install-recommends"
 
+ASK_SECONDS = 0.2  # between two questions to Slurm: each is a process, and other tests want the processors
 ROOT_LETTERS = 68  # in a socket's path, of 107 letters at most, more follow
 
 
@@ -163,6 +164,16 @@ class Cluster:
     def _is_out(self, name: str) -> bool:
         return self.state(name).startswith(("DOWN", "DRAIN"))
 
+    def mend(self) -> None:
+        """Have it well and without a job, whatever was done to it."""
+        if not self.controller.alive:
+            self.start_controller()
+        self.cancel_all()
+        for process in self.job_processes():
+            process.kill()
+        for name in self.nodes:
+            self.node_up(name)
+
     # ---- what it says
 
     def command(self, *words: str | Path, timeout: float = 60) -> str:
@@ -231,6 +242,7 @@ class Cluster:
             lambda: all(self.state(name) == "IDLE" for name in names),
             f"nodes {', '.join(names)}",
             self.root / "log" / "slurmctld.log",
+            every=ASK_SECONDS,
         )
 
     def cancel_all(self) -> None:
@@ -242,7 +254,7 @@ class Cluster:
         deadline = time.monotonic() + 20
         living = [name for name, node in self.nodes.items() if node.alive]
         while any(self.job_processes(name) for name in living) and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(ASK_SECONDS)
 
     def _daemon(self, name: str, command: list[str]) -> Daemon:
         return Daemon(self.root, name, command, {"SLURM_CONF": str(self.layout.conf)})
@@ -302,11 +314,25 @@ def ports_of(root: Path) -> int | None:
 
 
 def free_ports() -> int:
-    """The first of some ports that nothing listens at; below those that the kernel gives to outgoing connections."""
+    """The first of some ports that nothing listens at; below those that the kernel gives to outgoing connections.
+
+    They are this process's until it ends, also before a daemon listens there: several workers start clusters at once.
+    """
     for port0 in random.sample(range(21000, 31000, config.PORTS), 20):
-        if not any(listens("127.0.0.1", port0 + number) for number in range(2 * config.NODE_PORTS)):
-            return port0
+        if any(listens("127.0.0.1", port0 + number) for number in range(2 * config.NODE_PORTS)):
+            continue
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", port0 + config.CLAIM_PORT))
+        except OSError:  # another process's
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port0
     raise AssertionError("twenty clusters seem to run on this machine")
+
+
+_claims: list[socket.socket] = []
 
 
 def listens(host: str, port: int) -> bool:

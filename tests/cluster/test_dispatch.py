@@ -1,21 +1,15 @@
 """What a person types, and what becomes of it: dispatch of the graph's own stages to a real Slurm."""
 
+import json
 import signal
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.harness import Cluster
-from tests.cluster.training import STAGE, Driver, Training, command
+from tests.cluster.training import STAGE, STEPS, Driver, Training, command
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def training(repository: Training, cluster: Cluster) -> Training:
-    cluster.cancel_all()
-    repository.reset()
-    return repository
 
 
 def refused(training: Training, **changes: object) -> str:
@@ -46,7 +40,12 @@ def test_what_a_watcher_sees(training: Training) -> None:
     (job,) = record["jobs"].values()
     assert job["attempts"] == 1
     assert 0 < job["run_seconds"] < record["seconds"]
-    assert "pretrain: 40/40" in (training.project.path / job["log"]).read_text()
+    log = training.project.path / job["log"]
+    assert "pretrain: 40/40" in log.read_text()
+    figures = json.loads((log.parent / "metrics.json").read_text())
+    assert (figures["step"], figures["steps"]) == (STEPS, STEPS)
+    assert figures["loss"] > 0
+    assert figures["tokens_per_second"] > 0
 
 
 def test_a_dry_run_prints_the_script_and_does_nothing(training: Training) -> None:

@@ -15,20 +15,6 @@ from tests.cluster.training import MIDDLE, Training, fill, shim, small_disc
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def training(repository: Training, cluster: Cluster) -> Training:
-    """The stage, never run, on a cluster that is well and has no job."""
-    if not cluster.controller.alive:
-        cluster.start_controller()
-    cluster.cancel_all()
-    for process in cluster.job_processes():
-        process.kill()
-    for name in cluster.nodes:
-        cluster.node_up(name)
-    repository.reset()
-    return repository
-
-
 def test_undisturbed(training: Training) -> None:
     """A job ends in the same bits as two processes on this machine do."""
     record = training.check_end(training.start(), jobs=1, attempts=1, first=0)

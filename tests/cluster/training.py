@@ -20,7 +20,7 @@ import yaml
 
 from engine.launch.lifetime import lock
 from tests.cluster.daemon import holds
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import ASK_SECONDS, Cluster
 from tests.project import ENVIRONMENT, PROFILE, Project
 
 STAGE, NODE = "pretrain", "train_pretrain"
@@ -209,14 +209,18 @@ class Training:
                 continue
         return found
 
-    def wait_for(self, condition: Callable[[], bool], what: str, driver: Driver | None = None) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], what: str, driver: Driver | None = None, every: float = 0.05
+    ) -> None:
         """Wait until `condition` holds; fail at once where the driver has ended."""
         begun = time.monotonic()
 
         def either() -> bool:
             return condition() or (driver is not None and driver.process.poll() is not None)
 
-        assert holds(either, PATIENCE), f"{what}: not in {PATIENCE:.0f} s\n{driver.said()[-6000:] if driver else ''}"
+        assert holds(either, PATIENCE, every), (
+            f"{what}: not in {PATIENCE:.0f} s\n{driver.said()[-6000:] if driver else ''}"
+        )
         assert condition(), f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.said()[-6000:]}"
 
     def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
@@ -238,7 +242,11 @@ class Training:
     def wait_for_attempt(self, number: int, driver: Driver) -> None:
         """Wait until Slurm has taken the job from its nodes for the `number`th time."""
         job = self.job
-        self.wait_for(lambda: self.cluster.job(job)["Restarts"] == str(number), f"restart {number}", driver)
+
+        def restarted() -> bool:
+            return self.cluster.job(job)["Restarts"] == str(number)
+
+        self.wait_for(restarted, f"restart {number}", driver, ASK_SECONDS)
 
 
 def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:

@@ -5,8 +5,9 @@
     slurm-ID.out   the log; ranks-N/: what other ranks of attempt N said
     attempts.jsonl a line when an attempt begins, and one when its script ends
     heartbeat, drain, DONE, failed, exit.json   of the current attempt
+    metrics.json   the figures of a step, the last or one of seconds ago: loss, tokens a second, and so on
 
-An element of a job array has the last four lines in a folder element-I of its own.
+An element of a job array has the last five lines in a folder element-I of its own.
 """
 
 import json
@@ -20,12 +21,12 @@ from typing import Any
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
 from engine.launch.fence import ATTEMPTS
-from engine.launch.heartbeat import WATCHED
+from engine.launch.heartbeat import METRICS, WATCHED
 from engine.launch.slurm.states import Exit
 
 SKEW_WARN_SECONDS = 5.0
 ROOM_BYTES = 1 << 28
-KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", ATTEMPTS, WATCHED, "failed", "exit.json")
+KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", ATTEMPTS, WATCHED, METRICS, "failed", "exit.json")
 """Small text files that are worth keeping when the workspace goes."""
 
 

@@ -16,6 +16,11 @@ rm -f "$RUN_DIR"/exit.json "$RUN_DIR"/drain "$RUN_DIR"/DONE "$RUN_DIR"/failed "$
 printf '{"job": "%s", "attempt": %d, "begun": %d, "nodes": "%s"}\n' "$JOB" "$ATTEMPT" "$(date +%s)" \
   "$SLURM_JOB_NODELIST" >> "$RUN_DIR/attempts.jsonl"
 echo "job $JOB, attempt $ATTEMPT, on $SLURM_JOB_NODELIST, $(date -Is)"
+# Told to end, it ends after its srun, never before. Where Slurm does not keep a job's processes in a cgroup, an srun
+# that is left alone waits some seconds for a step whose supervisor is dead, and then cancels the step of that number:
+# by then the next attempt's.
+exec 3< /dev/null
+trap 'read -r RC <&3; exit 143' TERM
 """
 
 ENVIRONMENT = r"""
@@ -65,8 +70,9 @@ trap 'DRAIN=true; touch "$RUN_DIR/drain"; echo "job $JOB: asked to end soon"' US
 RANKS = r"""
 # ---- the ranks; their exit code comes through a pipe: `wait` may lose it where the warning comes as they end
 exec 4>&1
-exec 3< <(@SRUN@ >&4; echo $?)
+exec 3< <(trap : TERM; @SRUN@ >&4; echo $?)
 read -r RC <&3 || RC=1
+trap - TERM
 """
 
 END = r"""

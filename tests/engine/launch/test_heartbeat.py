@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from engine.launch.drain import RUN_DIR
-from engine.launch.heartbeat import HEARTBEAT, WATCHED, Heartbeat
+from engine.launch.heartbeat import HEARTBEAT, METRICS, WATCHED, Heartbeat
 
 
 def test_it_says_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
-    Heartbeat(tmp_path, 10).beat(3)
+    Heartbeat(tmp_path, 10).beat(3, {})
     told = json.loads((tmp_path / HEARTBEAT).read_text())
     assert (told["step"], told["steps"], told["pid"]) == (3, 10, os.getpid())
     assert abs((datetime.now(UTC) - datetime.fromisoformat(told["time"])).total_seconds()) < 60
@@ -21,13 +21,13 @@ def test_it_says_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
 
 def test_it_beats_at_most_every_few_seconds(tmp_path: Path) -> None:
     heart, eager = Heartbeat(tmp_path, 10, every=1000.0), Heartbeat(tmp_path, 10, every=0.0)
-    heart.beat(1)
-    heart.beat(2)
+    heart.beat(1, {})
+    heart.beat(2, {})
     assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 1
-    heart.beat(10)
+    heart.beat(10, {})
     assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 10
-    eager.beat(3)
-    eager.beat(4)
+    eager.beat(3, {})
+    eager.beat(4, {})
     assert json.loads((tmp_path / HEARTBEAT).read_text())["step"] == 4
 
 
@@ -36,6 +36,7 @@ def test_a_dispatched_nodes_heart_also_beats_in_its_run_directory(
 ) -> None:
     run = tmp_path / "run"
     monkeypatch.setenv(RUN_DIR, str(run))
-    Heartbeat(tmp_path, 10).beat(3)
+    Heartbeat(tmp_path, 10).beat(3, {"loss": 2.5})
     assert json.loads((run / WATCHED).read_text())["step"] == 3
+    assert json.loads((run / METRICS).read_text()) == {"step": 3, "steps": 10, "loss": 2.5}
     assert (run / WATCHED).read_bytes() == (tmp_path / HEARTBEAT).read_bytes()

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -10,12 +12,14 @@ from torch import nn
 
 from engine.errors import UserError
 from engine.model.model import K2Model
+from engine.optim.adamw import STATE, AdamW
 from engine.optim.groups import is_muon
 from engine.optim.head_logits import HeadLogits
 from engine.optim.idle import IDLE_STEPS
 from engine.optim.muonclip import MuonClip
 from tests.engine.optim.oracle import backward
 from tests.engine.tiny import config
+from tests.project import ROOT
 
 FP32 = {"ns_dtype": torch.float32}
 
@@ -249,3 +253,39 @@ def test_state_goes_through_a_dictionary(dtype):
         twin.load_state_dict({})
     with pytest.raises(UserError, match="count of clipped steps"):
         twin.load_state_dict({name: value for name, value in states[0].items() if name != "clipped"})
+
+
+def test_adamw_moves_to_the_bits_of_torchs():
+    mine, theirs = ([torch.randn(3, 5, generator=torch.Generator().manual_seed(n)) for n in range(3)] for _ in "ab")
+    ours = AdamW(mine, 0.01, (0.9, 0.95), 0.1)
+    torchs = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+    for step in range(3):
+        for a, b in zip(mine[step:], theirs[step:]):
+            a.grad = b.grad = torch.randn(3, 5, generator=torch.Generator().manual_seed(10 + step))
+        ours.step()
+        torchs.step()
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs))
+    for a, b in zip(mine, theirs):
+        assert all(torch.equal(ours.state[a][name], torchs.state[b][name]) for name in STATE)
+
+
+def test_training_does_not_load_torchs_compiler():
+    """Which takes longer than all else that a short stage begins with."""
+    code = (
+        "import sys, torch\n"
+        "from engine.model.model import K2Model\n"
+        "from engine.optim.muonclip import MuonClip\n"
+        "from engine.training.numerics import settle\n"
+        "from tests.engine.optim.oracle import backward\n"
+        "from tests.engine.tiny import config\n"
+        "settle(1)\n"
+        "with torch.device('meta'):\n"
+        "    K2Model(config(), seed=None)\n"
+        "model = K2Model(config())\n"
+        "optimizer = MuonClip(model, 0.01)\n"
+        "backward(model, 0)\n"
+        "optimizer.step()\n"
+        "assert torch.are_deterministic_algorithms_enabled()\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -63,7 +63,7 @@ def test_one_process_needs_neither_torchrun_nor_a_meeting_place(tmp_path: Path) 
 def test_a_class_without_gpus_and_drain(tmp_path: Path) -> None:
     text = checked(render(job(tmp_path, where=ComputeClass("slurm", time="10", drain_lead_s=0))))
     assert not {"gres", "signal", "exclusive", "partition"} & set(header(text))
-    for word in ("nvidia-smi", "trap", "scontrol requeue"):
+    for word in ("nvidia-smi", "USR1", "scontrol requeue"):
         assert word not in text
 
 
@@ -114,6 +114,16 @@ def test_success_is_told(tmp_path: Path) -> None:
 def test_other_ends_are_told(tmp_path: Path, ranks: str, rc: int, failed: bool) -> None:
     code, left = run(tmp_path, ranks)
     assert (code, left["rc"], left["failed"]) == (rc, rc, failed)
+
+
+def test_told_to_end_it_ends_after_its_srun_and_leaves_no_word(tmp_path: Path) -> None:
+    """Slurm's signal comes to all of them, the shell around srun too; what srun does then must be done in time."""
+    last = tmp_path / "last"
+    ending = f"sleep 1; grep State /proc/$SCRIPT/status > {last}; exit 143"
+    ranks = f"trap '{ending}' TERM; kill $SCRIPT $PPID $$; while :; do sleep 0.02; done"
+    with pytest.raises(FileNotFoundError, match=r"exit\.json"):
+        run(tmp_path, ranks)
+    assert "sleeping" in last.read_text(), "the script was gone before its srun"
 
 
 @pytest.mark.parametrize("then", ["", "exit 85;"], ids=["a step later", "at the same moment"])
