@@ -17,7 +17,7 @@ from benchmarks.report import Report
 
 SEEDS = (1, 2, 3, 4, 5)
 SWEEP_SEED = 9001
-RATES = (0.005, 0.01, 0.02, 0.04)
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 SHARES = (0.5, 0.7, 0.85)
 """Budgets of the K2 model, as shares of the dense model's tokens; its rates are swept at the middle one."""
 
