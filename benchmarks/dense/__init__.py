@@ -2,8 +2,8 @@
 
 The dense model is a plain GPT (full attention heads, SwiGLU, rotary positions) trained by Muon, with as many matmul
 weights as one token passes in the laptop profile's K2 model, embedding and head apart. Same data, tokenizer, head,
-schedule and sweep of learning rates; one thread a run. The K2 model is trained on three smaller budgets; where its
-loss reaches the dense one's is interpolated in the logarithm of the tokens, seed by seed.
+schedule and sweep of learning rates; one thread a run. The K2 model is trained on two budgets; where its loss
+reaches the dense one's is interpolated in the logarithm of the tokens, seed by seed.
 
     python -m benchmarks dense --json benchmarks/results/dense.json     # 45 minutes on two cores; resumes
 
@@ -18,8 +18,10 @@ from benchmarks.report import Report
 SEEDS = (1, 2, 3, 4, 5)
 SWEEP_SEED = 9001
 RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
-SHARES = (0.5, 0.7, 0.85)
-"""Budgets of the K2 model, as shares of the dense model's tokens; its rates are swept at the middle one."""
+SHARES = (0.85, 1.1)
+"""Budgets of the K2 model, as shares of the dense one's tokens: what is required, and where it is sure to be better."""
+SWEEP_SHARE = 0.7
+"""The budget at which its rates are swept."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

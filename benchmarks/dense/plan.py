@@ -12,13 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.dense import RATES, SEEDS, SHARES, SWEEP_SEED
+from benchmarks.dense import RATES, SEEDS, SHARES, SWEEP_SEED, SWEEP_SHARE
 from benchmarks.report import Report, Row
 from engine.artifacts.files import write_atomic
 from engine.errors import UserError
 
 CALIBRATION_STEPS, CALIBRATION_RATE = 40, 0.005  # fixed: a wider sweep keeps the runs that it has
-MIDDLE = SHARES[len(SHARES) // 2]
 TOKENS_MUST, TIME_MUST = 0.85, 1.0
 
 
@@ -58,7 +57,7 @@ class Plan:
         steps = round(60 * self.minutes / (found[0]["cpu_seconds"] / CALIBRATION_STEPS))
         sweeps = {
             model: [Unit(model, rate, round(share * steps), SWEEP_SEED) for rate in RATES]
-            for model, share in (("dense", 1.0), ("k2", MIDDLE))
+            for model, share in (("dense", 1.0), ("k2", SWEEP_SHARE))
         }
         swept = self._results([unit for units in sweeps.values() for unit in units])
         if swept is None:
