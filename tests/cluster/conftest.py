@@ -9,13 +9,19 @@ import pytest
 from tests.cluster import training
 from tests.cluster.harness import Cluster
 
-LONG = ("test_time_is_up", "test_warned_before_its_time_is_up", "test_slurmd_killed", "test_slurmstepd_killed")
-"""They wait for minutes, most of it for Slurm's own clocks: begun last they would be waited for alone."""
+BARE = ("test_harness", "test_accounting")
+"""Modules that need no scratch repository: they run while another worker prepares it for all."""
+LONG = (
+    *("test_time_is_up", "test_warned_before_its_time_is_up", "test_slurmd_killed", "test_slurmstepd_killed"),
+    *("test_controller_forgets_the_job_and_gives_its_id_to_another",),
+    *("test_controller_killed_and_the_job_ends_before_it_is_back",),
+)
+"""They wait a minute or more, most of it for Slurm's own clocks: begun last they would be waited for alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the long ones first, for all workers hand out tests in this order."""
-    items.sort(key=lambda item: item.name not in LONG)
+    """Have the bare and the long ones first: workers take tests in this order."""
+    items.sort(key=lambda item: 0 if item.path.stem in BARE else 1 if item.name in LONG else 2)
 
 
 @pytest.fixture(scope="session")
