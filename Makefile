@@ -112,7 +112,7 @@ cluster-stop: $(READY) ## stop it, its jobs too
 	@python -m tests.cluster --stop
 
 test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may befall it
-	OMP_NUM_THREADS=1 python -m pytest -n 4 --dist loadgroup -m slow --timeout 900 --durations 0 --durations-min 5 tests/cluster
+	OMP_NUM_THREADS=1 python -m pytest -n 4 -m slow --timeout 900 --durations 10 tests/cluster
 
 test-mutate: $(READY) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation

@@ -11,7 +11,7 @@ from engine.launch.slurm.states import UNDER_WAY, State, judge
 from tests.cluster.daemon import holds
 from tests.cluster.harness import Cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("accounting")]
+pytestmark = pytest.mark.slow
 PATIENCE = 60.0
 
 

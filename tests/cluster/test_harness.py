@@ -14,7 +14,7 @@ from tests.cluster.daemon import wait_until
 from tests.cluster.harness import Cluster
 from tests.project import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("harness")]
+pytestmark = pytest.mark.slow
 
 
 def submit(cluster: Cluster, output: Path, script: str, *words: str) -> str:

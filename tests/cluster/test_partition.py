@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.partition import PartitionedCluster
 from tests.cluster.training import Training
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("partition")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -224,13 +224,25 @@ class Training:
         assert condition(), f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.said()[-6000:]}"
 
     def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
-        """Let it train to a step and stop both ranks there, wherever in it they are."""
-        self.wait_for(lambda: self.step() >= step, f"step {step}", driver)
+        """Let it train to a checkpoint at or after a step, and stop both ranks soon after, wherever they are.
+
+        But not while they write the next one: whether that counts would hang on which of them is told to go on.
+        """
+        self.wait_for(lambda: self.step() >= step and self.checkpoint() >= step, f"a checkpoint after {step}", driver)
         ranks = self.ranks()
         assert len(ranks) == 2, ranks
-        assert self.step() < STEPS - EVERY, "too late to disturb it"
-        for rank in ranks:
-            rank.send_signal(signal.SIGSTOP)
+
+        def stopped_between_checkpoints() -> bool:
+            for rank in ranks:
+                rank.send_signal(signal.SIGSTOP)
+            assert holds(lambda: all(rank.status() == psutil.STATUS_STOPPED for rank in ranks), PATIENCE), ranks
+            if not any(self.workspace.glob("checkpoints/.*.partial")):
+                return True
+            self.go_on(ranks)
+            return False
+
+        assert holds(stopped_between_checkpoints, PATIENCE)
+        assert self.checkpoint() < STEPS - EVERY, "too late to disturb it"
         return ranks
 
     def go_on(self, ranks: list[psutil.Process]) -> None:
