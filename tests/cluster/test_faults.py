@@ -121,7 +121,12 @@ def test_controller_forgets_the_job_and_gives_its_id_to_another(
     """Killed within moments of sbatch. The job of that id is not ours, and none of its business."""
     controller = cluster.controller.process
     assert controller
-    driver = training.start(path=shim(tmp_path / "bin", "sbatch", after=f"kill -9 {controller.pid}"))
+    state, kept = cluster.root / "state", tmp_path / "state"
+    moment = {  # it may save at once, or in five seconds: what it saves after sbatch is taken from it
+        "before": f"cp -a {state} {kept}",
+        "after": f"kill -9 {controller.pid}; sleep 0.5; rm -r {state}; cp -a {kept} {state}",
+    }
+    driver = training.start(path=shim(tmp_path / "bin", "sbatch", **moment))
     training.wait_for(lambda: not cluster.controller.alive, "the kill", driver)
     training.wait_for(lambda: training.job != "", "the job's id", driver)
     forgotten = training.job
