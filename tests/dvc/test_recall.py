@@ -97,14 +97,15 @@ def test_its_curves_come_along(made: Project) -> None:
     """Of a training that came back, MLflow and Dagster have the history of the run that made it."""
     target = ("-s", f"{LEDGER}:code", f"{LEDGER}:sft")
     parameters = f"conf/{PROFILE}/parameters/sft.yml"
-    before = made.records("sft")[-1]
     made.edit(parameters, "  steps: 8\n", "  steps: 9\n")
     made.repro(*target)
     made.edit(parameters, "  steps: 9\n", "  steps: 8\n")
     made.repro(*target)
     _, other, back = made.records("sft")[-3:]
     assert (other["outcome"], back["outcome"]) == ("success", "recalled")
+    (before,) = [run for run in made.records("sft") if run["path"].name == back["origin"]["record"]]
     assert (back["key"], back["training"]) == (before["key"], before["training"])
+    assert back["training"]["steps"] == 8
     told = [run["path"].with_suffix("") / "history.jsonl" for run in (before, back)]
     assert told[0].read_bytes() == told[1].read_bytes()
     assert ran(made.repro().stdout) == ["code"]
