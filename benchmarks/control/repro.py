@@ -19,8 +19,9 @@ from pipelines import graph
 from pipelines.manifest import load_manifest
 graph.catalog_entries(None), graph.config(None, "gates")
 begun = time.perf_counter()
-for stage in load_manifest().stages:
-    graph.code_of(stage)
+with graph.library() as modules:  # one for all stages, as the stage `code` has it
+    for stage in load_manifest().stages:
+        graph.code_of(stage, modules)
 print(time.perf_counter() - begun)
 """
 
