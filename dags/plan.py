@@ -86,18 +86,20 @@ def plan_sensor(profile: str) -> dg.SensorDefinition:
         if state == context.cursor:
             return dg.SkipReason("no file that the plan depends on was touched")
         now = {stage: entry for stage, entry in _read(profile).items() if stage not in attended}  # that run says it
-        told = {stage: entry for stage, entry in now.items() if _is_reported(context.instance, stage, entry)}
+        told = {stage: entry for stage, entry in now.items() if _is_reported(context.instance, profile, stage, entry)}
         events = list(changed(context.instance, told))
         return dg.SensorResult(asset_events=events, cursor=state if told == now else f"{state}, in part")
 
     return report_plan
 
 
-def _is_reported(instance: dg.DagsterInstance, stage: str, entry: dict[str, str | None]) -> bool:
+def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: dict[str, str | None]) -> bool:
     """Whether Dagster has the run that the plan speaks of: its materialisation would outdate an earlier word."""
-    return entry["record"] is None or all(
-        entry["record"] in reported(instance, name) for name in graph.stage_graph(stage).outputs
-    )
+    if entry["record"] is None:
+        return True
+    record = json.loads((graph.data_folder(profile) / ".runs" / stage / entry["record"]).read_bytes())
+    known = set(graph.stage_graph(stage).outputs)  # a record may be of a time when the stage had other ones
+    return all(entry["record"] in reported(instance, name) for name in record["outputs"] if name in known)
 
 
 def touched(profile: str) -> str:

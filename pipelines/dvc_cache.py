@@ -9,16 +9,26 @@ from pathlib import Path
 
 from engine.artifacts.files import digest_bytes
 from engine.artifacts.manifest import MANIFEST
+from engine.errors import UserError
 from pipelines.manifest import ROOT
 
 
 class DvcCache:
     """What DVC has kept of outputs, older ones too, until `dvc gc`."""
 
+    def locate(self) -> None:
+        """Ask DVC where its files are. Raises UserError where it does not say."""
+        assert self.root
+
     @cached_property
     def root(self) -> Path:
         """Where its files are; DVC is asked, since a team may have it elsewhere."""
-        done = subprocess.run(["dvc", "cache", "dir"], cwd=ROOT, capture_output=True, text=True, check=True)
+        try:
+            done = subprocess.run(["dvc", "cache", "dir"], cwd=ROOT, capture_output=True, text=True, check=True)
+        except FileNotFoundError as error:
+            raise UserError("there is no `dvc` on PATH: `source .venv/bin/activate`.") from error
+        except subprocess.CalledProcessError as error:
+            raise UserError(f"`dvc cache dir` failed: {' '.join(error.stderr.split())}") from error
         return (ROOT / done.stdout.strip()).resolve() / "files" / "md5"
 
     def object(self, md5: str) -> Path:
@@ -34,7 +44,10 @@ class DvcCache:
         """The sealed directories that it keeps: content digest → file → MD5."""
         found: dict[str, dict[str, str]] = {}
         for listing in self.root.glob("*/*.dir"):
-            files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+            try:
+                files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+            except (ValueError, KeyError, TypeError):  # torn or foreign: it lists nothing that could be brought back
+                continue
             seal = self.object(files.get(MANIFEST, "absent"))
             if seal.is_file():
                 found[digest_bytes(seal.read_bytes())] = files

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.artifacts import store
+from engine.artifacts.files import heal
 from engine.artifacts.manifest import MANIFEST
 from engine.errors import UserError
 from engine.launch.lifetime import lock
@@ -48,7 +49,7 @@ def payloads(profile: str) -> list[Payload]:
     unnamed = set(store.unnamed(folder, named | kept))
     found = [
         _payload(path, NOBODY if path in unnamed else PUBLISHED if path.name in named else CACHED)
-        for path in folder.glob("*/")
+        for path in folder.glob(store.PAYLOADS)
     ]
     return sorted(found, key=lambda one: (one.dataset, one.path.name))
 
@@ -73,6 +74,8 @@ def collect(profile: str) -> list[Payload]:
         for stage in load_manifest().stages:
             path = graph.work_folder(profile) / stage / "lock"
             stack.enter_context(lock(path, f"stage {stage} of profile {profile}", patience=0))
+        for aside in (graph.data_folder(profile) / store.FOLDER).glob("*.old"):
+            heal(aside.with_suffix(""))  # of a publish that was killed: it may be the only copy
         gone = [one for one in payloads(profile) if one.named_by == NOBODY]
         for one in gone:
             shutil.rmtree(one.path)

@@ -1,9 +1,9 @@
-"""One process of a node: the same node and catalog entries as the driver's, no CLI, no gates, no publishing.
+"""One process of a node: the same node and catalog entries as the driver's, no publishing.
 
     python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef [--world]
 
-It loads the node's inputs, runs it in the stage's workspace and hands its outputs to the driver
-(engine/launch/exchange).
+It loads the node's inputs, runs it in the stage's workspace, has its tables judged by their gates and hands its outputs
+to the driver (engine/launch/exchange).
 """
 
 import argparse
@@ -124,7 +124,7 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
 
 
 def _prepared(profile: str, node: str, name: str, value: Any, workspace: Path) -> Any:
-    """An output as the driver may publish it without reading it: all that reads content is done here, on the node."""
+    """An output as the driver is to publish it: tables written, checked and judged, payloads by hash hashed, here."""
     dataset = graph.dataset(profile, name)
     if isinstance(dataset, TableDataset):
         return dataset.prepare(value, exchange.place(workspace, node, name))

@@ -7,6 +7,7 @@ of it is checked against the record's digests before any of it is published; whe
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pipelines.hooks import FRESH
 
 DVC = "DVC_STAGE"
 """In the environment of a stage that DVC has started."""
+FORCED = "K2_FORCED"
+"""Set by `pipelines.repro --force` (Dagster's `force`): the stage is to run."""
 Record = dict[str, Any]
 
 
@@ -30,28 +33,35 @@ class Gone(Exception):
 def recall(profile: str, stage: str, key: str, workspace: Path, say: Callable[[str], None]) -> Record | None:
     """Publish what the stage made under `key` and return the run record that says so; None: the stage has to run.
 
-    Only where DVC has started the stage, found it stale, and the last run was of another key: one who asks for the
-    stage itself (`kedro run`, or `dvc repro -f` of what is fresh) wants it to run.
+    Only where DVC has started the stage and found it stale: the last run was of another key, and what is there is not
+    what the key made. One who asks for the stage itself (`kedro run`, `--force`, or `dvc repro -f` of what is fresh)
+    wants it to run.
     """
-    if DVC not in os.environ or os.environ.get(FRESH):
+    if DVC not in os.environ or os.environ.get(FRESH) or os.environ.get(FORCED):
         return None
     good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] in GOOD]
     made = [run for run in good if run["key"] == key]
-    if not made or good[-1]["key"] == key:
+    if not made or good[-1]["key"] == key or _is_there(profile, made[-1]):
         return None
     then = str(made[-1]["finished"])[:16].replace("T", " ")
     try:
         _bring_back(profile, made[-1], workspace / "recalled")
     except Gone as gone:
+        shutil.rmtree(workspace / "recalled", ignore_errors=True)
         say(f"stage {stage}  ran under this key on {then}, but its {gone} is not kept any more: it runs again")
         return None
     say(f"stage {stage}  has run under this key before: its outputs of {then} are back")
     return made[-1]
 
 
+def _is_there(profile: str, record: Record) -> bool:
+    return all(graph.digest_of(profile, name) == digest for name, digest in record["outputs"].items())
+
+
 def _bring_back(profile: str, record: Record, aside: Path) -> None:
-    """Publish all outputs of a record, or none of them. Raises Gone."""
+    """Publish all outputs of a record, each checked before the first is published. Raises Gone where one cannot be."""
     cache = DvcCache()
+    cache.locate()
     ready: list[Callable[[], None]] = []
     for name, digest in record["outputs"].items():
         path = graph.dataset_path(profile, name)

@@ -20,6 +20,7 @@ from pipelines import graph
 from pipelines.code import code_file, stage_file
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
+from pipelines.recall import FORCED
 
 CODE = "code"
 
@@ -110,6 +111,8 @@ def main() -> NoReturn:
         profile = load_manifest().profile(asked.env)
         stages = (load_manifest().stage(asked.stage).name,) if asked.stage else ()
         take_turn(profile, asked.stage)
+    if asked.force:
+        os.environ[FORCED] = "1"
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", *command(profile, *stages, force=asked.force)])
 

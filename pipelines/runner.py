@@ -84,7 +84,8 @@ class StageRun:
             self._say_begun(workspace, {"key": key, "parts": parts, **begun})
             clock = time.monotonic()
             try:
-                earlier = recall(self.context.profile, self.stage, key, workspace, say)
+                begins = begun["attempt"] == 1  # work under way, a job's perhaps, is gone on with
+                earlier = recall(self.context.profile, self.stage, key, workspace, say) if begins else None
                 for node in self.nodes if earlier is None else ():
                     self._run_node(node, workspace, held)
             except BaseException as error:
@@ -218,10 +219,11 @@ class StageRun:
         records.write_record(runs, {**record, "jobs": self._jobs(workspace, kept)})
 
     def _jobs(self, workspace: Path, kept: Path) -> dict[str, Any]:
-        """What became of the nodes' Slurm jobs, by node; their logs are those that were `kept`."""
-        told = {node.name: self._work(node, workspace).directory.record() for node in self.nodes}
+        """What became of the nodes' Slurm jobs, by run directory; their logs are those that were `kept`."""
+        directories = [one.directory for node in self.nodes for one in self._work(node, workspace).jobs]
+        told = {directory.path.name: directory.record() for directory in directories}
         logs = (kept / dispatch.JOBS).relative_to(ROOT)
-        return {node: {**job, "log": str(logs / node / job["log"])} for node, job in told.items() if job}
+        return {name: {**job, "log": str(logs / name / job["log"])} for name, job in told.items() if job}
 
     def _keep(self, workspace: Path, folder: Path) -> None:
         """Copy what is worth keeping of a workspace that is about to go: history, clocks, the jobs' small files."""

@@ -18,6 +18,8 @@ from engine.errors import UserError
 
 FOLDER = ".store"
 """Its name below data/<profile>."""
+PAYLOADS = "[0-9a-f]*/"
+"""What of it is payloads, as a pattern."""
 
 
 def publish_by_hash(source: Path, target: Path, store: Path) -> None:
@@ -89,7 +91,7 @@ def verify_payload(held: Path, *, stage: str, dataset: str, files: dict[str, dic
 def unnamed(store: Path, named: Iterable[str]) -> list[Path]:
     """Payloads in the store that none of the digests `named` asks for."""
     keep = set(named)
-    return sorted(path for path in store.glob("[0-9a-f]*/") if path.name not in keep)
+    return sorted(path for path in store.glob(PAYLOADS) if path.name not in keep)
 
 
 def is_whole(held: Path) -> bool:

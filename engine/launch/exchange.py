@@ -13,7 +13,8 @@ from typing import Any
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
 
-_FOLDER = ".exchange"
+FOLDER = ".exchange"
+"""In the workspace."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ def _received(workspace: Path, told: dict[str, Any]) -> Any:
 
 
 def _file(workspace: Path, node: str, name: str) -> Path:
-    folder = workspace / _FOLDER
+    folder = workspace / FOLDER
     folder.mkdir(exist_ok=True)
     return folder / f"{node}.{name}.json"
 
 
 def _errors(workspace: Path, node: str) -> list[Path]:
     """The sentences that ranks have left, by rank."""
-    found = (workspace / _FOLDER).glob(f"{node}.error*.json")
+    found = (workspace / FOLDER).glob(f"{node}.error*.json")
     return sorted(found, key=lambda path: int(path.name.removeprefix(f"{node}.error").removesuffix(".json")))

@@ -61,8 +61,17 @@ def test_it_comes_back_and_is_fresh(project: Project) -> None:
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
 def test_who_asks_for_a_run_gets_one(project: Project) -> None:
+    """Of a fresh stage, of one that would come back, and of one that was begun and is not done."""
+    key = project.records(STAGE)[-1]["key"]
     project.run("dvc", "repro", "-f", "-s", TARGET)
-    assert outcomes(project)[-1] == "success"
+    project.append(PARAMETERS, OTHER)
+    project.run("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", STAGE, "--force")
+    project.edit(PARAMETERS, OTHER, "")
+    begun = project.data(".work", STAGE, key)
+    begun.mkdir()
+    (begun / ".attempts").write_text(".")
+    project.repro(TARGET)
+    assert outcomes(project)[-3:] == ["success"] * 3
 
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.launch import exchange
 from engine.launch.slurm.interrupts import Interrupts
 from engine.launch.slurm.rundir import RunDirectory, Submitted
 from engine.launch.slurm.script import Job
@@ -109,8 +110,12 @@ def _another(
 
 
 def newest_progress(workspace: Path) -> str:
-    """The newest of the checkpoints and finished blocks in a workspace: when another is there, work was done."""
+    """The newest of the checkpoints and finished blocks in a workspace: when another is there, work was done.
+
+    A table that is being handed over is none: it is written anew in every attempt.
+    """
     found = [path for pattern in ("**/checkpoints/*/meta.json", "**/*.parquet") for path in workspace.glob(pattern)]
+    found = [path for path in found if exchange.FOLDER not in path.relative_to(workspace).parts]
     stamps = [(path.stat().st_mtime_ns, str(path.relative_to(workspace))) for path in found if path.exists()]
     return str(max(stamps)) if stamps else ""
 

@@ -12,7 +12,8 @@ if [ -n "${K2_KEY:-}" ] && [ "$(cat @DIRECTORY@/key 2> /dev/null)" != "$K2_KEY" 
   exit 0
 fi
 mkdir -p "$RUN_DIR"
-rm -f "$RUN_DIR"/exit.json "$RUN_DIR"/drain "$RUN_DIR"/DONE "$RUN_DIR"/failed "$RUN_DIR"/heartbeat
+rm -f "$RUN_DIR"/exit.json "$RUN_DIR"/drain "$RUN_DIR"/DONE "$RUN_DIR"/failed "$RUN_DIR"/heartbeat \
+  "$RUN_DIR"/metrics.json
 printf '{"job": "%s", "attempt": %d, "begun": %d, "nodes": "%s"}\n' "$JOB" "$ATTEMPT" "$(date +%s)" \
   "$SLURM_JOB_NODELIST" >> "$RUN_DIR/attempts.jsonl"
 echo "job $JOB, attempt $ATTEMPT, on $SLURM_JOB_NODELIST, $(date -Is)"
@@ -91,7 +92,8 @@ FAILED_OF_ONE = r"""FAILED=false  # unless it ended of its own, neither drained 
 REQUEUE = r"""
 # ---- drained: once more, at most @BUDGET@ times in a row without new progress; never a job that is being ended
 if [ $DRAIN = true ] && [ $RC != 0 ] && [ $DONE = false ] && [ $FAILED = false ]; then
-  MARK=$(find "$WORKSPACE" \( -path '*/checkpoints/*/meta.json' -o -name '*.parquet' \) -printf '%T@ %P\n' |
+  MARK=$(find "$WORKSPACE" \( -path '*/checkpoints/*/meta.json' -o -name '*.parquet' \) ! -path '*/.exchange/*' \
+    -printf '%T@ %P\n' |
     sort -n | tail -n 1)
   SPENT=$(cat "$RUN_DIR/spent" 2> /dev/null || echo 0)
   if [ "$MARK" = "$(cat "$RUN_DIR/mark" 2> /dev/null)" ]; then SPENT=$((SPENT + 1)); else SPENT=0; fi
