@@ -6,6 +6,7 @@ import pytest
 from dags import plan as plans
 from dags import report
 from dags.attending import attended_here
+from engine.artifacts.files import canonical_json
 from pipelines import graph
 from pipelines.manifest import load_manifest
 from pipelines.status import stage_status
@@ -95,6 +96,17 @@ def test_the_sensor_leaves_a_stage_to_the_run_that_attends_it(runs, instance, ti
         assert tick() == set()
         assert tick() is None, "a plan is not made every few seconds for as long as a training takes"
     assert tick() == set(graph.stage_graph("corpus").outputs)
+
+
+def test_the_sensor_settles_for_a_stage_that_has_got_a_new_output(runs, instance, tick):
+    """No run can be reported for it before the stage has run again."""
+    record = runs.add("corpus", 1)
+    report.report_all(instance, "smoke")
+    told = {name: digest for name, digest in record["outputs"].items() if name != "corpus_card"}
+    record["path"].write_bytes(canonical_json({**{k: v for k, v in record.items() if k != "path"}, "outputs": told}))
+    instance.wipe_assets([dg.AssetKey("corpus_card")])
+    assert tick()
+    assert tick() is None
 
 
 def test_what_the_plan_depends_on_is_noticed(runs):
