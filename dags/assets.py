@@ -13,7 +13,7 @@ from dags.execute import cause, run_logged, stage_command, track_command
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
 from dags.plan import ABOUT, PLAN, plan, plan_check
-from engine.identity.records import GOOD, read_records
+from engine.identity.records import good_records, read_records
 from pipelines import graph
 from pipelines.manifest import StageSpec
 
@@ -78,7 +78,7 @@ def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iter
         raise dg.Failure(f"stage {stage} failed: {why}", metadata={"output": dg.MetadataValue.md(_code(tail))})
     run_logged(track_command(profile), context.log.info)  # a server that is down costs a warning, as in `make repro`
     now = plan(profile)
-    good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] in GOOD]
+    good = good_records(graph.runs_folder(profile, stage))
     for dataset in graph.stage_graph(stage).outputs:
         digest = graph.digest_of(profile, dataset)
         made = [run for run in good if run["outputs"].get(dataset) == digest]
@@ -136,7 +136,7 @@ def _recorded_error(profile: str, stage: str, since: float) -> str | None:
 
     The command's output ends in DVC's own sentence, which names the command that failed and not the reason.
     """
-    records = read_records(graph.data_folder(profile) / ".runs" / stage)
+    records = read_records(graph.runs_folder(profile, stage))
     mine = [record for record in records if record["path"].stat().st_mtime >= since and record.get("error")]
     return str(mine[-1]["error"]) if mine else None
 

@@ -78,7 +78,7 @@ def verdict(profile: str, dataset: str) -> dict[str, Any] | None:
 
 def gate_report(profile: str, dataset: str) -> Path:
     """Where the gate leaves its report on a table."""
-    return graph.data_folder(profile) / ".runs" / graph.producer(dataset) / "gates" / f"{dataset}.json"
+    return graph.runs_folder(profile, graph.producer(dataset)) / "gates" / f"{dataset}.json"
 
 
 def verdict_metadata(profile: str, report: dict[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: 
     """Whether Dagster has the run that the plan speaks of: its materialisation would outdate an earlier word."""
     if entry["record"] is None:
         return True
-    record = json.loads((graph.data_folder(profile) / ".runs" / stage / entry["record"]).read_bytes())
+    record = json.loads((graph.runs_folder(profile, stage) / entry["record"]).read_bytes())
     known = set(graph.stage_graph(stage).outputs)  # a record may be of a time when the stage had other ones
     return all(entry["record"] in reported(instance, name) for name in record["outputs"] if name in known)
 

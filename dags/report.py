@@ -18,7 +18,7 @@ from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
 from dags.metadata import CHECK, latest_check, materialisation, reported, verdict, verdict_metadata
 from dags.versions import code_version
-from engine.identity.records import GOOD, read_records
+from engine.identity.records import good_records
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
@@ -28,12 +28,11 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
     """Events for every successful run that Dagster has not seen, oldest first, and for every table just refused."""
-    runs = graph.data_folder(profile) / ".runs"
     fresh: list[dict[str, Any]] = []
     for stage in load_manifest().stages:
         if attended_by_dagster(profile, stage):
             continue  # that run reports it
-        records = [record for record in read_records(runs / stage) if record["outcome"] in GOOD]
+        records = good_records(graph.runs_folder(profile, stage))
         if records:
             known = reported(instance, graph.stage_graph(stage).outputs[-1])
             fresh += [record for record in records if record["path"].name not in known]

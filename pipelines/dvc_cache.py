@@ -16,20 +16,15 @@ from pipelines.manifest import ROOT
 class DvcCache:
     """What DVC has kept of outputs, older ones too, until `dvc gc`."""
 
-    def locate(self) -> None:
-        """Ask DVC where its files are. Raises UserError where it does not say."""
-        assert self.root
-
-    @cached_property
-    def root(self) -> Path:
-        """Where its files are; DVC is asked, since a team may have it elsewhere."""
+    def __init__(self) -> None:
+        """Ask DVC where its files are, since a team may have them elsewhere. Raises UserError where it does not say."""
         try:
             done = subprocess.run(["dvc", "cache", "dir"], cwd=ROOT, capture_output=True, text=True, check=True)
         except FileNotFoundError as error:
             raise UserError("there is no `dvc` on PATH: `source .venv/bin/activate`.") from error
         except subprocess.CalledProcessError as error:
             raise UserError(f"`dvc cache dir` failed: {' '.join(error.stderr.split())}") from error
-        return (ROOT / done.stdout.strip()).resolve() / "files" / "md5"
+        self.root = (ROOT / done.stdout.strip()).resolve() / "files" / "md5"
 
     def object(self, md5: str) -> Path:
         """The place of a file of this MD5, there or not."""

@@ -15,6 +15,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset
 from kedro.pipeline import Pipeline
 
+from engine.artifacts import store
 from engine.artifacts.files import digest_bytes
 from engine.artifacts.manifest import MANIFEST, content_digest
 from engine.errors import UserError
@@ -114,6 +115,16 @@ def work_folder(profile: str | None) -> Path:
     return data_folder(profile) / ".work"
 
 
+def runs_folder(profile: str | None, stage: str) -> Path:
+    """data/<profile>/.runs/<stage>, where the stage's run records are, and what is kept beside them."""
+    return data_folder(profile) / ".runs" / stage
+
+
+def payload_store(profile: str | None) -> Path:
+    """data/<profile>/.store, where payloads are kept by hash."""
+    return data_folder(profile) / store.FOLDER
+
+
 def dvc_file(profile: str) -> Path:
     """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
     return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"
@@ -130,6 +141,11 @@ def digest_of(profile: str | None, dataset: str) -> str | None:
     if path.suffix == ".json":
         return digest_bytes(path.read_bytes()) if path.is_file() else None
     return content_digest(path)
+
+
+def is_published(profile: str | None, outputs: dict[str, str]) -> bool:
+    """Whether what is there is just this: dataset → content digest, as a run record has it."""
+    return all(digest_of(profile, name) == digest for name, digest in outputs.items())
 
 
 def producer(dataset: str) -> str:

@@ -41,7 +41,7 @@ class Payload:
 
 def payloads(profile: str) -> list[Payload]:
     """All payloads of a profile's store, by dataset."""
-    folder = graph.data_folder(profile) / store.FOLDER
+    folder = graph.payload_store(profile)
     published = {graph.digest_of(profile, name) for name in graph.catalog_entries(profile)}
     named = {path.name for path in folder.glob("*/") if path.name in published}
     cache = DvcCache()
@@ -74,7 +74,7 @@ def collect(profile: str) -> list[Payload]:
         for stage in load_manifest().stages:
             path = graph.work_folder(profile) / stage / "lock"
             stack.enter_context(lock(path, f"stage {stage} of profile {profile}", patience=0))
-        for aside in (graph.data_folder(profile) / store.FOLDER).glob("*.old"):
+        for aside in graph.payload_store(profile).glob("*.old"):
             heal(aside.with_suffix(""))  # of a publish that was killed: it may be the only copy
         gone = [one for one in payloads(profile) if one.named_by == NOBODY]
         for one in gone:

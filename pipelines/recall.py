@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.artifacts import files, manifest, store
 from engine.errors import UserError
-from engine.identity.records import GOOD, read_records
+from engine.identity.records import good_records
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.hooks import FRESH
@@ -39,9 +39,9 @@ def recall(profile: str, stage: str, key: str, workspace: Path, say: Callable[[s
     """
     if DVC not in os.environ or os.environ.get(FRESH) or os.environ.get(FORCED):
         return None
-    good = [run for run in read_records(graph.data_folder(profile) / ".runs" / stage) if run["outcome"] in GOOD]
+    good = good_records(graph.runs_folder(profile, stage))
     made = [run for run in good if run["key"] == key]
-    if not made or good[-1]["key"] == key or _is_there(profile, made[-1]):
+    if not made or good[-1]["key"] == key or graph.is_published(profile, made[-1]["outputs"]):
         return None
     then = str(made[-1]["finished"])[:16].replace("T", " ")
     try:
@@ -54,14 +54,9 @@ def recall(profile: str, stage: str, key: str, workspace: Path, say: Callable[[s
     return made[-1]
 
 
-def _is_there(profile: str, record: Record) -> bool:
-    return all(graph.digest_of(profile, name) == digest for name, digest in record["outputs"].items())
-
-
 def _bring_back(profile: str, record: Record, aside: Path) -> None:
     """Publish all outputs of a record, each checked before the first is published. Raises Gone where one cannot be."""
     cache = DvcCache()
-    cache.locate()
     ready: list[Callable[[], None]] = []
     for name, digest in record["outputs"].items():
         path = graph.dataset_path(profile, name)
@@ -69,7 +64,7 @@ def _bring_back(profile: str, record: Record, aside: Path) -> None:
             if path.suffix == ".json":
                 ready.append(_metrics(path, record, digest))
             elif graph.is_by_hash(profile, name):
-                ready.append(_payload(path, record["stage"], digest))
+                ready.append(_payload(path, graph.payload_store(profile) / digest, record["stage"]))
             else:
                 ready.append(_directory(path, record["stage"], digest, cache, aside / name))
         except (Gone, UserError, OSError) as error:  # the sentence of a damaged one is of no use: it is made again
@@ -85,9 +80,8 @@ def _metrics(path: Path, record: Record, digest: str) -> Callable[[], None]:
     return lambda: files.write_atomic(path, data)
 
 
-def _payload(path: Path, stage: str, digest: str) -> Callable[[], None]:
-    held = path.parent.parent / store.FOLDER / digest
-    if manifest.content_digest(held) != digest:
+def _payload(path: Path, held: Path, stage: str) -> Callable[[], None]:
+    if manifest.content_digest(held) != held.name:
         raise Gone
     wanted = manifest.read_manifest(held, stage=stage, dataset=path.name)["files"]
     store.verify_payload(held, stage=stage, dataset=path.name, files=wanted)

@@ -33,7 +33,7 @@ def relink(profile: str) -> None:
         path = graph.dataset_path(profile, name)
         if graph.is_by_hash(profile, name) and (path / MANIFEST).is_file():
             try:
-                store.link(path, path.parent.parent / store.FOLDER, stage=graph.producer(name), dataset=path.name)
+                store.link(path, graph.payload_store(profile), stage=graph.producer(name), dataset=path.name)
             except UserError as error:  # it is refused when it is loaded; until then nothing else need stop
                 print(f"warning: {error}", file=sys.stderr)
 

@@ -60,7 +60,7 @@ def _status(
     stage: str, profile: str | None, before: dict[str, StageStatus], modules: Library | None = None
 ) -> StageStatus:
     outline = graph.stage_graph(stage)
-    runs = read_records(graph.data_folder(profile) / ".runs" / stage)
+    runs = read_records(graph.runs_folder(profile, stage))
     good = [run for run in runs if run["outcome"] in GOOD]
     parts = stage_file(stage, profile, modules)
     inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
@@ -78,11 +78,7 @@ def _to_compare_with(good: list[dict[str, Any]], key: str | None, profile: str |
 
     Where none did, the last good run; None if there was none.
     """
-    made_this = [
-        run
-        for run in good
-        if run["key"] == key and all(graph.digest_of(profile, name) == was for name, was in run["outputs"].items())
-    ]
+    made_this = [run for run in good if run["key"] == key and graph.is_published(profile, run["outputs"])]
     return (made_this or good)[-1] if good else None
 
 

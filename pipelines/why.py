@@ -106,7 +106,7 @@ class Why:
     def _input(self, branch: Tree, change: Change) -> None:
         """Why an input differs: what its stage was made of then and in its latest run."""
         producer = graph.producer(change.name)
-        runs = read_records(graph.data_folder(self.profile) / ".runs" / producer)
+        runs = read_records(graph.runs_folder(self.profile, producer))
         good = [run for run in runs if run["outcome"] in GOOD]
         then = [run for run in good if run["outputs"].get(change.name) == change.old]
         now = [run for run in good if run["outputs"].get(change.name) == change.new]

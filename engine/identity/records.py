@@ -47,6 +47,11 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: str(record["finished"]))
 
 
+def good_records(folder: Path) -> list[dict[str, Any]]:
+    """Those of one stage that left its outputs, oldest first."""
+    return [record for record in read_records(folder) if record["outcome"] in GOOD]
+
+
 def recalled(earlier: dict[str, Any]) -> dict[str, Any]:
     """What the record of a stage whose outputs came back repeats of the one of the run that made them, and its name."""
     same: dict[str, Any] = {name: earlier[name] for name in ("world_size", "training", "metrics") if name in earlier}

@@ -19,6 +19,7 @@ def settle(threads: int) -> None:
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch._C._set_deterministic_algorithms(True, warn_only=False)  # its public name imports the compiler: 2 s, unused
+    # torch gives its module this property through a class that mypy does not see
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
 

@@ -12,11 +12,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def training(repository: Training) -> Training:
+def training(training: Training) -> Training:
     """As if DVC had never run the stage either."""
-    repository.reset()
-    (repository.project.path / LEDGER).with_suffix(".lock").unlink(missing_ok=True)
-    return repository
+    (training.project.path / LEDGER).with_suffix(".lock").unlink(missing_ok=True)
+    return training
 
 
 def test_through_dvc(training: Training) -> None:

@@ -65,6 +65,7 @@ def test_a_node_goes_down_and_comes_up_again(cluster: Cluster) -> None:
 def test_nothing_is_left_when_a_test_fails(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Not even the job's processes on a node whose slurmd and slurmstepd are dead."""
     root = tmp_path_factory.mktemp("left")  # the test's own folder is named too long for a socket
+    # the block is the test that fails: what is looked at is what its end leaves
     with pytest.raises(ZeroDivisionError), Cluster(root / "c") as cluster:  # noqa: PT012
         wait_for(cluster, submit(cluster, root / "said", "sleep 1000", "--nodelist=h800-0"), "RUNNING")
         started = [*cluster.job_processes(), *(node.process for node in cluster.nodes.values())]

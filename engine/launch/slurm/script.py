@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.launch.compute import SHORT_SPIN, ComputeClass
 from engine.launch.drain import DRAINED
+from engine.launch.exchange import FOLDER
 from engine.launch.slurm import shell
 from engine.launch.slurm.states import HEALTH
 
@@ -150,7 +151,8 @@ def _python(job: Job) -> str:
 
 def _end(job: Job) -> str:
     failed = shell.FAILED_OF_SEVERAL if job.several else _fill(shell.FAILED_OF_ONE, DRAINED=DRAINED)
-    requeue = _fill(shell.REQUEUE, BUDGET=job.where.requeue_budget) if job.where.drain_lead_s else ""
+    asked = {"BUDGET": job.where.requeue_budget, "EXCHANGE": FOLDER}
+    requeue = _fill(shell.REQUEUE, **asked) if job.where.drain_lead_s else ""
     return _fill(shell.END, FAILED=failed) + requeue
 
 

@@ -92,7 +92,7 @@ FAILED_OF_ONE = r"""FAILED=false  # unless it ended of its own, neither drained 
 REQUEUE = r"""
 # ---- drained: once more, at most @BUDGET@ times in a row without new progress; never a job that is being ended
 if [ $DRAIN = true ] && [ $RC != 0 ] && [ $DONE = false ] && [ $FAILED = false ]; then
-  MARK=$(find "$WORKSPACE" \( -path '*/checkpoints/*/meta.json' -o -name '*.parquet' \) ! -path '*/.exchange/*' \
+  MARK=$(find "$WORKSPACE" \( -path '*/checkpoints/*/meta.json' -o -name '*.parquet' \) ! -path '*/@EXCHANGE@/*' \
     -printf '%T@ %P\n' |
     sort -n | tail -n 1)
   SPENT=$(cat "$RUN_DIR/spent" 2> /dev/null || echo 0)

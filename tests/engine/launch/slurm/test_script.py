@@ -5,6 +5,7 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,9 @@ TRAIN = ComputeClass(
 MODULE = ("pipelines.rank", "--env=k2", "--stage=pretrain", "--node=train", "--key=0123")
 
 
-def job(path: Path, **changes: object) -> Job:
+def job(path: Path, **changes: Any) -> Job:
     given = Job("k2-train", path / "jobs" / "train", path, path, "train", MODULE, TRAIN, world=True)
-    return replace(given, **changes)  # type: ignore[arg-type]
+    return replace(given, **changes)
 
 
 def checked(text: str) -> str:
