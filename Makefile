@@ -6,6 +6,9 @@ PROFILE ?= laptop
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTABLE := $(VENV)/.testable
+# Bytecode is made when a module is first imported: compiling all that is installed takes longer and 0.4 GB.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 
 # MLflow is filled while a command runs, by a process beside it.
 FOLLOW = python -m pipelines.track --env $(PROFILE) --follow --
@@ -24,11 +27,15 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(READY): requirements/lock.txt requirements/no-deps.txt
+$(READY): requirements/run.txt requirements/no-deps.txt
 	@sh requirements/check.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	$(INSTALL) -r requirements/run.txt
+	$(INSTALL) --no-deps -r requirements/no-deps.txt
+	@touch $@
+
+$(TESTABLE): $(READY) requirements/test.txt
+	$(INSTALL) -r requirements/run.txt -r requirements/test.txt
 	@touch $@
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
@@ -88,7 +95,7 @@ views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, 
 	python -m dags.dvc_yaml
 	python -m dags.picture
 
-lint: $(READY) ## ruff, mypy, import-linter, the views
+lint: $(TESTABLE) ## ruff, mypy, import-linter, the views
 	ruff check .
 	ruff format --check .
 	mypy
@@ -96,36 +103,36 @@ lint: $(READY) ## ruff, mypy, import-linter, the views
 	python -m dags.dvc_yaml --check
 	python -m dags.picture --check
 
-test: $(READY) ## the fast tests
+test: $(TESTABLE) ## the fast tests
 	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
 
-test-kill: $(READY) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, kedro, torchrun and ranks; resumed bit for bit
+test-kill: $(TESTABLE) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, kedro, torchrun and ranks; resumed bit for bit
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/kill
 
-test-graph: $(READY) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
+test-graph: $(TESTABLE) ## the smoke graph end to end: versions, staleness, early cutoff, ledgers
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/graph
 
-cluster: $(READY) ## a Slurm of three pretended H800 nodes on this machine (Debian's packages, root), to try dispatch on
+cluster: $(TESTABLE) ## a Slurm of three pretended H800 nodes on this machine (Debian's packages, root), to try dispatch on
 	@python -m tests.cluster
 
-cluster-stop: $(READY) ## stop it, its jobs too
+cluster-stop: $(TESTABLE) ## stop it, its jobs too
 	@python -m tests.cluster --stop
 
-test-cluster: $(READY) ## dispatch to a real Slurm, and every fault that may befall it
+test-cluster: $(TESTABLE) ## dispatch to a real Slurm, and every fault that may befall it
 	OMP_NUM_THREADS=1 python -m pytest -n 4 -m slow --timeout 900 --durations 10 tests/cluster
 
-test-mutate: $(READY) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran
+test-mutate: $(TESTABLE) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mutation
 
-test-ui: $(READY) ## Dagster's page in a real browser (chromium), and that it agrees with make plan; SCREENSHOTS=dir keeps views
+test-ui: $(TESTABLE) ## Dagster's page in a real browser (chromium), and that it agrees with make plan; SCREENSHOTS=dir keeps views
 	OMP_NUM_THREADS=1 SCREENSHOTS=$(SCREENSHOTS) python -m pytest -m slow --timeout 1800 tests/ui
 
-screenshots: $(READY) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
+screenshots: $(TESTABLE) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
 	python docs/screenshots.py --env $(PROFILE)
 
-test-dvc: $(READY) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
-	python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt
+test-dvc: $(TESTABLE) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/s3 python -m pytest -m slow --timeout 1200 tests/dvc
 
-test-mlflow: $(READY) ## a real MLflow server that dies and comes back while a stage runs
+test-mlflow: $(TESTABLE) ## a real MLflow server that dies and comes back while a stage runs
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mlflow

@@ -16,7 +16,7 @@ def pins(name: str) -> list[tuple[str, str]]:
     return [(package, version) for package, _, version in (line.partition("==") for line in pinned if line)]
 
 
-@pytest.mark.parametrize(("package", "version"), [*pins("lock.txt"), *pins("no-deps.txt")])
+@pytest.mark.parametrize(("package", "version"), [*pins("run.txt"), *pins("test.txt"), *pins("no-deps.txt")])
 def test_installed_as_locked(package: str, version: str) -> None:
     assert importlib.metadata.version(package).partition("+")[0] == version
 
