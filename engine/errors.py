@@ -1,5 +1,7 @@
 """The one exception a user is meant to read."""
 
+from engine.credentials import masked
+
 
 class UserError(Exception):
     """Something the user can put right.
@@ -9,3 +11,7 @@ class UserError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the sentence without passwords and keys, since it goes to screens, logs, records and MLflow."""
+        return masked(super().__str__())

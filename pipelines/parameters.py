@@ -1,10 +1,12 @@
 """All parameters of a run, checked against each stage's own model before any node starts."""
 
 import difflib
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
+from engine.credentials import holds_credentials
 from engine.errors import UserError
 from pipelines.graph import parameter_model
 from pipelines.manifest import load_manifest
@@ -27,11 +29,30 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
             raise UserError(
                 f"conf/{profile}/parameters: the top-level key {name!r} is no stage; choose one of {', '.join(stages)}."
             )
+    for field, text in _texts(parameters):
+        if holds_credentials(text):
+            raise UserError(
+                f"conf/base or conf/{profile}/parameters: {field} holds a password or key, which keys, records and "
+                "MLflow would show: take it out of the address and leave it to the environment of who opens it."
+            )
     for stage in stages:
         try:
             parameter_model(stage).model_validate(parameters.get(stage, {}))
         except ValidationError as error:
             raise UserError(_sentence(error, stage, profile, parameters.get(stage, {}))) from error
+
+
+def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a value, keys of mappings too, each with the name of its field."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield field, str(name)
+            yield from _texts(one, f"{field}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one, field)
+    elif isinstance(value, str):
+        yield field, value
 
 
 def _sentence(error: ValidationError, stage: str, profile: str, given: dict[str, Any]) -> str:

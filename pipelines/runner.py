@@ -20,6 +20,7 @@ from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
 
 from engine.artifacts.files import canonical_json, write_atomic
+from engine.credentials import masked
 from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
@@ -257,4 +258,4 @@ def _outcome(error: BaseException | None) -> str:
 def _sentence(error: BaseException | None) -> str | None:
     if error is None:
         return None
-    return str(user_error(error) or f"{type(error).__name__}: {error}")
+    return masked(str(user_error(error) or f"{type(error).__name__}: {error}"))

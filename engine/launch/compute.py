@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from engine.credentials import FILE, holds_credentials, names_secret
 from engine.errors import UserError
 
 LAUNCHERS = ("inplace", "local", "slurm")
@@ -136,6 +137,7 @@ def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
             f"{', '.join(sorted(ALLOWED[given['launcher']]))}."
         )
     values = {key: _value(key, value, where) for key, value in given.items()}
+    _refuse_secrets(values, where)
     chosen = ComputeClass(**values)
     _refuse_contradictions(chosen, where)
     return chosen
@@ -192,6 +194,21 @@ def _container(value: Any, field: str) -> Container:
     if kind == "none" and image:
         raise UserError(f"{field}.image: {image!r} would not be used; choose kind: pyxis or apptainer.")
     return Container(kind, image, _words(value.get("mounts", []), f"{field}.mounts"))
+
+
+def _refuse_secrets(values: dict[str, Any], where: str) -> None:
+    """Refuse what would stand in job.sbatch, which others can read and which is kept beside the run record."""
+    remedy = f"put it into a file and let a line of `environment` read it: export NAME=$(cat FILE), or NAME{FILE}=FILE."
+    for name in values.get("fabric", {}):
+        if names_secret(name):
+            raise UserError(f"{where}fabric: {name} holds a secret, which job.sbatch would show; {remedy}")
+    shown = {"environment": values.get("environment", ()), "fabric": values.get("fabric", {}).values()}
+    if container := values.get("container"):
+        shown["container"] = (container.image or "", *container.mounts)
+    for key, lines in shown.items():
+        for number, line in enumerate(lines, 1):
+            if holds_credentials(line):
+                raise UserError(f"{where}{key}: entry {number} holds a secret, which job.sbatch would show; {remedy}")
 
 
 def _refuse_contradictions(chosen: ComputeClass, where: str) -> None:

@@ -2,12 +2,12 @@
 
 import http.client
 import json
-import os
 import time
 import urllib.error
 import urllib.request
 from typing import Any
 
+from engine.credentials import FILE, masked, secret
 from engine.errors import UserError
 from engine.llm.protocol import ChatReply, ChatRequest, LLMSettings
 
@@ -42,7 +42,7 @@ def post_chat(base_url: str, model: str, request: ChatRequest, settings: LLMSett
 
 def _post(base_url: str, body: bytes, settings: LLMSettings) -> Any:
     headers = {"Content-Type": "application/json"}
-    key = os.environ.get(settings.api_key_env, "") if settings.provider == "openai" else ""
+    key = secret(settings.api_key_env) if settings.provider == "openai" else ""
     if key:
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(f"{base_url.rstrip('/')}/chat/completions", body, headers)
@@ -68,10 +68,16 @@ def _reply(raw: bytes, base_url: str, where: str) -> ChatReply:
 
 
 def _refused(base_url: str, error: urllib.error.HTTPError, where: str, settings: LLMSettings) -> str:
-    said = error.read(200).decode(errors="replace").strip().replace("\n", " ")
+    answer = " ".join(error.read(400).decode(errors="replace").split())
+    said = masked(answer, secret(settings.api_key_env))[:200]
     remedy = {
-        401: f"put a valid key into the environment variable {settings.api_key_env}",
-        403: f"put a valid key into the environment variable {settings.api_key_env}",
+        401: _key_remedy(settings),
+        403: _key_remedy(settings),
         404: "give the address up to and with /v1, and a model that the server has",
     }.get(error.code, "see the server's log")
     return f"{where}.base_url: {base_url} refuses the request with HTTP {error.code} ({said}); {remedy}"
+
+
+def _key_remedy(settings: LLMSettings) -> str:
+    name = settings.api_key_env
+    return f"put a valid key into the environment variable {name}, or into a file whose path stands in {name}{FILE}"

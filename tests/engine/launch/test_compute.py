@@ -33,6 +33,12 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
         ({"train": {**SLURM, "environment": "module load cuda"}}, "field environment: 'module .* is no list of lines"),
         ({"train": {**SLURM, "exclude": [7]}}, r"field exclude: \[7\] is no list of lines"),
         ({"train": {**SLURM, "fabric": ["NCCL_IB_TC"]}}, "field fabric: .* is no mapping of variables"),
+        ({"train": {**SLURM, "fabric": {"OPENAI_API_KEY": "hunter2"}}}, "field fabric: OPENAI_API_KEY holds a secret"),
+        ({"train": {**SLURM, "fabric": {"A": "http://me:hunter2@p"}}}, "field fabric: entry 1 holds a secret"),
+        ({"train": {**SLURM, "environment": ["a", "export HF_TOKEN=hunter2"]}}, "environment: entry 2 holds a secret"),
+        ({"train": {**SLURM, "environment": ["export P=http://me:hunter2@p"]}}, "environment: entry 1 holds a secret"),
+        ({"train": {**SLURM, "environment": "HF_TOKEN=hunter2"}}, "field environment: .* is no list of lines"),
+        ({"train": {**SLURM, "container": {"kind": "pyxis", "image": "docker://a:hunter2@b/c"}}}, "container: entry 1"),
         ({"train": {**SLURM, "fabric": {"NCCL-TC": 1}}}, "field fabric: 'NCCL-TC' is no name of a variable"),
         ({"train": {**SLURM, "container": "k2.sif"}}, "field container: 'k2.sif' may have the fields kind, image"),
         ({"train": {**SLURM, "container": {"kind": "docker"}}}, "field container.kind: 'docker' is unknown"),
@@ -48,6 +54,13 @@ def test_bad_compute_class(compute: dict[str, object], words: str) -> None:
         compute_class(compute, "train")
     assert "compute.yml" in str(error.value)
     assert "\n" not in str(error.value)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_secret_comes_to_the_job_by_a_file_that_its_script_names() -> None:
+    read = ("export OPENAI_API_KEY=$(cat ~/.keys/llm)", 'export HF_TOKEN="$(pass show hf)" A=1')
+    where = {**SLURM, "environment": list(read), "fabric": {"OPENAI_API_KEY_FILE": "/home/me/.keys/llm"}}
+    assert compute_class({"llm": where}, "llm").environment == read
 
 
 def test_one_process_unless_told() -> None:

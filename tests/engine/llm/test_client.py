@@ -38,6 +38,20 @@ def test_a_request_is_an_openai_chat_completion(monkeypatch):
     assert fake.headers[0]["Authorization"] == "Bearer secret"
 
 
+def test_the_key_may_come_from_a_file_and_is_not_shown_when_the_server_repeats_it(tmp_path, monkeypatch):
+    (tmp_path / "key").write_text("hunter2\n")
+    monkeypatch.delenv("MY_KEY", raising=False)
+    monkeypatch.setenv("MY_KEY_FILE", str(tmp_path / "key"))
+    with (
+        fake_openai(lambda body: (401, {"error": "hunter2 is no key"})) as fake,
+        client(openai(fake.url, api_key_env="MY_KEY")) as chat,
+        pytest.raises(UserError, match=r"\*\*\* is no key.*environment variable MY_KEY, .*in MY_KEY_FILE") as error,
+    ):
+        chat.chat(REQUEST)
+    assert fake.headers[0]["Authorization"] == "Bearer hunter2"
+    assert "hunter2" not in str(error.value)
+
+
 def test_the_same_request_is_sent_once_even_by_another_client(tmp_path):
     with fake_openai(lambda body: (200, "hi")) as fake:
         for expected in (False, True):
