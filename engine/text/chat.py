@@ -4,7 +4,7 @@ The same format stands twice: `chat_template.jinja`, which serving software read
 whether it is a special token and whether it is trained on. Tests hold the two together.
 
 Messages and tools are OpenAI's. A call's id is `functions.{name}:{index}`, the index counting the calls of the whole
-dialogue from 0 (`normalise_call_ids` makes it so).
+dialogue from 0 (`call_ids.normalise_call_ids` makes it so).
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from engine.errors import UserError
+from engine.strict_json import load_object
 from engine.text.special import (
     CALL_ARGUMENT,
     CALL_BEGIN,
@@ -141,32 +142,6 @@ def encode_chat(
     return ids, mask
 
 
-def call_id(name: str, index: int) -> str:
-    """K2's id of the call number `index` of a dialogue."""
-    return f"functions.{name}:{index}"
-
-
-def normalise_call_ids(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages with every call id rewritten to K2's form, counted over the dialogue, and the results' ids with them."""
-    out: list[dict[str, Any]] = []
-    renamed: dict[str, str] = {}
-    count = 0
-    for message in messages:
-        new = dict(message)
-        if new.get("tool_calls"):
-            calls = []
-            for call in new["tool_calls"]:
-                fresh = call_id(call["function"]["name"], count)
-                renamed[str(call.get("id"))] = fresh
-                calls.append({**call, "id": fresh})
-                count += 1
-            new["tool_calls"] = calls
-        if "tool_call_id" in new:
-            new["tool_call_id"] = renamed.get(str(new["tool_call_id"]), new["tool_call_id"])
-        out.append(new)
-    return out
-
-
 @dataclass(frozen=True)
 class ToolCall:
     """One call as the model wrote it; `arguments` is the JSON text itself, valid or not."""
@@ -176,12 +151,8 @@ class ToolCall:
     arguments: str
 
     def parsed(self) -> dict[str, Any] | None:
-        """The arguments as an object, or None if they are not the JSON of one."""
-        try:
-            value = json.loads(self.arguments)
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
+        """Return the arguments as an object, or None if they are not the strict JSON of one."""
+        return load_object(self.arguments)
 
 
 @dataclass(frozen=True)

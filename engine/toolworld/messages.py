@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from engine.strict_json import load_object
+
 Message = dict[str, Any]
 AgentFn = Callable[[list[Message], list[dict[str, Any]]], Message]
 """An agent: (messages so far, OpenAI tool objects) -> its next assistant message."""
@@ -61,12 +63,8 @@ def is_text(message: Message) -> bool:
 
 
 def parsed_arguments(call: dict[str, Any]) -> dict[str, Any] | None:
-    """The call's arguments, or None when they are not a JSON object."""
-    try:
-        arguments = json.loads(call["function"]["arguments"])
-    except (ValueError, RecursionError, TypeError):
-        return None
-    return arguments if isinstance(arguments, dict) else None
+    """Return the call's arguments, or None when they are not the strict JSON of an object."""
+    return load_object(call["function"]["arguments"])
 
 
 def words(text: str) -> set[str]:

@@ -1,11 +1,11 @@
 """Whether a tool call is well formed: JSON, an object, and what the tool's schema asks for."""
 
-import json
 from functools import cache
 from typing import Any
 
 import jsonschema
 
+from engine import strict_json
 from engine.toolworld.specs import ToolSpec, load_tools
 
 
@@ -27,7 +27,7 @@ def validate_call(tool: ToolSpec | None, arguments_json: str) -> list[str]:
     if tool is None:
         return ["no such tool"]
     try:
-        arguments = json.loads(arguments_json)
-    except (ValueError, RecursionError):
+        arguments = strict_json.loads(arguments_json)
+    except ValueError:
         return ["arguments are not JSON"]
     return argument_problems(tool, arguments)

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.rollout.seeds import generator
+from engine.text.call_ids import normalise_call_ids
 from engine.text.chat import encode_chat
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.padded import Padded, pad
@@ -27,11 +28,20 @@ class Encoded:
 
 
 def encode(rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens: int) -> Encoded:
-    """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted."""
+    """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
+
+    Raises:
+        UserError: a dialogue's calls and results cannot be paired; the row is named.
+
+    """
     by_kind: dict[str, list[Row]] = {}
     left_out = 0
     for row in rows:
-        ids, mask = encode_chat(tokenizer, json.loads(row["messages"]), json.loads(row["tools"]))
+        try:
+            messages = normalise_call_ids(json.loads(row["messages"]))
+            ids, mask = encode_chat(tokenizer, messages, json.loads(row["tools"]))
+        except UserError as error:
+            raise UserError(f"sft_examples, row {row['id']}: {error}") from None
         if len(ids) > max_tokens:
             left_out += 1
             continue

@@ -8,7 +8,8 @@ from typing import Any, Final
 import polars as pl
 
 from engine.errors import UserError
-from engine.text.chat import encode_chat, normalise_call_ids, render
+from engine.text.call_ids import normalise_call_ids
+from engine.text.chat import encode_chat, render
 from engine.text.permutation import key
 from engine.text.tokenizer import K2Tokenizer
 
@@ -54,6 +55,8 @@ def _dialogue(id_: str, messages: str, tools: str) -> tuple[list[dict[str, Any]]
         if not (isinstance(dialogue, list) and dialogue and isinstance(declared, list)):
             raise TypeError("each must be a list, and messages not an empty one")
         return normalise_call_ids(dialogue), declared
+    except UserError as error:
+        raise UserError(f"trajectories, row {id_}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"trajectories, row {id_}: messages or tools are not OpenAI's JSON ({error}): run tooluse again."

@@ -10,19 +10,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
+from engine.text.call_ids import call_id
 from engine.text.chat import (
     DEFAULT_SYSTEM,
     TEMPLATE,
     ParsedTurn,
-    call_id,
     encode_chat,
-    normalise_call_ids,
     parse_tool_calls,
     parse_turn_ids,
     render,
 )
 from engine.text.special import TOOL_TOKENS
 from engine.text.tokenizer import K2Tokenizer
+from engine.toolworld.messages import parsed_arguments
+from engine.toolworld.specs import load_tools
+from engine.toolworld.validate import validate_call
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "é <b>", "parameters": CITY}}]
@@ -235,6 +237,39 @@ def test_parsing_never_raises(text: str) -> None:
     assert isinstance(parse_tool_calls(text), ParsedTurn)
 
 
+DEEP = "[" * 1000 + "]" * 1000
+HOSTILE = {
+    "deep": f'{{"a":{DEEP}}}',
+    "just too deep": '{"a":' + "[" * 64 + "]" * 64 + "}",
+    "deep and cut": '{"a":' + "[" * 100_000,
+    "long number": '{"a":' + "9" * 5000 + "}",
+    "no number": '{"a":NaN}',
+    "infinite": '{"a":-Infinity}',
+    "overflowing": '{"a":[1e999]}',
+    "half a pair in a value": r'{"a":["\ud800"]}',
+    "half a pair in a key": r'{"\udfff":1}',
+    "repeated key": '{"a":{"b":1,"b":2}}',
+}
+
+
+@pytest.mark.parametrize("arguments", HOSTILE.values(), ids=HOSTILE)
+def test_arguments_that_readers_take_differently_are_a_problem(arguments: str) -> None:
+    turn = SECTION.format(GOOD.replace("{}", arguments))
+    (found,) = parse_tool_calls(turn).calls
+    assert found.arguments == arguments
+    assert found.parsed() is None
+    assert parse_tool_calls(turn).problems == ("the arguments of 'functions.f:0' are not a JSON object",)
+    message = {"id": "functions.f:0", "function": {"name": "f", "arguments": arguments}}
+    assert parsed_arguments(message) is None
+    tool = next(iter(load_tools().values()))
+    assert validate_call(tool, arguments) == ["arguments are not JSON"]
+
+
+def test_arguments_may_nest_as_deep_as_is_said() -> None:
+    deepest = '{"a":' + "[" * 63 + "]" * 63 + "}"
+    assert parse_tool_calls(SECTION.format(GOOD.replace("{}", deepest))).problems == ()
+
+
 def test_parsing_ids_is_exact_where_text_spells_a_special_token(tokenizer: K2Tokenizer) -> None:
     message = {
         "role": "assistant",
@@ -248,30 +283,6 @@ def test_parsing_ids_is_exact_where_text_spells_a_special_token(tokenizer: K2Tok
 
 
 # ------------------------------------------------------------------------------------------------------ messages
-
-
-def test_call_ids_are_counted_over_the_dialogue() -> None:
-    def turn(*ids: str) -> dict[str, Any]:
-        calls = [{"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ids]
-        return {"role": "assistant", "content": None, "tool_calls": calls}
-
-    before = [turn("call_a", "call_b"), {"role": "tool", "tool_call_id": "call_b", "content": ""}, turn("call_c")]
-    after = normalise_call_ids(before)
-    assert [c["id"] for m in after for c in m.get("tool_calls", [])] == [
-        "functions.f:0",
-        "functions.f:1",
-        "functions.f:2",
-    ]
-    assert after[1]["tool_call_id"] == "functions.f:1"
-    assert before[0]["tool_calls"][0]["id"] == "call_a"
-    assert normalise_call_ids(after) == after
-
-
-def test_ids_that_restart_each_turn_name_the_latest_call() -> None:
-    turn = {"role": "assistant", "tool_calls": [call("f", 0, "{}")]}
-    result = {"role": "tool", "tool_call_id": "functions.f:0", "content": ""}
-    after = normalise_call_ids([turn, result, turn, result])
-    assert [m["tool_call_id"] for m in after if m["role"] == "tool"] == ["functions.f:0", "functions.f:1"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory):
 
 
 def row(kind="demonstration", messages=MESSAGES):
-    return {"kind": kind, "messages": json.dumps(messages), "tools": "[]"}
+    return {"id": "row 7", "kind": kind, "messages": json.dumps(messages), "tools": "[]"}
 
 
 def test_only_the_answer_and_its_end_are_counted(tokenizer):
@@ -35,6 +35,20 @@ def test_long_examples_are_left_out_and_counted(tokenizer):
     encoded = encode([row(), row(messages=[*MESSAGES[:1], {"role": "user", "content": "x" * 200}])], tokenizer, 50)
     assert encoded.left_out == 1
     assert len(encoded.by_kind["demonstration"]) == 1
+
+
+def test_calls_of_another_make_are_trained_on_under_their_functions_names(tokenizer):
+    def call(name, identity):
+        return {"id": identity, "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+    turn = {"role": "assistant", "content": "", "tool_calls": [call("a", "call_9f"), call("b", "call_9f")]}
+    results = [{"role": "tool", "tool_call_id": "call_9f", "content": content} for content in ("ra", "rb")]
+    ((ids, _),) = encode([row(messages=[*MESSAGES[:2], turn, *results])], tokenizer, 1000).by_kind["demonstration"]
+    text = tokenizer.decode(ids)
+    assert "<|tool_call_begin|>functions.a:0<" in text
+    assert "## Return of functions.b:1\nrb" in text
+    with pytest.raises(UserError, match=r"sft_examples, row row 7: messages\[2\] makes 2 calls with the id 'call_9f'"):
+        encode([row(messages=[*MESSAGES[:2], turn, *results[:1]])], tokenizer, 1000)
 
 
 @settings(max_examples=40, deadline=None)
