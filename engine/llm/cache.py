@@ -19,7 +19,7 @@ class ReplyCache:
         try:
             stored = json.loads(self._path(request, identity).read_text(encoding="utf-8"))
             return replace(ChatReply(**stored["reply"]), cached=True)
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, RecursionError, KeyError, TypeError):
             return None
 
     def put(self, request: ChatRequest, identity: str, reply: ChatReply) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.errors import UserError
 from engine.llm import local
 from engine.llm.cache import ReplyCache
-from engine.llm.http import post_chat
+from engine.llm.http import check_address, post_chat
 from engine.llm.protocol import ChatClient, ChatReply, ChatRequest, LLMSettings, Provider
 
 Template = Callable[[ChatRequest], str]
@@ -38,6 +38,7 @@ def _client(
     if settings.provider == "openai":
         if not settings.base_url or not settings.model:
             raise UserError(f"{where}: provider openai needs base_url (up to and with /v1) and model")
+        check_address(settings.base_url, where)
         return HTTPClient(settings, cache, where, f"{settings.model} at {settings.base_url}", lambda: settings.base_url)
     return HTTPClient(
         settings,

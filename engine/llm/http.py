@@ -1,37 +1,80 @@
-"""POST /chat/completions to an OpenAI-compatible server, with the standard library alone."""
+"""POST /chat/completions to an OpenAI-compatible server, with the standard library alone.
+
+The key goes to the host of `base_url` and nowhere else: redirects are not followed, and no message repeats it.
+"""
 
 import http.client
 import json
 import time
 import urllib.error
 import urllib.request
+from functools import cache
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from engine.credentials import FILE, masked, secret
 from engine.errors import UserError
 from engine.llm.protocol import ChatReply, ChatRequest, LLMSettings
 
 _RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FIRST_WAIT_SECONDS = 0.5
+_SHOWN = 200  # bytes of a server's words in a message
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The handler that leaves every redirect to the caller, as an HTTPError; urllib's takes the key to any host."""
+
+    def http_error_302(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing, so that urllib raises the error."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirect)
+
+
+def check_address(base_url: str, where: str) -> None:
+    """Raise UserError unless `base_url` is an http(s) address of a host, without credentials in it.
+
+    An address stands in records, keys and messages, where a password must not.
+    """
+    if "@" in base_url.partition("//")[2].partition("/")[0]:
+        raise UserError(
+            f"{where}.base_url holds a user name or a password: leave it out, and put the key into the environment "
+            f"variable that {where}.api_key_env names"
+        )
+    try:
+        parts = urlsplit(base_url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(
+            f"{where}.base_url is {base_url!r}: give an address like http://127.0.0.1:8000/v1, up to and with /v1"
+        )
 
 
 def post_chat(base_url: str, model: str, request: ChatRequest, settings: LLMSettings, where: str) -> ChatReply:
     """Send one request; `where` names the parameter that a user would change.
 
     A lost connection or an overloaded server is tried again `settings.retries` times, each wait twice as long.
-    Raises UserError if the server stays out of reach, refuses the request, or answers with something else than a
-    completion.
+    Raises UserError if the server stays out of reach, refuses the request, redirects it, or answers with something
+    else than a completion.
     """
     body = json.dumps(request.payload(model)).encode()
+    key = _key(settings, where)
     for attempt in range(settings.retries + 1):
         try:
-            return _reply(_post(base_url, body, settings), base_url, where)
+            return _reply(_post(base_url, body, key, settings), base_url, key, where)
         except urllib.error.HTTPError as error:
             if error.code not in _RETRIED or attempt == settings.retries:
-                raise UserError(_refused(base_url, error, where, settings)) from None
+                raise UserError(_refused(base_url, error, key, where, settings)) from None
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             if attempt == settings.retries:
-                reason = getattr(error, "reason", None) or error
+                reason = _said(str(getattr(error, "reason", None) or error).encode(), key)
                 raise UserError(
                     f"{where}.base_url: no language model answers at {base_url} ({reason}); start the server, correct "
                     "the address, or set provider to template or local"
@@ -40,44 +83,83 @@ def post_chat(base_url: str, model: str, request: ChatRequest, settings: LLMSett
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _post(base_url: str, body: bytes, settings: LLMSettings) -> Any:
-    headers = {"Content-Type": "application/json"}
-    key = secret(settings.api_key_env) if settings.provider == "openai" else ""
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
+def _key(settings: LLMSettings, where: str) -> str:
+    """Return the key that this machine holds, or nothing; one that no header can carry is refused unseen."""
+    key = secret(settings.api_key_env).strip() if settings.provider == "openai" else ""
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"{where}.api_key_env: the key in {settings.api_key_env} holds a line break or a character outside ASCII, "
+            "which no header can carry: set it again"
+        )
+    return key
+
+
+def _post(base_url: str, body: bytes, key: str, settings: LLMSettings) -> bytes:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(f"{base_url.rstrip('/')}/chat/completions", body, headers)
-    with urllib.request.urlopen(request, timeout=settings.timeout_seconds) as response:
-        return response.read()
+    with _opener().open(request, timeout=settings.timeout_seconds) as response:
+        return bytes(response.read())
 
 
-def _reply(raw: bytes, base_url: str, where: str) -> ChatReply:
+def _reply(raw: bytes, base_url: str, key: str, where: str) -> ChatReply:
     try:
         answer = json.loads(raw)
         choice, usage = answer["choices"][0], answer.get("usage") or {}
+        text = choice["message"]["content"] or ""
+        if not isinstance(text, str):
+            raise TypeError("the content is no text")
         return ChatReply(
-            text=choice["message"]["content"] or "",
-            finish_reason=choice.get("finish_reason") or "stop",
-            prompt_tokens=int(usage.get("prompt_tokens", 0)),
-            completion_tokens=int(usage.get("completion_tokens", 0)),
+            text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),  # half a pair cannot be stored
+            finish_reason=str(choice.get("finish_reason") or "stop"),
+            prompt_tokens=int(usage.get("prompt_tokens") or 0),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
         )
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(
             f"{where}.base_url: {base_url} does not answer as OpenAI's chat completions do (it said "
-            f"{raw[:80].decode(errors='replace')!r}); give the address up to and with /v1"
+            f"{_said(raw, key)!r}); give the address up to and with /v1"
         ) from None
 
 
-def _refused(base_url: str, error: urllib.error.HTTPError, where: str, settings: LLMSettings) -> str:
-    answer = " ".join(error.read(400).decode(errors="replace").split())
-    said = masked(answer, secret(settings.api_key_env))[:200]
+def _refused(base_url: str, error: urllib.error.HTTPError, key: str, where: str, settings: LLMSettings) -> str:
+    if error.code in _REDIRECTS:
+        target = _origin(error.headers.get("Location", ""), base_url)
+        return (
+            f"{where}.base_url: {base_url} redirects to {target}, and the request and its key are not sent on: "
+            "if that is the server that you mean, give its address"
+        )
     remedy = {
         401: _key_remedy(settings),
         403: _key_remedy(settings),
         404: "give the address up to and with /v1, and a model that the server has",
     }.get(error.code, "see the server's log")
+    said = _said(_body(error), key)
     return f"{where}.base_url: {base_url} refuses the request with HTTP {error.code} ({said}); {remedy}"
 
 
 def _key_remedy(settings: LLMSettings) -> str:
     name = settings.api_key_env
     return f"put a valid key into the environment variable {name}, or into a file whose path stands in {name}{FILE}"
+
+
+def _body(error: urllib.error.HTTPError) -> bytes:
+    """Return what a refusal says, as far as it arrives."""
+    try:
+        return error.read(64 * _SHOWN)
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def _said(raw: bytes, key: str) -> str:
+    """Return a server's words, short and on one line, with the key masked where the server repeats it."""
+    text = " ".join(raw.decode(errors="replace").split())
+    return masked(text, key)[:_SHOWN]
+
+
+def _origin(location: str, base_url: str) -> str:
+    """Return where a redirect leads, without credentials and query."""
+    try:
+        parts = urlsplit(urljoin(base_url, location))
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except ValueError:
+        return "an address that is none"

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible endpoint on loopback that answers as a test tells it to."""
+"""A small OpenAI-compatible endpoint on loopback that answers as a test says."""
 
 import json
 import threading
@@ -11,11 +11,15 @@ Answer = Callable[[dict[str, Any]], tuple[int, Any]]
 
 
 class FakeOpenAI:
-    """Keeps every request body and its headers; `answer` maps a body to (status, reply text or raw object)."""
+    """The endpoint keeps every request and its headers.
+
+    `answer` maps a body to (status, reply), the reply being a completion's text, an object to send as JSON, or bytes
+    to send as they are. Every answer carries `location` as its Location header, if there is one.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self.answer, self.bodies, self.headers, self.paths = answer, [], [], []
-        self.url = ""
+        self.url = self.location = ""
 
 
 def completion(text: str) -> dict[str, Any]:
@@ -31,15 +35,20 @@ def fake_openai(answer: Answer) -> Iterator[FakeOpenAI]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
             fake.bodies.append(body)
             fake.headers.append(dict(self.headers))
             fake.paths.append(self.path)
             status, reply = fake.answer(body)
-            raw = json.dumps(completion(reply) if isinstance(reply, str) else reply).encode()
+            if not isinstance(reply, bytes):
+                reply = json.dumps(completion(reply) if isinstance(reply, str) else reply).encode()
             self.send_response(status)
+            if fake.location:
+                self.send_header("Location", fake.location)
             self.end_headers()
-            self.wfile.write(raw)
+            self.wfile.write(reply)
+
+        do_GET = do_POST
 
         def log_message(self, *args: object) -> None:
             pass

@@ -131,14 +131,110 @@ def test_a_refusal_says_what_to_do_and_is_not_repeated(status, says):
         assert len(fake.bodies) == 1
 
 
-@pytest.mark.parametrize("answer", [{"hello": 1}, {"choices": []}, [1]])
+MALFORMED = [
+    {"hello": 1},
+    {"choices": []},
+    {"choices": ["a"]},
+    {"choices": [{"message": {"content": 5}}]},
+    {"choices": [{"message": {"content": ["a"]}}]},
+    {"choices": [{"message": {"content": "a"}}], "usage": [1]},
+    [1],
+    b"",
+    b"<html>",
+    b"\xff\xfe\x00",
+    b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": Infinity}}',
+    b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": "many"}}',
+    b"[" * 100_000,
+    b'{"choices": ' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("answer", MALFORMED, ids=lambda answer: str(answer)[:40])
 def test_a_server_that_is_no_language_model_is_named(answer):
     with (
         fake_openai(lambda body: (200, answer)) as fake,
         client(openai(fake.url)) as chat,
-        pytest.raises(UserError, match="does not answer as OpenAI"),
+        pytest.raises(UserError, match="does not answer as OpenAI") as error,
     ):
         chat.chat(REQUEST)
+    assert len(str(error.value)) < 500
+
+
+def test_half_a_surrogate_pair_in_a_reply_becomes_a_replacement_character(tmp_path):
+    with fake_openai(lambda body: (200, "a\ud83d \ud83d\ude00")) as fake, client(openai(fake.url), tmp_path) as chat:
+        assert [chat.chat(REQUEST).text for _ in range(2)] == ["a\N{REPLACEMENT CHARACTER} \N{GRINNING FACE}"] * 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_redirect_takes_the_key_to_another_server(monkeypatch, status, host):
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    with fake_openai(lambda body: (200, "caught")) as other, fake_openai(lambda body: (status, {})) as fake:
+        port = other.url.removesuffix("/v1").rpartition(":")[2]
+        fake.location = f"http://user:pass@{host}:{port}/v1/chat/completions?key=sk-very-secret"
+        with (
+            client(openai(fake.url, api_key_env="MY_KEY"), where="rephrase.llm") as chat,
+            pytest.raises(UserError, match="rephrase.llm.base_url: .* redirects to") as error,
+        ):
+            chat.chat(REQUEST)
+        assert not other.headers
+    assert f"redirects to http://{host}:{port}/v1/chat/completions," in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "pass" not in str(error.value)
+
+
+@pytest.mark.parametrize("location", ["", "http://[", "/v1/", "file:///etc/passwd"])
+def test_a_redirect_to_nowhere_is_a_sentence(location):
+    with fake_openai(lambda body: (302, {})) as fake:
+        fake.location = location
+        with client(openai(fake.url)) as chat, pytest.raises(UserError, match="redirects to"):
+            chat.chat(REQUEST)
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_key_that_the_server_repeats_is_masked(monkeypatch, status):
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    answer = b"x" * 150 + b" bad key: sk-very-secret given, have sk-very-secret"
+    with (
+        fake_openai(lambda body: (status, answer)) as fake,
+        client(openai(fake.url, api_key_env="MY_KEY", retries=0)) as chat,
+        pytest.raises(UserError) as error,
+    ):
+        chat.chat(REQUEST)
+    assert "bad key: ***" in str(error.value)
+    assert "sk-very" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "sent"), [("  abc\n", "Bearer abc"), ("", None)])
+def test_white_space_around_a_key_is_not_sent(monkeypatch, key, sent):
+    monkeypatch.setenv("MY_KEY", key)
+    with fake_openai(lambda body: (200, "hi")) as fake, client(openai(fake.url, api_key_env="MY_KEY")) as chat:
+        chat.chat(REQUEST)
+    assert fake.headers[0].get("Authorization") == sent
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    settings = openai("http://127.0.0.1:9/v1", api_key_env="MY_KEY")
+    with client(settings) as chat, pytest.raises(UserError, match="MY_KEY") as error:
+        chat.chat(REQUEST)
+    assert key not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "nothing", "file:///etc/passwd", "http://", "http://a:b/v1", "http://[/v1"]
+)
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(UserError, match=r"x.llm.base_url is '"), client(openai(url), where="x.llm"):
+        pass
+
+
+@pytest.mark.parametrize("url", ["http://me:sk-very-secret@host/v1", "http://sk-very-secret@host:port/v1"])
+def test_credentials_in_an_address_are_refused_unseen(url):
+    with pytest.raises(UserError, match="x.llm.base_url") as error, client(openai(url), where="x.llm"):
+        pass
+    assert "secret" not in str(error.value)
 
 
 def test_openai_needs_an_address_and_a_model():
