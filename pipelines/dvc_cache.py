@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from functools import cached_property
@@ -9,8 +10,11 @@ from pathlib import Path
 
 from engine.artifacts.files import digest_bytes
 from engine.artifacts.manifest import MANIFEST
+from engine.artifacts.names import checked_names
 from engine.errors import UserError
 from pipelines.manifest import ROOT
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class DvcCache:
@@ -40,13 +44,30 @@ class DvcCache:
         found: dict[str, dict[str, str]] = {}
         for listing in self.root.glob("*/*.dir"):
             try:
-                files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+                files = _files(listing)
             except (ValueError, KeyError, TypeError):  # torn or foreign: it lists nothing that could be brought back
                 continue
             seal = self.object(files.get(MANIFEST, "absent"))
             if seal.is_file():
                 found[digest_bytes(seal.read_bytes())] = files
         return found
+
+    def refuse_foreign(self, md5: str) -> None:
+        """Refuse a directory whose list names files outside it, since `dvc checkout` would write there.
+
+        Raises:
+            UserError: the list names them, or is torn.
+
+        """
+        listing = self.object(md5)
+        if not md5.endswith(".dir") or not listing.is_file():
+            return
+        try:
+            _files(listing)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{listing} in DVC's cache lists no files of one directory ({error}): remove it."
+            ) from error
 
     def copy(self, digest: str, to: Path) -> None:
         """Copy the sealed directory of this content digest to `to`. Raises FileNotFoundError where it is not kept."""
@@ -55,3 +76,17 @@ class DvcCache:
         for name, md5 in self.directories[digest].items():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.object(md5), to / name)
+
+
+def _files(listing: Path) -> dict[str, str]:
+    """File → MD5 of a directory as DVC lists it. Raises ValueError, KeyError or TypeError for what is no such list."""
+    files = {entry["relpath"]: _md5(entry["md5"]) for entry in json.loads(listing.read_bytes())}
+    checked_names(files)
+    return files
+
+
+def _md5(value: object) -> str:
+    """Return a listing's MD5; anything else would be a place outside the cache. Raises ValueError for that."""
+    if not isinstance(value, str) or not _MD5.fullmatch(value):
+        raise ValueError(value)
+    return value

@@ -7,7 +7,6 @@ versions are kept, and what it has let go of goes here. CHECK=1 reads every file
 """
 
 import argparse
-import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from engine.artifacts import store
 from engine.artifacts.files import heal
-from engine.artifacts.manifest import MANIFEST
+from engine.artifacts.manifest import MANIFEST, parsed
 from engine.errors import UserError
 from engine.launch.lifetime import lock
 from pipelines import graph
@@ -58,9 +57,9 @@ def _payload(path: Path, named_by: str) -> Payload:
     seal = path / MANIFEST
     if not seal.is_file():  # what a publish left that was killed; the next one of that content puts it right
         return Payload(path, "?", sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), named_by)
-    told = json.loads(seal.read_bytes())
-    size = sum(int(file["size"]) for file in told["files"].values())
-    return Payload(path, f"{told['stage']}/{told['dataset']}", size, named_by)
+    content = parsed(seal, f"remove {path} and make it again")
+    size = sum(file["size"] for file in content["files"].values())
+    return Payload(path, f"{content['stage']}/{content['dataset']}", size, named_by)
 
 
 def collect(profile: str) -> list[Payload]:

@@ -14,17 +14,18 @@ from engine.artifacts import store
 from engine.artifacts.manifest import MANIFEST
 from engine.errors import UserError
 from pipelines import graph
+from pipelines.dvc_cache import DvcCache
 from pipelines.manifest import ROOT
 
 
-def missing_outputs(profile: str) -> list[Path]:
-    """Outputs that the profile's dvc.lock names and that are not there."""
+def missing_outputs(profile: str) -> dict[Path, str]:
+    """Outputs that the profile's dvc.lock names and that are not there, each with its MD5."""
     ledger = graph.dvc_file(profile).with_name("dvc.lock")
     if not ledger.is_file():
-        return []
+        return {}
     stages = yaml.safe_load(ledger.read_text(encoding="utf-8")).get("stages", {})
-    named = [ROOT / out["path"] for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
-    return [path for path in named if not path.exists()]
+    outs = [out for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
+    return {path: str(out["md5"]) for out in outs if not (path := ROOT / out["path"]).exists()}
 
 
 def relink(profile: str) -> None:
@@ -40,7 +41,7 @@ def relink(profile: str) -> None:
 
 def restore_missing(profile: str) -> None:
     """Check missing outputs out of DVC's cache; what is not in it is left to its stage to make again."""
-    missing = [str(path.relative_to(ROOT)) for path in missing_outputs(profile)]
+    missing = _own(missing_outputs(profile))
     if not missing:
         return
     done = subprocess.run(
@@ -50,3 +51,18 @@ def restore_missing(profile: str) -> None:
     print(f"back from DVC's cache: {', '.join(back) or 'none'} of {len(missing)} missing", file=sys.stderr)
     if len(back) < len(missing):
         print(f"the rest will be made again: {' '.join(done.stderr.split())}", file=sys.stderr)
+
+
+def _own(missing: dict[Path, str]) -> list[str]:
+    """The outputs that DVC may check out: not those whose list in its cache names files elsewhere."""
+    if not missing:
+        return []
+    cache, own = DvcCache(), []
+    for path, md5 in missing.items():
+        try:
+            cache.refuse_foreign(md5)
+        except UserError as error:
+            print(f"warning: {error}; until then {path.name} is made again", file=sys.stderr)
+        else:
+            own.append(str(path.relative_to(ROOT)))
+    return own

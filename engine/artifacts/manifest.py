@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below, write_atomic
+from engine.artifacts.names import BadName, checked_names, refuse_links
 from engine.artifacts.sums import SUMS
 from engine.errors import UserError
 
@@ -28,7 +29,15 @@ def seal(
         counts: rows, columns or whatever else the content determines.
         digests: path → blake2b where they are known (engine/artifacts/sums); else every file is read.
 
+    Raises:
+        UserError: the directory is empty, or holds a link, a device, or a name that no manifest may have.
+
     """
+    try:
+        refuse_links(directory)
+        checked_names(_sizes(directory))
+    except BadName as error:
+        raise UserError(f"{dataset}: what stage {stage} made cannot be published: {error}.") from error
     files = {
         name: {"blake2b": digests[name] if digests else digest_file(directory / name), "size": size}
         for name, size in _sizes(directory).items()
@@ -61,16 +70,39 @@ def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any
         raise UserError(f"{directory} is missing: {remedy}.")
     if not path.is_file():
         raise UserError(f"{directory} has no {MANIFEST}, so it is partial or was not made by this pipeline: {remedy}.")
-    try:
-        manifest = json.loads(path.read_bytes())
-        found = manifest["schema"], manifest["stage"], manifest["dataset"]
-        manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of this pipeline ({error}): {remedy}.") from error
+    manifest = parsed(path, remedy)
+    found = manifest["schema"], manifest["stage"], manifest["dataset"]
     if found[0] != SCHEMA:
         raise UserError(f"{path}: field schema is {found[0]!r}, this version reads {SCHEMA}: {remedy}.")
     if found[1:] != (stage, dataset):
         raise UserError(f"{path}: it belongs to {found[1]}/{found[2]}, not to {stage}/{dataset}: {remedy}.")
+    return manifest
+
+
+def parsed(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a manifest of any stage: its fields are there, and its names are those of files in its own directory.
+
+    Raises:
+        UserError: it is not JSON, lacks a field, or names what is no file of its directory; `remedy` is appended.
+
+    """
+    try:
+        manifest = json.loads(path.read_bytes())
+        for field in ("schema", "stage", "dataset"):
+            manifest[field]
+        if not isinstance(manifest["files"], dict):
+            raise TypeError("field files is no mapping")
+        names = checked_names(manifest["files"])
+        if MANIFEST in names:
+            raise BadName(f"{MANIFEST!r} lists itself")
+        for name in names:
+            entry = manifest["files"][name]
+            if not (isinstance(entry["blake2b"], str) and isinstance(entry["size"], int)):
+                raise BadName(f"{name!r} has no hash and size")
+    except BadName as error:
+        raise UserError(f"{path}: field files: {error}, so it was not made by this pipeline: {remedy}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest of this pipeline ({error}): {remedy}.") from error
     return dict(manifest)
 
 
@@ -78,11 +110,15 @@ def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
     """Check every file of a published directory against its manifest; return the manifest.
 
     Raises:
-        UserError: a file is missing, truncated, changed or unknown.
+        UserError: a file is missing, truncated, changed, unknown, a link or a device.
 
     """
     manifest = read_manifest(directory, stage=stage, dataset=dataset)
     remedy = f"run `make repro STAGE={stage}` to make it again"
+    try:
+        refuse_links(directory, cached=True)
+    except BadName as error:
+        raise UserError(f"{error}: {remedy}.") from error
     for name, want in manifest["files"].items():
         path = directory / name
         if not path.is_file():

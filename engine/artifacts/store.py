@@ -5,7 +5,6 @@ checkout`, which knows the manifest alone) names its older payload, and `link` f
 content that has been hashed before (engine/artifacts/sums).
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from engine.artifacts import sums
 from engine.artifacts.files import publish
-from engine.artifacts.manifest import MANIFEST, content_digest, read_manifest
+from engine.artifacts.manifest import MANIFEST, content_digest, parsed, read_manifest
+from engine.artifacts.names import BadName, refuse_linked_folders, refuse_links
 from engine.errors import UserError
 
 FOLDER = ".store"
@@ -72,10 +72,14 @@ def verify_payload(held: Path, *, stage: str, dataset: str, files: dict[str, dic
     """Check a payload against its manifest: sizes always, content where it is not remembered to have been checked.
 
     Raises:
-        UserError: a file is missing, of another size or of another content.
+        UserError: a file is missing, a link, of another size or of another content.
 
     """
     remedy = f"restore it, or remove {held} and make it again with `dvc repro -f -s` of stage {stage}"
+    try:
+        refuse_links(held)
+    except BadName as error:
+        raise UserError(f"{error}, though {dataset} has one there: {remedy}.") from error
     for name, want in files.items():
         path = held / name
         if not path.is_file():
@@ -102,11 +106,15 @@ def is_whole(held: Path) -> bool:
 
 
 def _files(held: Path) -> dict[str, dict[str, int | str]]:
-    return dict(json.loads((held / MANIFEST).read_bytes())["files"])
+    return dict(parsed(held / MANIFEST, f"remove {held} and make it again")["files"])
 
 
 def _link_files(directory: Path, held: Path, names: set[str], at: Path) -> None:
     """Relative links in `directory` to the files of `held`, as they must read when the directory stands at `at`."""
+    try:
+        refuse_linked_folders(directory, names)
+    except BadName as error:
+        raise UserError(f"{error}, so its files would land elsewhere: remove the link.") from error
     for name in names:
         path = directory / name
         to = os.path.relpath(held / name, (at / name).parent)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.names import BadName, checked_names
 from engine.errors import UserError
 
 FOLDER = ".exchange"
@@ -111,10 +112,14 @@ def how_it_ended(who: str, status: int) -> str:
     return f"{who} {how}; run the same command again and it goes on from its last checkpoint."
 
 
-def _received(workspace: Path, told: dict[str, Any]) -> Any:
-    if "counts" in told:
-        return Prepared(workspace / told["path"], told["counts"])
-    return workspace / told["path"] if "path" in told else told["json"]
+def _received(workspace: Path, output: dict[str, Any]) -> Any:
+    if "path" not in output:
+        return output["json"]
+    try:
+        path = workspace / checked_names([output["path"]])[0]
+    except BadName as error:
+        raise UserError(f"{workspace / FOLDER} names an output {error}: remove that folder and run again.") from error
+    return Prepared(path, output["counts"]) if "counts" in output else path
 
 
 def _file(workspace: Path, node: str, name: str) -> Path:

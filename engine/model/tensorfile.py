@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine.artifacts.names import BadName, checked_names
 from engine.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -68,8 +69,10 @@ class TensorFiles(Mapping[str, Tensor]):
             self._compare(index)
 
     def _open(self, path: Path) -> None:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; make the checkpoint again, or name another directory")
+        if not path.is_file():
+            raise UserError(
+                f"{path} does not exist, or is no file; make the checkpoint again, or name another directory"
+            )
         try:
             file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
@@ -107,8 +110,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _listed(index: Path) -> list[Path]:
-    names = sorted(set(_weight_map(index).values()))
-    for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{index} points outside its directory, to {name}; make the checkpoint again")
+    try:
+        names = sorted(set(checked_names(_weight_map(index).values())))
+    except BadName as error:
+        raise UserError(f"{index} points outside its directory: {error}; make the checkpoint again") from None
     return [index.with_name(name) for name in names]
