@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads work views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ clean: ## remove caches and finished work (never artifacts); prints what and how
 
 payloads: $(READY) ## payloads kept by hash, and who asks for them: CHECK=1 reads them, GC=1 removes what nobody asks for
 	@python -m pipelines.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc)
+
+work: $(READY) ## unfinished work by key: step, size, age, what differs from today's key; GC=1 removes the published and old, DAYS=30
+	@python -m pipelines.work --env $(PROFILE) $(if $(GC),--gc) $(if $(DAYS),--days $(DAYS))
 
 views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, pipelines and catalog
 	python -m dags.dvc_yaml

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.launch.lifetime import is_locked
 from pipelines import graph
 
 
@@ -20,12 +21,12 @@ def attended_here(profile: str, stage: str) -> Iterator[None]:
 
 def attended_by_dagster(profile: str, stage: str) -> bool:
     """Whether a run inside Dagster is at the stage, and will report it."""
-    return _is_locked(_mark(profile, stage))
+    return is_locked(_mark(profile, stage))
 
 
 def attended_by_driver(profile: str, stage: str) -> bool:
     """Whether a driver (`kedro run`) holds the stage's lock."""
-    return _is_locked(_work(profile, stage) / "lock")
+    return is_locked(_work(profile, stage) / "lock")
 
 
 def _work(profile: str, stage: str) -> Path:
@@ -34,14 +35,3 @@ def _work(profile: str, stage: str) -> Path:
 
 def _mark(profile: str, stage: str) -> Path:
     return _work(profile, stage) / "dagster.lock"
-
-
-def _is_locked(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

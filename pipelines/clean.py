@@ -33,12 +33,15 @@ def caches() -> list[Path]:
 
 
 def finished_work() -> list[Path]:
-    """Workspaces whose stage has since succeeded under the same key, and tables that a gate refused."""
+    """Workspaces whose key has succeeded since their work began, and tables that a gate refused."""
     found = sorted((ROOT / "data").glob("*/.rejected"))
-    for workspace in (ROOT / "data").glob("*/.work/*/*/"):
+    for begun in (ROOT / "data").glob("*/.work/*/*/begun.json"):
+        workspace = begun.parent
         profile, stage = workspace.parents[2], workspace.parent.name
-        records = (profile / ".runs" / stage).glob(f"{workspace.name}-*.json")
-        if any(json.loads(record.read_bytes())["outcome"] == "success" for record in records):
+        started = str(json.loads(begun.read_bytes())["started"])
+        records = [json.loads(p.read_bytes()) for p in (profile / ".runs" / stage).glob(f"{workspace.name}-*.json")]
+        # One that began after the last success is a forced run's: it is under way, or can go on.
+        if any(record["outcome"] == "success" and str(record["finished"]) > started for record in records):
             found.append(workspace)
     return found
 

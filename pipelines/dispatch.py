@@ -17,7 +17,7 @@ from engine.launch.slurm.run import JobFailed, run_job
 from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
-from engine.launch.slurm.submit import cancel_all, under_way
+from engine.launch.slurm.submit import under_way
 from pipelines.manifest import ROOT
 
 PARALLEL = "parallel"
@@ -155,19 +155,21 @@ def _run_job(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
         raise error
 
 
-def refuse_or_cancel(workspace: Path, stage: str, fresh: bool, say: Say) -> None:
-    """See that no job works in a workspace that is about to be dropped: refuse, or for `fresh` cancel it.
+def run_directories(workspace: Path) -> list[RunDirectory]:
+    """The run directories of the nodes of a workspace that were dispatched."""
+    return [RunDirectory(path) for path in sorted(workspace.glob(f"{JOBS}/*"))]
+
+
+def refuse_beside(workspace: Path, stage: str) -> None:
+    """See that no job works in the workspace of another key: a stage's ranks exclude each other, whatever their key.
 
     Raises UserError where one does.
     """
-    directories = [RunDirectory(path) for path in workspace.glob(f"{JOBS}/*")]
-    if fresh:
-        cancel_all(directories, say)
-    for directory in directories:
+    for directory in run_directories(workspace):
         for job in under_way(directory):
             raise UserError(
-                f"stage {stage}: job {job} still works under another key, in {workspace}: wait for it, "
-                f"`scancel {job}`, or drop its work with --fresh."
+                f"stage {stage}: job {job} still works under another key, in {workspace}: wait for it, or end it with "
+                f"`scancel {job}`; its checkpoints stay, and `make work` lists them."
             )
 
 

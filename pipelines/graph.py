@@ -4,6 +4,7 @@ Read from manifest, pipelines and catalog; nothing heavy is imported: no torch, 
 """
 
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from engine.artifacts.files import digest_bytes
 from engine.artifacts.manifest import MANIFEST, content_digest
 from engine.errors import UserError
 from engine.identity.fingerprint import StageCode, stage_code
+from engine.identity.key import KEY_LENGTH
 from engine.identity.library import Library, load_known, save_known
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.pipeline_registry import stage_pipeline
@@ -28,6 +30,7 @@ JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
 MERGE = {"parameters": "soft", "compute": "soft", "promotion": "soft"}  # a profile overlays the base key by key
 CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"], "promotion": ["promotion*"]}
+_KEY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,11 @@ def data_folder(profile: str | None) -> Path:
 def work_folder(profile: str | None) -> Path:
     """data/<profile>/.work, where stages that are running work: `<stage>/<stage key>/`, and their locks."""
     return data_folder(profile) / ".work"
+
+
+def work_folders(profile: str | None, stage: str) -> list[Path]:
+    """The workspaces of a stage, named by the keys that they were begun under; beside them lie its locks."""
+    return sorted(path for path in (work_folder(profile) / stage).glob("*/") if _KEY.fullmatch(path.name))
 
 
 def runs_folder(profile: str | None, stage: str) -> Path:

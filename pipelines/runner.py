@@ -29,6 +29,7 @@ from engine.launch.compute import ComputeClass, compute_class
 from engine.launch.lifetime import lock
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
+from engine.launch.slurm.submit import cancel_all
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from pipelines import code, dispatch, graph
 from pipelines.errors import user_error
@@ -73,12 +74,12 @@ class StageRun:
 
     def execute(self) -> None:
         """Run the stage's nodes under its lock; write the record whether they succeed or fail."""
-        folder, work = graph.data_folder(self.context.profile), graph.work_folder(self.context.profile) / self.stage
+        folder, place = graph.data_folder(self.context.profile), graph.work_folder(self.context.profile) / self.stage
         what = f"stage {self.stage} of profile {self.context.profile}"
-        with lock(work / "lock", what) as held:
+        with lock(place / "lock", what) as held:
             parts = self._key_parts()
             key = stage_key(**parts)
-            workspace = self._workspace(work / key)
+            workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
             say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
             begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
@@ -126,12 +127,13 @@ class StageRun:
         }
 
     def _workspace(self, workspace: Path) -> Path:
-        """The stage's own place for work in progress; work under another key of this stage is dropped."""
-        fresh = bool(os.environ.get(FRESH))
-        for other in workspace.parent.glob("*/"):
-            if fresh or other != workspace:
-                dispatch.refuse_or_cancel(other, self.stage, fresh, say)
-                shutil.rmtree(other)
+        """The stage's own place for work in progress, begun anew with --fresh; work under other keys stays."""
+        for other in graph.work_folders(self.context.profile, self.stage):
+            if other != workspace:
+                dispatch.refuse_beside(other, self.stage)
+        if os.environ.get(FRESH) and workspace.exists():
+            cancel_all(dispatch.run_directories(workspace), say)
+            shutil.rmtree(workspace)
         workspace.mkdir(parents=True, exist_ok=True)
         return workspace
 
@@ -150,13 +152,13 @@ class StageRun:
 
     def _run_node(self, node: Node, workspace: Path, held: IO[str]) -> None:
         """Run a node where its class says."""
-        work = self._work(node, workspace)
+        job = self._work(node, workspace)
         given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
-        if work.where.launcher == "slurm":
-            dispatch.run_slurm(work, given, say, detach=bool(os.environ.get(DETACH)))
-        elif work.where.launcher == "local":
-            dispatch.run_ranks(work, given, held, say)
-        if work.where.launcher == "inplace":
+        if job.where.launcher == "slurm":
+            dispatch.run_slurm(job, given, say, detach=bool(os.environ.get(DETACH)))
+        elif job.where.launcher == "local":
+            dispatch.run_ranks(job, given, held, say)
+        if job.where.launcher == "inplace":
             Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
         else:
             self._publish(node, workspace)

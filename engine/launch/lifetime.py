@@ -63,3 +63,15 @@ def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock `path`."""
+    if not path.is_file():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -23,6 +23,7 @@ from engine.training.guard import Guard
 from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
+from engine.training.position import CHECKPOINTS
 from engine.training.resume import Progress, Saved
 from engine.training.settings import OptimizerSettings
 
@@ -150,7 +151,7 @@ def _store(work: Path, settings: LoopSettings, device: str) -> Progress:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
     numerics = fingerprint(settings.threads, settings.dtype, device)
-    return Progress(work / "checkpoints", work / HISTORY, numerics, data.world().size)
+    return Progress(work / CHECKPOINTS, work / HISTORY, numerics, data.world().size)
 
 
 def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> Saved | None:

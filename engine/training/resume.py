@@ -13,9 +13,10 @@ from torch import Tensor
 
 from engine.artifacts.files import digest_bytes, fsync_directory, write_synced
 from engine.errors import UserError
+from engine.training.position import META
 
 KEEP = 2
-STATE, META = "state.safetensors", "meta.json"
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)

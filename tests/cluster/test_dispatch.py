@@ -12,10 +12,10 @@ from tests.cluster.training import STAGE, STEPS, Driver, Training, command
 pytestmark = pytest.mark.slow
 
 
-def refused(training: Training, **changes: object) -> str:
+def refused(training: Training, *options: str, **changes: object) -> str:
     """The one sentence with which a run ends that asks for the wrong thing."""
     training.use(**changes)
-    done = training.project.run(*command(), check=False)
+    done = training.project.run(*command(), *options, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
@@ -118,7 +118,7 @@ def test_a_second_ctrl_c_leaves_at_once(training: Training, cluster: Cluster) ->
 
 
 def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluster) -> None:
-    """Its workspace is not dropped, unless asked; then the job is cancelled first."""
+    """It has to end first; its work stays, and goes on when its key is back. --fresh drops that of its own key."""
     driver = interrupted(training, signal.SIGTERM)
     assert driver.wait() == 75
     job, directory = training.job, training.directory
@@ -132,14 +132,25 @@ def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluste
         training.project.run("python", "-m", "pipelines.code", "--env", "smoke")
         error = refused(training)
         assert f"job {job} still works under another key" in error
-        assert directory.exists()
-        assert training.project.run(*command(), "--fresh", "--detach", check=False).returncode == 75
-        assert cluster.job(job)["JobState"] == "CANCELLED"
-        assert not directory.exists()
+        assert f"`scancel {job}`" in error
+        assert "still works" in refused(training, "--fresh"), "that is for the work of its own key"
         cluster.cancel_all()
+        assert training.project.run(*command(), "--detach", check=False).returncode == 75
+        cluster.cancel_all()
+        assert directory.exists()
     finally:
         path.write_text(before)
         training.project.run("python", "-m", "pipelines.code", "--env", "smoke")
+    marker = directory / "of the first"
+    marker.touch()
+    assert training.project.run(*command(), "--detach", check=False).returncode == 75
+    assert marker.exists()
+    for _ in range(2):
+        before_it = cluster.jobs()
+        assert training.project.run(*command(), "--fresh", "--detach", check=False).returncode == 75
+        assert not marker.exists()
+    assert [cluster.job(one)["JobState"] for one in before_it] == ["CANCELLED"]
+    cluster.cancel_all()
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,12 @@ class Training:
 
     @property
     def workspace(self) -> Path:
-        """The stage's, of its one key."""
-        (found,) = [path for path in self.project.data(".work", STAGE).glob("*/") if path.is_dir()]
-        return found
+        """The stage's, of the key that was begun last."""
+        begun = {path.parent: json.loads(path.read_bytes())["started"] for path in self._begun()}
+        return max(begun, key=lambda path: str(begun[path]))
+
+    def _begun(self) -> Iterator[Path]:
+        return self.project.data(".work", STAGE).glob("*/begun.json")
 
     @property
     def directory(self) -> Path:
