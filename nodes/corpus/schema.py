@@ -94,6 +94,12 @@ class FileSource(_Source):
     text_column: str = Field("text", description="column or field with the text (parquet, jsonl)")
     title_column: str | None = Field(None, description="column or field with a title; without one, name and row number")
 
+    @model_validator(mode="after")
+    def _title_is_no_text(self) -> "FileSource":
+        if self.title_column == self.text_column:
+            raise ValueError("title_column must not be the text_column; name another one or leave it out")
+        return self
+
 
 Source = Annotated[
     StdlibSource | DocstringSource | FactbookSource | ElementsSource | MathsSource | FileSource,
