@@ -12,6 +12,8 @@ HEADS = ("lm_head", "head", "embed_out", "output_projection", "score", "classifi
 """What models call the layer that makes logits, of tokens or of classes."""
 GATE_UP = "gate_up_proj"
 """What a stack is called that holds gate rows, then as many up rows: (…, 2F, D)."""
+DOWN = "down_proj"
+"""What the stack beside it is called that leads back: (…, D, F)."""
 QK_NORMS = {
     name
     for what in ("q", "k", "qk", "query", "key")
@@ -30,12 +32,13 @@ def is_muon(name: str, parameter: nn.Parameter) -> bool:
 def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """The trained weights by name: Muon's and AdamW's. An nn.Embedding's weight, also a tied one, is AdamW's always.
 
-    Raises UserError where the rule sends a weight to Muon that is no matrix, nor a stack of them, nor, by its name, to
-    be halved into gate and up although its rows are odd.
+    Raises UserError where the rule sends a weight to Muon that is no matrix, nor a stack of them, or that is to be
+    halved into gate and up by its name, although its rows are odd or its sibling `down_proj` shows another layout.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
     muon, rest = {}, {}
+    named = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -46,14 +49,26 @@ def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], di
                 f"MuonClip: {name} has shape {tuple(parameter.shape)}, neither a matrix nor a stack of matrices; "
                 "leave it to AdamW with is_muon"
             )
-        elif name.endswith(GATE_UP) and parameter.shape[-2] % 2:
-            raise UserError(
-                f"MuonClip: {name} has shape {tuple(parameter.shape)}, whose second-to-last axis is odd, so it is not "
-                "gate above up as the name says; rename it, or leave it to AdamW with is_muon"
-            )
         else:
+            if name.endswith(GATE_UP):
+                _refuse_other_layout(name, parameter, named)
             muon[name] = parameter
     return muon, rest
+
+
+def _refuse_other_layout(name: str, gate_up: nn.Parameter, named: dict[str, nn.Parameter]) -> None:
+    """Raise UserError where `gate_up` cannot be (…, 2F, D), judged by itself and by a sibling down_proj (…, D, F)."""
+    remedy = "so it is not gate above up as the name says; rename it, or leave it to AdamW with is_muon"
+    if gate_up.shape[-2] % 2:
+        raise UserError(
+            f"MuonClip: {name} has shape {tuple(gate_up.shape)}, whose second-to-last axis is odd, {remedy}"
+        )
+    sibling = name.removesuffix(GATE_UP) + DOWN
+    down = named.get(sibling, named.get(f"{sibling}.weight"))
+    if down is not None and down.ndim >= 2 and tuple(gate_up.shape[-2:]) != (2 * down.shape[-1], down.shape[-2]):
+        raise UserError(
+            f"MuonClip: {name} has shape {tuple(gate_up.shape)} beside {sibling} of shape {tuple(down.shape)}, {remedy}"
+        )
 
 
 def refuse_qk_norm(model: nn.Module) -> None:

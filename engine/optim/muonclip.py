@@ -189,20 +189,50 @@ class MuonClip:
         return out | {"clipped": torch.tensor([self.steps, self.first_clipped, self.last_clipped])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a `state_dict`. Raises UserError naming the first weight whose state is missing."""
-        for kind, what, tensors in (
+        """Take up a `state_dict`; a weight of the AdamW group without state in it has none afterwards, as at the start.
+
+        Raises UserError, having changed nothing, naming the first part that is missing, foreign, or of another shape or
+        type.
+        """
+        moments = self._check_state(state)
+        for kind, _, tensors in self._kept():
+            for name, tensor in tensors.items():
+                tensor.copy_(state[f"{kind}/{name}"])
+        self.adamw.state = {
+            tensor: {key: state[f"{prefix}/{key}"].to(tensor.device, copy=True) for key in adamw.STATE}
+            for prefix, tensor in moments.items()
+        }
+        self.steps, self.first_clipped, self.last_clipped = state["clipped"].tolist()
+
+    def _kept(self) -> tuple[tuple[str, str, dict[str, Tensor]], ...]:
+        """Return what every state holds one of for each weight: prefix, words for it, and where it is kept."""
+        return (
             ("muon", "momentum", self.momenta),
             ("master", "fp32 master", self.masters.copies),
             ("idle", "count of idle steps", self.idle.idle_E),
-        ):
-            for name, tensor in tensors.items():
-                if f"{kind}/{name}" not in state:
-                    raise UserError(f"optimizer state: {what} of {name} is missing; start the stage afresh")
-                tensor.copy_(state[f"{kind}/{name}"])
-        for name in self.rest:
-            kept = {key: state[f"adamw/{name}/{key}"].clone() for key in adamw.STATE if f"adamw/{name}/{key}" in state}
-            if kept:
-                self.adamw.state[self.masters[name]] = kept
-        if "clipped" not in state:
-            raise UserError("optimizer state: the count of clipped steps is missing; start the stage afresh")
-        self.steps, self.first_clipped, self.last_clipped = state["clipped"].tolist()
+        )
+
+    def _check_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Refuse a state that is not this optimizer's; return the weights with moments in it, by prefix."""
+        expected = {
+            f"{kind}/{name}": (f"{what} of {name}", tensor)
+            for kind, what, tensors in self._kept()
+            for name, tensor in tensors.items()
+        }
+        moments = {f"adamw/{name}": self.masters[name] for name in self.rest}
+        moments = {p: tensor for p, tensor in moments.items() if any(f"{p}/{key}" in state for key in adamw.STATE)}
+        for prefix, tensor in moments.items():
+            shapes = dict(zip(adamw.STATE, (tensor, tensor, torch.zeros((), dtype=torch.float32)), strict=True))
+            expected |= {f"{prefix}/{key}": (f"{key} of {prefix[6:]}", shape) for key, shape in shapes.items()}
+        expected["clipped"] = ("the count of clipped steps", torch.zeros(3, dtype=torch.int64))
+        for name, (what, like) in expected.items():
+            if name not in state:
+                raise UserError(f"optimizer state: {what} is missing; start the stage afresh")
+            if (state[name].shape, state[name].dtype) != (like.shape, like.dtype):
+                raise UserError(
+                    f"optimizer state: {what} is {state[name].dtype} of shape {tuple(state[name].shape)}, but the "
+                    f"model asks for {like.dtype} of shape {tuple(like.shape)}; start the stage afresh"
+                )
+        if foreign := sorted(set(state) - set(expected)):
+            raise UserError(f"optimizer state: {foreign[0]} belongs to no weight of this model; start the stage afresh")
+        return moments

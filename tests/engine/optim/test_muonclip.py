@@ -149,6 +149,22 @@ def test_gate_and_up_in_one_are_refused_where_their_rows_do_not_halve(shape):
     assert "gate_up_proj" in MuonClip(model, 0.1).muon
 
 
+@pytest.mark.parametrize(("features", "width"), [(6, 8), (4, 8), (8, 4), (8, 8)])
+@pytest.mark.parametrize("linear", [False, True])
+def test_gate_and_up_in_another_layout_are_refused_where_the_sibling_shows_it(features, width, linear):
+    def model(gate_up, down):
+        made = Foreign()
+        made.gate_up_proj = nn.Parameter(torch.zeros(gate_up))
+        made.down_proj = nn.Linear(*down[::-1], bias=False) if linear else nn.Parameter(torch.zeros(3, *down))
+        return made
+
+    assert "gate_up_proj" in MuonClip(model((3, 2 * features, width), (width, features)), 0.1).muon
+    other = model((3, width, 2 * features), (features, width))
+    with pytest.raises(UserError, match=r"gate_up_proj has shape .* beside down_proj of shape"):
+        MuonClip(other, 0.1)
+    assert "gate_up_proj" in MuonClip(other, 0.1, is_muon=lambda n, p: is_muon(n, p) and n != "gate_up_proj").rest
+
+
 def test_the_next_forward_has_a_clipped_heads_logits_at_tau():
     """Through the whole model, rotation and causal mask included; the first layer's input is still the same."""
     model = K2Model(config(initializer_range=1.0))
@@ -253,6 +269,64 @@ def test_state_goes_through_a_dictionary(dtype):
         twin.load_state_dict({})
     with pytest.raises(UserError, match="count of clipped steps"):
         twin.load_state_dict({name: value for name, value in states[0].items() if name != "clipped"})
+
+
+def test_a_state_without_moments_of_a_weight_takes_the_old_ones_away():
+    model = K2Model(config())
+    optimizer = MuonClip(model, 0.02)
+    start = {name: value.clone() for name, value in optimizer.state_dict().items()}
+    assert not any(name.startswith("adamw/") for name in start)
+    backward(model, 0)
+    optimizer.step()
+    assert any(name.startswith("adamw/") for name in optimizer.state_dict())
+    optimizer.load_state_dict(start)
+    after = optimizer.state_dict()
+    assert after.keys() == start.keys()
+    assert all(torch.equal(value, start[name]) for name, value in after.items())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("muon/", lambda t: None, "momentum of .* is missing"),
+        ("muon/", lambda t: t[:1], r"momentum of .* but the model asks for torch.float32 of shape"),
+        ("muon/", lambda t: t.double(), "momentum of .* is torch.float64"),
+        ("adamw/", lambda t: None, "exp_avg of .* is missing"),
+        ("adamw/", lambda t: t.flatten()[:1], "exp_avg of .* asks for"),
+        ("idle/", lambda t: t[:1], "count of idle steps of .* asks for"),
+        ("clipped", lambda t: t[:2], "the count of clipped steps is .* asks for"),
+        ("clipped", lambda t: t.float(), "the count of clipped steps is torch.float32"),
+        ("muon/stranger", lambda t: torch.zeros(2), "muon/stranger belongs to no weight"),
+        ("adamw/stranger/step", lambda t: torch.zeros(()), "adamw/stranger/step belongs to no weight"),
+        ("elsewhere", lambda t: torch.zeros(()), "elsewhere belongs to no weight"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_whole(part, change, says):
+    model = K2Model(config())
+    optimizer = MuonClip(model, 0.02)
+    backward(model, 0)
+    optimizer.step()
+    before = {name: value.clone() for name, value in optimizer.state_dict().items()}
+    damaged = {name: value + 1 for name, value in before.items()}
+    name = next((name for name in damaged if name.startswith(part)), part)
+    changed = change(damaged.get(name))
+    damaged = {n: t for n, t in damaged.items() if n != name} | ({} if changed is None else {name: changed})
+    with pytest.raises(UserError, match=f"optimizer state: {says}"):
+        optimizer.load_state_dict(damaged)
+    assert all(torch.equal(value, before[name]) for name, value in optimizer.state_dict().items())
+
+
+def test_a_loaded_state_shares_no_memory_with_what_it_came_from():
+    model = K2Model(config())
+    optimizer = MuonClip(model, 0.02)
+    backward(model, 0)
+    optimizer.step()
+    state = {name: value.clone() for name, value in optimizer.state_dict().items()}
+    optimizer.load_state_dict(state)
+    held = {name: value.clone() for name, value in state.items()}
+    backward(model, 1)
+    optimizer.step()
+    assert all(torch.equal(value, held[name]) for name, value in state.items())
 
 
 def test_adamw_moves_to_the_bits_of_torchs():
