@@ -21,7 +21,7 @@ from dags.home import PROFILE_VARIABLE, chosen_profile
 from dags.metadata import latest_check, reported
 from dags.versions import working_tree
 from engine.artifacts.files import digest_bytes
-from pipelines import graph
+from pipelines import graph, sources
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.status import stage_status
@@ -103,8 +103,8 @@ def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: 
 
 
 def touched(profile: str) -> str:
-    """A digest of what the plan depends on: sources, configuration, run records and the outputs' manifests."""
-    stamps = [working_tree()]
+    """Return a digest of what the plan depends on: code, configuration, data, run records, the outputs' manifests."""
+    stamps = [working_tree(), sources.touched(profile)]
     stamps += [path.name for path in sorted((graph.data_folder(profile) / ".runs").glob("*/*.json"))]
     for dataset in graph.catalog_entries(None):
         path = graph.dataset_path(profile, dataset)

@@ -115,7 +115,9 @@ def _versions(dataset: str, digest: str, record: dict[str, Any]) -> dict[str, st
     """The tags by which Dagster tells fresh from stale, as it would write them itself."""
     known = {**record["parts"]["inputs"], **record["outputs"]}
     tags = {
-        "dagster/code_version": code_version(record["parts"]["code"], record["parts"]["parameters"]),
+        "dagster/code_version": code_version(
+            record["parts"]["code"], record["parts"]["parameters"], record["parts"].get("sources")
+        ),
         "dagster/data_version": digest,
         "dagster/data_version_is_user_provided": "true",
     }

@@ -1,7 +1,7 @@
-"""Each stage's code version: hash(code fingerprint, parameters read), as the stage key has it but without inputs.
+"""Each stage's code version: hash(code fingerprint, parameters, sources), as the stage key has it but without inputs.
 
 Fingerprinting reads every module of the repository, so the answer is kept beside Dagster's own state and holds
-for as long as no source or configuration file was touched; loading the definitions then costs a directory walk.
+for as long as no source, configuration or data file was touched; loading the definitions then costs a directory walk.
 """
 
 import json
@@ -12,16 +12,20 @@ from typing import Any
 
 from engine.artifacts.files import canonical_json, digest_bytes, write_atomic
 from engine.identity.key import flatten, stage_key
+from engine.identity.sources import Identities
 from pipelines import graph
 from pipelines.manifest import ROOT, load_manifest
+from pipelines.sources import stage_sources, touched
 
 VERSIONS = "code_versions.json"
 _WATCHED = ("conf", "engine", "kernels", "nodes", "pipelines", "kedro.yml", "requirements")
 
 
-def code_version(code: dict[str, dict[str, str]], flat_parameters: dict[str, Any]) -> str:
-    """The version of one stage's code and parameters, from the parts that a run record holds."""
-    return stage_key(code=code, parameters=flat_parameters, inputs={})
+def code_version(
+    code: dict[str, dict[str, str]], flat_parameters: dict[str, Any], sources: Identities | None = None
+) -> str:
+    """The version of one stage's code, parameters and sources, from the parts that a run record holds."""
+    return stage_key(code=code, parameters=flat_parameters, inputs={}, sources=sources)
 
 
 def code_versions(profile: str, cache: Path) -> dict[str, str]:
@@ -34,11 +38,11 @@ def code_versions(profile: str, cache: Path) -> dict[str, str]:
     """
     if not any((graph.data_folder(profile) / ".runs").glob("*/*.json")):
         return {}  # nothing to compare with, so nothing to compute
-    state = working_tree()
+    state = f"{working_tree()} {digest_bytes(touched(profile).encode())}"
     if known := _remembered(cache, state):
         return known
     resolved = graph.parameters(profile)
-    found = {stage: _current(stage, resolved) for stage in load_manifest().stages}
+    found = {stage: _current(stage, resolved, profile) for stage in load_manifest().stages}
     write_atomic(cache, canonical_json({"state": state, "versions": found}))
     return found
 
@@ -48,9 +52,9 @@ def working_tree() -> str:
     return digest_bytes("".join(_stamps()).encode())
 
 
-def _current(stage: str, resolved: dict[str, Any]) -> str:
+def _current(stage: str, resolved: dict[str, Any], profile: str) -> str:
     read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
-    return code_version(graph.code_of(stage).as_dict(), flatten(read))
+    return code_version(graph.code_of(stage).as_dict(), flatten(read), stage_sources(stage, read, profile))
 
 
 def _remembered(cache: Path, state: str) -> dict[str, str] | None:

@@ -1,7 +1,7 @@
-"""The `code` stage: write each stage's fingerprint and resolved parameters to data/<profile>/code/<stage>.json.
+"""The `code` stage: write each stage's fingerprint, parameters and sources to data/<profile>/code/<stage>.json.
 
 DVC runs it always (under a second, nothing heavy imported); each stage depends on its own file, so DVC's early
-cutoff re-runs exactly the stages whose code or parameters changed.
+cutoff re-runs exactly the stages whose code or parameters changed, or a file that their parameters name.
 
     python -m pipelines.code --env laptop
 """
@@ -20,6 +20,7 @@ from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
 from pipelines.parameters import check_parameters
 from pipelines.restore import relink, restore_missing
+from pipelines.sources import changed, stage_sources
 
 
 def code_file(stage: str, profile: str | None) -> Path:
@@ -27,11 +28,17 @@ def code_file(stage: str, profile: str | None) -> Path:
     return graph.data_folder(profile) / "code" / f"{stage}.json"
 
 
-def current(stage: str, profile: str) -> dict[str, dict[str, str]]:
-    """The stage's code now, after checking that its code file agrees.
+def current(stage: str, profile: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the stage's code and sources now, after checking that its code file agrees.
+
+    Args:
+        stage: whose.
+        profile: whose.
+        parameters: those that the stage is about to run with; where the command line gave others than the
+            configuration has, the file cannot know what they name.
 
     Raises:
-        UserError: the code file is missing or was written before the last edit.
+        UserError: the code file is missing or was written before the last edit, of code or of a file that is read.
 
     """
     now = graph.code_of(stage).as_dict()
@@ -39,16 +46,22 @@ def current(stage: str, profile: str) -> dict[str, dict[str, str]]:
     remedy = f"run `make repro STAGE={stage} PROFILE={profile}`, which refreshes it first"
     if not path.is_file():
         raise UserError(f"{path} is missing: {remedy}.")
-    if json.loads(path.read_bytes())["code"] != now:
+    written = json.loads(path.read_bytes())
+    if written["code"] != now:
         raise UserError(f"{path} is out of date, the code was edited after it was written: {remedy}.")
-    return now
+    sources, before = stage_sources(stage, parameters, profile), written.get("sources", {})
+    if sources != before and written["parameters"] == parameters:
+        raise UserError(f"{path} is out of date, {changed(before, sources)} was edited after it was written: {remedy}.")
+    return {"code": now, "sources": sources}
 
 
 def stage_file(stage: str, profile: str | None, modules: Library | None = None) -> dict[str, Any]:
     """What stands in a stage's code file; one library of `modules` serves several stages."""
     resolved = graph.parameters(profile)
     read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
-    return {"code": graph.code_of(stage, modules).as_dict(), "parameters": read}
+    made_of = {"code": graph.code_of(stage, modules).as_dict(), "parameters": read}
+    sources = stage_sources(stage, read, profile)
+    return {**made_of, "sources": sources} if sources else made_of
 
 
 def write_files(profile: str) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,27 @@ if TYPE_CHECKING:
 BY_HASH = "by_hash"
 PAYLOADS = ("inline", BY_HASH)
 """Where a directory's files are: in it, or in data/<profile>/.store under their hash, with links in it."""
+
+
+_before_publishing: ContextVar[Callable[[], None] | None] = ContextVar("before_publishing", default=None)
+
+
+@contextmanager
+def publishing_after(check: Callable[[], None]) -> Iterator[None]:
+    """Have `check` called before each output is moved into place: where it raises, the output is not published.
+
+    Only then is it known what the output was made of, since a table is drained, and so its sources read, while saved.
+    """
+    token = _before_publishing.set(check)
+    try:
+        yield
+    finally:
+        _before_publishing.reset(token)
+
+
+def _check_before_publishing() -> None:
+    if check := _before_publishing.get():
+        check()
 
 
 class SealedDirectory:
@@ -45,6 +69,7 @@ class SealedDirectory:
 
     def publish(self, source: Path, counts: dict[str, Any]) -> None:
         """Seal `source` and move it into place."""
+        _check_before_publishing()
         by_hash = self.payload == BY_HASH
         digests = sums.remember(source) if by_hash else None
         manifest.seal(source, stage=self.stage, dataset=self.path.name, counts=counts, digests=digests)
@@ -192,6 +217,7 @@ class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
                 raise UserError(
                     f"{self._path}: the metric {name} is {value!r}; stage {self._stage} must give a finite number."
                 )
+        _check_before_publishing()
         files.write_atomic(self._path, files.canonical_json(data))
 
     def _describe(self) -> dict[str, Any]:

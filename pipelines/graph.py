@@ -28,8 +28,8 @@ from pipelines.pipeline_registry import stage_pipeline
 
 JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
-MERGE = {"parameters": "soft", "compute": "soft", "promotion": "soft"}  # a profile overlays the base key by key
-CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"], "promotion": ["promotion*"]}
+MERGE = dict.fromkeys(("parameters", "compute", "promotion", "sources"), "soft")  # the base, overlaid key by key
+CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"], "promotion": ["promotion*"], "sources": ["sources*"]}
 _KEY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
@@ -106,6 +106,11 @@ def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:
     """The dataset object of a catalog entry, as the driver has it."""
     path = dataset_path(profile, name)
     return AbstractDataset.from_config(name, {**catalog_entries(profile)[name], "filepath": str(path)})
+
+
+def root() -> Path:
+    """The repository, in which relative paths of parameters begin."""
+    return ROOT
 
 
 def data_folder(profile: str | None) -> Path:

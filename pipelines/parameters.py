@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from engine.credentials import holds_credentials
 from engine.errors import UserError
@@ -36,10 +36,16 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
                 "MLflow would show: take it out of the address and leave it to the environment of who opens it."
             )
     for stage in stages:
-        try:
-            parameter_model(stage).model_validate(parameters.get(stage, {}))
-        except ValidationError as error:
-            raise UserError(_sentence(error, stage, profile, parameters.get(stage, {}))) from error
+        stage_parameters(stage, parameters.get(stage, {}), profile)
+
+
+def stage_parameters(stage: str, given: dict[str, Any], profile: str) -> BaseModel:
+    """Return one stage's parameters as its model has them; raises UserError as `check_parameters` does."""
+    try:
+        model: BaseModel = parameter_model(stage).model_validate(given)
+    except ValidationError as error:
+        raise UserError(_sentence(error, stage, profile)) from error
+    return model
 
 
 def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
@@ -55,7 +61,7 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
         yield field, value
 
 
-def _sentence(error: ValidationError, stage: str, profile: str, given: dict[str, Any]) -> str:
+def _sentence(error: ValidationError, stage: str, profile: str) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in (stage, *first["loc"]))
     where = f"conf/base or conf/{profile}/parameters/{stage}.yml"

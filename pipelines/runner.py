@@ -32,10 +32,12 @@ from engine.launch.slurm.rundir import KEPT
 from engine.launch.slurm.submit import cancel_all
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from pipelines import code, dispatch, graph
+from pipelines.datasets import publishing_after
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
 from pipelines.recall import recall
+from pipelines.sources import unchanged
 
 
 class StageRunner(SequentialRunner):
@@ -74,22 +76,24 @@ class StageRun:
 
     def execute(self) -> None:
         """Run the stage's nodes under its lock; write the record whether they succeed or fail."""
-        folder, place = graph.data_folder(self.context.profile), graph.work_folder(self.context.profile) / self.stage
-        what = f"stage {self.stage} of profile {self.context.profile}"
+        profile = self.context.profile
+        folder, place = graph.data_folder(profile), graph.work_folder(profile) / self.stage
+        what = f"stage {self.stage} of profile {profile}"
         with lock(place / "lock", what) as held:
             parts = self._key_parts()
             key = stage_key(**parts)
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
-            say(f"stage {self.stage}  profile {self.context.profile}  key {key}")
+            say(f"stage {self.stage}  profile {profile}  key {key}")
             begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
             self._say_begun(workspace, {"key": key, "parts": parts, **begun})
             clock = time.monotonic()
             try:
                 begins = begun["attempt"] == 1  # work under way, a job's perhaps, is gone on with
-                earlier = recall(self.context.profile, self.stage, key, workspace, say) if begins else None
-                for node in self.nodes if earlier is None else ():
-                    self._run_node(node, workspace, held)
+                earlier = recall(profile, self.stage, key, workspace, say) if begins else None
+                with publishing_after(unchanged(self.stage, parts["parameters"], profile, parts["sources"])):
+                    for node in self.nodes if earlier is None else ():
+                        self._run_node(node, workspace, held)
             except BaseException as error:
                 self._record(folder, key, parts, begun, clock, workspace, error)
                 raise
@@ -120,11 +124,9 @@ class StageRun:
                     f"run `make repro STAGE={graph.producer(name)}`."
                 )
             inputs[name] = found
-        return {
-            "code": code.current(self.stage, self.context.profile),
-            "parameters": {name: self.catalog.load(f"params:{name}") for name in outline.parameters},
-            "inputs": inputs,
-        }
+        parameters = {name: self.catalog.load(f"params:{name}") for name in outline.parameters}
+        now = code.current(self.stage, self.context.profile, parameters)
+        return {**now, "parameters": parameters, "inputs": inputs}
 
     def _workspace(self, workspace: Path) -> Path:
         """The stage's own place for work in progress, begun anew with --fresh; work under other keys stays."""

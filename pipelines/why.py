@@ -127,7 +127,11 @@ class Why:
             text += f"  [dim]{self._place(change.name)}[/]"
         elif change.kind == "catalog entry":
             text += "  [dim]conf/base/catalog.yml, or its gate in gates.yml[/]"
-        if change.kind in {"definition", "file", "input", "catalog entry"} and ABSENT not in (change.old, change.new):
+        if (
+            change.kind in {"definition", "file", "source", "input", "catalog entry"}
+            and "→" not in text
+            and ABSENT not in (change.old, change.new)
+        ):
             text += f"  {change.old[:_SHORT]} → {change.new[:_SHORT]}"
         return text
 

@@ -20,7 +20,14 @@ class Runs:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         for profile in (None, *load_manifest().profiles):
-            for section in ("catalog", "parameters", "gates", "promotion", "compute"):  # before the root moves away
+            for section in (
+                "catalog",
+                "parameters",
+                "gates",
+                "promotion",
+                "compute",
+                "sources",
+            ):  # before the root moves away
                 graph.config(profile, section)
         monkeypatch.setattr(graph, "ROOT", root)
 

@@ -1,5 +1,6 @@
 """What differs between the parts of two stage keys, piece by piece."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from engine.identity.fingerprint import KINDS
 from engine.identity.key import flatten
 
 ABSENT = "absent"
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 OLDER = "fingerprint"
 """Kind of the one change that stands for all code of a record whose fingerprint was made in another way."""
 
@@ -16,7 +18,10 @@ NOUNS = {"definitions": "definition", "files": "file", "catalog": "catalog entry
 
 @dataclass(frozen=True)
 class Change:
-    """One piece that differs. `kind`: parameter, input, definition, file, catalog entry, distribution, fingerprint."""
+    """One piece that differs.
+
+    `kind`: parameter, source, input, definition, file, catalog entry, distribution, fingerprint.
+    """
 
     kind: str
     name: str
@@ -26,19 +31,24 @@ class Change:
     def __str__(self) -> str:
         if self.kind == OLDER:
             return "its last run was made under an older fingerprint"
-        if self.kind in {"parameter", "distribution"}:
+        if self.kind in {"parameter", "distribution"} or (self.kind == "source" and self._is_stated):
             return f"{self.kind} {self.name}: {self.old} → {self.new}"
         if self.kind == "definition" and ABSENT in (self.old, self.new):
             return f"definition {self.name} is {'newly' if self.old == ABSENT else 'no longer'} reached"
         how = "is new" if self.old == ABSENT else "is gone" if self.new == ABSENT else "changed"
         return f"{self.kind} {self.name} {how}"
 
+    @property
+    def _is_stated(self) -> bool:
+        """Whether both identities of a source are words (a version, an ETag), not digests, nor absent."""
+        return not any(one == ABSENT or _DIGEST.fullmatch(one) for one in (self.old, self.new))
+
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """Every change between the parts of a run record (flat parameters) and today's (nested or flat)."""
     if set(old["code"]) != set(KINDS):
-        return [Change(OLDER, "", "", ""), *_parameters(old, new), *_inputs(old, new)]
-    return [*_parameters(old, new), *_inputs(old, new), *_code(old["code"], new["code"])]
+        return [Change(OLDER, "", "", ""), *_parameters(old, new), *_sources(old, new), *_inputs(old, new)]
+    return [*_parameters(old, new), *_sources(old, new), *_inputs(old, new), *_code(old["code"], new["code"])]
 
 
 def _parameters(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
@@ -47,6 +57,15 @@ def _parameters(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
         a, b = then.get(name, ABSENT), now.get(name, ABSENT)
         if a != b:
             yield Change("parameter", name, str(a), str(b))
+
+
+def _sources(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+    """Files and packages that parameters name, by their own name, whichever field names them."""
+    then, now = ({k: v for one in parts.get("sources", {}).values() for k, v in one.items()} for parts in (old, new))
+    for name in sorted({*then, *now}):
+        a, b = then.get(name, ABSENT), now.get(name, ABSENT)
+        if a != b:
+            yield Change("source", name, a, b)
 
 
 def _inputs(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:

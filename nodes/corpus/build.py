@@ -37,7 +37,7 @@ def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocu
         case MathsSource():
             return maths.maths_origin(), maths.read_maths(source, seed)
         case FileSource():
-            return files.file_origin(source), files.read_files(name, source)
+            return files.file_origin(name, source), files.read_files(name, source)
 
 
 def collect(p: Parameters) -> tuple[pl.DataFrame, dict[str, Origin]]:

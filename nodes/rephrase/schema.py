@@ -66,6 +66,11 @@ class ModelRewrites(_Strict):
     temperature: float = Field(ge=0)
     llm: LLMSettings
 
+    @property
+    def packages_read(self) -> tuple[str, ...]:
+        """The package with the model's weights, if it is asked for anything."""
+        return self.llm.weights_package if self.documents else ()
+
 
 class Parameters(_Strict):
     """Everything that decides the rewrites."""

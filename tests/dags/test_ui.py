@@ -8,7 +8,7 @@ import yaml
 from dags import ui, versions
 from dags.home import chosen_profile, dagster_home
 from engine.errors import UserError
-from pipelines import graph
+from pipelines import code, graph
 
 
 def test_home_is_made_once_and_what_it_holds_stays(tmp_path):
@@ -41,7 +41,7 @@ def test_code_versions_are_remembered_until_a_file_is_touched(runs, tmp_path, mo
     assert versions.code_versions("smoke", cache) == {}, "no run, nothing to compare with"
     runs.add("corpus", 1)
     calls = []
-    monkeypatch.setattr(versions, "_current", lambda stage, _: calls.append(stage) or f"v{len(calls)}")
+    monkeypatch.setattr(versions, "_current", lambda stage, *_: calls.append(stage) or f"v{len(calls)}")
     watched = tmp_path / "engine"
     watched.mkdir()
     (watched / "loop.py").write_text("a")
@@ -60,5 +60,6 @@ def test_a_record_and_the_working_tree_give_one_version():
     resolved = graph.parameters("smoke")
     from engine.identity.key import flatten
 
-    code = graph.code_of(stage).as_dict()
-    assert versions._current(stage, resolved) == versions.code_version(code, flatten({"corpus": resolved["corpus"]}))
+    parts = code.stage_file(stage, "smoke")
+    version = versions.code_version(parts["code"], flatten({"corpus": resolved["corpus"]}), parts["sources"])
+    assert versions._current(stage, resolved, "smoke") == version

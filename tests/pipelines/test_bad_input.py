@@ -87,7 +87,6 @@ def parquet(path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "make", "words"),
     [
-        ("parquet", "gone.parquet", lambda path: None, ["gone.parquet"]),
         ("jsonl", "empty.jsonl", lambda path: path.write_text(""), ["empty.jsonl"]),
         ("parquet", "other.parquet", parquet, ["other.parquet", "text", "body"]),
         ("text", "latin.txt", lambda path: path.write_bytes(b"caf\xe9 au lait"), ["latin.txt", "UTF-8"]),
@@ -105,6 +104,13 @@ def test_bad_source(
     error = run_stage(project, "corpus")
     for word in words:
         assert word in error
+    assert not project.data("corpus").exists()
+
+
+def test_a_missing_source_is_refused_before_any_stage_starts(project: Project, tmp_path: Path) -> None:
+    with_source(project, kind="parquet", path=str(tmp_path / "gone.parquet"))
+    error = refused(project, "python", "-m", "pipelines.code", "--env", PROFILE)
+    assert f"corpus.sources.mine.path: there is no file at {tmp_path}/gone.parquet" in error
     assert not project.data("corpus").exists()
 
 

@@ -1,0 +1,86 @@
+"""Digests of files that lie outside the repository's care, remembered until a file changes.
+
+A digest counts while the file's size, times and inode are what they were before it was read. The change time is among
+them, so an edit that gives back the old modification time (`touch -r`, `rsync -t`) is noticed as well. A file that was
+written a moment ago is not remembered: the clock of a file system ticks coarsely, and an edit within the same tick
+would leave the same times.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from engine.artifacts.files import canonical_json, digest_file
+from engine.errors import UserError
+
+STORE = Path("data/.sources.json")
+"""The store, below the repository: path → [size, modification time, change time, inode, blake2b]. Only a cache."""
+YOUNG_NS = 2_000_000_000
+"""Age from which a file's times tell every later edit: the coarsest clock of a file system ticks every two seconds."""
+_MOST = 200_000
+_LARGE = 1 << 30
+
+Stamp = list[int]
+
+
+class Digests:
+    """Digests by path; those that `store` remembers are taken from there, where the file was not touched since."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._known = _read(store)
+        self._added: dict[str, list[int | str]] = {}
+
+    def of(self, path: Path) -> str:
+        """The blake2b digest of a file's content.
+
+        Raises:
+            UserError: the file cannot be read, or is written while it is read.
+
+        """
+        name = str(path.absolute())
+        try:
+            before = _stamp(path)
+            known = self._known.get(name)
+            if known is not None and known[:-1] == before:
+                return str(known[-1])
+            if before[0] >= _LARGE:
+                print(f"reading {path} ({before[0] / 1e9:.0f} GB) for its digest", file=sys.stderr, flush=True)
+            begun = time.time_ns()
+            digest = digest_file(path)
+            after = _stamp(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): mend the file or its permissions.") from error
+        if after != before:
+            raise UserError(f"{path} is being written: wait until it is whole, then run the same command again.")
+        if begun - max(before[1], before[2]) > YOUNG_NS:
+            self._known[name] = self._added[name] = [*before, digest]
+        return digest
+
+    def save(self) -> None:
+        """Keep what has been read since, beside what others have kept meanwhile."""
+        if not self._added:
+            return
+        kept = {**_read(self._store), **self._added}
+        if len(kept) > _MOST:
+            kept = self._added
+        self._store.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._store.with_name(f"{self._store.name}.{os.getpid()}")  # each writer has its own
+        partial.write_bytes(canonical_json(kept))
+        os.replace(partial, self._store)
+        self._added = {}
+
+
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _read(store: Path) -> dict[str, list[int | str]]:
+    """What is remembered; nothing where the store is missing, foreign or broken."""
+    try:
+        return {str(name): list(entry) for name, entry in json.loads(store.read_bytes()).items() if len(entry) == 5}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

@@ -1,0 +1,157 @@
+"""Where the files are that a parameter names, and what their store says of them: one answer for key and reader."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+_STRONG = (
+    "ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "Content-MD5", "content_md5", "Digest",
+    "sha256", "checksum", "blob_id", "oid", "sha",
+)  # fmt: skip
+"""What stores call a checksum or a version of a file's content."""
+_TIMES = ("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "created", "CRC")
+_HUB = ("hf://", "huggingface://")
+_CACHING = re.compile(r"(?:^|::)(simplecache|filecache|blockcache|cached)(?:::|:)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one field of the parameters names."""
+
+    field: str
+    path: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """A file that a source's path matches: where `file_system` (fsspec's) has it, and what that says of it."""
+
+    path: str
+    file_system: Any
+    info: dict[str, Any]
+
+
+def matches(source: Source, root: Path = Path()) -> list[Match]:
+    """The files that a source's path matches, in the order of their names.
+
+    Raises:
+        UserError: there is none, they cannot be reached, or the path is that of a directory.
+
+    """
+    try:
+        found = _found(_at_revision(source), root)
+    except UserError:
+        raise
+    except Exception as error:  # fsspec's back ends raise what they like: name resolution, TLS, HTTP, import
+        raise UserError(
+            f"{source.field}: {source.path} cannot be reached ({type(error).__name__}: {_first_line(error)}); check "
+            "the address, the network and, for hf:// or s3://, that its fsspec package is installed"
+        ) from None
+    if not found:
+        raise UserError(f"{source.field}: there is no file at {source.path}; correct the path or take the source out")
+    if [match.info.get("type") for match in found] == ["directory"]:
+        raise UserError(f"{source.field}: {source.path} is a directory; name its files, such as {source.path}/*")
+    files = [match for match in found if match.info.get("type") != "directory"]
+    for match in files:
+        if match.info.get("type") not in {"file", None}:
+            raise UserError(f"{source.field}: {match.path} is no regular file; name one")
+    if not files:
+        raise UserError(f"{source.field}: {source.path} matches directories alone; name their files")
+    return sorted(files, key=lambda match: match.path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+
+
+def is_local(path: str) -> bool:
+    """Whether a source's path is one of this machine's file system."""
+    return "://" not in path or path.startswith(("file://", "local://"))
+
+
+def stamps(source: Source, root: Path) -> Iterator[str]:
+    """Path, size and time of each local file that a source names; nothing where there is none, or it is remote."""
+    if is_local(source.path):
+        try:
+            found = matches(source, root)
+        except UserError:
+            return
+        for match in found:
+            yield f"{match.path} {match.info.get('size')} {match.info.get('mtime')} {match.info.get('ino')}\n"
+
+
+def _found(source: Source, root: Path) -> list[Match]:
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    path = source.path
+    if caching := _CACHING.search(path):
+        raise UserError(
+            f"{source.field}: {path} reads through {caching[1]}, whose copy may be older than the file; name the file "
+            "itself"
+        )
+    if "://" not in path:
+        literal = os.path.join(root.absolute(), os.path.expanduser(path))
+        if os.path.exists(literal):  # a name that holds [, * or :: is meant as it stands
+            file_system, inside = LocalFileSystem(), literal
+            return [Match(inside, file_system, file_system.info(inside))]
+        path = path if "::" in path else literal
+    file_system, inside = fsspec.core.url_to_fs(path)
+    file_system.invalidate_cache()  # what a listing said a while ago is no answer
+    if any(character in inside for character in ("*[" if path.startswith("http") else "*?[")):
+        found = file_system.glob(inside, detail=True)
+        return [Match(one, file_system, info) for one, info in found.items()]
+    info = info_of(file_system, inside)
+    return [] if info is None else [Match(inside, file_system, info)]
+
+
+def info_of(file_system: Any, path: str) -> dict[str, Any] | None:
+    """What a store says of a file; None where it has none. Without network, HTTP's claims that there is no file."""
+    try:
+        return dict(file_system.info(path))
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        of_network = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
+        if cause is not None and of_network and getattr(cause, "status", None) not in {404, 410}:
+            raise cause from None
+        return None
+
+
+def stated(info: dict[str, Any]) -> str | None:
+    """What identifies a file's content in what its store says of it: a checksum or version, else size and time."""
+    for name in _STRONG:
+        if value := info.get(name):
+            return f"{name} {value.hex() if isinstance(value, bytes) else value}"
+    size = info.get("size", info.get("Size"))
+    for name in _TIMES:
+        if (value := info.get(name)) and size is not None:
+            return f"{size} bytes, {name} {value}"
+    return None
+
+
+def is_hub(path: str) -> bool:
+    """Whether a path is one of the Hugging Face hub, which names a state by its commit."""
+    return path.startswith(_HUB)
+
+
+def _at_revision(source: Source) -> Source:
+    """The source with the hub's revision in its path, where the file is read."""
+    if source.revision is None or not is_hub(source.path):
+        return source
+    (repository, _, inside) = hub_parts(source.path)
+    return Source(source.field, f"{repository}@{source.revision}/{inside}", source.revision)
+
+
+def hub_parts(path: str) -> tuple[str, str | None, str]:
+    """Repository with protocol, revision in the path, path inside: hf://datasets/owner/name@revision/inside."""
+    protocol, _, rest = path.partition("://")
+    parts = rest.split("/")
+    length = 3 if parts[0] in {"datasets", "spaces", "models", "kernels"} else 2
+    repository, _, revision = "/".join(parts[:length]).partition("@")
+    return f"{protocol}://{repository}", revision or None, "/".join(parts[length:])

@@ -1,0 +1,152 @@
+"""What a stage reads from outside the graph, by content: files and URLs that parameters name, packages' data.
+
+A parameters' model states such a field as a `SourcePath`; a model that reads the data of an installed package names it
+in a property `packages_read`. Both are found in the validated parameters, whatever the stage, and their identity
+becomes part of the stage's key: a file's digest, a remote file's ETag, version or checksum as its store states it, a
+`revision` that stands beside the path in the parameters, a package's version.
+"""
+
+import platform
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from engine.artifacts.files import canonical_json, digest_bytes
+from engine.errors import UserError
+from engine.identity.digests import Digests
+from engine.identity.located import Match, Source, hub_parts, info_of, is_hub, matches, stated
+
+UNVERSIONED = "not versioned by its store"
+"""Identity of a remote file that has none: its edits stay unnoticed."""
+Identities = dict[str, dict[str, str]]
+"""Field of the parameters → file (or package) → its identity."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class SourcePath(str):
+    """A parameter that names a file to read: a path (relative ones to the repository), a glob, or an fsspec URL."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate as a text that is not empty."""
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
+
+
+class SourceSettings(BaseModel):
+    """conf/<profile>/sources.yml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    unversioned: Literal["warn", "refuse"]
+
+
+def named(value: Any, field: str, revision: str | None = None) -> Iterator[Source]:
+    """Every `SourcePath` in validated parameters; a field `revision` of its own model speaks of it."""
+    if isinstance(value, SourcePath):
+        yield Source(field, value, revision)
+    elif isinstance(value, BaseModel):
+        beside = getattr(value, "revision", None)
+        for name in type(value).model_fields:
+            yield from named(getattr(value, name), f"{field}.{name}", beside)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from named(one, f"{field}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for number, one in enumerate(value):
+            yield from named(one, f"{field}.{number}", revision)
+
+
+def packages(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Field and name of every installed package whose data validated parameters ask for."""
+    if isinstance(value, BaseModel):
+        yield from ((field, name) for name in getattr(value, "packages_read", ()))
+        for name in type(value).model_fields:
+            yield from packages(getattr(value, name), f"{field}.{name}")
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from packages(one, f"{field}.{name}")
+
+
+def identities(parameters: BaseModel, stage: str, root: Path, digests: Digests) -> Identities:
+    """The identity of everything that a stage's validated parameters name.
+
+    Raises:
+        UserError: a path that matches nothing, cannot be reached or read; a package that is not installed; a revision
+            that can move.
+
+    """
+    found: Identities = {}
+    for source in named(parameters, stage):
+        found[source.field] = of_source(source, root, digests)
+    for field, name in packages(parameters, stage):
+        found.setdefault(field, {})[f"package {name}"] = package_version(field, name)
+    return found
+
+
+def of_source(source: Source, root: Path, digests: Digests) -> dict[str, str]:
+    """File → identity for all that one path matches; for a revision, the path → that revision."""
+    if source.revision is not None or is_hub(source.path):
+        revision = _settled(source)
+        if revision is not None:
+            return {source.path: f"revision {revision}"}
+    return {_name(match, root): _identity(match, digests) for match in matches(source, root)}
+
+
+def in_words(found: dict[str, str]) -> str:
+    """The identity of one source in a few words, for a data card."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return f"{len(found)} files, together {digest_bytes(canonical_json(found))}"
+
+
+def package_version(field: str, name: str) -> str:
+    """The version of an installed package, or of Python.
+
+    Raises UserError where the package is not installed.
+    """
+    if name == "python":
+        return platform.python_version()
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        raise UserError(
+            f"{field} wants the package {name}, which is not installed: `pip install --no-deps {name}`, or take it out "
+            "of the parameters."
+        ) from None
+
+
+def _identity(match: Match, digests: Digests) -> str:
+    from fsspec.implementations.local import LocalFileSystem
+
+    if isinstance(match.file_system, LocalFileSystem):
+        return digests.of(Path(match.path))
+    return stated(match.info) or stated(info_of(match.file_system, match.path) or {}) or UNVERSIONED
+
+
+def _name(match: Match, root: Path) -> str:
+    """A file's name for people: below the repository from there on, else its whole path or address."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    if not isinstance(match.file_system, LocalFileSystem):
+        return str(match.file_system.unstrip_protocol(match.path))
+    path = Path(match.path)
+    return path.relative_to(root.absolute()).as_posix() if path.is_relative_to(root.absolute()) else str(path)
+
+
+def _settled(source: Source) -> str | None:
+    """The revision that a source names, which must be one that never moves; None for the hub's path without one."""
+    if not is_hub(source.path):
+        return source.revision
+    revision = source.revision or hub_parts(source.path)[1]
+    if revision is not None and not _COMMIT.fullmatch(revision):
+        raise UserError(
+            f"{source.field}: the revision {revision!r} of {source.path} can move; give the commit, its 40 hexadecimal "
+            "digits"
+        )
+    return revision

@@ -1,0 +1,99 @@
+"""What a stage reads from outside the graph, as the profile has it: part of its code file, its key and its record."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.errors import UserError
+from engine.identity import located
+from engine.identity.digests import STORE, Digests
+from engine.identity.sources import UNVERSIONED, Identities, SourceSettings, identities, named
+from pipelines import graph
+from pipelines.manifest import load_manifest
+from pipelines.parameters import stage_parameters
+
+SECTION = "sources"
+
+
+def stage_sources(stage: str, parameters: dict[str, Any], profile: str | None) -> Identities:
+    """Return the identity of every file and package that a stage's parameters name, by field.
+
+    Args:
+        stage: whose.
+        parameters: those that it reads, its own under its name.
+        profile: whose conf/<profile>/sources.yml says what becomes of a remote file without an identity.
+
+    Raises:
+        UserError: a file is not there or cannot be read, a remote one has no identity where one is wanted.
+
+    """
+    name = load_manifest().profile(profile)
+    digests = Digests(graph.root() / STORE)
+    found = identities(stage_parameters(stage, parameters.get(stage, {}), name), stage, graph.root(), digests)
+    digests.save()
+    for field, files in found.items():
+        for file, identity in files.items():
+            if identity == UNVERSIONED:
+                _unversioned(field, file, name)
+    waived = {f"package {one}" for one in load_manifest().waived}
+    kept = {field: {k: v for k, v in files.items() if k not in waived} for field, files in found.items()}
+    return {field: files for field, files in kept.items() if files}
+
+
+def unchanged(stage: str, parameters: dict[str, Any], profile: str, key: Identities) -> Callable[[], None]:
+    """Return a check that a stage's sources are still those of its key; it raises UserError where one is not."""
+
+    def check() -> None:
+        now = stage_sources(stage, parameters, profile)
+        if now != key:
+            raise UserError(
+                f"stage {stage}: the source {changed(key, now)} changed while the stage ran, so what was made of it is "
+                f"not published: run `make repro STAGE={stage} PROFILE={profile}`, which reads it as it is now."
+            )
+
+    return check
+
+
+def changed(old: Identities, new: Identities) -> str:
+    """Return the name of the first file or package whose identity differs."""
+    pairs = [{(name, value) for files in one.values() for name, value in files.items()} for one in (old, new)]
+    return min(name for name, _ in pairs[0] ^ pairs[1])
+
+
+def touched(profile: str | None) -> str:
+    """Return paths, sizes and times of the local files that parameters name: what a watcher compares, unread."""
+    found = []
+    for stage in load_manifest().stages:
+        given = graph.parameters(profile).get(stage, {})
+        try:
+            model = stage_parameters(stage, given, load_manifest().profile(profile))
+        except UserError:
+            continue  # whoever asks for the plan reads that sentence
+        found += [line for source in named(model, stage) for line in located.stamps(source, graph.root())]
+    return "".join(found)
+
+
+def _unversioned(field: str, file: str, profile: str) -> None:
+    """Refuse a remote file without an identity, or warn of it, as the profile wants."""
+    if _settings(profile).unversioned == "refuse":
+        raise UserError(
+            f"{field}: the store of {file} states no ETag, version or checksum, so an edit of it would stay unnoticed: "
+            f"add `revision:` beside it, a word that you change with the file (conf/{profile}/sources.yml refuses it)."
+        )
+    print(
+        f"warning: {field}: the store of {file} states no ETag, version or checksum: an edit of it stays unnoticed; "
+        "add `revision:` beside it",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _settings(profile: str) -> SourceSettings:
+    try:
+        return SourceSettings.model_validate(graph.config(profile, SECTION))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"conf/base or conf/{profile}/sources.yml: the field {field}: {first['msg']}.") from error
