@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads work views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,8 +43,8 @@ run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the tabl
 	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE)
 	@python -m pipelines.summary --env $(PROFILE)
 
-repro: $(READY) ## what is stale, or only STAGE
-	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE))
+repro: $(READY) ## what is stale, or only STAGE; FORCE=1 runs it even if nothing changed
+	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
 
 plan: $(READY) ## each stage: fresh, stale, missing or failed, the first reason, and how long it will take
 	@python -m pipelines.status --env $(PROFILE)
@@ -93,6 +93,9 @@ payloads: $(READY) ## payloads kept by hash, and who asks for them: CHECK=1 read
 
 work: $(READY) ## unfinished work by key: step, size, age, what differs from today's key; GC=1 removes the published and old, DAYS=30
 	@python -m pipelines.work --env $(PROFILE) $(if $(GC),--gc) $(if $(DAYS),--days $(DAYS))
+
+mend: $(READY) ## move damaged run records and other small files that cannot be read to data/PROFILE/.damaged
+	@python -m pipelines.mend --env $(PROFILE)
 
 views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, pipelines and catalog
 	python -m dags.dvc_yaml

@@ -5,7 +5,6 @@ leaves exit.json there when it ends. Running the same stage again attaches to th
 sensor asks for that run, once for each end of a job. No call to Slurm is needed.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import dagster as dg
 
 from dags.attending import attended_by_driver
+from engine.artifacts.files import object_if_sound
+from engine.remedy import move_aside
 from pipelines import graph
 from pipelines.dispatch import JOBS
 from pipelines.manifest import load_manifest
@@ -82,5 +83,5 @@ def detached_job_sensor(profile: str, jobs: dict[str, Any]) -> dg.SensorDefiniti
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A small file that is replaced whole; {} if it is not there."""
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    """A small file that is replaced whole; {} if it is not there, or damaged."""
+    return object_if_sound(path, move_aside(path)) or {}

@@ -2,14 +2,14 @@
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from dags.links import dvc_hash, mlflow_page, slurm_jobs
-from engine.artifacts.files import canonical_json, digest_bytes, files_below
+from engine.artifacts.files import canonical_json, digest_bytes, files_below, object_if_sound
+from engine.remedy import make_again, move_aside
 from pipelines import graph
 
 CHECK = "great_expectations"
@@ -73,7 +73,7 @@ def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -
 def verdict(profile: str, dataset: str) -> dict[str, Any] | None:
     """The latest gate report of a table; None if there is none."""
     path = gate_report(profile, dataset)
-    return dict(json.loads(path.read_bytes())) if path.is_file() else None
+    return object_if_sound(path, move_aside(path))
 
 
 def gate_report(profile: str, dataset: str) -> Path:
@@ -107,7 +107,7 @@ def _sizes(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size}
     found: dict[str, Any] = {"bytes": sum(file.stat().st_size for file in files_below(path))}
     manifest = path / "manifest.json"
-    counts = json.loads(manifest.read_bytes()).get("counts", {}) if manifest.is_file() else {}
+    counts = (object_if_sound(manifest, make_again(path.parent.name, path)) or {}).get("counts", {})
     if "rows" in counts:
         found["dagster/row_count"] = int(counts["rows"])
     if columns := counts.get("columns"):

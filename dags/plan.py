@@ -21,6 +21,7 @@ from dags.home import PROFILE_VARIABLE, chosen_profile
 from dags.metadata import latest_check, reported
 from dags.versions import working_tree
 from engine.artifacts.files import digest_bytes
+from engine.identity.records import read_record
 from pipelines import graph, sources
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
@@ -97,7 +98,7 @@ def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: 
     """Whether Dagster has the run that the plan speaks of: its materialisation would outdate an earlier word."""
     if entry["record"] is None:
         return True
-    record = json.loads((graph.runs_folder(profile, stage) / entry["record"]).read_bytes())
+    record = read_record(graph.runs_folder(profile, stage) / entry["record"])
     known = set(graph.stage_graph(stage).outputs)  # a record may be of a time when the stage had other ones
     return all(entry["record"] in reported(instance, name) for name in record["outputs"] if name in known)
 

@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the warning beside it."""
+
+import sys
+from functools import cache
 
 from engine.credentials import masked
 
@@ -15,3 +18,8 @@ class UserError(Exception):
     def __str__(self) -> str:
         """Return the sentence without passwords and keys, since it goes to screens, logs, records and MLflow."""
         return masked(super().__str__())
+
+@cache
+def warn(sentence: str) -> None:
+    """Print what was passed over, once a process: a file is read by several who ask."""
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ Runs on the bare interpreter, so it imports nothing of ours.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".import_linter_cache", ".dvc/tmp")
@@ -38,12 +39,20 @@ def finished_work() -> list[Path]:
     for begun in (ROOT / "data").glob("*/.work/*/*/begun.json"):
         workspace = begun.parent
         profile, stage = workspace.parents[2], workspace.parent.name
-        started = str(json.loads(begun.read_bytes())["started"])
-        records = [json.loads(p.read_bytes()) for p in (profile / ".runs" / stage).glob(f"{workspace.name}-*.json")]
+        started = str(_object(begun).get("started", ""))
+        records = [_object(path) for path in (profile / ".runs" / stage).glob(f"{workspace.name}-*.json")]
         # One that began after the last success is a forced run's: it is under way, or can go on.
-        if any(record["outcome"] == "success" and str(record["finished"]) > started for record in records):
+        if started and any(r.get("outcome") == "success" and str(r.get("finished")) > started for r in records):
             found.append(workspace)
     return found
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} of a damaged one, by which no work counts as finished."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        return {}
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ cutoff re-runs exactly the stages whose code or parameters changed, or a file th
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError
 from engine.identity.library import Library
 from pipelines import graph
@@ -46,11 +45,11 @@ def current(stage: str, profile: str, parameters: dict[str, Any]) -> dict[str, A
     remedy = f"run `make repro STAGE={stage} PROFILE={profile}`, which refreshes it first"
     if not path.is_file():
         raise UserError(f"{path} is missing: {remedy}.")
-    written = json.loads(path.read_bytes())
-    if written["code"] != now:
+    written = read_object(path, remedy)
+    if written.get("code") != now:
         raise UserError(f"{path} is out of date, the code was edited after it was written: {remedy}.")
     sources, before = stage_sources(stage, parameters, profile), written.get("sources", {})
-    if sources != before and written["parameters"] == parameters:
+    if sources != before and written.get("parameters") == parameters:
         raise UserError(f"{path} is out of date, {changed(before, sources)} was edited after it was written: {remedy}.")
     return {"code": now, "sources": sources}
 

@@ -1,6 +1,5 @@
 """Kedro's datasets over engine/artifacts: published whole, verified when loaded, gated where the catalog says so."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from kedro.utils import load_obj
 from engine.artifacts import files, manifest, store, sums
 from engine.errors import UserError
 from engine.launch.exchange import Prepared
+from engine.remedy import make_again
 
 if TYPE_CHECKING:
     import polars as pl
@@ -201,12 +201,11 @@ class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
 
     def load(self) -> dict[str, Any]:
         """The metrics."""
+        remedy = make_again(self._stage, self._path)
         try:
-            return dict(json.loads(self._path.read_bytes()))
+            return files.read_object(self._path, remedy)
         except FileNotFoundError as error:
-            raise UserError(f"{self._path} is missing: run `make repro STAGE={self._stage}`.") from error
-        except ValueError as error:
-            raise UserError(f"{self._path} is not JSON ({error}): run `make repro STAGE={self._stage}`.") from error
+            raise UserError(f"{self._path} is missing: {remedy}.") from error
 
     def save(self, data: dict[str, Any]) -> None:
         """Write the metrics; a number that is not finite is refused by name."""

@@ -4,7 +4,6 @@ For each stage of the pipeline it was given: read the inputs' digests, make the 
 run node after node (here or in a rank), let the catalog publish what they return, write the run record.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.credentials import masked
 from engine.errors import UserError
 from engine.identity import records
@@ -242,11 +241,10 @@ class StageRun:
     def _training(self, workspace: Path) -> dict[str, Any] | None:
         """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""
         told = left_by_training(workspace, TRAINING)
-        return dict(json.loads(told.read_bytes())) if told else None
+        return read_object(told) if told else None
 
     def _metrics(self) -> dict[str, Any]:
-        path = graph.dataset_path(self.context.profile, f"{self.stage}_metrics")
-        return dict(json.loads(path.read_bytes()))
+        return read_object(graph.dataset_path(self.context.profile, f"{self.stage}_metrics"))
 
 
 def say(line: str) -> None:

@@ -10,7 +10,6 @@ It keeps the work of today's key, the newest unpublished work of each stage, and
 """
 
 import argparse
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from typing import Any
 
 from rich.markup import escape
 
-from engine.artifacts.files import files_below
+from engine.artifacts.files import files_below, object_if_sound
 from engine.errors import UserError
 from engine.identity.difference import differences
 from engine.identity.records import BEGUN, good_records
 from engine.launch.lifetime import is_locked, lock
 from engine.launch.slurm.submit import under_way
+from engine.remedy import move_aside
 from engine.training.position import position
 from pipelines import graph
 from pipelines.dispatch import run_directories
@@ -81,10 +81,7 @@ def _read(stage: str, path: Path) -> Unfinished:
         except FileNotFoundError:  # replaced by the process that works there
             continue
         size, touched = size + stat.st_size, max(touched, stat.st_mtime)
-    try:
-        begun = dict(json.loads((path / BEGUN).read_bytes()))
-    except (FileNotFoundError, ValueError):
-        begun = {}
+    begun = object_if_sound(path / BEGUN, move_aside(path / BEGUN)) or {}
     return Unfinished(stage, path, begun, size, touched)
 
 

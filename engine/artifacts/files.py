@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.errors import UserError, warn
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _BLOCK = 1 << 20
@@ -31,6 +33,59 @@ def digest_file(path: Path) -> str:
 def canonical_json(value: Any) -> bytes:
     """The one JSON form that is hashed and stored: sorted keys, two spaces, a newline at the end."""
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_object(path: Path, remedy: str | None = None) -> dict[str, Any]:
+    """Return the JSON object in a file that this pipeline wrote.
+
+    Args:
+        path: the file.
+        remedy: what heals a damaged one; else it is removed, since what wrote it writes it again.
+
+    Raises:
+        UserError: it is empty, torn, no JSON or no object.
+        FileNotFoundError: it is not there.
+
+    """
+    data = path.read_bytes()
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        what = f"is damaged and no JSON ({error})" if data.strip() else "is empty"
+    else:
+        if isinstance(found, dict):
+            return found
+        what = f"holds a JSON {type(found).__name__} and no object"
+    raise UserError(f"{path} {what}: {remedy or f'remove it (`rm {path}`) and run the same command again'}.")
+
+
+def object_if_sound(path: Path, remedy: str | None = None) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is no such file, and, with a warning, where it is damaged."""
+    try:
+        return read_object(path, remedy)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UserError as damage:
+        warn(str(damage))
+        return None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file, without a last one that was cut or is still being written.
+
+    Raises:
+        UserError: a row is damaged.
+
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError, RecursionError) as error:
+            if not line.endswith(b"\n"):
+                break
+            raise UserError(f"{path}, line {number}, is damaged ({error}): remove that line.") from error
+    return rows
 
 
 def write_atomic(path: Path, data: bytes) -> None:

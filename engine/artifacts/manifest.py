@@ -4,11 +4,10 @@ It names only what the content determines (schema version, stage, dataset, each 
 counts); who made it, when and how long it took stand in the run record.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below, write_atomic
+from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below, read_object, write_atomic
 from engine.artifacts.names import BadName, checked_names, refuse_links
 from engine.artifacts.sums import SUMS
 from engine.errors import UserError
@@ -87,7 +86,7 @@ def parsed(path: Path, remedy: str) -> dict[str, Any]:
 
     """
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = read_object(path, remedy)
         for field in ("schema", "stage", "dataset"):
             manifest[field]
         if not isinstance(manifest["files"], dict):
@@ -101,9 +100,9 @@ def parsed(path: Path, remedy: str) -> dict[str, Any]:
                 raise BadName(f"{name!r} has no hash and size")
     except BadName as error:
         raise UserError(f"{path}: field files: {error}, so it was not made by this pipeline: {remedy}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a manifest of this pipeline ({error}): {remedy}.") from error
-    return dict(manifest)
+    return manifest
 
 
 def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ A hash counts while the file's size and modification time are what they were whe
 directory (a rank, on its node) remembers its hashes there; who seals and verifies it afterwards reads no content.
 """
 
-import json
 from pathlib import Path
 
-from engine.artifacts.files import canonical_json, digest_file, files_below, write_atomic
+from engine.artifacts.files import canonical_json, digest_file, files_below, read_object, write_atomic
+from engine.errors import UserError
 
 SUMS = ".sums.json"
 """The file in the directory: path → [bytes, modification time in ns, blake2b]. No part of the content."""
@@ -43,6 +43,6 @@ def _sum(path: Path, known: list[int | str] | None) -> list[int | str]:
 def _read(directory: Path) -> Sums:
     """What is remembered; nothing where there is no such file or a kill of the machine left it torn."""
     try:
-        return dict(json.loads((directory / SUMS).read_bytes()))
-    except (FileNotFoundError, ValueError):
+        return read_object(directory / SUMS)
+    except (FileNotFoundError, UserError):
         return {}

@@ -5,14 +5,15 @@ commit, attempt, outcome and headline metrics; a folder of the same stem may hol
 """
 
 import getpass
-import json
 import socket
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
+from engine.errors import UserError, warn
+from engine.remedy import move_aside
 
 SCHEMA = 1
 ADOPTED, RECALLED = "adopted", "recalled"
@@ -21,6 +22,14 @@ BEGUN = "begun.json"
 GOOD = ("success", ADOPTED, RECALLED)
 """Outcomes that left the stage's outputs: it ran, an existing checkpoint was taken in its place, or what it had made
 under the same key before came back."""
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("stage", "key", "outcome", "started", "finished"), str),
+    **dict.fromkeys(("parts", "outputs", "metrics", "node_seconds"), dict),
+    "seconds": (int, float),
+}
+"""What every reader of a record counts on."""
 
 
 def now() -> str:
@@ -41,9 +50,31 @@ def record_path(folder: Path, record: dict[str, Any]) -> Path:
     return folder / f"{record['key']}-{stamp}.json"
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the run record in a file, with its `path`.
+
+    Raises:
+        UserError: it is damaged, or lacks what every record has.
+        FileNotFoundError: it is not there.
+
+    """
+    record = read_object(path, move_aside(path))
+    for name, kind in _FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise UserError(f"{path} is no run record, its field {name} is {record.get(name)!r}: {move_aside(path)}.")
+    return {**record, "path": path}
+
+
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All run records of one stage, oldest first; each with its `path`."""
-    records = [{**json.loads(path.read_bytes()), "path": path} for path in folder.glob("*.json")]
+    """Return all run records of one stage, oldest first; a damaged one is passed over with a warning."""
+    records = []
+    for path in folder.glob("*.json"):
+        try:
+            records.append(read_record(path))
+        except FileNotFoundError:  # moved aside since it was listed
+            continue
+        except UserError as damage:
+            warn(str(damage))
     return sorted(records, key=lambda record: str(record["finished"]))
 
 

@@ -4,15 +4,15 @@ The driver writes the node's parameters; the rank writes the node's outputs (a p
 it is, a table where it has prepared it) or one error sentence.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.artifacts.names import BadName, checked_names
 from engine.errors import UserError
+from engine.remedy import move_aside
 
 FOLDER = ".exchange"
 """In the workspace."""
@@ -35,7 +35,7 @@ def write_parameters(workspace: Path, node: str, parameters: dict[str, Any]) -> 
 
 def read_parameters(workspace: Path, node: str) -> dict[str, Any]:
     """Rank: the resolved parameters."""
-    return dict(json.loads(_file(workspace, node, "parameters").read_bytes()))
+    return _read(workspace, node, "parameters")
 
 
 def place(workspace: Path, node: str, dataset: str) -> Path:
@@ -84,13 +84,13 @@ def has_outputs(workspace: Path, node: str) -> bool:
     left = _file(workspace, node, "outputs")
     if not left.exists():
         return False
-    told = json.loads(left.read_bytes())["outputs"].values()
+    told = _read(workspace, node, "outputs")["outputs"].values()
     return all((workspace / one["path"]).exists() for one in told if "path" in one)
 
 
 def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
     """Driver: the outputs a finished rank left and the seconds its node took."""
-    told = json.loads(_file(workspace, node, "outputs").read_bytes())
+    told = _read(workspace, node, "outputs")
     return {name: _received(workspace, value) for name, value in told["outputs"].items()}, float(told["seconds"])
 
 
@@ -98,7 +98,7 @@ def raise_error(workspace: Path, node: str, status: int) -> None:
     """Driver: raise what went wrong in a process that ended with `status`: a rank's own sentence comes first."""
     for path in (*_errors(workspace, node), _file(workspace, node, "lost")):
         if path.exists():
-            raise UserError(json.loads(path.read_bytes())["error"])
+            raise UserError(read_object(path, move_aside(path))["error"])
     raise UserError(how_it_ended(f"node {node}", status))
 
 
@@ -120,6 +120,12 @@ def _received(workspace: Path, output: dict[str, Any]) -> Any:
     except BadName as error:
         raise UserError(f"{workspace / FOLDER} names an output {error}: remove that folder and run again.") from error
     return Prepared(path, output["counts"]) if "counts" in output else path
+
+
+def _read(workspace: Path, node: str, name: str) -> dict[str, Any]:
+    """What stands in one of the files. Raises UserError where it is damaged: without it the node goes on anew."""
+    path = _file(workspace, node, name)
+    return read_object(path, f"{move_aside(path)}, and the same command goes on from the last checkpoint")
 
 
 def _file(workspace: Path, node: str, name: str) -> Path:

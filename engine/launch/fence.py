@@ -4,12 +4,12 @@ Behind a cut cable, or where slurmd is dead, ranks live on when Slurm has long p
 partners that are gone, and hold the locks for which the next attempt waits.
 """
 
-import json
 import os
 import threading
 import time
 from pathlib import Path
 
+from engine.artifacts.files import read_rows
 from engine.launch import drain
 
 ATTEMPTS = "attempts.jsonl"
@@ -50,8 +50,7 @@ def _own_attempt() -> tuple[str, int] | None:
 def _latest(path: Path) -> tuple[str, int] | None:
     """The attempt that began last; None where none is told of. A line that is just being written waits."""
     try:
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        begun = [line for line in read_rows(path) if "begun" in line]
     except FileNotFoundError:
         return None
-    begun = [told for told in map(json.loads, lines) if "begun" in told]
     return (begun[-1]["job"], begun[-1]["attempt"]) if begun else None

@@ -1,11 +1,11 @@
 """The history of a training run as a directory to hand on: its rows, and the plots that one looks at first."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.artifacts.files import read_rows
 from engine.plots import COLOURS, axes, figure, legend, save_png
 from engine.training.journal import HISTORY
 
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """The rows of a history.jsonl, in order of steps."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_rows(path)
 
 
 def write_history(history: Path, directory: Path, title: str, baselines: Mapping[str, float] | None = None) -> Path:

@@ -1,9 +1,9 @@
 """How far a training got that is not over: read from what it left on disc, without torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.artifacts.files import object_if_sound
 from engine.launch.heartbeat import HEARTBEAT
 from engine.training.journal import left_by_training
 
@@ -29,4 +29,5 @@ def position(workspace: Path) -> Position | None:
     if not steps:
         return None
     beat = left_by_training(workspace, HEARTBEAT)
-    return Position(max(steps), int(json.loads(beat.read_bytes())["steps"]) if beat else None)
+    told = object_if_sound(beat) if beat else None
+    return Position(max(steps), int(told["steps"]) if told else None)

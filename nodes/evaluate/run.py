@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.model.checkpoint import load_checkpoint
 from engine.model.model import K2Model
 from engine.progress import progress
@@ -33,7 +33,7 @@ def evaluate_all(
                 if not kept.exists():
                     model = model or load_checkpoint(directory).eval()
                     _measure(suite, model, tok, data, p, kept)
-                results[name][suite.info.name] = SuiteResult.from_dict(json.loads(kept.read_bytes()))
+                results[name][suite.info.name] = SuiteResult.from_dict(read_object(kept))
                 bar.advance(checkpoint=name, suite=suite.info.title)
     return results
 

@@ -7,7 +7,7 @@ best on the reported split would flatter the result.
 import json
 from pathlib import Path
 
-from engine.artifacts.files import write_atomic
+from engine.artifacts.files import read_object, write_atomic
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.model import K2Model
 from engine.parallel import data
@@ -52,7 +52,7 @@ class Candidates:
 
     def judged(self) -> list[tuple[int, float]]:
         """(iteration, pass rate on the tuning split) of every candidate, in order."""
-        told = [json.loads(path.read_bytes()) for path in sorted(self.directory.glob("*/verdict.json"))]
+        told = [read_object(path) for path in sorted(self.directory.glob("*/verdict.json"))]
         return [(int(verdict["iteration"]), float(verdict["pass_rate"])) for verdict in told]
 
     def best(self) -> tuple[int, K2Model]:

@@ -4,7 +4,6 @@ A unit's folder holds `run/` while it trains and `result.json` once it is done. 
 with their parent, and the next call goes on from the last checkpoints.
 """
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError
 from engine.identity.records import now
 from engine.launch.lifetime import die_with_parent
@@ -48,7 +47,7 @@ class Bench:
     def result(self, unit: Unit) -> Result | None:
         """A finished unit's result."""
         path = self.folder(unit) / RESULT
-        return dict(json.loads(path.read_bytes())) if path.is_file() else None
+        return read_object(path) if path.is_file() else None
 
 
 def execute(bench: Bench, units: Sequence[Unit], title: str, workers: int = WORKERS) -> list[Result]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.text.shards import TokenShards
 from nodes.studies.execute import WORKERS, Bench, Result, execute
 from nodes.studies.registration import Registration
@@ -63,8 +63,6 @@ def _sweep(bench: Bench, study: Study, name: str, seeds: tuple[int, ...] | None,
 
 def _baselines(bench: Bench, study: Study, shards: TokenShards) -> dict[str, float]:
     """N-gram losses on the windows that the arms are measured on, counted on all training text; kept once made."""
-    import json
-
     from engine.text.ngram import baselines
 
     s = study.settings
@@ -74,4 +72,4 @@ def _baselines(bench: Bench, study: Study, shards: TokenShards) -> dict[str, flo
         scores = baselines(shards.split("train").runs(), windows.tokens, tuple(BASELINES), shards.vocab_size)
         found = {BASELINES[order]: score.nats / score.tokens for order, score in scores.items()}
         write_atomic(path, canonical_json(found))
-    return dict(json.loads(path.read_bytes()))
+    return read_object(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import write_atomic
+from engine.artifacts.files import read_object, write_atomic
 from nodes.studies.registration import Registration
 
 SCHEMA = 1
@@ -38,7 +38,7 @@ def write_results(
 def read_results(folder: Path, name: str) -> dict[str, Any] | None:
     """A study's kept results; None if it has not been run."""
     path = folder / f"{name}.json"
-    return dict(json.loads(path.read_bytes())) if path.is_file() else None
+    return read_object(path) if path.is_file() else None
 
 
 def read_curves(folder: Path, name: str) -> list[dict[str, Any]]:

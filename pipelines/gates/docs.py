@@ -5,12 +5,12 @@ here those are taken out and a small style sheet stands inside the page, so that
 """
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import write_atomic
+from engine.artifacts.files import object_if_sound, write_atomic
+from engine.remedy import move_aside
 
 _FOREIGN = re.compile(
     r"<script\b[^>]*>.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<style\b[^>]*>.*?</style>|"
@@ -39,7 +39,8 @@ def write_docs(runs: Path) -> Path:
 
     """
     folder = runs / "data_docs"
-    reports = [(path, json.loads(path.read_bytes())) for path in sorted(runs.glob("*/gates/*.json"))]
+    found = [(path, object_if_sound(path, move_aside(path))) for path in sorted(runs.glob("*/gates/*.json"))]
+    reports = [(path, report) for path, report in found if report]
     for path, report in reports:
         page = folder / f"{report['dataset']}.html"
         if not page.exists() or page.stat().st_mtime_ns <= path.stat().st_mtime_ns:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import files_below
+from engine.errors import warn
 from engine.identity.key import flatten
 from pipelines import graph
 
@@ -64,12 +65,19 @@ def keepsakes(folders: list[Path]) -> Iterator[tuple[Path, str]]:
 def _history(path: Path) -> Iterator[Point]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines):
-            yield from points_of(line, number)
+            yield from points_of(line, number, path)
 
 
-def points_of(line: bytes, number: int) -> Iterator[Point]:
-    """The points of one row of a history, the `number`-th from 0; a row without a step is at its number."""
-    row = flatten(json.loads(line))
+def points_of(line: bytes, number: int, path: Path) -> Iterator[Point]:
+    """Yield the points of one row of the history `path`, the `number`-th from 0.
+
+    A row without a step is at its number; a damaged one is passed over with a warning, since a curve bears a gap.
+    """
+    try:
+        row = flatten(dict(json.loads(line)))
+    except (ValueError, TypeError, RecursionError) as error:
+        warn(f"{path}, line {number + 1}, is damaged ({error}): its point is left out of the curves.")
+        return
     step = next((int(row[name]) for name in STEPS if name in row), number)
     for name, value in row.items():
         if name not in STEPS and number_like(value):

@@ -5,11 +5,12 @@ The run made of them is known by stage and key, so that a stage which is killed 
 when its record appears, the importer completes it.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.artifacts.files import object_if_sound
 from engine.identity.records import BEGUN
+from engine.remedy import move_aside
 from engine.training.journal import HISTORY, left_by_training
 from pipelines import graph
 from pipelines.track.curves import Point, points_of
@@ -30,14 +31,12 @@ class Running:
 
 def in_progress(profile: str) -> list[Running]:
     """Every stage of a profile that has begun and whose workspace is there, killed ones too."""
-    found = []
-    for path in sorted(graph.work_folder(profile).glob(f"*/*/{BEGUN}")):
-        try:
-            begun = json.loads(path.read_bytes())
-        except FileNotFoundError:  # finished and removed since it was listed
-            continue
-        found.append(Running(begun, left_by_training(path.parent, HISTORY) or path.parent / HISTORY))
-    return found
+    paths = sorted(graph.work_folder(profile).glob(f"*/*/{BEGUN}"))
+    return [
+        Running(begun, left_by_training(path.parent, HISTORY) or path.parent / HISTORY)
+        for path in paths
+        if (begun := object_if_sound(path, move_aside(path)))  # or: finished and removed since it was listed
+    ]
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Tail:
         except FileNotFoundError:
             return []
         rows = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-        points = [list(points_of(row, self.number + n)) for n, row in enumerate(rows)]
+        points = [list(points_of(row, self.number + n, self.path)) for n, row in enumerate(rows)]
         steps = [some[0].step for some in points if some]
         if self.offset and steps and steps[0] != self.step + 1:
             return None

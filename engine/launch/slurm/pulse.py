@@ -1,9 +1,9 @@
 """Signs of life of a running job. Slurm does not notice where a rank hangs or a node's own supervisor has died."""
 
-import json
 import time
 from pathlib import Path
 
+from engine.artifacts.files import object_if_sound
 from engine.launch.drain import DONE
 from engine.launch.heartbeat import WATCHED
 from engine.launch.slurm.rundir import RunDirectory
@@ -34,11 +34,8 @@ class Pulse:
         return silent
 
     def _trains(self) -> bool:
-        try:
-            told = json.loads((self.own / WATCHED).read_bytes())
-        except FileNotFoundError:
-            return False
-        return bool(told["step"] < told["steps"])
+        told = object_if_sound(self.own / WATCHED)
+        return told is not None and bool(told["step"] < told["steps"])
 
     def _stamp(self, name: str) -> int:
         return _stamp(self.own / name)

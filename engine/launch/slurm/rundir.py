@@ -10,7 +10,6 @@
 An element of a job array has the last five lines in a folder element-I of its own.
 """
 
-import json
 import shutil
 import time
 import uuid
@@ -18,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, read_object, read_rows, write_atomic
 from engine.errors import UserError
 from engine.launch.fence import ATTEMPTS
 from engine.launch.heartbeat import METRICS, WATCHED
 from engine.launch.slurm.states import Exit
+from engine.remedy import move_aside
 
 SKEW_WARN_SECONDS = 5.0
 ROOM_BYTES = 1 << 28
@@ -99,8 +99,9 @@ class RunDirectory:
 
     def submitted(self) -> Submitted | None:
         """The last submission."""
+        path = self.path / "job.json"
         try:
-            told = json.loads((self.path / "job.json").read_bytes())
+            told = read_object(path, f"{move_aside(path)} (`squeue --me` shows whether its job still runs)")
         except (FileNotFoundError, NotADirectoryError):  # `prepare` has a sentence for a file in the way
             return None
         lists = {name: tuple(told[name]) for name in ("elements", "previous", "excluded")}
@@ -139,7 +140,7 @@ class RunDirectory:
     def attempts(self, element: int | None = None) -> list[dict[str, Any]]:
         """The lines of attempts.jsonl: beginnings (`begun`) and ends (`ended`), in order."""
         path = self.of(element) / ATTEMPTS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_rows(path) if path.exists() else []
 
     def record(self) -> dict[str, Any] | None:
         """What the run record says of the node's job; None if none was submitted.
@@ -220,6 +221,6 @@ def _run_seconds(lines: list[dict[str, Any]]) -> int:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return read_object(path, move_aside(path))
     except FileNotFoundError:
         return None

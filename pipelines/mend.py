@@ -1,0 +1,77 @@
+"""`make mend`: files of a profile that cannot be read go to data/<profile>/.damaged/, so that nothing trips on them.
+
+A damaged run record is as good as no record: the stage counts as not run under that key, and the outputs stay. Of work
+in progress, a node's own hand-over is made again from its last checkpoint. Nothing is deleted.
+
+    python -m pipelines.mend --env laptop
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from engine.artifacts.files import read_object
+from engine.errors import UserError
+from engine.identity.records import BEGUN, read_record
+from engine.launch import exchange
+from pipelines import dispatch, graph
+from pipelines.errors import report_errors
+from pipelines.manifest import ROOT, load_manifest
+
+ASIDE = ".damaged"
+"""Below data/<profile>, with each file at the path that it had there."""
+
+WATCHED: dict[str, Callable[[Path], object]] = {
+    ".runs/*/*.json": read_record,
+    ".runs/*/gates/*.json": read_object,
+    f".work/*/*/{BEGUN}": read_object,
+    f".work/*/*/{exchange.FOLDER}/*.json": read_object,
+    f".work/*/*/{dispatch.JOBS}/**/*.json": read_object,
+}
+"""Files below data/<profile> that are replaced whole, so that one which cannot be read is damaged and not half
+written."""
+
+
+def damaged(profile: str) -> Iterator[Path]:
+    """Yield every damaged JSON file among a profile's run records, gate reports and work in progress."""
+    folder = graph.data_folder(profile)
+    for pattern, read in WATCHED.items():
+        yield from (path for path in sorted(folder.glob(pattern)) if not _is_sound(path, read))
+
+
+def _is_sound(path: Path, read: Callable[[Path], object]) -> bool:
+    try:
+        read(path)
+    except FileNotFoundError:  # finished and removed since it was listed
+        return True
+    except UserError:
+        return False
+    return True
+
+
+def move_aside(profile: str) -> list[Path]:
+    """Move what is damaged out of the way; return where it is now."""
+    folder, moved = graph.data_folder(profile), []
+    for path in list(damaged(profile)):
+        aside = folder / ASIDE / path.relative_to(folder)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, aside)
+        moved.append(aside)
+    return moved
+
+
+def main() -> None:
+    """Move what is damaged, and name it."""
+    parser = argparse.ArgumentParser(description="Move files that cannot be read out of the way.")
+    parser.add_argument("--env", default=None, help="profile")
+    with report_errors():
+        profile = load_manifest().profile(parser.parse_args().env)
+        moved = move_aside(profile)
+        for path in moved:
+            print(f"moved to {path.relative_to(ROOT)}")
+        print(f"{len(moved)} damaged files of profile {profile}; `make plan PROFILE={profile}` shows what it means")
+
+
+if __name__ == "__main__":
+    main()
