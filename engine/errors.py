@@ -19,6 +19,7 @@ class UserError(Exception):
         """Return the sentence without passwords and keys, since it goes to screens, logs, records and MLflow."""
         return masked(super().__str__())
 
+
 @cache
 def warn(sentence: str) -> None:
     """Print what was passed over, once a process: a file is read by several who ask."""
