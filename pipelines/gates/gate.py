@@ -63,7 +63,7 @@ def check(dataset: str, frame: "pl.LazyFrame", report_dir: Path) -> None:
     suite = load_suites().get(dataset)
     if suite is None:
         return
-    profile = profile_table(frame, _schema(frame), suite.key, suite.shares)
+    profile = profile_table(frame, _schema(frame), suite.key, suite.shares, suite.dialogues)
     verdict = judge(dataset, profile, suite.name)
     path = report_dir / f"{dataset}.json"
     write_atomic(path, canonical_json(verdict.report))

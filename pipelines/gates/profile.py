@@ -1,5 +1,6 @@
 """A table summed up in one row of statistics, so that judging it costs the same for a thousand rows or a billion."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.artifacts.schema import TableSchema
@@ -11,30 +12,44 @@ SAMPLE_ROWS = 1_000_000
 """Quantiles and duplicates are exact up to here; beyond, they are taken over a hash bucket of about this many rows."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_UNSEEN = r"\s\p{Z}\p{Cc}\p{Cf}\u{034f}\u{115f}\u{1160}\u{2800}\u{3164}\u{ffa0}\u{fe00}-\u{fe0f}"
+VISIBLE = f"[^{_UNSEEN}]"
+"""A character that a reader sees: no white space, control or format character, no filler or lone variation selector."""
+_UNSEEN_ESCAPE = (  # the same as JSON writes it in ASCII
+    r"\\(?:[nrtbf]|u(?:00[01][0-9a-f]|007f|00a0|00ad|034f|115f|1160|180e|200[0-9a-f]|202[89a-f]|205f|206[0-9a-f]|"
+    r"2800|3000|3164|feff|ffa0|fe0[0-9a-f]))"
+)
+_SPOKEN = rf'"(?:content|text)":\s*"[{_UNSEEN}]*[^{_UNSEEN}"]'
 Statistic = float | int | str
 Shares = dict[str, list[str]]
 
 
 def profile_table(
-    frame: "pl.LazyFrame", schema: TableSchema, key: str = "id", shares: Shares | None = None
+    frame: "pl.LazyFrame",
+    schema: TableSchema,
+    key: str = "id",
+    shares: Shares | None = None,
+    dialogues: Sequence[str] = (),
 ) -> dict[str, Statistic]:
     """Statistics of `frame`, column by column, computed by streaming.
 
-    Memory does not grow with the rows: sums, extremes and counts run over all of them; quantiles and the share
-    of duplicate keys over the rows whose key falls into one hash bucket (equal keys share a bucket, so the
-    duplicate share stays unbiased), which is all rows up to `SAMPLE_ROWS`.
+    Memory does not grow with the rows: sums, extremes and counts run over all of them; quantiles and the shares of
+    duplicates over the rows whose key falls into one hash bucket, which is all rows up to `SAMPLE_ROWS`. Equal keys
+    share a bucket, so the share of duplicate keys stays unbiased; of other texts those that are repeated often show.
 
     Args:
         frame: the table.
         schema: its columns and their types.
         key: the column whose values must be distinct.
         shares: column → the values it may take; anything else counts into `<column>.other`.
+        dialogues: columns that hold conversations as JSON.
 
     Returns:
-        `row_count`; for each column `<column>.null_share`, and by type: text `.empty_share`, `.chars_min`,
-        `.chars_p05`, `.chars_p50`, `.chars_p95`, `.chars_max`, `.replacement_share` (of all characters);
+        `row_count`; for each column `<column>.null_share`, and by type: text `.blank_share` (no visible
+        character), `.duplicate_share`, `.chars_min`, `.chars_p05`, `.chars_p50`, `.chars_p95`, `.chars_max`,
+        `.replacement_share` (of all characters); dialogues `.silent_share` (no message with a visible character);
         numbers `.min`, `.mean`, `.max`, `.nan_share`; flags `.true_share`; lists `.items_min`, `.items_mean`,
-        `.items_max`; `<key>.duplicate_share`; `<column>.<value>` for each share. A statistic of no rows is nan.
+        `.items_max`; `<column>.<value>` for each share. A statistic of no rows is nan.
 
     """
     import polars as pl
@@ -44,8 +59,8 @@ def profile_table(
     for column, values in (shares or {}).items():
         whole += [(pl.col(column) == value).mean().alias(f"{column}.{value}") for value in values]
         whole.append((~pl.col(column).is_in(values)).mean().alias(f"{column}.other"))
-    sampled = [expression for column, kind in schema.items() if kind == "str" for expression in _quantiles(column)]
-    sampled.append((1 - pl.col(key).n_unique() / pl.len()).alias(f"{key}.duplicate_share"))
+    whole += [(~_speaks(column)).mean().alias(f"{column}.silent_share") for column in dialogues]
+    sampled = [expression for column, kind in schema.items() if kind == "str" for expression in _sampled(column)]
     buckets = -(-rows // SAMPLE_ROWS)
     sample = frame if buckets <= 1 else frame.filter(pl.col(key).hash(seed=0) % buckets == 0)
     found = (
@@ -63,7 +78,7 @@ def _whole(column: str, kind: str) -> "list[pl.Expr]":
     found = {"null_share": cell.is_null().mean()}
     if kind == "str":
         chars = cell.str.len_chars()
-        found["empty_share"] = (chars == 0).mean()
+        found["blank_share"] = (~cell.str.contains(VISIBLE)).mean()
         found["chars_min"], found["chars_max"] = chars.min(), chars.max()
         found["replacement_share"] = cell.str.count_matches(REPLACEMENT, literal=True).sum() / chars.sum()
     elif kind in ("i32", "i64", "f64"):
@@ -78,9 +93,18 @@ def _whole(column: str, kind: str) -> "list[pl.Expr]":
     return [expression.alias(f"{column}.{name}") for name, expression in found.items()]
 
 
-def _quantiles(column: str) -> "list[pl.Expr]":
+def _speaks(column: str) -> "pl.Expr":
+    """Whether a message of a conversation in JSON has a visible character."""
+    import polars as pl
+
+    return pl.col(column).str.replace_all(_UNSEEN_ESCAPE, " ").str.contains(_SPOKEN)
+
+
+def _sampled(column: str) -> "list[pl.Expr]":
     """Statistics that need their rows at once, hence taken over the sample."""
     import polars as pl
 
     chars = pl.col(column).str.len_chars()
-    return [chars.quantile(at / 100, "nearest").alias(f"{column}.chars_p{at:02d}") for at in (5, 50, 95)]
+    repeated = 1 - pl.col(column).hash(seed=0).n_unique() / pl.len()
+    quantiles = [chars.quantile(at / 100, "nearest").alias(f"{column}.chars_p{at:02d}") for at in (5, 50, 95)]
+    return [*quantiles, repeated.alias(f"{column}.duplicate_share")]

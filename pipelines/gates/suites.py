@@ -10,7 +10,13 @@ import yaml
 from engine.errors import UserError
 
 GATES = Path(__file__).resolve().parents[2] / "conf" / "base" / "gates.yml"
-_FIELDS = {"key", "shares", "expectations"}
+_FIELDS = {"key", "shares", "texts", "dialogues", "expectations"}
+_OF_TEXTS = {
+    "null_share": (0, "nothing without text"),
+    "blank_share": (0, "nothing that shows no character"),
+    "duplicate_share": (0.5, "more, and most texts repeat others"),
+}
+_OF_DIALOGUES = {**_OF_TEXTS, "silent_share": (0, "no conversation in which nobody says anything")}
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,8 @@ class Suite:
         key: the column whose values must be distinct.
         shares: column → the values whose shares are measured (anything else counts as `<column>.other`).
         expectations: Great Expectations configurations: `type`, `column` (a statistic of the profile), the
-            type's own arguments, and a `description`.
+            type's own arguments, and a `description`; those that every column of texts has stand last.
+        dialogues: columns that hold conversations as JSON.
 
     """
 
@@ -30,6 +37,7 @@ class Suite:
     key: str
     shares: dict[str, list[str]] = field(default_factory=dict)
     expectations: list[dict[str, Any]] = field(default_factory=list)
+    dialogues: list[str] = field(default_factory=list)
 
 
 @cache
@@ -60,4 +68,21 @@ def _suite(path: Path, name: str, entry: Any) -> Suite:
     for expectation in entry["expectations"]:
         if not isinstance(expectation, dict) or not {"type", "column"} <= set(expectation):
             raise UserError(f"{path}: suite {name}: {expectation!r} needs the fields type and column.")
-    return Suite(name, entry.get("key", "id"), entry.get("shares", {}), entry["expectations"])
+    texts, dialogues = entry.get("texts", []), entry.get("dialogues", [])
+    usual = [rule for column in texts for rule in _usual(column, _OF_TEXTS)]
+    usual += [rule for column in dialogues for rule in _usual(column, _OF_DIALOGUES)]
+    key, shares = entry.get("key", "id"), entry.get("shares", {})
+    return Suite(name, key, shares, [*entry["expectations"], *usual], dialogues)
+
+
+def _usual(column: str, limits: dict[str, tuple[float, str]]) -> list[dict[str, Any]]:
+    """What every column of texts must satisfy, whichever table it stands in."""
+    return [
+        {
+            "type": "expect_column_values_to_be_between",
+            "column": f"{column}.{statistic}",
+            "max_value": most,
+            "description": description,
+        }
+        for statistic, (most, description) in limits.items()
+    ]

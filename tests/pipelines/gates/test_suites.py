@@ -9,37 +9,42 @@ import yaml
 from engine.errors import UserError
 from pipelines import gates, graph
 from pipelines.gates import gate, suites
+from pipelines.gates.profile import Statistic
 
 N = 40
 LONG = "The quick brown fox jumps over the lazy dog. " * 8
 SPLITS = ["train"] * 30 + ["validation"] * 5 + ["test"] * 5
 DOMAINS = ["web", "code", "maths", "knowledge"] * 10
 IDS = [f"{i:016x}" for i in range(N)]
+TEXTS = [f"{LONG}{i}" for i in range(N)]
+CHATS = [json.dumps([{"role": "user", "content": f"Book flight {i}, please."}, {"role": "assistant", "content": None}])
+         for i in range(N)]  # fmt: skip
 GOOD = {
     "documents": {
-        "id": IDS, "domain": DOMAINS, "source": ["stdlib"] * N, "title": ["t"] * N, "text": [LONG] * N,
+        "id": IDS, "domain": DOMAINS, "source": ["stdlib"] * N, "title": ["t"] * N, "text": TEXTS,
         "split": SPLITS, "license": ["PSF-2.0"] * N, "n_bytes": [len(LONG)] * N,
     },
     "rewrites": {
         "id": IDS, "source_id": IDS, "domain": DOMAINS, "style": ["notes"] * N, "perspective": ["teacher"] * N,
-        "chunks": [1] * N, "text": [LONG] * N, "generator": ["template"] * N, "n_bytes": [len(LONG)] * N,
+        "chunks": [1] * N, "text": TEXTS, "generator": ["template"] * N, "n_bytes": [len(LONG)] * N,
     },
     "tools": {
-        "name": IDS, "domain": ["travel"] * N, "origin": ["spec"] * N, "description": ["books a flight"] * N,
+        "name": IDS, "domain": ["travel"] * N, "origin": ["spec"] * N,
+        "description": [f"books flight {i}" for i in range(N)],
         "parameters": ['{"type": "object"}'] * N, "returns": ["a booking"] * N, "stateful": [True] * N,
     },
-    "agents": {"id": IDS, "domain": ["travel"] * N, "system_prompt": [LONG] * N, "tools": [["book_flight"]] * N},
+    "agents": {"id": IDS, "domain": ["travel"] * N, "system_prompt": TEXTS, "tools": [["book_flight"]] * N},
     "tasks": {
-        "id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "instruction": ["book the cheapest flight"] * N,
+        "id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "instruction": [f"book flight {i}" for i in range(N)],
         "rubric": ['[{"check": "booked"}]'] * N, "difficulty": ["simple"] * N, "split": SPLITS,
     },
     "trajectories": {
-        "id": IDS, "task_id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "split": SPLITS, "messages": [LONG] * N,
+        "id": IDS, "task_id": IDS, "agent_id": IDS, "domain": ["travel"] * N, "split": SPLITS, "messages": CHATS,
         "tools": ["[]"] * N, "score": [0.95] * N, "verdict": ["{}"] * N, "turns": [3] * N,
         "generator": ["template"] * N,
     },
     "sft_examples": {
-        "id": IDS, "kind": ["chat", "trajectory", "demonstration", "chat"] * 10, "messages": [LONG] * N,
+        "id": IDS, "kind": ["chat", "trajectory", "demonstration", "chat"] * 10, "messages": CHATS,
         "tools": ["[]"] * N, "split": ["train"] * 30 + ["validation"] * 10,
     },
 }  # fmt: skip
@@ -48,12 +53,10 @@ BAD = [
     ("documents", {"id": pl.lit("same")}, "id.duplicate_share"),
     ("documents", {"text": pl.lit(LONG + "\ufffd" * 9)}, "text.replacement_share"),
     ("documents", {"text": pl.lit("scrap")}, "text.chars_p50"),
-    ("documents", {"text": pl.when(pl.col("id") == IDS[0]).then(pl.lit("")).otherwise("text")}, "text.empty_share"),
-    ("documents", {"text": pl.when(pl.col("id") == IDS[0]).then(NONE).otherwise("text")}, "text.null_share"),
     ("documents", {"domain": pl.lit("gossip")}, "domain.other"),
     ("documents", {"split": pl.lit("train")}, "split.validation"),
-    ("documents", {"license": pl.lit("")}, "license.empty_share"),
-    ("rewrites", {"source_id": pl.lit("")}, "source_id.empty_share"),
+    ("documents", {"license": pl.lit("")}, "license.blank_share"),
+    ("rewrites", {"source_id": pl.lit("")}, "source_id.blank_share"),
     ("rewrites", {"text": pl.lit("no")}, "text.chars_min"),
     ("rewrites", {"generator": pl.lit("oracle")}, "generator.other"),
     ("rewrites", {"chunks": pl.lit(0, dtype=pl.Int64)}, "chunks.min"),
@@ -74,6 +77,10 @@ BAD = [
     ("sft_examples", {"kind": pl.lit("poem")}, "kind.other"),
     ("sft_examples", {"split": pl.lit("test")}, "split.other"),
 ]
+OF_TEXTS = {
+    "documents": "text", "rewrites": "text", "tools": "description", "agents": "system_prompt", "tasks": "instruction",
+    "trajectories": "messages", "sft_examples": "messages",
+}  # fmt: skip
 
 
 def table(name: str) -> pl.LazyFrame:
@@ -82,7 +89,11 @@ def table(name: str) -> pl.LazyFrame:
 
 def judged(name: str, frame: pl.LazyFrame) -> gates.GateReport:
     suite = suites.load_suites()[name]
-    return gates.judge(name, gates.profile_table(frame, gate._schema(frame), suite.key, suite.shares), name)
+    return gates.judge(name, profiled(frame, suite), name)
+
+
+def profiled(frame: pl.LazyFrame, suite: suites.Suite) -> dict[str, Statistic]:
+    return gates.profile_table(frame, gate._schema(frame), suite.key, suite.shares, suite.dialogues)
 
 
 @pytest.fixture
@@ -114,6 +125,60 @@ def test_a_broken_table_is_refused_by_name(name, change, statistic):
     verdict = judged(name, table(name).with_columns(**change))
     assert not verdict.passed
     assert any(failure.startswith(f"{statistic} is ") for failure in verdict.failures)
+
+
+BLANKS = [
+    "",
+    " " * 60,
+    "\n\t\u00a0\u3000" * 20,
+    "\u200b\u2060\ufeff\u00ad" * 20,
+    "\u3164\u2800\ufe0f" * 20,
+    "\x00\x1f" * 40,
+]
+
+
+@pytest.mark.parametrize(("name", "column"), OF_TEXTS.items())
+def test_texts_that_are_missing_blank_or_all_alike_are_refused(name, column):
+    first = pl.int_range(pl.len()) == 0
+    most = pl.int_range(pl.len()) < N * 0.6
+    for change, statistic in (
+        (pl.lit(None, dtype=pl.String), "null_share"),
+        (pl.when(first).then(NONE).otherwise(column), "null_share"),
+        *((pl.lit(blank), "blank_share") for blank in BLANKS),
+        *((pl.when(first).then(pl.lit(blank)).otherwise(column), "blank_share") for blank in BLANKS),
+        (pl.col(column).first(), "duplicate_share"),
+        (pl.when(most).then(pl.col(column).first()).otherwise(column), "duplicate_share"),
+    ):
+        suite = suites.load_suites()[name]
+        frame = table(name).with_columns(change.alias(column))
+        found = profiled(frame, suite)
+        rules = [rule for rule in suite.expectations if rule["column"] == f"{column}.{statistic}"]
+        assert rules, f"{name} has no limit on {column}.{statistic}"
+        assert float(found[f"{column}.{statistic}"]) > rules[0]["max_value"]
+
+
+@pytest.mark.parametrize("name", ["trajectories", "sft_examples"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("blank", BLANKS)
+def test_a_conversation_in_which_nobody_says_anything_is_refused(name, blank, ascii_only):
+    roles = ("system", "user", "assistant")
+    silent = json.dumps([{"role": role, "content": blank} for role in roles], ensure_ascii=ascii_only)
+    found = gates.profile_table(
+        table(name).with_columns(messages=pl.lit(silent)), {"messages": "str"}, "id", {}, ["messages"]
+    )
+    assert found["messages.silent_share"] == 1
+    spoken = json.dumps([{"role": role, "content": f"{blank}\u2026"} for role in roles], ensure_ascii=ascii_only)
+    found = gates.profile_table(
+        table(name).with_columns(messages=pl.lit(spoken)), {"messages": "str"}, "id", {}, ["messages"]
+    )
+    assert found["messages.silent_share"] == 0
+
+
+def test_the_gate_names_the_text_that_is_alike():
+    verdict = judged("rewrites", table("rewrites").with_columns(text=pl.lit(LONG)))
+    assert verdict.failures == [
+        "text.duplicate_share is 0.975, expected at most 0.5: more, and most texts repeat others"
+    ]
 
 
 @pytest.mark.parametrize("name", GOOD)
