@@ -1,5 +1,6 @@
 """A scratch repository to write run records in, and Dagster without a home."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +24,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def terminable() -> Iterator[None]:
+    """Dagster leaves a handler of its own on SIGTERM when it has run something in this process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)

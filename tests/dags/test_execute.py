@@ -1,12 +1,11 @@
 """Running a command for Dagster: every line is heard, and nothing is left behind when the run is cancelled."""
 
-import os
 import sys
-import time
 
 import pytest
 
 from dags.execute import cause, run_logged, stage_command
+from tests.processes import wait_until_gone
 
 
 def test_lines_arrive_in_order_with_the_exit_status():
@@ -26,19 +25,7 @@ def test_a_cancelled_run_stops_the_command_and_its_children(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_logged(["bash", "-c", script], interrupt)
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 5
-    while alive(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive(child)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+    wait_until_gone(child)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from engine.errors import UserError
 from engine.launch.lifetime import lock
+from tests.processes import is_alive, wait_until_gone
 
 SLEEPER = """
 import sys, time
@@ -28,24 +28,14 @@ child.wait()
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
-    except FileNotFoundError:
-        return False
-
-
 def test_child_dies_with_a_killed_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, SLEEPER], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
-    assert alive(child)
+    assert is_alive(child)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    deadline = time.monotonic() + 5
-    while alive(child):
-        assert time.monotonic() < deadline, "the child outlived its parent"
-        time.sleep(0.02)
+    wait_until_gone(child)
 
 
 def test_lock_is_refused_by_name_while_held_and_free_after(tmp_path: Path) -> None:
