@@ -15,6 +15,7 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from kedro.io import AbstractDataset
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 
 from engine.artifacts import store
 from engine.artifacts.files import digest_bytes
@@ -100,6 +101,16 @@ def tracked_path(profile: str | None, dataset: str) -> Path:
 def is_by_hash(profile: str | None, dataset: str) -> bool:
     """Whether a dataset's files are kept in data/<profile>/.store under their hash."""
     return catalog_entries(profile).get(dataset, {}).get("payload") == "by_hash"
+
+
+def node(stage: str, name: str) -> Node:
+    """Return a node of a stage by its name."""
+    return next(node for node in stage_graph(stage).pipeline.nodes if node.name == name)
+
+
+def has_gates(node: Node) -> bool:
+    """Return whether a table that the node makes is judged before it is published."""
+    return any("gate" in catalog_entries(None).get(name, {}) for name in node.outputs)
 
 
 def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:

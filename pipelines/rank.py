@@ -22,7 +22,7 @@ from engine.launch import drain, exchange, fence, shards
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
-from pipelines import graph
+from pipelines import gates, graph
 from pipelines.datasets import TableDataset
 from pipelines.errors import full_disc, report_errors, user_error
 from pipelines.manifest import load_manifest
@@ -116,11 +116,16 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
 
 def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, rank: int = 0) -> None:
     """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
-    outputs, seconds = run_node(profile, stage, node, workspace, own)
-    if rank == 0:
-        ready = {name: _prepared(profile, node, name, value, workspace) for name, value in outputs.items()}
-        exchange.write_outputs(workspace, node, ready, seconds)
-        drain.mark_done()
+    try:
+        if rank == 0 and graph.has_gates(graph.node(stage, node)):
+            gates.start()
+        outputs, seconds = run_node(profile, stage, node, workspace, own)
+        if rank == 0:
+            ready = {name: _prepared(profile, node, name, value, workspace) for name, value in outputs.items()}
+            exchange.write_outputs(workspace, node, ready, seconds)
+            drain.mark_done()
+    finally:
+        gates.stop()
 
 
 def _prepared(profile: str, node: str, name: str, value: Any, workspace: Path) -> Any:
@@ -135,7 +140,7 @@ def _prepared(profile: str, node: str, name: str, value: Any, workspace: Path) -
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:
     """Load a node's inputs, run it in the folder `own`, return its outputs by dataset name and the seconds it took."""
-    node = next(node for node in graph.stage_graph(stage).pipeline.nodes if node.name == name)
+    node = graph.node(stage, name)
     given = exchange.read_parameters(workspace, name)
     inputs = {key: _load(profile, key, given, own) for key in node.inputs}
     begun = time.monotonic()

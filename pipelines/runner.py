@@ -30,7 +30,7 @@ from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
 from engine.launch.slurm.submit import cancel_all
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
-from pipelines import code, dispatch, graph
+from pipelines import code, dispatch, gates, graph
 from pipelines.datasets import publishing_after
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
@@ -54,11 +54,14 @@ class StageRunner(SequentialRunner):
         if only_missing_outputs:
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
         context: RunContext = catalog.load(RUN_CONTEXT)
-        for stage in load_manifest().stages:
-            nodes = [node for node in pipeline.nodes if stage in node.tags]
-            if nodes:
-                run = StageRun(stage, nodes, catalog, context, hook_manager or _NullPluginManager(), run_id)
-                run.show() if os.environ.get(DRY_RUN) else run.execute()
+        try:
+            for stage in load_manifest().stages:
+                nodes = [node for node in pipeline.nodes if stage in node.tags]
+                if nodes:
+                    run = StageRun(stage, nodes, catalog, context, hook_manager or _NullPluginManager(), run_id)
+                    run.show() if os.environ.get(DRY_RUN) else run.execute()
+        finally:
+            gates.stop()
         return {}
 
 

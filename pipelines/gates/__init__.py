@@ -6,8 +6,9 @@ the Data Docs page, and raises if the table is refused. Importing this package l
 Great Expectations.
 """
 
+from pipelines.gates.beside import start, stop
 from pipelines.gates.gate import GateRefused, GateReport, check, judge
 from pipelines.gates.profile import profile_table
 from pipelines.gates.suites import gated_tables
 
-__all__ = ["GateRefused", "GateReport", "check", "gated_tables", "judge", "profile_table"]
+__all__ = ["GateRefused", "GateReport", "check", "gated_tables", "judge", "profile_table", "start", "stop"]

@@ -1,18 +1,16 @@
 """Judging a table by its suite, with Great Expectations over the table's one row of statistics."""
 
-import json
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
+from pipelines.gates import beside
 from pipelines.gates.profile import Statistic, profile_table
 from pipelines.gates.suites import Suite, load_suites
+from pipelines.gates.validation import expected_words, plain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,7 +103,7 @@ def judge(dataset: str, profile_frame: dict[str, Statistic], suite: str) -> Gate
 
 def judge_row(dataset: str, profile_frame: dict[str, Statistic], rules: Suite) -> GateReport:
     """Run a suite, wherever it comes from, over one row that has all of its columns; nan is undefined, and fails."""
-    result = _validate(dataset, profile_frame, rules)
+    result = beside.validate(dataset, profile_frame, rules)
     rows = [_verdict_row(entry, profile_frame) for entry in result["results"]]
     failures = [_phrase(row) for row in rows if not row["passed"]]
     report = {
@@ -113,55 +111,11 @@ def judge_row(dataset: str, profile_frame: dict[str, Statistic], rules: Suite) -
         "dataset": dataset,
         "passed": not failures,
         "failures": failures,
-        "profile": {name: _plain(value) for name, value in profile_frame.items()},
+        "profile": {name: plain(value) for name, value in profile_frame.items()},
         "expectations": rows,
         "result": result,
     }
     return GateReport(not failures, failures, report)
-
-
-def _validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[str, Any]:
-    """Great Expectations' own validation of the one-row frame, as plain JSON data."""
-    import pandas as pd
-
-    context, gx = _context()
-    configuration = gx.expectations.expectation_configuration.ExpectationConfiguration
-    rules = [_configuration(configuration, rule, suite.name) for rule in suite.expectations]
-    # an undefined statistic (of no rows) is null, which every other expectation would let pass
-    undefined = dict.fromkeys(rule["column"] for rule in suite.expectations if _plain(profile[rule["column"]]) is None)
-    known = [configuration(type="expect_column_values_to_not_be_null", kwargs={"column": name}) for name in undefined]
-    expectations = gx.ExpectationSuite(name=suite.name)
-    try:
-        expectations.add_expectation_configurations([*rules, *known])
-    except Exception as error:  # GX raises several unrelated classes for a wrong type or argument
-        raise UserError(f"conf/base/gates.yml: suite {suite.name}: {' '.join(str(error).split())[:300]}.") from error
-    source = context.data_sources.add_or_update_pandas(dataset)
-    batch = source.add_dataframe_asset(dataset).add_batch_definition_whole_dataframe("profile")
-    frame = pd.DataFrame([profile])
-    result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(expectations)
-    plain: dict[str, Any] = json.loads(json.dumps(result.to_json_dict(), default=str))
-    return _without_clocks(plain)
-
-
-def _configuration(configuration: Any, rule: dict[str, Any], suite: str) -> Any:
-    kwargs = {name: value for name, value in rule.items() if name not in ("type", "description")}
-    words = f"{_expected(rule['type'], kwargs)}: {rule['description']}" if "description" in rule else None
-    return configuration(type=rule["type"], kwargs=kwargs, description=words, meta={"suite": suite})
-
-
-@cache
-def _context() -> tuple[Any, Any]:
-    """Great Expectations with an in-memory context: imported once a process (about 3 s), silent, no analytics."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    import great_expectations as gx
-    import great_expectations.expectations.expectation_configuration
-    from great_expectations.data_context.types import base
-
-    in_memory = base.DataContextConfig(
-        store_backend_defaults=base.InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        progress_bars=base.ProgressBarsConfig(globally=False),
-    )
-    return gx.get_context(mode="ephemeral", project_config=in_memory), gx
 
 
 def _verdict_row(entry: dict[str, Any], profile: dict[str, Statistic]) -> dict[str, Any]:
@@ -172,40 +126,19 @@ def _verdict_row(entry: dict[str, Any], profile: dict[str, Statistic]) -> dict[s
         "type": config["type"],
         "statistic": config["kwargs"]["column"],
         "arguments": arguments,
-        "observed": _plain(profile[config["kwargs"]["column"]]),
+        "observed": plain(profile[config["kwargs"]["column"]]),
         "passed": bool(entry["success"]),
         "description": config.get("description"),
     }
 
 
-def _expected(kind: str, arguments: dict[str, Any]) -> str:
-    """What an expectation asks for, in words."""
-    low, high = arguments.get("min_value"), arguments.get("max_value")
-    above = "more than" if arguments.get("strict_min") else "at least"
-    below = "less than" if arguments.get("strict_max") else "at most"
-    bounds = [f"{above} {low:g}" if low is not None else "", f"{below} {high:g}" if high is not None else ""]
-    return " and ".join(bound for bound in bounds if bound) or kind.removeprefix("expect_").replace("_", " ")
-
-
 def _phrase(row: dict[str, Any]) -> str:
-    want = row["description"] or _expected(row["type"], row["arguments"])
+    want = row["description"] or expected_words(row["type"], row["arguments"])
     return f"{row['statistic']} is {_number(row['observed'])}, expected {want}"
 
 
 def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str("undefined" if value is None else value)
-
-
-def _plain(value: Statistic) -> Statistic | None:
-    """JSON has no nan: an undefined statistic is null."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _without_clocks(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without what differs from run to run (times, ids, in-memory frame names)."""
-    meta = {"great_expectations_version": result.get("meta", {}).get("great_expectations_version")}
-    kept = {"success": result["success"], "results": result["results"], "statistics": result["statistics"]}
-    return {**kept, "suite_name": result.get("suite_name"), "meta": meta}
 
 
 def _schema(frame: "pl.LazyFrame") -> dict[str, Any]:
