@@ -1,6 +1,7 @@
 """`make clean`: remove caches and finished work, print what and how much. Artifacts, records and resumable work stay.
 
-Runs on the bare interpreter, so it imports nothing of ours.
+What is reached by a link may be another's, so it stays too. This runs on the bare interpreter and imports nothing of
+ours.
 """
 
 import json
@@ -17,18 +18,26 @@ def main() -> None:
     """Remove and report."""
     total = 0
     for path in [*caches(), *finished_work()]:
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if not is_own(path):
+            print(f"   left alone  {path.relative_to(ROOT)}, which is reached by a link")
+            continue
+        size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
         total += size
         shutil.rmtree(path)
         print(f"{size / 1e6:9.1f} MB  {path.relative_to(ROOT)}")
     print(f"{total / 1e6:9.1f} MB  removed; artifacts, run records and work that can go on were left")
 
 
+def is_own(path: Path) -> bool:
+    """Whether no part of the path below the repository is a link."""
+    return path.resolve() == ROOT.resolve() / path.relative_to(ROOT)
+
+
 def caches() -> list[Path]:
     """Tool caches and byte code, outside the environment and the data."""
     found = [ROOT / name for name in CACHES if (ROOT / name).is_dir()]
     for top in ROOT.iterdir():
-        if top.is_dir() and top.name not in SKIP:
+        if top.is_dir() and not top.is_symlink() and top.name not in SKIP:
             found += sorted(top.rglob("__pycache__"))
     return found
 

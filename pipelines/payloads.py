@@ -20,7 +20,7 @@ from engine.launch.lifetime import lock
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
+from pipelines.manifest import ROOT, load_manifest
 from pipelines.status import screen
 
 PUBLISHED, CACHED, NOBODY = "published", "DVC's cache", "nobody"
@@ -66,14 +66,21 @@ def collect(profile: str) -> list[Payload]:
     """Remove the payloads that nobody asks for, and return them.
 
     Raises:
-        UserError: a stage of the profile is running, which might be about to publish one.
+        UserError: a stage of the profile is running, which might be about to publish one; or the store is a link,
+            and what it leads to may be another's.
 
     """
+    folder = graph.payload_store(profile)
+    if folder.resolve() != ROOT.resolve() / folder.relative_to(ROOT):
+        raise UserError(
+            f"{folder} is reached by a link to {folder.resolve()}, where others may keep payloads too, so none was "
+            f"removed: `make payloads PROFILE={profile}` lists them; remove by hand those that nobody asks for."
+        )
     with ExitStack() as stack:
         for stage in load_manifest().stages:
             path = graph.work_folder(profile) / stage / "lock"
             stack.enter_context(lock(path, f"stage {stage} of profile {profile}", patience=0))
-        for aside in graph.payload_store(profile).glob("*.old"):
+        for aside in folder.glob("*.old"):
             heal(aside.with_suffix(""))  # of a publish that was killed: it may be the only copy
         gone = [one for one in payloads(profile) if one.named_by == NOBODY]
         for one in gone:

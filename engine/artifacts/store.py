@@ -95,7 +95,7 @@ def verify_payload(held: Path, *, stage: str, dataset: str, files: dict[str, dic
 def unnamed(store: Path, named: Iterable[str]) -> list[Path]:
     """Payloads in the store that none of the digests `named` asks for."""
     keep = set(named)
-    return sorted(path for path in store.glob(PAYLOADS) if path.name not in keep)
+    return sorted(path for path in store.glob(PAYLOADS) if path.name not in keep and not path.is_symlink())
 
 
 def is_whole(held: Path) -> bool:

@@ -106,6 +106,13 @@ def test_content_is_read_once(tmp_path: Path, places: tuple[Path, Path]) -> None
         verify(target, store)
 
 
+def test_a_link_in_the_store_is_no_payload(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "store" / "0a").symlink_to(tmp_path / "elsewhere")
+    assert unnamed(tmp_path / "store", []) == []
+
+
 def test_payloads_that_nobody_names(tmp_path: Path, places: tuple[Path, Path]) -> None:
     target, store = places
     publish_by_hash(make(tmp_path, a="old"), target, store)
