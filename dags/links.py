@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from engine.credentials import masked
 from pipelines import graph
 from pipelines.track.serve import HOST
 from pipelines.track.session import default_uri
@@ -35,10 +36,10 @@ def mlflow_page(profile: str, record: dict[str, Any]) -> dg.MetadataValue | None
     try:
         found = _find(uri, experiment_name(profile), name, int(time.time()) // REMEMBERED_SECONDS)
     except OSError as error:
-        return dg.MetadataValue.text(f"{uri} does not answer: {error}")
+        return dg.MetadataValue.text(masked(f"{uri} does not answer: {error}"))
     if found is None:
         return None
-    page = LOCAL_PAGE if uri.startswith(SQLITE) else uri.rstrip("/")
+    page = LOCAL_PAGE if uri.startswith(SQLITE) else _without_user(uri).rstrip("/")
     return dg.MetadataValue.url(f"{page}/#/experiments/{found[0]}/runs/{found[1]}")
 
 
@@ -74,6 +75,12 @@ def last_lines(path: Path) -> list[str]:
         file.seek(max(0, path.stat().st_size - LOG_BYTES))
         text = file.read().decode(errors="replace")
     return [line.rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-LOG_LINES:]
+
+
+def _without_user(uri: str) -> str:
+    """Return a server's address for whoever looks: a browser asks for name and password itself."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 @cache

@@ -40,7 +40,7 @@ def prepare_home(home: Path) -> None:
 
 def command(port: int) -> list[str]:
     """The command that serves the definitions; it starts the daemon (sensors) too and stops it with itself."""
-    module = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-m", "dags.definitions", "-d", str(ROOT)]
+    module = [sys.executable, "-W", "ignore", "-m", "dags.page", "-m", "dags.definitions", "-d", str(ROOT)]
     return [*module, "-h", HOST, "-p", str(port), "--log-level", "warning"]
 
 

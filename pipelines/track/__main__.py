@@ -40,7 +40,7 @@ def track(asked: argparse.Namespace) -> None:
     """Import until there is nothing more to wait for."""
     from pipelines.manifest import load_manifest
     from pipelines.track.serve import serve
-    from pipelines.track.session import Session, default_uri
+    from pipelines.track.session import Away, Session, default_uri
     from pipelines.track.watch import sum_up, watch
 
     profile = load_manifest().profile(asked.env)
@@ -49,6 +49,11 @@ def track(asked: argparse.Namespace) -> None:
         watch(session, sys.stdin.buffer)
     sum_up(session)
     if asked.serve:
+        if not session.uri.startswith("http"):
+            try:
+                session.require_usable()
+            except Away as error:
+                raise UserError(f"the pages of MLflow at {session.uri} cannot be shown: {error}.") from error
         serve(session.uri, asked.port)
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from engine.credentials import masked
 from engine.launch.ports import require_free
 from pipelines.track.store import artifact_root
 
@@ -12,19 +13,30 @@ HOST = "127.0.0.1"
 def serve(uri: str, port: int) -> None:
     """Become MLflow's server on this machine only; for a server elsewhere, name its address."""
     if uri.startswith("http"):
-        print(f"MLflow: {uri}")
+        print(f"MLflow: {masked(uri)}")
         return
     require_free(HOST, port, "python -m pipelines.track --serve")
     print(f"MLflow: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)
-    # without the last, MLflow starts seven job workers that this project has no use for
-    os.environ |= {
+    os.environ |= environment(uri)
+    words = ["--default-artifact-root", where] if (where := artifact_root(uri)) else []
+    os.execv(sys.executable, [*command(port), *words])
+
+
+def command(port: int) -> list[str]:
+    """The command of a server that answers on this machine alone, and to its own names: by MLflow's default a web site
+    of the name `10.example.org` that leads to 127.0.0.1 would do (DNS rebinding).
+    """
+    names = ",".join(name for host in (HOST, "localhost") for name in (host, f"{host}:{port}"))
+    words = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--workers", "1", "--allowed-hosts", names]
+    return [*words, "--uvicorn-opts", "--log-level warning", "--host", HOST, "--port", str(port)]
+
+
+def environment(uri: str) -> dict[str, str]:
+    """The server's own variables; the store is one of them, since a password on a command line is seen by all."""
+    return {
+        "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
         "DO_NOT_TRACK": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else seven job workers, of no use here
     }
-    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
-    command += ["--uvicorn-opts", "--log-level warning"]
-    if where := artifact_root(uri):
-        command += ["--default-artifact-root", where]
-    os.execv(sys.executable, [*command, "--host", HOST, "--port", str(port)])

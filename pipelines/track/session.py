@@ -13,6 +13,10 @@ from pipelines.track.store import SQLITE, Store, client, one_at_a_time
 from pipelines.track.versions import Record
 
 PROBE_SECONDS = 3.0
+LONGEST = 300
+"""Characters of what MLflow says."""
+NO_DATABASE = ("file is not a database", "malformed", "Can't locate revision")
+"""SQLite's words for a file that is no database or a damaged one, and alembic's for one of another software."""
 _Look = tuple[frozenset[Path], frozenset[tuple[Path, int]]]
 
 
@@ -26,12 +30,14 @@ class Session:
     Attributes:
         written: how many stage runs it has completed so far.
         points: how many points of running stages it has brought.
+        restored: the name of the profile's experiment where somebody had deleted it, so that it was brought back.
 
     """
 
     def __init__(self, profile: str, uri: str) -> None:
         self.profile, self.uri = profile, uri
         self.written = self.points = 0
+        self.restored = ""
         self._store: Store | None = None
         self._follower: Follower | None = None
         self._seen: _Look | None = None
@@ -50,17 +56,24 @@ class Session:
         self._reach(running, read_all_records(self.profile))
         self._seen = look
 
+    def require_usable(self) -> None:
+        """Open the store, so that whoever serves its pages need not find out.
+
+        Raises:
+            Away: it cannot be used.
+
+        """
+        self._reach([], [])
+
     def promote(self) -> list[Verdict]:
         """Register the checkpoints there are, and judge those that no gate has judged yet."""
-        from mlflow.exceptions import MlflowException
-
         if self._store is None:  # no records at all
             return []
         try:
             with one_at_a_time(self.profile):
                 return promote(self._store, read_all_records(self.profile))
-        except (MlflowException, OSError) as error:
-            raise Away(" ".join(str(error).split())[:300]) from error
+        except refusals() as error:
+            raise Away(reason(error, self.uri)) from error
 
     def _reach(self, running: list[Running], records: list[Record]) -> None:
         try:
@@ -72,19 +85,18 @@ class Session:
             raise Away(str(error)) from error
 
     def _bring(self, running: list[Running], records: list[Record], others_wrote: bool) -> None:
-        from mlflow.exceptions import MlflowException
-
         try:
             if self._store is None:
                 self._store = Store(client(self.uri), self.profile)
+                self.restored = self._store.restored
                 self._follower = Follower(self._store)
             elif others_wrote:
                 self._store.refresh()
             assert self._follower is not None
             self.written += Importer(self._store).import_all(records)
             self.points += self._follower.follow(running, records)
-        except MlflowException as error:
-            raise OSError(" ".join(str(error).split())[:300]) from error
+        except refusals() as error:
+            raise OSError(reason(error, self.uri)) from error
 
     def _look(self, running: list[Running]) -> _Look:
         """What can be seen without reading: which records there are, and how long the histories of running stages."""
@@ -96,6 +108,24 @@ class Session:
 def default_uri() -> str:
     """One SQLite file for all profiles."""
     return f"{SQLITE}{ROOT / 'data' / 'mlflow.db'}"
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What MLflow raises where its store is away, damaged, of another version, not writable, or lacks a driver."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError, ImportError, OSError
+
+
+def reason(error: Exception, uri: str) -> str:
+    """The first line of what was raised, and the remedy where a local database is none."""
+    said = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0][:LONGEST]
+    if uri.startswith(SQLITE) and any(words in said for words in NO_DATABASE):
+        path = uri.removeprefix(SQLITE)
+        return f"{said}: `mv {path} {path}.damaged`, and the next import fills a new one from the run records"
+    return said
 
 
 def _require_listening(uri: str) -> None:

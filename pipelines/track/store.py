@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 RECORD, LIVE, VERSION = "k2.record", "k2.live", "k2.version"
 """Tags that say what a run stands for: a run record, a stage that is running, a pipeline version."""
 COMPLETE, STEP, PARENT = "k2.complete", "k2.step", "mlflow.parentRunId"
+DELETED = "deleted"
+"""MLflow's word for an experiment that somebody has deleted: it is hidden, and keeps its name."""
 MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # what MLflow takes in one batch
 LONGEST_VALUE = 5000
+DATABASE_TRIES = 3
+"""How often a database is tried at most, which takes half a second; MLflow's own ten tries take 100 seconds."""
 SQLITE = "sqlite:///"
 _FORBIDDEN = re.compile(r"[^\w\-. /]")
 Metrics = Iterable[tuple[str, float, int, int]]
@@ -30,10 +34,14 @@ Metrics = Iterable[tuple[str, float, int, int]]
 
 
 class Store:
-    """The runs of one profile, found once and kept track of: a second opening of the same name finds the first."""
+    """The runs of one profile, found once and kept track of: a second opening of the same name finds the first.
+
+    `restored` is the name of the experiment where it had been deleted and was brought back.
+    """
 
     def __init__(self, client: "MlflowClient", profile: str) -> None:
         self.client, self.profile = client, profile
+        self.restored = ""
         self.experiment = self._find_experiment()
         self.runs: dict[str, Run] = {}
         self.refresh()
@@ -118,9 +126,13 @@ class Store:
             self.client.log_inputs(run_id, datasets=found)
 
     def _find_experiment(self) -> str:
+        """The profile's experiment, made if missing; one that was deleted comes back, since its name stays taken."""
         name = experiment_name(self.profile)
         found = self.client.get_experiment_by_name(name)
         if found is not None:
+            if found.lifecycle_stage == DELETED:
+                self.client.restore_experiment(found.experiment_id)
+                self.restored = name
             return str(found.experiment_id)
         made = str(self.client.create_experiment(name, artifact_location=artifact_root(self.client.tracking_uri)))
         self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
@@ -166,9 +178,11 @@ def client(uri: str) -> "MlflowClient":
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
+    from mlflow.store.db import utils as database
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # a warning with a traceback for each try
+    vars(database)["MAX_RETRY_COUNT"] = DATABASE_TRIES
     if uri.startswith(SQLITE):
         Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

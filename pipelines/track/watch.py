@@ -6,6 +6,7 @@ import sys
 import time
 from typing import IO
 
+from engine.credentials import masked
 from pipelines.track.importer import read_all_records
 from pipelines.track.session import Away, Session
 
@@ -44,7 +45,7 @@ def _closed(pipe: IO[bytes], seconds: float) -> bool:
 
 def say(line: str) -> None:
     """One line for whoever watches."""
-    print(line, file=sys.stderr, flush=True)
+    print(masked(line), file=sys.stderr, flush=True)
 
 
 def sum_up(session: Session) -> bool:
@@ -62,6 +63,8 @@ def sum_up(session: Session) -> bool:
             f"data/{session.profile}/.runs, and the next `make compare` or `make run` imports them."
         )
         return False
+    if session.restored:
+        say(f"mlflow: the experiment {session.restored} had been deleted there and is restored, with what it held")
     for verdict in verdicts:
         say(f"mlflow: {verdict.sentence}")
     say(f"mlflow: {session.written} of {records} stage runs of profile {session.profile} imported into {session.uri}")

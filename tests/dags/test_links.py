@@ -116,3 +116,10 @@ def test_dvc_s_hash_is_the_one_in_the_lock(runs):
     lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": {"corpus": {"cmd": "x", "outs": [out]}}}))
     assert materialisation("smoke", "documents", made)["dvc_md5"] == "ab.dir"
     assert links.dvc_hash("smoke", "rewrites") is None
+
+
+def test_a_password_in_the_server_s_address_stays_out_of_the_page(runs, monkeypatch):
+    monkeypatch.setenv(SERVER, "http://me:hunter2@127.0.0.1:1/ml")
+    assert links.mlflow_page("smoke", record(runs)).text.startswith("http://***@127.0.0.1:1/ml does not answer")
+    monkeypatch.setattr(links, "_find", lambda *_: ("3", "abc"))
+    assert links.mlflow_page("smoke", record(runs)).value == "http://127.0.0.1:1/ml/#/experiments/3/runs/abc"

@@ -4,12 +4,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+
+from pipelines.track import serve
 
 STARTUP_SECONDS = 180.0
 
@@ -36,10 +37,8 @@ class Server:
 
     def start(self) -> None:
         """Start it; return when it answers."""
-        command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        command = [*serve.command(self.port), "--artifacts-destination", str(self.folder / "artifacts")]
+        quiet = serve.environment(f"sqlite:///{self.folder}/server.db")
         log = (self.folder / "server.log").open("ab")
         self._process = subprocess.Popen(
             command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True

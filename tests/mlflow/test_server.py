@@ -1,5 +1,6 @@
 """The follower against a real `mlflow server`, which dies and comes back while a stage runs."""
 
+import http.client
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,20 @@ def wait_for(what: Callable[[], bool], log: Path) -> None:
 
 def arrived(uri: str, last: int) -> bool:
     return any(losses(uri, run) == expected(1, last) for run in sft_runs(uri, PROFILE))
+
+
+def answer(server: Server, **headers: str) -> int:
+    """The status of a request with these headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers=headers)
+    return connection.getresponse().status
+
+
+def test_the_pages_answer_to_names_of_this_machine_alone(server):
+    for name in ("127.0.0.1", "localhost"):
+        assert answer(server, Host=f"{name}:{server.port}") == answer(server, Host=name) == 200
+    for name in ("evil.example", "10.evil.example", "192.168.evil.example", "localhost.evil.example", ""):
+        assert answer(server, Host=f"{name}:{server.port}") == 403
 
 
 def test_metrics_arrive_late_and_whole_when_the_server_was_away(project, server, monkeypatch):

@@ -1,5 +1,6 @@
 """The page and `make plan` agree in every state a stage can be in, whoever brought it there."""
 
+import http.client
 import shutil
 
 import pytest
@@ -99,3 +100,21 @@ def rest(room):
     """The other outputs of the two stages: a stage runs whole."""
     named = {"documents", "corpus_card", "corpus_metrics"}
     return [name for name, stage in outputs().items() if stage in ("corpus", "rephrase") and name not in named]
+
+
+def status(room, **headers):
+    """The status of a question with these headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", room.port, timeout=60)
+    connection.request("GET", "/graphql?query=%7Bversion%7D", headers=headers)
+    return connection.getresponse().status
+
+
+def test_the_page_answers_to_names_of_this_machine_and_to_its_own_scripts_alone(room):
+    for name in ("127.0.0.1", "localhost"):
+        assert status(room, Host=f"{name}:{room.port}", Origin=f"http://{name}:{room.port}") == 200
+    for name in ("evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
+        assert status(room, Host=f"{name}:{room.port}") == 400
+    assert status(room, Origin="http://evil.example") == status(room, Origin="null") == 403
+    image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert status(room, **image) == 403
+    assert status(room, **image | {"Sec-Fetch-Mode": "navigate"}) == 200, "a link to the page"

@@ -1,8 +1,10 @@
 """Run records in MLflow: whole, once, resumable, and never at the cost of a run."""
 
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ import pytest
 
 from pipelines.manifest import ROOT
 from pipelines.track.importer import Importer, read_all_records
-from pipelines.track.session import Session
+from pipelines.track.session import Away, Session
 from pipelines.track.store import Store, client, experiment_name
 from pipelines.track.watch import sum_up
 
 pytestmark = pytest.mark.timeout(600)  # MLflow's first use of a database waits for the disc hundreds of times
-PROFILES = iter(["smoke", "laptop", "h200", "moonlight"])
+PROFILES = iter(["smoke", "laptop", "h200", "moonlight", "k2"])
 
 
 @pytest.fixture
@@ -113,6 +115,52 @@ def test_a_dead_server_costs_a_warning_and_the_records_stay(add_run, capsys):
     assert Path(record["path"]).is_file()
 
 
+def garbage(folder: Path) -> Path:
+    path = folder / "mlflow.db"
+    path.write_bytes(b"no database " * 100)
+    return path
+
+
+def a_folder(folder: Path) -> Path:
+    path = folder / "mlflow.db"
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (garbage, r"file is not a database: `mv (\S+) \1\.damaged`, and the next import fills a new one"),
+        (a_folder, "unable to open database file"),
+        (lambda folder: garbage(folder) / "mlflow.db", "File exists|Not a directory"),
+        (lambda folder: Path("/proc/mlflow.db"), "unable to open database file"),
+    ],
+    ids=["garbage", "folder", "below a file", "unwritable"],
+)
+def test_a_store_that_cannot_be_used_costs_seconds_and_a_sentence(add_run, capsys, tmp_path, monkeypatch, make, says):
+    add_run("pretrain", 1)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    session = Session("smoke", f"sqlite:///{make(tmp_path)}")
+    assert not sum_up(session)
+    with pytest.raises(Away, match=says):
+        session.require_usable()
+    line = capsys.readouterr().err.strip()
+    assert re.search(says, line)
+    assert line.startswith("warning: MLflow at sqlite:///")
+    assert "\n" not in line
+    assert sum(waits) < 2
+
+
+def test_the_password_of_a_store_is_never_said(add_run, capsys):
+    add_run("pretrain", 1)
+    for uri in ("http://me:hunter2@127.0.0.1:1", "postgresql://me:hunter2@127.0.0.1:1/x", "oddity://me:hunter2@x"):
+        assert not sum_up(Session("smoke", uri))
+    output = "".join(capsys.readouterr())
+    assert output.count("://***@") >= 3
+    assert "hunter2" not in output
+
+
 def test_curves_that_a_later_run_replaced_are_not_taken_for_its_own(add_run, database, profile):
     first = add_run("pretrain", 1, profile, lr=0.01)
     add_run("pretrain", 2, profile, lr=0.02)
@@ -134,3 +182,18 @@ def test_the_command_refuses_an_unknown_profile_in_one_sentence():
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no profile 'lptop'")
     assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_that_was_deleted_is_restored_and_says_so(add_run, database, profile, capsys):
+    add_run("corpus", 1, profile)
+    track(profile, database)
+    before = runs_of(database, profile)
+    experiment = client(database).get_experiment_by_name(experiment_name(profile))
+    assert experiment is not None
+    client(database).delete_experiment(experiment.experiment_id)
+    add_run("tooluse", 1, profile)
+    assert sum_up(Session(profile, database))
+    assert (
+        f"the experiment {experiment_name(profile)} had been deleted there and is restored" in capsys.readouterr().err
+    )
+    assert runs_of(database, profile).keys() > before.keys()

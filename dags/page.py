@@ -1,0 +1,81 @@
+"""`dagster dev` with a web page that answers its own users alone.
+
+    python -m dags.page -m dags.definitions -h 127.0.0.1 -p 3000 …
+
+Dagster's page takes any Host, so a web site could reach it through the browser of who has it open, by a name of the
+site's own that leads to 127.0.0.1 (DNS rebinding), and it takes mutations from any site's script, image or form. Here
+the name must be a loopback one, and another site's requests are refused.
+"""
+
+import subprocess
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster._cli.dev as dagster_dev
+from dagster_shared.ipc import open_ipc_subprocess
+from dagster_webserver import app as dagster_app
+from dagster_webserver.cli import main as serve
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+NAMES = ("127.0.0.1", "localhost")
+"""The names of this machine that the page answers to; it listens on the first."""
+WEBSERVER = "--webserver"
+"""The first word where the process is the page itself; without it the process starts page and daemon."""
+
+
+class OwnPagesOnly:
+    """ASGI middleware that refuses what the page of another site sends; a link to this page from there is followed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403, or hand the request on."""
+        if scope["type"] in ("http", "websocket") and self._is_foreign(Headers(scope=scope)):
+            await PlainTextResponse("Requests from other sites are refused", 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    @staticmethod
+    def _is_foreign(headers: Headers) -> bool:
+        if origin := headers.get("origin"):
+            return urlsplit(origin).hostname not in NAMES
+        return headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+
+
+class GuardedWebserver(DagsterWebserver):
+    """Dagster's web application behind the two checks."""
+
+    def build_middleware(self) -> list[Middleware]:
+        """Return the checks, then what Dagster itself puts before its routes."""
+        names = Middleware(TrustedHostMiddleware, allowed_hosts=list(NAMES), www_redirect=False)
+        return [names, Middleware(OwnPagesOnly), *super().build_middleware()]
+
+
+def start(words: list[str], **more: Any) -> "subprocess.Popen[bytes]":
+    """Start a process of `dagster dev`, the page as this module has it."""
+    if words[1:3] == ["-m", "dagster_webserver"]:
+        words = [words[0], "-m", "dags.page", WEBSERVER, *words[3:]]
+    process: subprocess.Popen[bytes] = open_ipc_subprocess(words, **more)
+    return process
+
+
+def main() -> None:
+    """Be the page, or start page and daemon, as the first word says."""
+    if sys.argv[1:2] == [WEBSERVER]:
+        del sys.argv[1]
+        vars(dagster_app)["DagsterWebserver"] = GuardedWebserver
+        serve()
+    else:
+        vars(dagster_dev)["open_ipc_subprocess"] = start
+        dagster_dev.dev_command(prog_name="dagster dev")
+
+
+if __name__ == "__main__":
+    main()
