@@ -105,18 +105,27 @@ def write_config(directory: Path, config: K2Config, extra: dict[str, Any]) -> No
     (directory / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
-    """The configuration of a checkpoint and its `k2_pipeline` part. Raises UserError naming the file."""
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json. Raises UserError naming the file."""
     path = directory / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make the checkpoint first, or name another directory") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); make the checkpoint again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object; make the checkpoint again")
-    return K2Config.from_dict(values, str(path)), dict(values.get(EXTRA, {}))
+    return values
+
+
+def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
+    """Return the configuration of a checkpoint and its `k2_pipeline` part. Raises UserError naming the file."""
+    path, values = directory / CONFIG, read_config(directory)
+    extra = values.get(EXTRA) or {}
+    if not isinstance(extra, dict):
+        raise UserError(f"{path}: {EXTRA} is {extra!r}, which is no object; take it out")
+    return K2Config.from_dict(values, str(path)), dict(extra)
 
 
 def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:

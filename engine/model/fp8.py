@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.errors import UserError
+
 BLOCK = 128
 LARGEST = 448.0
 """E4M3's largest number: a block's largest weight is stored as it."""
@@ -22,6 +24,26 @@ QUANTIZATION: dict[str, Any] = {
     "weight_block_size": [BLOCK, BLOCK],
 }
 """config.json's quantization_config."""
+_WITHOUT_EFFECT = frozenset({"scale_fmt", "modules_to_not_convert", "ignored_layers", "dequantize"})
+"""Further fields of it that leave open nothing of what the stored numbers mean: each tensor's type says it."""
+
+
+def check_quantization(settings: Any, source: str) -> None:
+    """Refuse a quantization_config of another format than this one, by the field; None means that there is none."""
+    if settings is None:
+        return
+    where = f"{source}: quantization_config"
+    remedy = "take a checkpoint in fp32, bf16, fp16 or the released FP8"
+    if not isinstance(settings, dict):
+        raise UserError(f"{where} is {settings!r}, which is no object; {remedy}")
+    for name, released in QUANTIZATION.items():
+        given = settings.get(name)
+        allowed = {"activation_scheme": ("dynamic", "static", None), "fmt": (released, None)}.get(name, (released,))
+        if given not in allowed:
+            raise UserError(f"{where}.{name} is {given!r}, but the released format has {released!r}; {remedy}")
+    for name, given in settings.items():
+        if name not in QUANTIZATION and name not in _WITHOUT_EFFECT and not (given is None or given is False):
+            raise UserError(f"{where}.{name} is {given!r}, which the released format does not have; {remedy}")
 
 
 def is_quantised(name: str) -> bool:

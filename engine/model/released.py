@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.model.checkpoint import checked, load_config, released_shapes, write_config
+from engine.model.checkpoint import CONFIG, checked, load_config, read_config, released_shapes, write_config
 from engine.model.config import K2Config
-from engine.model.fp8 import SUFFIX, dequantise, scale_shape
+from engine.model.fp8 import SUFFIX, check_quantization, dequantise, scale_shape
 from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
 
 COMPUTED = "rotary_emb.inv_freq"
@@ -29,7 +29,7 @@ class ReleasedWeights(Mapping[str, Tensor]):
         """The weight; KeyError if there is none.
 
         Raises UserError for a type that is neither `PLAIN` nor FP8 E4M3, and where an FP8 weight lacks scales of its
-        shape or another has some.
+        shape, all positive and finite, or another has some.
         """
         stored, scale = self._files[name], self._files.get(name + SUFFIX)
         if stored.dtype == torch.float8_e4m3fn:
@@ -48,7 +48,10 @@ class ReleasedWeights(Mapping[str, Tensor]):
             self._refuse(f"tensor {name} is FP8 of shape {shapes}")
         if scale.dtype not in PLAIN:
             self._refuse(f"tensor {name}{SUFFIX} is {_type(scale)}, which is no type that scales are read from")
-        return scale.float()
+        scale_nm = scale.float()
+        if bad := scale_nm[~((scale_nm > 0) & scale_nm.isfinite())].tolist():
+            self._refuse(f"tensor {name}{SUFFIX} holds the scale {bad[0]}, which is no positive finite number")
+        return scale_nm
 
     def _refuse(self, why: str) -> NoReturn:
         raise UserError(f"{self._source}: {why}; take a checkpoint in fp32, bf16, fp16 or the released FP8")
@@ -70,10 +73,11 @@ def _type(tensor: Tensor) -> str:
 def import_checkpoint(source: Path, out: Path, extra: dict[str, Any]) -> K2Config:
     """Write the checkpoint in `source` into `out` as `save_checkpoint` does, in fp32, tensor by tensor.
 
-    `extra` goes to config.json's `k2_pipeline`. Raises UserError for another architecture, a missing, foreign or
-    misshapen tensor, or one with NaN or infinity in it.
+    `extra` goes to config.json's `k2_pipeline`. Raises UserError for another architecture or quantisation, a missing,
+    foreign or misshapen tensor, or one with NaN or infinity in it.
     """
     config, _ = load_config(source)
+    check_quantization(read_config(source).get("quantization_config"), str(source / CONFIG))
     weights = ReleasedWeights(TensorFiles(source), str(source))
     shapes = released_shapes(config)
     read = checked(weights, shapes, str(source))

@@ -230,7 +230,11 @@ NORM = "model.norm.weight"
     ("damage", "named"),
     [
         (lambda d: rewrite(d, EMBEDDING, with_nan), "embed_tokens.weight holds NaN"),
-        (lambda d: rewrite(d, PROJECTION + SUFFIX, with_nan), "o_proj.weight holds NaN"),
+        (lambda d: rewrite(d, PROJECTION + SUFFIX, with_nan), "o_proj.weight_scale_inv holds the scale nan"),
+        (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: t * 0), "o_proj.weight_scale_inv holds the scale 0.0"),
+        (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: -t), "o_proj.weight_scale_inv holds the scale -"),
+        (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: t / 0), "o_proj.weight_scale_inv holds the scale inf"),
+        (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: t.double() * 1e-60), "holds the scale 0.0"),
         (lambda d: rewrite(d, EMBEDDING, lambda t: None), "embed_tokens.weight is missing"),
         (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: None), "o_proj.weight is FP8, but .* is missing"),
         (lambda d: rewrite(d, PROJECTION + SUFFIX, lambda t: t[:1, :0]), "scale_inv is of shape"),
@@ -256,6 +260,38 @@ def test_a_foreign_or_damaged_checkpoint_is_refused_in_one_sentence(theirs, tmp_
         import_checkpoint(theirs, tmp_path / "out", {})
     assert str(tmp_path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"weight_block_size": [64, 64]}, r".weight_block_size is \[64, 64\]"),
+        ({"weight_block_size": None}, ".weight_block_size is None"),
+        ({"weight_block_size": [128]}, r".weight_block_size is \[128\]"),
+        ({"fmt": "e5m2"}, ".fmt is 'e5m2'"),
+        ({"quant_method": "compressed-tensors"}, ".quant_method is 'compressed-tensors'"),
+        ({"activation_scheme": "none"}, ".activation_scheme is 'none'"),
+        ({"config_groups": {"group_0": {}}}, ".config_groups is .*, which the released format does not have"),
+        ([], r" is \[\], which is no object"),
+    ],
+)
+def test_an_fp8_configuration_of_another_format_is_refused_by_field(theirs, tmp_path, settings, field):
+    path = theirs / "config.json"
+    values = json.loads(path.read_text())
+    values["quantization_config"] = {**values["quantization_config"], **settings} if settings else settings
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"config.json: quantization_config{field}"):
+        import_checkpoint(theirs, tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"activation_scheme": "static"}, {"scale_fmt": "ue8m0"}, {"fmt": None}])
+def test_what_an_fp8_configuration_says_besides_is_no_obstacle(theirs, tmp_path, settings):
+    path = theirs / "config.json"
+    values = json.loads(path.read_text())
+    values["quantization_config"] |= settings
+    path.write_text(json.dumps(values))
+    import_checkpoint(theirs, tmp_path / "out", {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
