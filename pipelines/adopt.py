@@ -96,14 +96,14 @@ def _fill(
     """Bring the checkpoint in, publish it, and a note in place of the stage's other directories; its metrics."""
     tokenizer = graph.dataset(profile, "tokenizer").load()
     from engine.model.checkpoint import load_config
-    from engine.model.export import check_tokenizer
     from engine.model.released import import_checkpoint
+    from engine.model.tokenizer_of import check_own_tokenizer, check_tokenizer
     from engine.text.tokenizer import K2Tokenizer
 
     config, extra = load_config(source)
-    tok, own = K2Tokenizer.load(tokenizer), K2Tokenizer.load(source)
-    for named in ({"tokenizer": own.digest}, extra):  # what lies in the source, and what its config.json says
-        check_tokenizer(config.vocab_size, named, tok, str(source))
+    tok = K2Tokenizer.load(tokenizer)
+    check_own_tokenizer(source, tok)
+    check_tokenizer(config.vocab_size, extra, tok, str(source))
     _check_scaling(config, dataset, source)
     # The origin's path is provenance and stands in the run record alone: the artifact is what the content makes it.
     import_checkpoint(source, workspace / "checkpoint", _described(extra, config, stage, tok.digest))

@@ -18,11 +18,13 @@ from engine.errors import UserError
 from engine.model.checkpoint import CONFIG, EXTRA, checked, load_config, released_shapes
 from engine.model.fp8 import QUANTIZATION, SUFFIX, block_scales, is_quantised, quantise, scale_shape
 from engine.model.tensorfile import INDEX, Spec, TensorFiles, write_tensors
+from engine.model.tokenizer_of import TOKENIZER_SETTINGS, check_tokenizer
+from engine.text.chat import TEMPLATE
 from engine.text.special import BOS, EOS, IM_END, PAD, UNK
-from engine.text.tokenizer import K2Tokenizer
+from engine.text.tokenizer import TOKENIZER, K2Tokenizer
 
 DTYPES = ("float32", "bfloat16", "fp8")
-TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja")
+TOKENIZER_FILES = (TOKENIZER, TEMPLATE.name)
 SHARD_BYTES = 5_000_000_000
 
 
@@ -70,19 +72,6 @@ def export_checkpoint(
     _write_json(out / "generation_config.json", ids | {"eos_token_id": [tok.im_end_id, tok.eos_id]})
     _write_tokenizer(tokenizer, out, config.max_position_embeddings)
     return done
-
-
-def check_tokenizer(vocab_size: int, extra: dict[str, Any], tok: K2Tokenizer, source: str) -> None:
-    """Refuse a checkpoint that names another tokenizer, or has no row for each of this one's ids."""
-    named = extra.get("tokenizer", tok.digest)
-    if named != tok.digest:
-        raise UserError(
-            f"{source} was trained with tokenizer {named}, but the one given is {tok.digest}; take the checkpoint's own"
-        )
-    if vocab_size < tok.vocab_size:
-        raise UserError(
-            f"{source}: vocab_size is {vocab_size}, but the tokenizer has {tok.vocab_size} ids; they are of two models"
-        )
 
 
 def stored_specs(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Spec]:
@@ -133,8 +122,8 @@ def _write_shards(
 def _write_tokenizer(tokenizer: Path, out: Path, context: int) -> None:
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer / name, out / name)
-    settings = json.loads((tokenizer / "tokenizer_config.json").read_bytes())
-    _write_json(out / "tokenizer_config.json", {**settings, "model_max_length": context})
+    settings = json.loads((tokenizer / TOKENIZER_SETTINGS).read_bytes())
+    _write_json(out / TOKENIZER_SETTINGS, {**settings, "model_max_length": context})
     tokens = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
     _write_json(out / "special_tokens_map.json", {**tokens, "additional_special_tokens": [IM_END]})
 

@@ -28,6 +28,7 @@ from engine.text.special import (
     IM_SYSTEM,
     IM_USER,
     TOOL_TOKENS,
+    unspelled,
 )
 from engine.text.tokenizer import K2Tokenizer
 
@@ -115,11 +116,13 @@ def pieces(
 def render(
     messages: Sequence[Message], tools: Sequence[Tool] | None = None, add_generation_prompt: bool = False
 ) -> str:
-    """The dialogue as one string, equal to what chat_template.jinja gives.
+    """Return the dialogue as one string, equal to what chat_template.jinja gives.
 
-    For eyes and for servers. A model is fed `encode_chat`, in which special strings inside a message stay harmless.
+    It is for eyes and for servers, which find special tokens anywhere in it: those that a message spells are broken by
+    a word joiner. A model is fed `encode_chat`, in which such strings stay harmless as they are.
     """
-    return "".join(piece.text for piece in pieces(messages, tools, add_generation_prompt))
+    made = pieces(messages, tools, add_generation_prompt)
+    return "".join(piece.text if piece.special else unspelled(piece.text) for piece in made)
 
 
 def encode_chat(

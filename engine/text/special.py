@@ -46,6 +46,25 @@ _RELEASED: Final = (
 MIN_SPECIAL: Final = len(_RELEASED) + 2
 
 
+JOINER: Final = "\N{WORD JOINER}"
+_SPELLED: Final = (
+    "<|im_",
+    "<|tool_call",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|reserved_token_",
+    *(BOS, EOS, EOT, UNK, PAD),
+)
+"""How special tokens begin."""
+
+
+def unspelled(text: str) -> str:
+    """Return `text` with a word joiner inside each special token that it spells, as chat_template.jinja puts it."""
+    for start in _SPELLED:
+        text = text.replace(start, f"{start[0]}{JOINER}{start[1:]}")
+    return text
+
+
 def special_tokens(vocab_size: int, n_special: int) -> list[str]:
     """The special token strings in id order, for ids `vocab_size - n_special` to `vocab_size - 1`.
 

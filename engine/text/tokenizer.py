@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,41 @@ from tokenizers import Tokenizer
 from engine.errors import UserError
 from engine.text.special import EOS, IM_END, PAD
 
+TOKENIZER: Final = "tokenizer.json"
+
 
 def _byte_of_character() -> dict[str, int]:
     """GPT-2's reversible map: each byte has a printable character, in which BPE token strings are written."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_NEUTRAL: Final[dict[str, Any]] = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
+"""What `encode` leaves out of a tokenizer.json: special tokens, and what other software adds or cuts around a text."""
+
+
+def _parts(parsed: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides which ids a text gets and what they mean, however the file was written.
+
+    A library's other version, or transformers' save_pretrained, writes the same tokenizer with other white space,
+    merges as "a b" for ["a", "b"], and a post-processor that does nothing.
+    """
+    model = parsed["model"]
+    merges = [pair.split(" ") if isinstance(pair, str) else list(pair) for pair in model["merges"]]
+    rest = {key: value for key, value in model.items() if key not in ("vocab", "merges") and value not in (None, "")}
+    return {
+        "vocabulary": model["vocab"],
+        "merges": merges,
+        "model": {key: value for key, value in rest.items() if value is not False},
+        "normalizer": parsed.get("normalizer"),
+        "pre_tokenizer": parsed.get("pre_tokenizer"),
+        "special tokens": sorted([token["id"], token["content"], token["special"]] for token in parsed["added_tokens"]),
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class K2Tokenizer:
@@ -38,7 +67,7 @@ class K2Tokenizer:
         self._skippable = frozenset(int(token["id"]) for token in added if token["special"])
         # Without added tokens the library has nothing to look for in the text; its own switch for that
         # (`encode_special_tokens`) would still match the tool-call tokens, which are flagged special=false.
-        self._plain = Tokenizer.from_str(json.dumps({**parsed, "added_tokens": []}))
+        self._plain = _library_tokenizer({**parsed, **_NEUTRAL})
         vocabulary: dict[str, int] = parsed["model"]["vocab"]
         to_byte = _byte_of_character()
         self._bytes: list[bytes] = [b""] * (len(vocabulary) + len(self._special))
@@ -46,19 +75,24 @@ class K2Tokenizer:
             self._bytes[i] = bytes(to_byte[character] for character in text)
         for text, i in self._special.items():
             self._bytes[i] = text.encode()
-        self.digest: str = hashlib.blake2b(definition.encode(), digest_size=16).hexdigest()
-        """Names this tokenizer in shard headers: 32 hexadecimal digits over tokenizer.json."""
+        self._part_digests = {name: _digest(part) for name, part in _parts(parsed).items()}
+        self.digest: str = _digest(self._part_digests)
+        """Names this tokenizer in shard headers: 32 hexadecimal digits over what tokenizer.json means."""
 
     @classmethod
-    def load(cls, directory: Path) -> "K2Tokenizer":
-        """Load from a directory holding tokenizer.json; UserError if it is missing or no such file."""
-        path = directory / "tokenizer.json"
+    def load(cls, directory: Path, remedy: str = "run the tokenization stage") -> "K2Tokenizer":
+        """Load from a directory holding tokenizer.json; UserError with `remedy` if it is missing or no such file."""
+        path = directory / TOKENIZER
         try:
             return cls(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path} does not exist: run the tokenization stage first.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a byte-level BPE tokenizer ({error}): run tokenization again.") from None
+            raise UserError(f"{path} does not exist: {remedy}.") from None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise UserError(f"{path} is not a byte-level BPE tokenizer ({error}): {remedy}.") from None
+
+    def differences(self, other: "K2Tokenizer") -> list[str]:
+        """Return in which parts two tokenizers differ; none if their digests are the same."""
+        return [name for name, digest in self._part_digests.items() if digest != other._part_digests[name]]
 
     @property
     def vocab_size(self) -> int:
@@ -112,6 +146,13 @@ class K2Tokenizer:
         """(vocab_size,) bytes of text each id stands for, 0 for special ones: what bits per byte divides by."""
         special = set(self._special.values())
         return np.array([0 if i in special else len(b) for i, b in enumerate(self._bytes)], dtype=np.uint16)
+
+
+def _library_tokenizer(parsed: dict[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(json.dumps(parsed))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(str(error)) from None
 
 
 class StreamDecoder:

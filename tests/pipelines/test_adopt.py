@@ -126,10 +126,41 @@ def extended(source: Path) -> None:
     (source / "config.json").write_text(json.dumps(values))
 
 
+def test_what_transformers_fine_tuned_and_saved_is_imported(data: Path, source: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(tmp_path / "tuned")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "tuned")
+    adopt.adopt(PROFILE, tmp_path / "tuned", "base_checkpoint")
+    ours = load_checkpoint(graph.dataset(PROFILE, "base_checkpoint").load())
+    assert torch.equal(ours.lm_head.weight, model.lm_head.weight)
+
+
+def only_tiktoken(source: Path) -> None:
+    (source / "tokenizer.json").rename(source / "tiktoken.model")
+
+
+def other_template(source: Path) -> None:
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+
+
+def other_template_in_the_settings(source: Path) -> None:
+    (source / "chat_template.jinja").unlink()
+    templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "{{ messages }}"}]
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+
+
 @pytest.mark.parametrize(
     ("damage", "dataset", "named"),
     [
-        (foreign_tokenizer, "base_checkpoint", "was trained with tokenizer"),
+        (foreign_tokenizer, "base_checkpoint", r"was trained with tokenizer .* \(another .*merges.*pre_tokenizer\)"),
+        (only_tiktoken, "base_checkpoint", "tokenizer.json does not exist: .*tiktoken.model alone is not read"),
+        (other_template, "base_checkpoint", "another chat template"),
+        (other_template_in_the_settings, "base_checkpoint", "another chat template"),
+        (lambda source: (source / "tokenizer.json").write_text("{}"), "base_checkpoint", "give the checkpoint's dir"),
         (lambda source: (source / "tokenizer.json").unlink(), "base_checkpoint", "tokenizer.json does not exist"),
         (extended, "base_checkpoint", "import it with AS=extended_checkpoint"),
         (lambda source: None, "sft_checkpoint", "sft_checkpoint cannot be imported"),

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,7 +165,20 @@ def test_too_little_text_for_the_vocabulary_is_one_sentence() -> None:
         bpe.train(["a small text"], 5000, 20, 1)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"model": {}}', "[]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        '{"model": {}}',
+        "[]",
+        "[" * 100_000,
+        '{"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}',
+        '{"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 9}, "merges": []}}',
+        '{"added_tokens": [], "model": {"type": "Unigram", "vocab": [["a", 0.0]], "merges": [], "unk_id": 0}}',
+    ],
+    ids=lambda content: content[:20] + content[-20:],
+)
 def test_damaged_tokenizer_file_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=re.escape(str(tmp_path))):
@@ -176,7 +190,61 @@ def test_missing_tokenizer_is_one_sentence(tmp_path: Path) -> None:
         K2Tokenizer.load(tmp_path)
 
 
-def test_digest_changes_with_the_file(tokenizer_dir: Path, tokenizer: K2Tokenizer) -> None:
-    text = (tokenizer_dir / "tokenizer.json").read_text()
-    assert K2Tokenizer(json.dumps(json.loads(text))).digest != tokenizer.digest
-    assert K2Tokenizer(text).digest == tokenizer.digest
+def _rewritten(parsed: dict[str, Any]) -> dict[str, str]:
+    """The same tokenizer as other software writes it."""
+    model = parsed["model"]
+    pairs = {**model, "merges": [" ".join(pair) for pair in model["merges"]], "unk_token": "", "byte_fallback": None}
+    single = [{"Sequence": {"id": "A", "type_id": 0}}]
+    adding = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": {}}
+    cutting = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    return {
+        "in one line": json.dumps(parsed),
+        "keys and tokens in another order": json.dumps(
+            {**dict(reversed(parsed.items())), "added_tokens": parsed["added_tokens"][::-1]}, indent=4
+        ),
+        "merges as strings": json.dumps({**parsed, "model": pairs}),
+        "a post-processor that adds nothing": json.dumps({**parsed, "post_processor": adding}),
+        "texts cut at a length": json.dumps({**parsed, "truncation": cutting}),
+    }
+
+
+def test_a_rewritten_tokenizer_is_the_same(tokenizer_dir: Path, tokenizer: K2Tokenizer) -> None:
+    for how, text in _rewritten(json.loads((tokenizer_dir / "tokenizer.json").read_text())).items():
+        other = K2Tokenizer(text)
+        assert (how, other.digest) == (how, tokenizer.digest)
+        assert other.differences(tokenizer) == []
+        assert other.encode("Hello world, 12345") == tokenizer.encode("Hello world, 12345")
+
+
+def test_what_transformers_saves_is_the_same_tokenizer(
+    tokenizer_dir: Path, tokenizer: K2Tokenizer, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(tokenizer_dir)
+    theirs(["a text", "a longer text"], padding=True, truncation=True, max_length=3)
+    theirs.save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() != (tokenizer_dir / "tokenizer.json").read_bytes()
+    assert K2Tokenizer.load(tmp_path).digest == tokenizer.digest
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("vocabulary", lambda p: p["model"]["vocab"].update({"Ġ": p["model"]["vocab"]["!"], "!": 100})),
+        ("merges", lambda p: p["model"]["merges"].insert(0, p["model"]["merges"].pop(1))),
+        ("model", lambda p: p["model"].update({"ignore_merges": True})),
+        ("normalizer", lambda p: p.update({"normalizer": {"type": "NFC"}})),
+        ("pre_tokenizer", lambda p: p["pre_tokenizer"]["pretokenizers"].pop(0)),
+        ("special tokens", lambda p: p["added_tokens"][0].update({"content": "<s>"})),
+        ("special tokens", lambda p: p["added_tokens"][0].update({"special": False})),
+    ],
+)
+def test_another_tokenizer_is_told_by_the_part(
+    tokenizer_dir: Path, tokenizer: K2Tokenizer, part: str, change: Any
+) -> None:
+    parsed = json.loads((tokenizer_dir / "tokenizer.json").read_text())
+    change(parsed)
+    other = K2Tokenizer(json.dumps(parsed))
+    assert other.digest != tokenizer.digest
+    assert other.differences(tokenizer) == [part]
