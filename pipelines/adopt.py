@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
 from engine.launch.lifetime import lock
+from engine.remedy import command
 from pipelines import code, graph
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
@@ -80,7 +81,7 @@ def _parts(stage: str, profile: str) -> dict[str, Any]:
         if digest is None:
             raise UserError(
                 f"stage {stage} needs {name}, which is not there: "
-                f"run `make repro STAGE={graph.producer(name)} PROFILE={profile}` before the import."
+                f"run `{command('repro', profile, STAGE=graph.producer(name))}` before the import."
             )
     return {**code.stage_file(stage, profile), "inputs": inputs}
 

@@ -36,6 +36,7 @@ def _run(**options: Any) -> Any:
         for name in options["pipelines"]:
             if name != "__default__":
                 manifest.stage(name)
+    with report_errors(options["env"]):
         return kedro_run.callback(**options)  # type: ignore[misc]
 
 

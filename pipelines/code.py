@@ -14,6 +14,7 @@ from typing import Any
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError
 from engine.identity.library import Library
+from engine.remedy import command
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
@@ -42,7 +43,7 @@ def current(stage: str, profile: str, parameters: dict[str, Any]) -> dict[str, A
     """
     now = graph.code_of(stage).as_dict()
     path = code_file(stage, profile)
-    remedy = f"run `make repro STAGE={stage} PROFILE={profile}`, which refreshes it first"
+    remedy = f"run `{command('repro', profile, STAGE=stage)}`, which refreshes it first"
     if not path.is_file():
         raise UserError(f"{path} is missing: {remedy}.")
     written = read_object(path, remedy)

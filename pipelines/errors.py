@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from engine.errors import UserError
+from engine.remedy import completed
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -41,8 +42,11 @@ def is_malformed_config(error: BaseException) -> bool:
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
-    """Print the sentence of a `UserError` and exit with its code; let anything else (a defect) keep its traceback."""
+def report_errors(profile: str | None = None) -> Iterator[None]:
+    """Print the sentence of a `UserError` and exit with its code; let anything else (a defect) keep its traceback.
+
+    `profile` is named in those of the sentence's commands that come from where nobody knows it.
+    """
     try:
         yield
     except Exception as error:
@@ -51,5 +55,6 @@ def report_errors() -> Iterator[None]:
             found = UserError(f"the configuration is not valid YAML: {' '.join(str(error).split())}")
         if found is None:
             raise
-        print(f"error: {found}" if found.exit_code == 1 else found, file=sys.stderr)
+        sentence = completed(str(found), profile) if profile else str(found)
+        print(f"error: {sentence}" if found.exit_code == 1 else sentence, file=sys.stderr)
         raise SystemExit(found.exit_code) from None

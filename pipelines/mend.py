@@ -15,6 +15,7 @@ from engine.artifacts.files import read_object
 from engine.errors import UserError
 from engine.identity.records import BEGUN, read_record
 from engine.launch import exchange
+from engine.remedy import command
 from pipelines import dispatch, graph
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT, load_manifest
@@ -70,7 +71,7 @@ def main() -> None:
         moved = move_aside(profile)
         for path in moved:
             print(f"moved to {path.relative_to(ROOT)}")
-        print(f"{len(moved)} damaged files of profile {profile}; `make plan PROFILE={profile}` shows what it means")
+        print(f"{len(moved)} damaged files of profile {profile}; `{command('plan', profile)}` shows what it means")
 
 
 if __name__ == "__main__":

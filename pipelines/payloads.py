@@ -17,6 +17,7 @@ from engine.artifacts.files import heal
 from engine.artifacts.manifest import MANIFEST, parsed
 from engine.errors import UserError
 from engine.launch.lifetime import lock
+from engine.remedy import make_again
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.errors import report_errors
@@ -57,7 +58,7 @@ def _payload(path: Path, named_by: str) -> Payload:
     seal = path / MANIFEST
     if not seal.is_file():  # what a publish left that was killed; the next one of that content puts it right
         return Payload(path, "?", sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), named_by)
-    content = parsed(seal, f"remove {path} and make it again")
+    content = parsed(seal, f"remove the payload (`rm -r {path}`)")
     size = sum(file["size"] for file in content["files"].values())
     return Payload(path, f"{content['stage']}/{content['dataset']}", size, named_by)
 
@@ -93,6 +94,13 @@ def damaged(found: list[Payload]) -> list[Payload]:
     return [one for one in found if not (one.path / MANIFEST).is_file() or not store.is_whole(one.path)]
 
 
+def _with_remedy(one: Payload, profile: str) -> str:
+    """A damaged payload and what heals it: a stage that makes the same again exchanges it, others are removed."""
+    stage = one.dataset.partition("/")[0]
+    asked_for = one.named_by == PUBLISHED
+    return f"{one.path}: {make_again(stage, profile, force=True) if asked_for else f'remove it (`rm -r {one.path}`)'}"
+
+
 def show(found: list[Payload]) -> None:
     """Print them as a table."""
     from rich.table import Table
@@ -125,8 +133,7 @@ def main() -> None:
             print(f"{len(gone)} payloads removed, {gigabytes(gone)}")
         show(found := payloads(profile))
         if asked.check and (bad := damaged(found)):
-            names = ", ".join(f"{one.path} ({one.dataset})" for one in bad)
-            raise UserError(f"changed since they were sealed: {names}: remove them and make them again.")
+            raise UserError(f"changed since sealed: {'; '.join(_with_remedy(one, profile) for one in bad)}.")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def main() -> None:
         workspace = graph.work_folder(load_manifest().profile(asked.env)) / asked.stage / asked.key
         if not workspace.is_dir():
             raise UserError(
-                f"{workspace} is missing: a rank is started by the driver, use `kedro run --pipelines {asked.stage}`."
+                f"{workspace} is missing: a rank is started by the driver, "
+                f"use `kedro run --env {asked.env} --pipelines {asked.stage}`."
             )
     rank = int(os.environ["RANK"]) if asked.world else asked.shard or 0
     with hand_over_errors(workspace, asked.node, rank):

@@ -29,6 +29,7 @@ from engine.launch.lifetime import lock
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
 from engine.launch.slurm.submit import cancel_all
+from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from pipelines import code, dispatch, gates, graph
 from pipelines.datasets import publishing_after
@@ -123,7 +124,7 @@ class StageRun:
             if found is None:
                 raise UserError(
                     f"stage {self.stage} needs {name}, which is not there: "
-                    f"run `make repro STAGE={graph.producer(name)}`."
+                    f"{make_again(graph.producer(name), self.context.profile)}."
                 )
             inputs[name] = found
         parameters = {name: self.catalog.load(f"params:{name}") for name in outline.parameters}
@@ -209,7 +210,7 @@ class StageRun:
             "parts": {**parts, "parameters": flatten(parts["parameters"])},
             "outputs": {} if error else {name: graph.digest_of(profile, name) for name in outline.outputs},
             "outcome": outcome,
-            "error": _sentence(error),
+            "error": _sentence(error, profile),
             **begun,
             "finished": records.now(),
             "seconds": round(time.monotonic() - clock, 3),
@@ -260,7 +261,7 @@ def _outcome(error: BaseException | None) -> str:
     return "" if error is None else "detached" if isinstance(user_error(error), Detached) else "failed"
 
 
-def _sentence(error: BaseException | None) -> str | None:
+def _sentence(error: BaseException | None, profile: str) -> str | None:
     if error is None:
         return None
-    return masked(str(user_error(error) or f"{type(error).__name__}: {error}"))
+    return completed(masked(str(user_error(error) or f"{type(error).__name__}: {error}")), profile)

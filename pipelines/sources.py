@@ -10,6 +10,7 @@ from engine.errors import UserError
 from engine.identity import located
 from engine.identity.digests import STORE, Digests
 from engine.identity.sources import UNVERSIONED, Identities, SourceSettings, identities, named
+from engine.remedy import command
 from pipelines import graph
 from pipelines.manifest import load_manifest
 from pipelines.parameters import stage_parameters
@@ -50,7 +51,7 @@ def unchanged(stage: str, parameters: dict[str, Any], profile: str, key: Identit
         if now != key:
             raise UserError(
                 f"stage {stage}: the source {changed(key, now)} changed while the stage ran, so what was made of it is "
-                f"not published: run `make repro STAGE={stage} PROFILE={profile}`, which reads it as it is now."
+                f"not published: run `{command('repro', profile, STAGE=stage)}`, which reads it as it is now."
             )
 
     return check

@@ -18,6 +18,7 @@ from engine.identity.difference import differences
 from engine.identity.key import stage_key
 from engine.identity.library import Library
 from engine.identity.records import ADOPTED, GOOD, RECALLED, read_records
+from engine.remedy import command
 from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.errors import report_errors
@@ -115,7 +116,8 @@ def _judge(
             return "stale", f"{name} is not what the last run left"
     if key != last["key"]:
         changes = differences(last["parts"], now)
-        more = f", and {len(changes) - 1} more: make why STAGE={outline.name}" if len(changes) > 1 else ""
+        why = command("why", profile, STAGE=outline.name)
+        more = f", and {len(changes) - 1} more: {why}" if len(changes) > 1 else ""
         return "stale", f"{changes[0]}{more}" if changes else "nothing that the record shows"
     if last["outcome"] == ADOPTED:
         return "fresh", f"adopted from {last['origin']['path']}"

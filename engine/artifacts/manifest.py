@@ -11,6 +11,7 @@ from engine.artifacts.files import canonical_json, digest_bytes, digest_file, fi
 from engine.artifacts.names import BadName, checked_names, refuse_links
 from engine.artifacts.sums import SUMS
 from engine.errors import UserError
+from engine.remedy import make_again
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -64,7 +65,7 @@ def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any
 
     """
     path = directory / MANIFEST
-    remedy = f"run `make repro STAGE={stage}` to make it again"
+    remedy = make_again(stage, directory)
     if not directory.exists():
         raise UserError(f"{directory} is missing: {remedy}.")
     if not path.is_file():
@@ -113,7 +114,7 @@ def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
 
     """
     manifest = read_manifest(directory, stage=stage, dataset=dataset)
-    remedy = f"run `make repro STAGE={stage}` to make it again"
+    remedy = make_again(stage, directory)
     try:
         refuse_links(directory, cached=True)
     except BadName as error:

@@ -15,6 +15,7 @@ from engine.artifacts.files import publish
 from engine.artifacts.manifest import MANIFEST, content_digest, parsed, read_manifest
 from engine.artifacts.names import BadName, refuse_linked_folders, refuse_links
 from engine.errors import UserError
+from engine.remedy import make_again
 
 FOLDER = ".store"
 """Its name below data/<profile>."""
@@ -58,8 +59,8 @@ def link(directory: Path, store: Path, *, stage: str, dataset: str) -> Path:
     held = store / str(digest)
     if not (held / MANIFEST).is_file():
         raise UserError(
-            f"{directory}: its payload {digest} is gone from {store}: copy it back there, "
-            f"or make it again with `dvc repro -f -s` of stage {stage}."
+            f"{directory}: its payload {digest} is gone from {store}: copy it back there, or "
+            f"{make_again(stage, directory, force=True)}."
         )
     _link_files(directory, held, wanted, at=directory)
     for path in [path for path in directory.rglob("*") if path.is_symlink()]:
@@ -75,7 +76,7 @@ def verify_payload(held: Path, *, stage: str, dataset: str, files: dict[str, dic
         UserError: a file is missing, a link, of another size or of another content.
 
     """
-    remedy = f"restore it, or remove {held} and make it again with `dvc repro -f -s` of stage {stage}"
+    remedy = f"restore it, or {make_again(stage, held, force=True)}"
     try:
         refuse_links(held)
     except BadName as error:
@@ -106,7 +107,7 @@ def is_whole(held: Path) -> bool:
 
 
 def _files(held: Path) -> dict[str, dict[str, int | str]]:
-    return dict(parsed(held / MANIFEST, f"remove {held} and make it again")["files"])
+    return dict(parsed(held / MANIFEST, f"remove the payload (`rm -r {held}`)")["files"])
 
 
 def _link_files(directory: Path, held: Path, names: set[str], at: Path) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.artifacts.files import read_object
 from engine.errors import UserError
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
+from engine.remedy import remake
 
 CONFIG = "config.json"
 EXTRA = "k2_pipeline"
@@ -55,7 +57,7 @@ def check_names(names: Iterable[str], wanted: Mapping[str, Any], source: str) ->
         raise UserError(f"{source}: tensor {foreign[0]} does not belong to this model; check its {CONFIG}")
     for name in wanted:
         if name not in found:
-            raise UserError(f"{source}: tensor {name} is missing; make the checkpoint again")
+            raise UserError(f"{source}: tensor {name} is missing: {remake(Path(source))}")
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str) -> None:
@@ -109,13 +111,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     """Return the content of a checkpoint's config.json. Raises UserError naming the file."""
     path = directory / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_object(path, remake(path))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; make the checkpoint first, or name another directory") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); make the checkpoint again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object; make the checkpoint again")
+        raise UserError(f"{path} does not exist: {remake(path)}") from None
     return values
 
 
@@ -137,7 +135,8 @@ def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
     named = extra.get("tokenizer", tokenizer)
     if tokenizer is not None and named != tokenizer:
         raise UserError(
-            f"{directory / CONFIG} names tokenizer {named}, but the one given is {tokenizer}; train both again together"
+            f"{directory / CONFIG} names tokenizer {named}, but the one given is {tokenizer}: "
+            f"{remake(directory / CONFIG)}"
         )
     weights = TensorFiles(directory)
     model = K2Model(config, seed=None)

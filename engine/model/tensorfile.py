@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.artifacts.names import BadName, checked_names
 from engine.errors import UserError
+from engine.remedy import remake
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
@@ -70,15 +71,11 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def _open(self, path: Path) -> None:
         if not path.is_file():
-            raise UserError(
-                f"{path} does not exist, or is no file; make the checkpoint again, or name another directory"
-            )
+            raise UserError(f"{path} does not exist, or is no file: {remake(path)}")
         try:
             file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} is truncated or no safetensors file ({error}); make the checkpoint again"
-            ) from None
+            raise UserError(f"{path} is truncated or no safetensors file ({error}): {remake(path)}") from None
         for name in file.keys():  # noqa: SIM118 - not a mapping
             if name in self._place:
                 raise UserError(f"{path}: tensor {name} stands in {self._place[name].name} too; remove one of them")
@@ -88,7 +85,7 @@ class TensorFiles(Mapping[str, Tensor]):
     def _compare(self, index: Path) -> None:
         for name, file in _weight_map(index).items():
             if name not in self._place or self._place[name].name != file:
-                raise UserError(f"{index}: tensor {name} is not in {file}; make the checkpoint again")
+                raise UserError(f"{index}: tensor {name} is not in {file}: {remake(index)}")
 
     def __getitem__(self, name: str) -> Tensor:
         """Read a tensor; KeyError if there is none of that name."""
@@ -106,12 +103,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         return {str(name): str(file) for name, file in json.loads(index.read_bytes())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index} is no index of shards: it lacks a weight_map; make the checkpoint again") from None
+        raise UserError(f"{index} is no index of shards: it lacks a weight_map: {remake(index)}") from None
 
 
 def _listed(index: Path) -> list[Path]:
     try:
         names = sorted(set(checked_names(_weight_map(index).values())))
     except BadName as error:
-        raise UserError(f"{index} points outside its directory: {error}; make the checkpoint again") from None
+        raise UserError(f"{index} points outside its directory: {error}: {remake(index)}") from None
     return [index.with_name(name) for name in names]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engine.artifacts.schema import TableSchema
 from engine.errors import UserError
+from engine.remedy import remake
 from engine.text.permutation import key, permute
 from engine.text.tokenizer import K2Tokenizer
 
@@ -45,8 +46,6 @@ INDEX: Final[TableSchema] = {
     "length": "i64",  # in tokens, the closing [EOS] included
     "n_bytes": "i64",
 }
-
-_AGAIN: Final = "run the tokenization stage again"
 
 
 class Document(NamedTuple):
@@ -82,17 +81,18 @@ def _map(path: Path, tokens: int, digest: str) -> Raw:
         with path.open("rb") as file:
             head = file.read(HEADER.size)
     except FileNotFoundError:
-        raise UserError(f"shard {path} is missing: {_AGAIN}.") from None
+        raise UserError(f"shard {path} is missing: {remake(path)}.") from None
     if len(head) < HEADER.size or not head.startswith(MAGIC):
-        raise UserError(f"{path} is not a token shard (its header is foreign or cut): {_AGAIN}.")
+        raise UserError(f"{path} is not a token shard (its header is foreign or cut): {remake(path)}.")
     _, version, width, count, owner = HEADER.unpack(head)
     if version != FORMAT:
-        raise UserError(f"{path} has shard format {version}, this version reads {FORMAT}: {_AGAIN}.")
+        raise UserError(f"{path} has shard format {version}, this version reads {FORMAT}: {remake(path)}.")
     if owner.decode() != digest:
-        raise UserError(f"{path} was written with another tokenizer than mixture.json names: {_AGAIN}.")
+        raise UserError(f"{path} was written with another tokenizer than mixture.json names: {remake(path)}.")
     size = path.stat().st_size
     if size != HEADER.size + width * count or count != tokens:
-        raise UserError(f"{path} is truncated: {size} bytes where {HEADER.size + width * tokens} belong: {_AGAIN}.")
+        belong = HEADER.size + width * tokens
+        raise UserError(f"{path} is truncated: {size} bytes where {belong} belong: {remake(path)}.")
     dtype = np.uint16 if width == 2 else np.uint32
     # A plain view: slicing np.memmap itself costs microseconds a window.
     return np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=HEADER.size, shape=(count,)))
@@ -252,15 +252,17 @@ class TokenShards:
             mixture: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             byte_counts = np.load(directory / BYTES_FILE)
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename} is missing, so {directory} is no shard directory: {_AGAIN}.") from None
+            gone = f"{error.filename} is missing, so {directory} is no shard directory"
+            raise UserError(f"{gone}: {remake(path)}.") from None
         except ValueError as error:
-            raise UserError(f"{path} or {BYTES_FILE} beside it is damaged ({error}): {_AGAIN}.") from None
+            raise UserError(f"{path} or {BYTES_FILE} beside it is damaged ({error}): {remake(path)}.") from None
         if mixture.get("format") != FORMAT:
-            raise UserError(f"{path} has format {mixture.get('format')}, this version reads {FORMAT}: {_AGAIN}.")
+            raise UserError(f"{path} has format {mixture.get('format')}, this version reads {FORMAT}: {remake(path)}.")
         opened = cls(directory, mixture, byte_counts)
         if tokenizer is not None and tokenizer.digest != opened.tokenizer_digest:
             raise UserError(
-                f"{path} names tokenizer {opened.tokenizer_digest}, but the one given is {tokenizer.digest}: {_AGAIN}."
+                f"{path} names tokenizer {opened.tokenizer_digest}, but the one given is {tokenizer.digest}: "
+                f"{remake(path)}."
             )
         opened._shards = {
             row["file"]: _map(directory / row["file"], row["tokens"], opened.tokenizer_digest)

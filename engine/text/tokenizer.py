@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from engine.errors import UserError
+from engine.remedy import remake
 from engine.text.special import EOS, IM_END, PAD
 
 TOKENIZER: Final = "tokenizer.json"
@@ -80,15 +81,15 @@ class K2Tokenizer:
         """Names this tokenizer in shard headers: 32 hexadecimal digits over what tokenizer.json means."""
 
     @classmethod
-    def load(cls, directory: Path, remedy: str = "run the tokenization stage") -> "K2Tokenizer":
+    def load(cls, directory: Path, remedy: str | None = None) -> "K2Tokenizer":
         """Load from a directory holding tokenizer.json; UserError with `remedy` if it is missing or no such file."""
         path = directory / TOKENIZER
         try:
             return cls(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path} does not exist: {remedy}.") from None
+            raise UserError(f"{path} does not exist: {remedy or remake(path)}.") from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            raise UserError(f"{path} is not a byte-level BPE tokenizer ({error}): {remedy}.") from None
+            raise UserError(f"{path} is not a byte-level BPE tokenizer ({error}): {remedy or remake(path)}.") from None
 
     def differences(self, other: "K2Tokenizer") -> list[str]:
         """Return in which parts two tokenizers differ; none if their digests are the same."""

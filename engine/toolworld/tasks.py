@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engine.errors import UserError
+from engine.remedy import make_again
 from engine.toolworld.specs import ToolSpec, load_tools
 
 PICK = "$pick"
@@ -128,7 +129,8 @@ class Task:
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"tasks table: the rubric of task '{row.get('id', '?')}' cannot be read ({error}); run tooluse again."
+                f"tasks table: the rubric of task '{row.get('id', '?')}' cannot be read ({error}): "
+                f"{make_again('tooluse', None, force=True)}."
             ) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import polars as pl
 
 from engine.errors import UserError
+from engine.remedy import make_again
 from engine.text.call_ids import normalise_call_ids
 from engine.text.chat import encode_chat, render
 from engine.text.permutation import key
@@ -59,7 +60,8 @@ def _dialogue(id_: str, messages: str, tools: str) -> tuple[list[dict[str, Any]]
         raise UserError(f"trajectories, row {id_}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"trajectories, row {id_}: messages or tools are not OpenAI's JSON ({error}): run tooluse again."
+            f"trajectories, row {id_}: messages or tools are not OpenAI's JSON ({error}): "
+            f"{make_again('tooluse', None, force=True)}."
         ) from None
 
 
@@ -75,7 +77,8 @@ def read(documents: pl.LazyFrame, rewrites: pl.LazyFrame, trajectories: pl.LazyF
         yield Row(id_, domain, domain, "natural", split, text)
     for id_, source, domain, text in _rows(rewrites, REWRITES, ["id", "source_id", "domain", "text"]):
         if source in held_out:
-            raise UserError(f"rewrites, row {id_}: source_id {source} is a held-out document: run rephrase again.")
+            again = make_again("rephrase", None, force=True)
+            raise UserError(f"rewrites, row {id_}: source_id {source} is a held-out document: {again}.")
         yield Row(id_, REWRITES, domain, "synthetic", "train", text)
     columns = ["id", "domain", "split", "messages", "tools"]
     for id_, domain, split, messages, tools in _rows(trajectories, TRAJECTORIES, columns):

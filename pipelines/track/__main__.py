@@ -5,6 +5,7 @@ import os
 import sys
 
 from engine.errors import UserError
+from engine.remedy import command
 from pipelines.errors import report_errors
 from pipelines.track.follow import follow_command
 
@@ -33,7 +34,8 @@ def follow(asked: argparse.Namespace) -> None:
         raise UserError("--follow has no command: write it after --, as in `--follow -- dvc repro`.")
     told = {"--env": asked.env, "--tracking-uri": asked.tracking_uri}
     words = [word for name, value in told.items() if value is not None for word in (name, value)]
-    sys.exit(follow_command(asked.command, [sys.executable, "-m", "pipelines.track", "--watch", *words]))
+    follower = [sys.executable, "-m", "pipelines.track", "--watch", *words]
+    sys.exit(follow_command(asked.command, follower, later=command("compare", asked.env)))
 
 
 def track(asked: argparse.Namespace) -> None:

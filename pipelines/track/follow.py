@@ -14,8 +14,10 @@ FAREWELL_SECONDS = 120.0
 """What the last import may take when the command is done."""
 
 
-def follow_command(command: Sequence[str], follower: Sequence[str]) -> int:
-    """Run `command` with `follower` beside it; the exit status of `command`, as a shell gives it.
+def follow_command(command: Sequence[str], follower: Sequence[str], later: str) -> int:
+    """Run `command` with `follower` beside it; return the exit status of `command`, as a shell gives it.
+
+    `later` is the command that does what the follower could not.
 
     Ctrl-C goes to the command alone, which the terminal sends it too; SIGTERM is handed on to it.
     """
@@ -29,11 +31,11 @@ def follow_command(command: Sequence[str], follower: Sequence[str]) -> int:
     else:
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         status = child.wait()
-    _dismiss(beside)
+    _dismiss(beside, later)
     return status if status >= 0 else 128 - status
 
 
-def _dismiss(follower: "subprocess.Popen[bytes]") -> None:
+def _dismiss(follower: "subprocess.Popen[bytes]", later: str) -> None:
     """Let the follower bring in the rest, for so long; tell if it did not."""
     assert follower.stdin is not None
     follower.stdin.close()
@@ -45,4 +47,4 @@ def _dismiss(follower: "subprocess.Popen[bytes]") -> None:
         status = None
     if status != 0:
         why = f"took more than {FAREWELL_SECONDS:.0f} s" if status is None else f"ended with status {status}"
-        print(f"warning: the import into MLflow {why}; `make compare` takes it up again.", file=sys.stderr)
+        print(f"warning: the import into MLflow {why}; `{later}` takes it up again.", file=sys.stderr)

@@ -7,6 +7,7 @@ import time
 from typing import IO
 
 from engine.credentials import masked
+from engine.remedy import command
 from pipelines.track.importer import read_all_records
 from pipelines.track.session import Away, Session
 
@@ -60,7 +61,7 @@ def sum_up(session: Session) -> bool:
     except Away as error:
         say(
             f"warning: MLflow at {session.uri} could not take the run records ({error}); they stay in "
-            f"data/{session.profile}/.runs, and the next `make compare` or `make run` imports them."
+            f"data/{session.profile}/.runs, and `{command('compare', session.profile)}` imports them."
         )
         return False
     if session.restored:

@@ -186,7 +186,7 @@ def test_damaged_tokenizer_file_is_one_sentence(tmp_path: Path, content: str) ->
 
 
 def test_missing_tokenizer_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run the tokenization stage"):
+    with pytest.raises(UserError, match="make it again, or name another directory"):
         K2Tokenizer.load(tmp_path)
 
 

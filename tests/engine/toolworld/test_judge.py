@@ -178,7 +178,7 @@ def test_a_foreign_rubric_is_refused(bank, rubric):
 
 def test_a_task_with_tools_of_another_domain_file_is_refused(bank):
     row = replace(bank, tools=("get_account", "melt_account")).to_row()
-    with pytest.raises(UserError, match="melt_account.*run tooluse again"):
+    with pytest.raises(UserError, match="melt_account.*`make repro STAGE=tooluse FORCE=1`"):
         Task.from_row(row)
 
 
