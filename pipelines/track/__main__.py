@@ -40,6 +40,7 @@ def follow(asked: argparse.Namespace) -> None:
 
 def track(asked: argparse.Namespace) -> None:
     """Import until there is nothing more to wait for."""
+    from pipelines import gates
     from pipelines.manifest import load_manifest
     from pipelines.track.serve import serve
     from pipelines.track.session import Away, Session, default_uri
@@ -47,9 +48,12 @@ def track(asked: argparse.Namespace) -> None:
 
     profile = load_manifest().profile(asked.env)
     session = Session(profile, asked.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
-    if asked.watch:
-        watch(session, sys.stdin.buffer)
-    sum_up(session)
+    try:
+        if asked.watch:
+            watch(session, sys.stdin.buffer)
+        sum_up(session)
+    finally:
+        gates.stop()
     if asked.serve:
         if not session.uri.startswith("http"):
             try:

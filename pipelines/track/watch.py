@@ -8,6 +8,7 @@ from typing import IO
 
 from engine.credentials import masked
 from engine.remedy import command
+from pipelines import gates
 from pipelines.track.importer import read_all_records
 from pipelines.track.session import Away, Session
 
@@ -36,6 +37,8 @@ def watch(session: Session, pipe: IO[bytes], every: float = EVERY_SECONDS) -> No
             if away:
                 say(f"mlflow: {session.uri} is back at {time.strftime('%H:%M:%S')}")
             wait, away = every, False
+            if session.written or session.points:
+                gates.start()  # the alias gates of the last pass will need Great Expectations
 
 
 def _closed(pipe: IO[bytes], seconds: float) -> bool:
