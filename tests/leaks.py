@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-PYTEST_OWN = frozenset({"PYTEST_CURRENT_TEST"})
-"""Environment variables that change with every test by design."""
+NOT_OURS = frozenset({"PYTEST_CURRENT_TEST", "_RJEM_MALLOC_CONF"})
+"""Environment variables of pytest, which change with every test, and of Polars, set when it is imported."""
 TIMER = signal.SIGALRM
 """The signal of pytest-timeout, which sets and resets its handler as it likes."""
 LIBRARIES_OWN = ("tqdm_monitor", "fsspecIO")
@@ -74,7 +74,7 @@ class Surroundings:
         for number, handler in self.signals.items():
             if handler is not None and signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
-        for name in os.environ.keys() - self.environment.keys() - PYTEST_OWN:
+        for name in os.environ.keys() - self.environment.keys() - NOT_OURS:
             del os.environ[name]
         os.environ.update(self.environment)
         os.chdir(self.directory)
@@ -85,7 +85,7 @@ class Surroundings:
         return [f"{signal.Signals(n).name}: {self.signals[n]} → {now[n]}" for n in changed]
 
     def _environment(self) -> list[str]:
-        names = sorted((self.environment.keys() | os.environ.keys()) - PYTEST_OWN)
+        names = sorted((self.environment.keys() | os.environ.keys()) - NOT_OURS)
         before, now = self.environment, os.environ
         return [f"${name}: {before.get(name)} → {now.get(name)}" for name in names if before.get(name) != now.get(name)]
 
