@@ -7,7 +7,8 @@ sampling, and the completions follow from copies of it; autograd runs through th
 Shapes: N prompts, M completions, W tokens of the longest completion, D model channels, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -45,3 +46,35 @@ def completion_logprobs(
     logits = model.lm_head(hidden_MWD[counted_MW]).float() / temperature
     logprobs = logits.log_softmax(-1).gather(-1, targets_MW[counted_MW][:, None])[:, 0]
     return torch.zeros(len(completions), dtype=logprobs.dtype).index_add(0, counted_MW.nonzero()[:, 0], logprobs)
+
+
+def reference_logprobs(
+    model: K2Model,
+    prompts: Sequence[Sequence[int]],
+    which_M: Tensor,
+    completions: Sequence[Sequence[int]],
+    temperature: float,
+) -> Tensor:
+    """Return what `completion_logprobs` gives for the weights of now, to the bit and without gradient.
+
+    It is the same forward, in the same mode and type, over the same rows: another one (the sampler's, or one without
+    gradients) rounds differently, in bf16 by hundredths of a nat a response. What training forwards record for the
+    optimizer, largest logits and experts' loads, is as it was before.
+    """
+    if not completions:
+        return torch.zeros(0)
+    with _unrecorded(model):
+        return completion_logprobs(model, prompts, which_M, completions, temperature).detach()
+
+
+@contextmanager
+def _unrecorded(model: K2Model) -> Iterator[None]:
+    maxima = [(attention, attention.max_logit_H.clone()) for attention in model.attentions()]
+    loads = [(router, router.load_E.clone()) for router in model.routers().values()]
+    try:
+        yield
+    finally:
+        for attention, max_logit_H in maxima:
+            attention.max_logit_H = max_logit_H
+        for router, load_E in loads:
+            router.load_E.copy_(load_E)

@@ -1,6 +1,6 @@
 """The policy's training: sample, then a few steps of K2's objective with PTX, and again.
 
-Everything hangs on the step and the model before it, so the loop's resume is exact: an iteration's responses are
+Everything depends on the step and the model before it, so the loop's resume is exact: an iteration's responses are
 drawn anew after a kill, and what an iteration leaves on disc (rollouts, candidates) is written again with the same
 content.
 """
@@ -18,7 +18,7 @@ from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import WSD
 from engine.parallel import data
 from engine.rollout.seeds import key
-from engine.rollout.teacher import completion_logprobs
+from engine.rollout.teacher import completion_logprobs, reference_logprobs
 from engine.rollout.verifiable import Item, items
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import Encoded, batch_at
@@ -32,6 +32,9 @@ from nodes.rl.ptx import NaturalText
 from nodes.rl.rollouts import Minibatch, Rollouts, collect
 from nodes.rl.schema import Parameters
 from nodes.rl.tables import write_rollouts
+
+SAMPLER_DTYPE = "float32"
+"""What responses are drawn in, whatever the trainer computes in: sampling stands outside of autocast."""
 
 
 class Skippable:
@@ -73,20 +76,22 @@ class PolicyTraining:
         self.candidates = Candidates(model, tokenizer, p, self.work / "candidates")
         self.asked = items(p.task, "rl", p.iterations * p.prompts, p.seed)
         self.drawn: tuple[int, Rollouts] | None = None
-        self.minibatch: Minibatch | None = None
+        self.inner = 0  # step within the iteration
+        self.old: dict[int, Tensor] = {}
+        """Log-probabilities (M,) under the policy that the iteration began with, by number of the minibatch."""
 
     def prompts_of(self, iteration: int) -> list[Item]:
         """The iteration's prompts: no prompt is asked twice in a run."""
         return self.asked[iteration * self.p.prompts : (iteration + 1) * self.p.prompts]
 
     def batch_at(self, step: int) -> dict[str, Tensor]:
-        """PTX batch of a step, whose minibatch of responses is set beside it.
+        """PTX batch of a step, whose minibatch of responses is `minibatch` until the next.
 
         At the first step of an iteration the policy is judged as a candidate and sampled from.
         """
-        iteration, inner = divmod(step, self.p.inner_steps)
+        iteration, self.inner = divmod(step, self.p.inner_steps)
         if self.drawn is None or self.drawn[0] != iteration:
-            assert inner == 0, "a resume point stands between iterations"
+            assert self.inner == 0, "a resume point stands between iterations"
             self.candidates.consider(iteration)
             rollouts = collect(self.model, self.tokenizer, self.prompts_of(iteration), iteration, self.p)
             data.require_same(_digest(rollouts.rows), f"the rollouts of iteration {iteration}")
@@ -95,7 +100,6 @@ class PolicyTraining:
             self.drawn = (iteration, rollouts)
             if self.p.reset_optimizer:
                 self.optimizer.forget()
-        self.minibatch = self.drawn[1].minibatches[inner % self.p.minibatches]
         self.optimizer.skip = self.minibatch.empty
         groups: dict[str, Padded] = {}
         if self.p.ptx.weight > 0 and not self.minibatch.empty:
@@ -103,37 +107,70 @@ class PolicyTraining:
             groups |= self.natural.batch_at(step)
         return pack_groups(groups)
 
+    @property
+    def rollouts(self) -> Rollouts:
+        """The iteration's responses."""
+        assert self.drawn is not None, "nothing was drawn yet"
+        return self.drawn[1]
+
+    @property
+    def minibatch(self) -> Minibatch:
+        """The responses of the step."""
+        return self.rollouts.minibatches[self.inner % self.p.minibatches]
+
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """K2's objective plus the weighted PTX loss; figures for the history."""
-        assert self.drawn is not None
-        assert self.minibatch is not None
-        rollouts, part = self.drawn[1], self.minibatch
         figures: dict[str, Any] = {
-            "temperature": rollouts.temperature,
-            **rollouts.figures,
-            EMPTY: float(part.empty),
+            "temperature": self.rollouts.temperature,
+            **self.rollouts.figures,
+            EMPTY: float(self.minibatch.empty),
         }
-        objective, told = self._objective(part, rollouts.temperature)
+        objective, told = self._objective()
         figures |= {**told, "loss_ptx": 0.0}
         if not batch:
             return objective, figures
         ptx, by_kind = group_loss(self.model, batch, lambda _: 1.0)
         return objective + self.p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
 
-    def _objective(self, part: Minibatch, temperature: float) -> tuple[Tensor, dict[str, Any]]:
+    def _objective(self) -> tuple[Tensor, dict[str, Any]]:
         """K2's objective on a share of responses, zero where it holds none; figures for the history."""
+        part, narrow = self.minibatch, self.p.dtype != SAMPLER_DTYPE
+        number = self.inner % self.p.minibatches
+        if self.inner == 0:
+            self.old = self._old_logprobs(besides=number if narrow else None)
         if not part.prompts:
-            return no_loss(self.model), {"objective": 0.0, "kl": 0.0, "ratio_max": 0.0}
-        logprobs_M = completion_logprobs(self.model, part.prompts, part.which_M, part.completions, temperature)
-        objective = squared_objective(
-            logprobs_M, part.old_logprobs_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total
+            gap = {"sampler_gap": 0.0} if narrow else {}
+            return no_loss(self.model), {"objective": 0.0, "kl": 0.0, "ratio_max": 0.0, **gap}
+        logprobs_M = completion_logprobs(
+            self.model, part.prompts, part.which_M, part.completions, self.rollouts.temperature
         )
-        ratio_M = (logprobs_M - part.old_logprobs_M).detach()
+        old_M = self.old.setdefault(number, logprobs_M.detach())
+        objective = squared_objective(logprobs_M, old_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total)
+        ratio_M = (logprobs_M - old_M).detach()
         return objective, {
             "objective": objective,
             # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
             "kl": (part.counts_M / part.live * (ratio_M.exp() - 1 - ratio_M)).sum(),
             "ratio_max": ratio_M.abs().max(),
+            # How far a narrow trainer reads the policy that drew from what this was when it drew.
+            **({"sampler_gap": (old_M - part.drawn_logprobs_M).abs().mean()} if narrow else {}),
+        }
+
+    def _old_logprobs(self, besides: int | None) -> dict[int, Tensor]:
+        """Return the log-probabilities under the policy that drew, by minibatch; call it before the weights move.
+
+        Old and new ones must come from one forward, or their ratio tells of rounding: in bf16 the trainer's differ from
+        the sampler's by hundredths of a nat a response, ten times what a step moves. In fp32 they agree to 1e-5, and
+        the sampler's serve. The number `besides` is left out, whose new ones are its old ones.
+        """
+        parts = enumerate(self.rollouts.minibatches)
+        if besides is None:
+            return {number: part.drawn_logprobs_M for number, part in parts}
+        temperature = self.rollouts.temperature
+        return {
+            number: reference_logprobs(self.model, part.prompts, part.which_M, part.completions, temperature)
+            for number, part in parts
+            if number != besides
         }
 
     def learning_rate(self, step: int) -> float:

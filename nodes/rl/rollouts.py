@@ -29,16 +29,16 @@ class Minibatch:
     """The responses of one optimizer step, or one rank's share of them.
 
     `prompts` are the informative ones and `completions` their M distinct responses, number m to prompt `which_M[m]`.
-    `counts_M` says how often each was drawn, `advantages_M` their mean advantage, `old_logprobs_M` whole-response sums
-    under the policy that drew them, at its temperature. `total` is the number of all draws for the step's prompts and
-    `live` that of the informative ones, each divided by the number of ranks, over which losses and figures are
-    averaged.
+    `counts_M` says how often each was drawn, `advantages_M` their mean advantage, `drawn_logprobs_M` whole-response
+    sums at the sampling temperature, computed by the sampler in fp32. `total` is the number of all draws for the step's
+    prompts and `live` that of the informative ones, each divided by the number of ranks, over which losses and figures
+    are averaged.
     """
 
     prompts: list[list[int]]
     which_M: Tensor
     completions: list[list[int]]
-    old_logprobs_M: Tensor
+    drawn_logprobs_M: Tensor
     advantages_M: Tensor
     counts_M: Tensor
     total: float
@@ -107,7 +107,7 @@ def minibatch(
         prompts=[responses[prompt * samples].prompt_ids for prompt in live],
         which_M=torch.tensor([place for place, _ in distinct], dtype=torch.int64),
         completions=[one.response.completion.tokens for _, one in distinct],
-        old_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for _, one in distinct]),
+        drawn_logprobs_M=torch.tensor([sum(one.response.completion.logprobs) for _, one in distinct]),
         advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for _, one in distinct]),
         counts_M=torch.tensor([float(len(one.advantages)) for _, one in distinct]),
         total=len(of_step) * samples / world.size,

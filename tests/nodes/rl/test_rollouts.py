@@ -45,7 +45,7 @@ def test_teacher_forced_logprobs_equal_the_samplers_at_its_temperature(tokenizer
     model.train()
     again = completion_logprobs(model, part.prompts, part.which_M, part.completions, drawn.temperature)
     assert drawn.temperature == pytest.approx(1.7 if iteration == 0 else 0.6)
-    torch.testing.assert_close(again.detach(), part.old_logprobs_M, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.detach(), part.drawn_logprobs_M, atol=1e-5, rtol=0)
 
 
 def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer):
@@ -70,7 +70,7 @@ def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
     (part,) = drawn.minibatches
     assert part.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
     assert part.counts_M.tolist() == [1, 1, 1, 1]
-    assert len(part.completions) == len(part.old_logprobs_M) == 4
+    assert len(part.completions) == len(part.drawn_logprobs_M) == 4
     assert part.total == 20
     assert drawn.figures["informative"] == pytest.approx(1 / 5)
 
@@ -123,8 +123,8 @@ def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
     shares = [minibatch(responses, rewards_NK, 0, 1, World(rank, size)) for rank in range(size)]
 
     def objective(part):
-        now_M = part.old_logprobs_M * 1.01
-        return squared_objective(now_M, part.old_logprobs_M, part.advantages_M, part.counts_M, 0.5, total=part.total)
+        now_M = part.drawn_logprobs_M * 1.01
+        return squared_objective(now_M, part.drawn_logprobs_M, part.advantages_M, part.counts_M, 0.5, total=part.total)
 
     torch.testing.assert_close(torch.stack([objective(part) for part in shares]).mean(), objective(whole))
     assert whole.live == float(whole.counts_M.sum()) == 16

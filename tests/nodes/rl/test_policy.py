@@ -1,0 +1,103 @@
+"""The policy's loss: old and new log-probabilities come from one forward, in whatever type it computes."""
+
+import pytest
+import torch
+
+from engine.rollout.teacher import completion_logprobs
+from engine.training.examples import Encoded
+from engine.training.numerics import autocast
+from nodes.rl import rollouts
+from nodes.rl.policy import PolicyTraining
+from tests.nodes import toy
+from tests.nodes.rl.test_rollouts import parameters
+
+NO_PTX = {"weight": 0.0, "chat": 0, "trajectory": 0, "natural": 0, "natural_tokens": 16, "max_tokens": 128}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return toy.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def training(tokenizer, tmp_path, monkeypatch):
+    """One iteration of two minibatches, each taken twice, with the trainer's type to be chosen."""
+    monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 2 for i in range(len(scores))])
+
+    def made(dtype):
+        p = parameters(
+            prompts=6,
+            minibatches=2,
+            inner_steps=4,
+            iterations=1,
+            max_new_tokens=4,
+            tuning_prompts=2,
+            ptx=NO_PTX,
+            dtype=dtype,
+        )
+        model = toy.model()
+        with torch.no_grad():
+            model.lm_head.weight.mul_(20)  # logits far apart, so that bf16 shows
+        return PolicyTraining(model, tokenizer, p, ptx=Encoded({}, 0), natural=None, work=tmp_path)
+
+    return made
+
+
+def figures_of(policy, step):
+    """The figures of one step's loss, in the mode in which the loop takes it."""
+    batch = policy.batch_at(step)
+    policy.model.train()
+    with autocast(policy.p.dtype):
+        loss, figures = policy.loss(batch)
+    loss.backward()
+    return {name: float(value) for name, value in figures.items()}
+
+
+def test_in_bf16_the_log_ratio_is_exactly_0_while_the_weights_stand_still(training):
+    """At the first inner step of K2's objective, and for every minibatch that is taken before the weights move."""
+    policy = training("bfloat16")
+    for step in range(4):
+        figures = figures_of(policy, step)
+        assert not policy.minibatch.empty
+        assert figures["ratio_max"] == figures["kl"] == 0.0
+        assert figures["sampler_gap"] > 1e-3
+
+
+def test_in_fp32_the_samplers_log_probabilities_serve(training):
+    policy = training("float32")
+    for step in range(4):
+        assert 0 <= figures_of(policy, step)["ratio_max"] < 1e-4
+
+
+def test_once_the_weights_have_moved_the_ratio_tells_of_them_alone(training):
+    policy = training("bfloat16")
+    figures_of(policy, 0)
+    old = {number: logprobs_M.clone() for number, logprobs_M in policy.old.items()}
+    assert set(old) == {0, 1}
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(1.01)
+    for step in (1, 2, 3):
+        assert figures_of(policy, step)["ratio_max"] > 0
+    assert all(torch.equal(policy.old[number], old[number]) for number in old)
+
+
+def test_looking_at_the_other_minibatches_leaves_no_trace(training):
+    """Largest logits and experts' loads are those of the step's own forward: QK-Clip and the balance depend on them."""
+    policy = training("bfloat16")
+
+    def traces():
+        loads = [router.load_E.clone() for router in policy.model.routers().values()]
+        return [attention.max_logit_H.clone() for attention in policy.model.attentions()], loads
+
+    figures_of(policy, 0)
+    left = traces()
+    for attention in policy.model.attentions():
+        attention.reset_max_logit()
+    for router in policy.model.routers().values():
+        router.load_E.zero_()
+    part = policy.minibatch
+    with autocast("bfloat16"):
+        completion_logprobs(policy.model, part.prompts, part.which_M, part.completions, policy.rollouts.temperature)
+    for mine, alone in zip(left, traces(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, alone, strict=True))
+    assert all(load_E.sum() > 0 for load_E in left[1])
