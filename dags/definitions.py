@@ -4,7 +4,6 @@ Nothing is declared here that manifest, pipelines and catalog do not say. Loadin
 no Great Expectations.
 """
 
-import os
 from typing import Any
 
 import dagster as dg
@@ -15,8 +14,8 @@ from dags.home import chosen_profile, dagster_home
 from dags.plan import plan_sensor
 from dags.report import shell_run_sensor
 from dags.versions import VERSIONS, code_versions
-from engine.launch.compute import COMPUTE, overlaid
 from pipelines import graph
+from pipelines.configuration import compute_classes
 from pipelines.manifest import load_manifest
 
 AT_ONCE = 4  # stages of one run
@@ -61,8 +60,7 @@ def executor(profile: str) -> dg.ExecutorDefinition:
     On one machine one after another: each is a process that wants all of it. Where Slurm has the nodes, stages that
     do not hang on each other run at the same time, for here they only wait.
     """
-    compute = overlaid(graph.config(profile, "compute"), os.environ.get(COMPUTE))
-    launchers = {settings["launcher"] for settings in compute.values()}
+    launchers = {settings["launcher"] for settings in compute_classes(profile).values()}
     if "slurm" in launchers:
         return dg.multiprocess_executor.configured({"max_concurrent": AT_ONCE})
     return dg.in_process_executor

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 
 from engine.credentials import masked
 from pipelines import graph
+from pipelines.ledger import ledger_path, read_ledger
 from pipelines.track.serve import HOST
 from pipelines.track.session import default_uri
 from pipelines.track.store import RECORD, SQLITE, experiment_name
@@ -62,9 +62,9 @@ def slurm_jobs(record: dict[str, Any]) -> dict[str, Any]:
 
 def dvc_hash(profile: str, dataset: str) -> str | None:
     """The md5 by which dvc.lock knows a dataset (`….dir` for a directory); None if it is not locked."""
-    lock = graph.dvc_file(profile).with_suffix(".lock")
+    lock = ledger_path(profile)
     where = str(graph.catalog_entries(profile)[dataset]["filepath"])
-    return _locked(lock, lock.stat().st_mtime_ns).get(where) if lock.is_file() else None
+    return _locked(profile, lock.stat().st_mtime_ns).get(where) if lock.is_file() else None
 
 
 def last_lines(path: Path) -> list[str]:
@@ -84,10 +84,14 @@ def _without_user(uri: str) -> str:
 
 
 @cache
-def _locked(lock: Path, _modified: int) -> dict[str, str]:
+def _locked(profile: str, _modified: int) -> dict[str, str]:
     """Path → md5 of every output in a dvc.lock."""
-    stages = yaml.load(lock.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+    return {
+        out["path"]: out["md5"]
+        for stage in read_ledger(profile).values()
+        for out in stage.get("outs", [])
+        if "md5" in out
+    }
 
 
 @cache

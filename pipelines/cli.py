@@ -8,6 +8,7 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 
 from engine.launch.lifetime import die_with_parent
+from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.hooks import DETACH, DRY_RUN, FRESH
 from pipelines.manifest import load_manifest
@@ -33,6 +34,7 @@ def _run(**options: Any) -> Any:
     with report_errors():
         manifest = load_manifest()
         options["env"] = manifest.profile(options["env"] or os.environ.get("KEDRO_ENV"))
+        check_configuration(options["env"])  # before Kedro reads it, whose errors name no file
         for name in options["pipelines"]:
             if name != "__default__":
                 manifest.stage(name)

@@ -16,9 +16,9 @@ from engine.errors import UserError
 from engine.identity.library import Library
 from engine.remedy import command
 from pipelines import graph
+from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
-from pipelines.parameters import check_parameters
 from pipelines.restore import relink, restore_missing
 from pipelines.sources import changed, stage_sources
 
@@ -66,7 +66,7 @@ def stage_file(stage: str, profile: str | None, modules: Library | None = None) 
 
 def write_files(profile: str) -> None:
     """Write the code files that are not what they should be now, after checking all parameters."""
-    check_parameters(graph.parameters(profile), profile)
+    check_configuration(profile)
     with graph.library() as modules:
         for stage in load_manifest().stages:
             data = canonical_json(stage_file(stage, profile, modules))

@@ -33,14 +33,6 @@ def full_disc(error: BaseException | None) -> UserError | None:
     return None
 
 
-def is_malformed_config(error: BaseException) -> bool:
-    """Whether the configuration could not be parsed; Kedro's own sentence names the file and line."""
-    from yaml import YAMLError
-    from yaml.parser import ParserError
-
-    return isinstance(error, (YAMLError, ParserError))
-
-
 @contextmanager
 def report_errors(profile: str | None = None) -> Iterator[None]:
     """Print the sentence of a `UserError` and exit with its code; let anything else (a defect) keep its traceback.
@@ -51,8 +43,6 @@ def report_errors(profile: str | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         found = user_error(error) or full_disc(error)
-        if found is None and is_malformed_config(error):
-            found = UserError(f"the configuration is not valid YAML: {' '.join(str(error).split())}")
         if found is None:
             raise
         sentence = completed(str(found), profile) if profile else str(found)

@@ -24,6 +24,7 @@ from engine.errors import UserError
 from engine.identity.fingerprint import StageCode, stage_code
 from engine.identity.key import KEY_LENGTH
 from engine.identity.library import Library, load_known, save_known
+from engine.yaml_file import read_yaml
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.pipeline_registry import stage_pipeline
 
@@ -63,15 +64,23 @@ def stage_graph(stage: str) -> StageGraph:
 def config(profile: str | None, section: str) -> dict[str, Any]:
     """A section (catalog, parameters, gates …) of a profile's configuration: base, overlaid. Not to be changed."""
     name = load_manifest().profile(profile)
-    loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
-        conf_source=str(ROOT / "conf"),
-        base_env="base",
-        env=name,
-        default_run_env=name,
-        config_patterns=CONFIG_PATTERNS,
-        merge_strategy=MERGE,
-    )
-    return dict(loader[section])
+    try:
+        loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
+            conf_source=str(ROOT / "conf"),
+            base_env="base",
+            env=name,
+            default_run_env=name,
+            config_patterns=CONFIG_PATTERNS,
+            merge_strategy=MERGE,
+        )
+        return dict(loader[section])
+    except Exception as error:  # what YAML, OmegaConf and Kedro raise has no common base, and often names no file
+        for path in sorted(path for env in ("base", name) for path in (ROOT / "conf" / env).rglob("*.yml")):
+            shown = path.relative_to(ROOT).as_posix()
+            if not isinstance(content := read_yaml(path, shown), dict | None):
+                raise UserError(f"{shown} holds {content!r:.40} where names and values are wanted.") from error
+        where = f"conf/base or conf/{name}, section {section}"
+        raise UserError(f"{where}: {' '.join(str(error).split())[:300]}: correct it.") from error
 
 
 def catalog_entries(profile: str | None) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """What Kedro calls: parameters are checked before any node starts, and the runner learns its profile."""
 
-import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline.node import Node
 
-from engine.launch.compute import COMPUTE, check_compute, overlaid
-from pipelines.manifest import COMPUTE_CLASSES
-from pipelines.parameters import check_parameters
+from pipelines.configuration import check_configuration
 
 RUN_CONTEXT = "run_context"
 WORKSPACE = "workspace"
@@ -40,10 +37,7 @@ class RunContextHook:
     def after_context_created(self, context: KedroContext) -> None:
         """Remember the profile; refuse bad parameters and compute classes by name, before any stage starts."""
         profile = str(context.env)
-        check_parameters(context.params, profile)
-        compute = overlaid(dict(context.config_loader["compute"]), os.environ.get(COMPUTE))
-        check_compute(compute, COMPUTE_CLASSES)
-        self._context = RunContext(profile, compute)
+        self._context = RunContext(profile, check_configuration(profile, context.params))
 
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog, parameters: dict[str, Any]) -> None:

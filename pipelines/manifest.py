@@ -5,9 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.errors import UserError
+from engine.yaml_file import parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPUTE_CLASSES = ("cpu", "llm", "train")
@@ -56,10 +55,7 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
         UserError: malformed YAML, a missing or unknown field, an unknown compute class.
 
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML ({_first_line(error)}): correct it.") from error
+    content = parse_yaml(text, path)
     try:
         stages = {name: _stage(name, fields, path) for name, fields in content["stages"].items()}
         return Manifest(content["default_profile"], tuple(content["profiles"]), stages, _waived(content, path))
@@ -91,7 +87,3 @@ def _waived(content: dict[str, Any], path: str) -> frozenset[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: waived_distributions is {names!r}; it needs a list of names, such as [rich, click].")
     return frozenset(name.lower() for name in names)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())

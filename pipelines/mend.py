@@ -1,7 +1,8 @@
 """`make mend`: files of a profile that cannot be read go to data/<profile>/.damaged/, so that nothing trips on them.
 
 A damaged run record is as good as no record: the stage counts as not run under that key, and the outputs stay. Of work
-in progress, a node's own hand-over is made again from its last checkpoint. Nothing is deleted.
+in progress, a node's own hand-over is made again from its last checkpoint. DVC writes its ledger anew. Nothing is
+deleted.
 
     python -m pipelines.mend --env laptop
 """
@@ -18,6 +19,7 @@ from engine.launch import exchange
 from engine.remedy import command
 from pipelines import dispatch, graph
 from pipelines.errors import report_errors
+from pipelines.ledger import ledger_path, read_ledger
 from pipelines.manifest import ROOT, load_manifest
 
 ASIDE = ".damaged"
@@ -35,8 +37,10 @@ written."""
 
 
 def damaged(profile: str) -> Iterator[Path]:
-    """Yield every damaged JSON file among a profile's run records, gate reports and work in progress."""
+    """Yield a profile's dvc.lock and JSON files of run records, gate reports and work in progress that are damaged."""
     folder = graph.data_folder(profile)
+    if not _is_sound(ledger_path(profile), lambda _: read_ledger(profile)):
+        yield ledger_path(profile)
     for pattern, read in WATCHED.items():
         yield from (path for path in sorted(folder.glob(pattern)) if not _is_sound(path, read))
 
@@ -55,7 +59,8 @@ def move_aside(profile: str) -> list[Path]:
     """Move what is damaged out of the way; return where it is now."""
     folder, moved = graph.data_folder(profile), []
     for path in list(damaged(profile)):
-        aside = folder / ASIDE / path.relative_to(folder)
+        below = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+        aside = folder / ASIDE / below
         aside.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, aside)
         moved.append(aside)

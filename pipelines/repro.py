@@ -18,7 +18,9 @@ from typing import NoReturn
 from engine.artifacts.files import canonical_json
 from pipelines import graph
 from pipelines.code import code_file, stage_file
+from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
+from pipelines.ledger import read_ledger
 from pipelines.manifest import ROOT, load_manifest
 from pipelines.recall import FORCED
 
@@ -110,6 +112,8 @@ def main() -> NoReturn:
     with report_errors():
         profile = load_manifest().profile(asked.env)
         stages = (load_manifest().stage(asked.stage).name,) if asked.stage else ()
+        check_configuration(profile)
+        read_ledger(profile)
         take_turn(profile, asked.stage)
     if asked.force:
         os.environ[FORCED] = "1"

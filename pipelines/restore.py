@@ -8,22 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from engine.artifacts import store
 from engine.artifacts.manifest import MANIFEST
 from engine.errors import UserError
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
+from pipelines.ledger import read_ledger
 from pipelines.manifest import ROOT
 
 
 def missing_outputs(profile: str) -> dict[Path, str]:
     """Outputs that the profile's dvc.lock names and that are not there, each with its MD5."""
-    ledger = graph.dvc_file(profile).with_name("dvc.lock")
-    if not ledger.is_file():
-        return {}
-    stages = yaml.safe_load(ledger.read_text(encoding="utf-8")).get("stages", {})
+    stages = read_ledger(profile)
     outs = [out for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
     return {path: str(out["md5"]) for out in outs if not (path := ROOT / out["path"]).exists()}
 

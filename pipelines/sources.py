@@ -78,7 +78,7 @@ def touched(profile: str | None) -> str:
 
 def _unversioned(field: str, file: str, profile: str) -> None:
     """Refuse a remote file without an identity, or warn of it, as the profile wants."""
-    if _settings(profile).unversioned == "refuse":
+    if source_settings(profile).unversioned == "refuse":
         raise UserError(
             f"{field}: the store of {file} states no ETag, version or checksum, so an edit of it would stay unnoticed: "
             f"add `revision:` beside it, a word that you change with the file (conf/{profile}/sources.yml refuses it)."
@@ -91,7 +91,8 @@ def _unversioned(field: str, file: str, profile: str) -> None:
     )
 
 
-def _settings(profile: str) -> SourceSettings:
+def source_settings(profile: str) -> SourceSettings:
+    """Return what conf/<profile>/sources.yml says, checked."""
     try:
         return SourceSettings.model_validate(graph.config(profile, SECTION))
     except ValidationError as error:

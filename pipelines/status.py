@@ -21,7 +21,9 @@ from engine.identity.records import ADOPTED, GOOD, RECALLED, read_records
 from engine.remedy import command
 from pipelines import graph
 from pipelines.code import stage_file
+from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
+from pipelines.ledger import read_ledger
 from pipelines.manifest import load_manifest
 
 if TYPE_CHECKING:
@@ -49,7 +51,14 @@ class StageStatus:
 
 
 def stage_status(profile: str | None = None) -> dict[str, StageStatus]:
-    """The state of every stage of a profile, in order."""
+    """The state of every stage of a profile, in order.
+
+    Raises:
+        UserError: what a run would refuse before its first stage, or a damaged dvc.lock.
+
+    """
+    check_configuration(load_manifest().profile(profile))
+    read_ledger(load_manifest().profile(profile))
     found: dict[str, StageStatus] = {}
     with graph.library() as modules:
         for stage in load_manifest().stages:

@@ -3,13 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from engine.credentials import FILE, holds_credentials, names_secret
 from engine.errors import UserError
+from engine.yaml_file import read_yaml
 
 LAUNCHERS = ("inplace", "local", "slurm")
 CONTAINERS = ("none", "pyxis", "apptainer")
@@ -91,12 +89,7 @@ def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
     """The profile's compute classes, those that the file `path` holds taken from there, whole."""
     if not path:
         return compute
-    try:
-        own = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{COMPUTE}={path} cannot be read ({' '.join(str(error).split())}): name a YAML file."
-        ) from error
+    own = read_yaml(path, f"{COMPUTE}={path}")
     if not isinstance(own, dict):
         raise UserError(f"{COMPUTE}={path} holds no mapping of compute classes: write it as conf/base/compute.yml is.")
     return {**compute, **own}

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import UserError
+from engine.yaml_file import parse_yaml, read_yaml
 
 HERE = Path(__file__).parent
 Kind = Literal["read", "list", "set", "raise", "lower", "transfer", "add", "remove", "claim", "release"]
@@ -114,21 +114,21 @@ class ToolSpec:
 @cache
 def operations() -> dict[str, Any]:
     """The forms of operations.yml: how each operation is described, asked for and answered."""
-    loaded: dict[str, Any] = yaml.safe_load((HERE / "operations.yml").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = read_yaml(HERE / "operations.yml")
     return loaded
 
 
 def parse_domains(text: str, source: str = "domains.yml") -> dict[str, Domain]:
     """Read a domain description; a malformed one is a `UserError` naming `source` and the field."""
     try:
-        raw = yaml.safe_load(text)
+        raw = parse_yaml(text, source)
         pools: dict[str, list[str]] = raw["pools"]
         return {name: Domain.model_validate(_with_pools(body, pools)) for name, body in raw["domains"].items()}
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{source}: {where}: {first['msg']}; correct the domain description.") from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is not a domain description ({error}); it needs `pools` and `domains`.") from error
 
 

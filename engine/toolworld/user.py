@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from functools import cache
 
-import yaml
-
 from engine.errors import UserError
 from engine.toolworld.specs import HERE
 from engine.toolworld.tasks import Goal, Task
+from engine.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Persona:
 @cache
 def load_personas() -> dict[str, Persona]:
     """The personas of personas.yml, by name."""
-    raw = yaml.safe_load((HERE / "personas.yml").read_text(encoding="utf-8"))
+    raw = read_yaml(HERE / "personas.yml")
     return {name: Persona(name=name, **body) for name, body in raw.items()}
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from engine.artifacts.files import canonical_json, digest_bytes
 from engine.errors import UserError
+from engine.yaml_file import read_yaml
 from nodes.studies.schema import Study
 
 COMMON = "common.yml"
@@ -73,12 +73,7 @@ def overlay(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[s
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: restore it from git.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no fields: a study needs at least {', '.join(Study.model_fields)}.")
     return content

@@ -5,9 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.errors import UserError
+from engine.yaml_file import read_yaml
 
 GATES = Path(__file__).resolve().parents[2] / "conf" / "base" / "gates.yml"
 _FIELDS = {"key", "shares", "texts", "dialogues", "expectations"}
@@ -48,11 +47,8 @@ def load_suites(path: Path = GATES) -> dict[str, Suite]:
         UserError: the file is not YAML, or a suite has an unknown or a missing field.
 
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
-    return {name: _suite(path, name, entry) for name, entry in (raw or {}).items() if not name.startswith("_")}
+    suites = read_yaml(path) or {}
+    return {name: _suite(path, name, entry) for name, entry in suites.items() if not name.startswith("_")}
 
 
 def gated_tables(path: Path = GATES) -> list[str]:

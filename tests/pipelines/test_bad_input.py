@@ -77,7 +77,7 @@ def test_unknown_parameter(project: Project) -> None:
 def test_malformed_yaml(project: Project) -> None:
     project.append(f"conf/{PROFILE}/parameters/rl.yml", "  steps: [1\n")
     error = refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "corpus")
-    assert f"conf/{PROFILE}/parameters/rl.yml" in error
+    assert f"conf/{PROFILE}/parameters/rl.yml, line 1" in error
 
 
 def parquet(path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_domain_is_data():
         ("does: raise, field: food, ", "does: raise, ", "needs a field"),
         ("role: keeper", "job: keeper", "role"),
         ("pools:", "ponds:", "pools"),
-        ("[c1, c2, c3]", "[c1, c2", "domain description"),
+        ("[c1, c2, c3]", "[c1, c2", "zoo.yml, line .* is not valid YAML"),
         ("keys: [c1, c2, c3]", "keys: nobody", "nobody"),
     ],
 )

@@ -1,0 +1,74 @@
+"""YAML that people write, read in one place: what is wrong with a file is one sentence with its name, line and key."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.errors import UserError
+
+_MARKS = ("<<<<<<< ", "||||||| ", ">>>>>>> ")
+_Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Fast):  # type: ignore[misc]
+    """PyYAML's safe loader, which of two values under one key takes the last and says nothing; this one refuses."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in first:
+                    raise _Twice(key.value, line, first[key.value])
+                first[key.value] = line
+        return dict(super().construct_mapping(node, deep))
+
+
+class _Twice(Exception):
+    """A key stands twice in one mapping: which, and in which lines."""
+
+    def __init__(self, key: str, line: int, before: int) -> None:
+        super().__init__(f"line {line}: the key {key} stands twice in one mapping (before in line {before}): keep one")
+
+
+def read_yaml(path: Path | str, shown: str | None = None) -> Any:
+    """Return what a YAML file holds; None for an empty one.
+
+    Args:
+        path: the file.
+        shown: what an error calls it; else its path.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, has a key twice in one mapping, or holds the marks of a merge.
+
+    """
+    name = shown or str(path)
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is no UTF-8 at byte {error.start}: convert it (iconv -t UTF-8).") from error
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}): restore it, or mend its permissions.") from error
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Return what YAML text of the file `name` holds; raises UserError as `read_yaml` does."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(_MARKS):
+            raise UserError(
+                f"{name}, line {number}, holds the marks of an unfinished merge ({line[:7]}): keep one side of each "
+                "place that they enclose."
+            )
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _Twice as error:
+        raise UserError(f"{name}, {error}.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}," if mark else ""
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise UserError(f"{name}{place} is not valid YAML ({problem}): correct it.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{name} is not valid YAML ({' '.join(str(error).split())}): correct it.") from None

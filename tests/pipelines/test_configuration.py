@@ -1,0 +1,104 @@
+"""Whatever a run refuses before its first stage, plan, why, Dagster's plan, repro and the code stage refuse too."""
+
+import copy
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dags import plan as dagster_plan
+from engine.errors import UserError
+from pipelines import code, graph, status
+from pipelines.configuration import check_configuration
+from pipelines.hooks import RunContextHook
+from pipelines.manifest import ROOT
+from tests.runs import Runs
+
+PROFILE = "smoke"
+
+
+class Context:
+    """What Kedro hands to the hook."""
+
+    env = PROFILE
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return graph.parameters(PROFILE)
+
+
+ENTRIES: list[Callable[[], object]] = [
+    lambda: check_configuration(PROFILE),  # `make repro` and `kedro run` begin with it
+    lambda: status.stage_status(PROFILE),  # `make plan` and `make why`
+    lambda: dagster_plan.plan(PROFILE),
+    lambda: code.write_files(PROFILE),
+    lambda: RunContextHook().after_context_created(Context()),  # type: ignore[arg-type]
+]
+
+
+def said_by_all() -> str:
+    sentences = set()
+    for ask in ENTRIES:
+        with pytest.raises(UserError) as error:
+            ask()
+        sentences.add(str(error.value))
+    assert len(sentences) == 1, sentences
+    return sentences.pop()
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "value", "sentence"),
+    [
+        ("rl", "iteratons", 3, "there is no parameter rl.iteratons; did you mean iterations?"),
+        ("rl", "iterations", "three", "the parameter rl.iterations is 'three'"),
+        ("rl", "iterations", -3, "the parameter rl.iterations is -3"),
+        ("evaluate", "seed", None, "the parameter evaluate.seed is None"),
+    ],
+)
+def test_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, field: str, value: object, sentence: str
+) -> None:
+    Runs(tmp_path, monkeypatch)
+    given = copy.deepcopy(graph.parameters(PROFILE))
+    given[stage][field] = value
+    monkeypatch.setattr(graph, "parameters", lambda _: given)
+    assert sentence in said_by_all()
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """conf/ of a scratch repository, read anew."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.setattr(graph, "ROOT", tmp_path)
+    monkeypatch.setattr(graph, "config", functools.cache(graph.config.__wrapped__))
+    return tmp_path / "conf"
+
+
+def test_compute_classes(conf: Path) -> None:
+    (conf / "smoke/compute.yml").write_text("cpu: {launcher: local, nodes: 2}\n")
+    assert "class cpu, field nodes: launcher local has no such field" in said_by_all()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        (
+            "smoke/parameters/rl.yml",
+            "rl:\n  seed: 1\n  seed: 2\n",
+            "smoke/parameters/rl.yml, line 3: the key seed",
+        ),
+        ("base/compute.yml", "cpu: 1\ncpu: 2\n", "conf/base/compute.yml, line 2: the key cpu stands twice"),
+        ("base/parameters/rl.yml", "rl: [\n", "conf/base/parameters/rl.yml, line 2, is not valid YAML"),
+        ("smoke/parameters/rl.yml", "[1, 2]\n", r"conf/smoke/parameters/rl.yml holds [1, 2] where names and values"),
+        ("smoke/parameters/rl.yml", "rl: {seed: '${nope}'}\n", "conf/base or conf/smoke, section parameters: "),
+        ("smoke/sources.yml", "unversioned: maybe\n", "sources.yml: the field unversioned: Input should be"),
+    ],
+)
+def test_files(conf: Path, file: str, text: str, sentence: str) -> None:
+    (conf / file).write_text(text)
+    with pytest.raises(UserError) as error:
+        check_configuration(PROFILE)
+    assert sentence in str(error.value)
