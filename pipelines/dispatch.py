@@ -1,6 +1,7 @@
 """A node's work outside the driver: in processes beside it, or as a Slurm job. What comes of it is published here."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import IO, Any
 from kedro.pipeline.node import Node
 
 from engine.errors import UserError
-from engine.launch import exchange
+from engine.launch import drain, exchange
 from engine.launch.compute import SHORT_SPIN, ComputeClass
 from engine.launch.slurm.run import JobFailed, run_job
 from engine.launch.slurm.rundir import RunDirectory
@@ -26,6 +27,8 @@ SHARDED = "sharded"
 """Tag of the nodes whose items several processes may share (engine/launch/shards)."""
 JOBS = "jobs"
 """Folder of a workspace in which each dispatched node has its run directory."""
+
+ASK_AGAIN_SECONDS = 0.5
 
 Say = Callable[[str], None]
 
@@ -111,15 +114,34 @@ def run_ranks(work: Work, given: dict[str, Any], held: IO[str], say: Say) -> Non
         start = [f"--processes={work.ranks}", parent, f"--workspace={work.workspace}", f"--node={work.name}"]
         command = ["engine.launch.torchrun", *start, *work.module, "--world"]
     environment = {**SHORT_SPIN, **os.environ}
-    rank = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
+    with drain.deaf_children():
+        rank = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
     try:
-        status = rank.wait()
+        status = _await(rank, signal.SIGINT if work.ranks == 1 else signal.SIGUSR1)
     except BaseException:
         rank.kill()
         rank.wait()
         raise
+    if status == drain.DRAINED or (
+        status and drain.interrupted() and not exchange.has_error(work.workspace, work.name)
+    ):
+        raise drain.Drained
     if status:
         exchange.raise_error(work.workspace, work.name, status)
+
+
+def _await(rank: "subprocess.Popen[bytes]", ask: signal.Signals) -> int:
+    """The status with which a rank, or torchrun, ends; once Ctrl-C has come, `ask` it to end soon until it does.
+
+    The terminal's own Ctrl-C reaches it too, but one sent to this process alone does not, nor one before it was ready.
+    """
+    with drain.heeded(to_the_end=True):
+        while True:
+            try:
+                return rank.wait(ASK_AGAIN_SECONDS)
+            except subprocess.TimeoutExpired:
+                if drain.interrupted():
+                    rank.send_signal(ask)
 
 
 def run_slurm(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:

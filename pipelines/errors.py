@@ -37,10 +37,14 @@ def full_disc(error: BaseException | None) -> UserError | None:
 def report_errors(profile: str | None = None) -> Iterator[None]:
     """Print the sentence of a `UserError` and exit with its code; let anything else (a defect) keep its traceback.
 
-    `profile` is named in those of the sentence's commands that come from where nobody knows it.
+    `profile` is named in those of the sentence's commands that come from where nobody knows it. Ctrl-C where nobody has
+    a sentence for it is no defect either.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; the same command goes on.", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:
         found = user_error(error) or full_disc(error)
         if found is None:

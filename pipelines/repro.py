@@ -5,17 +5,24 @@
 DVC lets a second `dvc repro` fail ("is busy") where the first one holds a path that it needs. The ledger stays whole
 then, but nobody wants to type it again: every entry of ours takes locks first, in one order, and waits for them. One
 stage needs itself and the code files, and that the stages it reads from stand still; stages that have nothing to do
-with each other run at the same time. This process becomes DVC, and its turn ends with it.
+with each other run at the same time. DVC runs below this process and inherits the locks: the turn ends with both.
+
+Ctrl-C is a pause. The terminal sends it to all of them; the stage leaves a checkpoint, DVC calls that a failure, and
+this process has the last word: where the stage stopped, exit code 130.
 """
 
 import argparse
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from typing import NoReturn
 
 from engine.artifacts.files import canonical_json
+from engine.identity.records import INTERRUPTED, now, read_records
+from engine.launch.drain import Interrupted
+from engine.launch.lifetime import die_with_parent
 from pipelines import graph
 from pipelines.code import code_file, stage_file
 from pipelines.configuration import check_configuration
@@ -103,7 +110,7 @@ def _open(profile: str, name: str) -> int:
 
 
 def main() -> NoReturn:
-    """Wait, then become `dvc repro`."""
+    """Wait, then run `dvc repro` and end as it did."""
     parser = argparse.ArgumentParser(description="dvc repro, beside or after whoever else works on the ledger.")
     parser.add_argument("--env", default=None, help="profile")
     parser.add_argument("--stage", default=None, help="only this one")
@@ -115,10 +122,42 @@ def main() -> NoReturn:
         check_configuration(profile)
         read_ledger(profile)
         take_turn(profile, asked.stage)
-    if asked.force:
-        os.environ[FORCED] = "1"
-    os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", *command(profile, *stages, force=asked.force)])
+        if asked.force:
+            os.environ[FORCED] = "1"
+        begun = now()
+        status, interrupted = run(command(profile, *stages, force=asked.force))
+        last = stopped(profile, begun) if status else ""
+        if last or (status and interrupted):
+            raise Interrupted(last or "stopped by Ctrl-C; the same command goes on.")
+    sys.exit(status)
+
+
+def run(words: list[str]) -> tuple[int, bool]:
+    """Run `python -m WORDS`, which inherits the locks and dies with this process.
+
+    Returns:
+        Its exit status, as a shell gives it, and whether Ctrl-C came meanwhile.
+
+    """
+    presses: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: presses.append(number))
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        die_with_parent(parent)
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", *words])
+    ends = signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGTERM, ends)
+    signal.signal(signal.SIGINT, before)
+    return (status if status >= 0 else 128 - status), bool(presses)
+
+
+def stopped(profile: str, since: str) -> str:
+    """The sentence of the stage that Ctrl-C stopped since then; "" if it stopped none."""
+    runs = [run for stage in load_manifest().stages for run in read_records(graph.runs_folder(profile, stage))]
+    paused = [run for run in runs if run["outcome"] == INTERRUPTED and str(run["finished"]) >= since]
+    return str(max(paused, key=lambda run: str(run["finished"]))["error"]) if paused else ""
 
 
 if __name__ == "__main__":

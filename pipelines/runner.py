@@ -23,14 +23,16 @@ from engine.credentials import masked
 from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
-from engine.launch import exchange
+from engine.launch import drain, exchange
 from engine.launch.compute import ComputeClass, compute_class
+from engine.launch.drain import Interrupted
 from engine.launch.lifetime import lock
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
 from engine.launch.slurm.submit import cancel_all
 from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
+from engine.training.position import position
 from pipelines import code, dispatch, gates, graph
 from pipelines.datasets import publishing_after
 from pipelines.errors import user_error
@@ -55,11 +57,13 @@ class StageRunner(SequentialRunner):
         if only_missing_outputs:
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
         context: RunContext = catalog.load(RUN_CONTEXT)
+        nodes = {name: [node for node in pipeline.nodes if name in node.tags] for name in load_manifest().stages}
         try:
-            for stage in load_manifest().stages:
-                nodes = [node for node in pipeline.nodes if stage in node.tags]
-                if nodes:
-                    run = StageRun(stage, nodes, catalog, context, hook_manager or _NullPluginManager(), run_id)
+            with drain.pausing():
+                for stage in (name for name in nodes if nodes[name]):
+                    if drain.interrupted():
+                        raise Interrupted(f"stopped before stage {stage}; the same command goes on.")
+                    run = StageRun(stage, nodes[stage], catalog, context, hook_manager or _NullPluginManager(), run_id)
                     run.show() if os.environ.get(DRY_RUN) else run.execute()
         finally:
             gates.stop()
@@ -90,6 +94,8 @@ class StageRun:
             say(f"stage {self.stage}  profile {profile}  key {key}")
             begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
             self._say_begun(workspace, {"key": key, "parts": parts, **begun})
+            if kept := position(workspace):
+                say(f"stage {self.stage}  resumed from {kept}")
             clock = time.monotonic()
             try:
                 begins = begun["attempt"] == 1  # work under way, a job's perhaps, is gone on with
@@ -97,12 +103,21 @@ class StageRun:
                 with publishing_after(unchanged(self.stage, parts["parameters"], profile, parts["sources"])):
                     for node in self.nodes if earlier is None else ():
                         self._run_node(node, workspace, held)
+            except (KeyboardInterrupt, drain.Drained) as error:
+                pause = self._pause(workspace)
+                self._record(folder, key, parts, begun, clock, workspace, pause)
+                raise pause from error
             except BaseException as error:
                 self._record(folder, key, parts, begun, clock, workspace, error)
                 raise
             self._record(folder, key, parts, begun, clock, workspace, None, earlier)
             shutil.rmtree(workspace)
             say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
+
+    def _pause(self, workspace: Path) -> Interrupted:
+        """The sentence on a stage that Ctrl-C stopped."""
+        where = f" at {kept}" if (kept := position(workspace)) else ""
+        return Interrupted(f"stage {self.stage} stopped{where}; the same command goes on.")
 
     def show(self) -> None:
         """Print what would be submitted, for the key that the stage would have; write and submit nothing."""
@@ -156,7 +171,9 @@ class StageRun:
         return counter.stat().st_size
 
     def _run_node(self, node: Node, workspace: Path, held: IO[str]) -> None:
-        """Run a node where its class says."""
+        """Run a node where its class says, unless Ctrl-C came while the one before it ended."""
+        if drain.interrupted():
+            raise drain.Drained
         job = self._work(node, workspace)
         given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         if job.where.launcher == "slurm":
@@ -258,7 +275,12 @@ def say(line: str) -> None:
 
 def _outcome(error: BaseException | None) -> str:
     """The outcome of a stage that did not come to its end, "" for one that did."""
-    return "" if error is None else "detached" if isinstance(user_error(error), Detached) else "failed"
+    if error is None:
+        return ""
+    known = user_error(error)
+    if isinstance(known, Interrupted):
+        return records.INTERRUPTED
+    return "detached" if isinstance(known, Detached) else "failed"
 
 
 def _sentence(error: BaseException | None, profile: str) -> str | None:

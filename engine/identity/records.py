@@ -16,7 +16,7 @@ from engine.errors import UserError, warn
 from engine.remedy import move_aside
 
 SCHEMA = 1
-ADOPTED, RECALLED = "adopted", "recalled"
+ADOPTED, RECALLED, INTERRUPTED = "adopted", "recalled", "interrupted"
 BEGUN = "begun.json"
 """In the workspace of a stage that is running: what its record will say of key, start and origin."""
 GOOD = ("success", ADOPTED, RECALLED)

@@ -80,7 +80,7 @@ def table(
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     first = 0
-    with progress(title, total) as bar:
+    with drain.heeded(), progress(title, total) as bar:
         for number, block in enumerate(todo):
             path = folder / f"{first:08d}-{first + len(block) - 1:08d}.parquet"
             if _is_mine(number) and not path.exists():

@@ -10,10 +10,13 @@ of N, one on each node of a Slurm job, whose ranks make one world.
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from engine.artifacts.files import write_atomic
@@ -30,6 +33,7 @@ FAILED = "failed"
 def main() -> None:
     """Start the ranks and wait for them; exit 1, one sentence handed to the driver, where one failed."""
     asked = _arguments()
+    hand_on_interrupts()
     die_with_parent(asked.parent or os.getppid())
     if asked.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine; the host's own name need not resolve
@@ -46,6 +50,19 @@ def main() -> None:
         time.sleep(GRACE_SECONDS)  # srun ends all when one ends: the one that knows the cause is to say it first
     _tell(failed, asked)
     sys.exit(LOST if codes == {LOST} else 1)
+
+
+def hand_on_interrupts() -> None:
+    """Leave Ctrl-C to the ranks, which the terminal sends it too, and hand on a driver's SIGUSR1 to them as Ctrl-C."""
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        for tasks in Path("/proc/self/task").glob("*/children"):
+            for rank in tasks.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(rank), signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the ranks, which take it once they can (drain.install)
+    signal.signal(signal.SIGUSR1, hand_on)
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,6 +98,7 @@ def run(asked: argparse.Namespace, command: list[str]) -> dict[int, Any]:
         rdzv_backend="c10d",
         rdzv_endpoint=asked.rendezvous,
         max_restarts=0,
+        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
         logs_specs=DefaultLogsSpecs(log_dir=str(asked.logs) if asked.logs else None, redirects=others),
     )
     try:

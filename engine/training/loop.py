@@ -111,7 +111,7 @@ def train_loop(
     guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
     guard.recall(read_history(work / HISTORY))  # which the first rank has cut to the checkpoint
     done, digest = (saved.step, saved.digest) if saved else (0, "")
-    with Journal(work, title, settings.steps, done, world.first) as journal:
+    with drain.heeded(), Journal(work, title, settings.steps, done, world.first) as journal:
         for note in store.notes:
             journal.say(f"{title}: WARNING: {note}")
         if saved and saved.worlds[-1][1] != world.size:

@@ -7,7 +7,7 @@ import sys
 from engine.errors import UserError
 from engine.remedy import command
 from pipelines.errors import report_errors
-from pipelines.track.follow import follow_command
+from pipelines.track.follow import QUIETLY, follow_command
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def track(asked: argparse.Namespace) -> None:
     try:
         if asked.watch:
             watch(session, sys.stdin.buffer)
-        sum_up(session)
+        sum_up(session, quietly=asked.watch and sys.stdin.buffer.read() == QUIETLY)
     finally:
         gates.stop()
     if asked.serve:

@@ -9,7 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
+PAUSED = 130
+"""Exit status of a command that Ctrl-C stopped."""
+QUIETLY = b"quietly"
+"""What the follower reads before its pipe closes if it is not to sum up."""
 FAREWELL_SECONDS = 120.0
 """What the last import may take when the command is done."""
 
@@ -31,14 +36,19 @@ def follow_command(command: Sequence[str], follower: Sequence[str], later: str) 
     else:
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         status = child.wait()
-    _dismiss(beside, later)
+    _dismiss(beside, later, quietly=status == PAUSED)
     return status if status >= 0 else 128 - status
 
 
-def _dismiss(follower: "subprocess.Popen[bytes]", later: str) -> None:
-    """Let the follower bring in the rest, for so long; tell if it did not."""
+def _dismiss(follower: "subprocess.Popen[bytes]", later: str, quietly: bool) -> None:
+    """Let the follower bring in the rest, for so long; tell if it did not.
+
+    After Ctrl-C `quietly`: the last word is the command's, which says where it stopped.
+    """
     assert follower.stdin is not None
-    follower.stdin.close()
+    with suppress(BrokenPipeError):
+        follower.stdin.write(QUIETLY if quietly else b"")
+        follower.stdin.close()
     try:
         status = follower.wait(FAREWELL_SECONDS)
     except subprocess.TimeoutExpired:

@@ -52,12 +52,11 @@ def say(line: str) -> None:
     print(masked(line), file=sys.stderr, flush=True)
 
 
-def sum_up(session: Session) -> bool:
-    """The last pass of a session, and what came of it; whether MLflow now holds every record."""
+def sum_up(session: Session, quietly: bool = False) -> bool:
+    """The last pass of a session, and what came of it, warnings alone if `quietly`; whether MLflow has every record."""
     records = len(read_all_records(session.profile))
-    if not records:
+    if not records and not quietly:
         say(f"mlflow: profile {session.profile} has no run records yet")
-        return True
     try:
         session.take_up()
         verdicts = session.promote()
@@ -67,9 +66,10 @@ def sum_up(session: Session) -> bool:
             f"data/{session.profile}/.runs, and `{command('compare', session.profile)}` imports them."
         )
         return False
+    lines = [verdict.sentence for verdict in verdicts]
     if session.restored:
-        say(f"mlflow: the experiment {session.restored} had been deleted there and is restored, with what it held")
-    for verdict in verdicts:
-        say(f"mlflow: {verdict.sentence}")
-    say(f"mlflow: {session.written} of {records} stage runs of profile {session.profile} imported into {session.uri}")
+        lines.insert(0, f"the experiment {session.restored} had been deleted there and is restored, with what it held")
+    done = f"{session.written} of {records} stage runs of profile {session.profile} imported into {session.uri}"
+    for line in (*lines, done) if records and not quietly else ():
+        say(f"mlflow: {line}")
     return True

@@ -89,7 +89,8 @@ def interrupted(training: Training, number: signal.Signals) -> Driver:
 
 def test_ctrl_c_cancels(training: Training, cluster: Cluster) -> None:
     driver = interrupted(training, signal.SIGINT)
-    assert driver.wait() == 1
+    assert driver.wait() == 130
+    assert training.project.records(STAGE)[-1]["outcome"] == "interrupted"
     assert f"job {training.job} is being cancelled; Ctrl-C again leaves at once" in driver.said()
     assert "was cancelled by Ctrl-C" in driver.said().splitlines()[-1]
     assert cluster.job(training.job)["JobState"] == "CANCELLED"
@@ -179,7 +180,7 @@ def test_a_request_that_can_never_be_met_is_warned_of(training: Training) -> Non
     training.wait_for(lambda: "may never start: Slurm says Partition" in driver.said(), "a warning", driver)
     assert driver.process.poll() is None
     driver.process.send_signal(signal.SIGINT)
-    assert driver.wait() == 1
+    assert driver.wait() == 130
     assert training.cluster.jobs() == []
 
 

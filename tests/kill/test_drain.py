@@ -12,41 +12,24 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from engine.launch.drain import DONE, DRAINED, RUN_DIR
 from engine.launch.heartbeat import WATCHED
+from tests.kill.pretraining import KEDRO, STAGE, STEPS, Pretraining, newest
 from tests.project import ENVIRONMENT, PROFILE, Project
 
 pytestmark = pytest.mark.slow
 
-STAGE, NODE, STEPS, DRAINS = "pretrain", "train_pretrain", 160, 3
-SCHEDULE = {"warmup": 4, "stable": 136, "decay": 16, "anneal": 4}
-KEDRO = ("kedro", "run", "--env", PROFILE, "--pipelines")
+NODE, DRAINS = "train_pretrain", 3
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node=2", "--max-restarts=0", "--shutdown-timeout=60")
 SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SECONDS = 240
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """All that pretrain reads; checkpoints are rare, so that a drain's is not one that was due anyway."""
-    made = Project(tmp_path_factory.mktemp("project"))
-    path = made.path / f"conf/{PROFILE}/parameters/pretrain.yml"
-    parameters = yaml.safe_load(path.read_text())
-    parameters[STAGE] |= {"schedule": SCHEDULE, "checkpoint_every": STEPS}
-    path.write_text(yaml.safe_dump(parameters))
-    made.run("python", "-m", "pipelines.code", "--env", PROFILE)
-    made.run(*KEDRO, "corpus,rephrase,tooluse,tokenization")
-    return made
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_drained_again_and_again_and_resumed(project: Project, ranks: int, tmp_path: Path) -> None:
-    compute = {"train": {"launcher": "local", "processes": ranks}}
-    (project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump(compute))
-    project.run(*KEDRO, STAGE)
-    undisturbed, expected = project.records(STAGE)[-1], project.digests(STAGE)
+def test_drained_again_and_again_and_resumed(pretraining: Pretraining, ranks: int, tmp_path: Path) -> None:
+    undisturbed, expected = pretraining.undisturbed(ranks)
+    project = pretraining.project
     workspace = killed_driver(project, undisturbed["key"])
 
     chance, kept = random.Random(f"drain {ranks}"), [0]
@@ -66,14 +49,14 @@ def test_drained_again_and_again_and_resumed(project: Project, ranks: int, tmp_p
     assert json.loads((tmp_path / WATCHED).read_bytes())["step"] == STEPS
     told = json.loads((workspace / "training.json").read_bytes())
     assert (told["resumed_at"], told["state_digest"]) == (kept[-1], undisturbed["training"]["state_digest"])
-    project.run(*KEDRO, STAGE)  # the driver publishes
+    project.run(*KEDRO)  # the driver publishes
     assert project.digests(STAGE) == expected
 
 
 def killed_driver(project: Project, key: str) -> Path:
     """The workspace as a driver left it that was killed when it had written the node's parameters."""
     workspace = project.data(".work", STAGE, key)
-    top = project.start(*KEDRO, STAGE)
+    top = project.start(*KEDRO)
     await_file(workspace / ".exchange" / f"{NODE}.parameters.json", top)
     top.kill()
     top.wait()
@@ -97,8 +80,3 @@ def await_file(path: Path, process: "subprocess.Popen[str] | subprocess.Popen[by
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-
-
-def newest(workspace: Path) -> int:
-    """The step of the newest checkpoint."""
-    return max(int(path.name) for path in workspace.glob("checkpoints/0*"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.launch import exchange
+from engine.launch.drain import Interrupted
 from engine.launch.slurm.interrupts import Interrupts
 from engine.launch.slurm.rundir import RunDirectory, Submitted
 from engine.launch.slurm.script import Job
@@ -46,7 +47,8 @@ def run_job(
     Raises:
         JobFailed: it failed, or the budget is spent.
         Detached: the driver is to leave; the job goes on.
-        UserError: Slurm refused it, there is no Slurm, the run directory cannot be written, Ctrl-C cancelled it.
+        Interrupted: Ctrl-C cancelled it.
+        UserError: Slurm refused it, there is no Slurm, the run directory cannot be written.
 
     """
     directory = RunDirectory(job.directory)
@@ -87,7 +89,7 @@ def _another(
     directory.update(ended=str(_first(left).state), spent=spent, mark=mark, excluded=excluded)
     name = f"job {ended.id}"
     if by_us:
-        raise UserError(f"{name} was cancelled by Ctrl-C; the same command goes on from its last checkpoint.")
+        raise Interrupted(f"{name} was cancelled by Ctrl-C; the same command goes on from its last checkpoint.")
     for element, end in left.items():
         mine = name if element is None else f"job {ended.id}_{element}"
         again = end.state in WORTH_ANOTHER or (element is not None and end.state is State.FAILED_APP)

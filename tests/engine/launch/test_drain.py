@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,20 +18,81 @@ from engine.launch.drain import DONE, DRAIN, DRAINED, RUN_DIR
 def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process is asked once and for all; a test's is to forget it."""
     monkeypatch.setattr(drain, "_signalled", False)
+    monkeypatch.setattr(drain, "_interrupted", False)
     monkeypatch.setattr(drain, "_last_look", -float("inf"))
     monkeypatch.delenv(RUN_DIR, raising=False)
 
 
 def test_the_signal_asks_and_is_not_forgotten() -> None:
-    before = signal.getsignal(signal.SIGUSR1)
-    try:
-        drain.install()
+    with as_a_rank():
         assert not drain.asked()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert drain.asked()
         assert drain.asked()
+
+
+@contextmanager
+def as_a_rank() -> Iterator[None]:
+    """Take the signals as a rank does, for a while."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGINT)}
+    drain.install()
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_ctrl_c_ends_a_rank_at_once_unless_its_work_can_leave() -> None:
+    """However often its driver and the terminal send it."""
+    with as_a_rank():
+        with pytest.raises(drain.Drained):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_asks_work_that_heeds_it() -> None:
+    """And what comes behind that work is not begun."""
+    reached = []
+
+    def work() -> None:
+        with drain.heeded():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append(drain.asked())
+
+    with as_a_rank(), pytest.raises(drain.Drained):
+        work()
+    assert reached == [True]
+
+
+def test_a_driver_pauses_at_the_first_ctrl_c_and_stops_at_the_second(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with drain.pausing():
+        with drain.heeded(to_the_end=True):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert drain.asked()
+            assert "Ctrl-C again stops at once" in capfd.readouterr().err
+        assert drain.interrupted(), "so that no other stage is begun"
+        with pytest.raises(KeyboardInterrupt), drain.heeded():
+            os.kill(os.getpid(), signal.SIGINT)
+    assert not drain.asked()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_driver_stops_at_once_where_nothing_heeds(capfd: pytest.CaptureFixture[str]) -> None:
+    with drain.pausing(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not capfd.readouterr().err
+
+
+def test_a_child_is_started_deaf() -> None:
+    """One that takes no Ctrl-C yet is not torn down by it with a traceback."""
+    words = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"]
+    with drain.deaf_children():
+        done = subprocess.run(words, capture_output=True, check=False)
+    assert done.stdout == b"True\n"
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def test_the_file_asks_and_is_looked_for_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,139 @@
+"""Ctrl-C as a terminal sends it, SIGINT to the whole process group: a pause that loses no step, and the same bits."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.kill.pretraining import KEDRO, STAGE, STEPS, Pretraining, newest
+from tests.project import ENVIRONMENT, PROFILE, Project
+
+pytestmark = pytest.mark.slow
+
+REPRO = ("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", STAGE, "--force")
+SECONDS = 120
+
+
+@pytest.fixture
+def terminal(pretraining: Pretraining) -> Iterator["Terminal"]:
+    """A terminal whose last command is gone when the test is."""
+    made = Terminal(pretraining.project)
+    yield made
+    made.close()
+
+
+class Terminal:
+    """Runs one command at a time in a process group of its own, and presses Ctrl-C."""
+
+    def __init__(self, project: Project) -> None:
+        self.project, self.log = project, project.path / f"terminal-{time.monotonic_ns()}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.family: list[psutil.Process] = []
+
+    def type(self, *words: str) -> None:
+        """Start a command."""
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                words, cwd=self.project.path, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def said(self) -> list[str]:
+        """The lines that the last command has printed."""
+        return [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+
+    def wait_for(self, step: int) -> None:
+        """Wait until the training has written the row of a step."""
+        assert self.process is not None
+        deadline = time.monotonic() + SECONDS
+        while self.rows() < step:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def rows(self) -> int:
+        """How many steps the history holds."""
+        files = self.project.data(".work", STAGE).glob("*/history.jsonl")
+        return max((path.read_text().count("\n") for path in files), default=0)
+
+    def press(self, group: bool = True) -> None:
+        """Ctrl-C to the whole group, or to the command's first process alone."""
+        assert self.process is not None
+        top = psutil.Process(self.process.pid)
+        self.family = [top, *top.children(recursive=True)]
+        (os.killpg if group else os.kill)(self.process.pid, signal.SIGINT)
+
+    def ended(self) -> int:
+        """The command's exit code; nothing that it started outlives it."""
+        assert self.process is not None
+        status = self.process.wait(SECONDS)
+        _, alive = psutil.wait_procs(self.family, timeout=20)
+        assert not alive, alive
+        return status
+
+    def close(self) -> None:
+        """Kill what is left."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def test_paused_by_repro_and_by_the_driver_and_gone_on(pretraining: Pretraining, terminal: Terminal) -> None:
+    """Two ranks: Ctrl-C through repro, DVC, kedro and torchrun, then to the driver alone; at last the same bits."""
+    undisturbed, expected = pretraining.undisturbed(2)
+    project, kept = pretraining.project, 0
+    for words, group in ((REPRO, True), (KEDRO, False)):
+        terminal.type(*words)
+        terminal.wait_for(kept + 5)
+        terminal.press(group)
+        assert terminal.ended() == 130, terminal.log.read_text()
+        before, kept = kept, newest(project.data(".work", STAGE))
+        assert before + 5 <= kept < STEPS, "the step it was in is kept"
+        check_pause(project, terminal, undisturbed["key"], f"stage {STAGE} stopped at {kept} of {STEPS}; ")
+        assert not before or any(line.endswith(f"resumed from {before} of {STEPS}") for line in terminal.said())
+    project.run(*KEDRO)
+    record = project.records(STAGE)[-1]
+    assert record["training"]["resumed_at"] == kept
+    assert record["training"]["state_digest"] == undisturbed["training"]["state_digest"]
+    assert project.digests(STAGE) == expected
+
+
+def test_paused_in_the_driver_itself(pretraining: Pretraining, terminal: Terminal) -> None:
+    pretraining.use(0)
+    terminal.type(*KEDRO, "--fresh")
+    terminal.wait_for(5)
+    terminal.press()
+    assert terminal.ended() == 130, terminal.log.read_text()
+    kept = newest(pretraining.project.data(".work", STAGE))
+    assert 5 <= kept < STEPS
+    check_pause(pretraining.project, terminal, None, f"stage {STAGE} stopped at {kept} of {STEPS}; ")
+
+
+def check_pause(project: Project, terminal: Terminal, key: str | None, begin: str) -> None:
+    """The command's last word and the run record say where it stopped, and nothing looks like a failure of ours."""
+    said = terminal.said()
+    assert said[-1] == f"{begin}the same command goes on."
+    assert any("Ctrl-C again stops at once" in line for line in said)
+    assert not any("Traceback" in line for line in said)
+    record = project.records(STAGE)[-1]
+    assert (record["outcome"], record["error"]) == ("interrupted", said[-1])
+    assert key in (None, record["key"])
+
+
+def test_a_second_press_stops_at_once(pretraining: Pretraining, terminal: Terminal) -> None:
+    """Even where no checkpoint will come: the rank stands still."""
+    pretraining.use(1)
+    terminal.type(*KEDRO, "--fresh")
+    terminal.wait_for(5)
+    for child in psutil.Process(terminal.process.pid).children():
+        child.send_signal(signal.SIGSTOP)
+    terminal.press()
+    while "Ctrl-C again stops at once" not in terminal.log.read_text():
+        time.sleep(0.02)
+    assert terminal.process.poll() is None
+    terminal.press()
+    assert terminal.ended() == 130
+    check_pause(pretraining.project, terminal, None, f"stage {STAGE} stopped; ")
