@@ -1,6 +1,7 @@
 """Ctrl-C as a terminal sends it, SIGINT to the whole process group: a pause that loses no step, and the same bits."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -103,7 +104,8 @@ def test_paused_by_repro_and_by_the_driver_and_gone_on(pretraining: Pretraining,
 
 def test_paused_in_the_driver_itself(pretraining: Pretraining, terminal: Terminal) -> None:
     pretraining.use(0)
-    terminal.type(*KEDRO, "--fresh")
+    shutil.rmtree(pretraining.project.data(".work", STAGE), ignore_errors=True)
+    terminal.type(*KEDRO)
     terminal.wait_for(5)
     terminal.press()
     assert terminal.ended() == 130, terminal.log.read_text()
@@ -126,12 +128,14 @@ def check_pause(project: Project, terminal: Terminal, key: str | None, begin: st
 def test_a_second_press_stops_at_once(pretraining: Pretraining, terminal: Terminal) -> None:
     """Even where no checkpoint will come: the rank stands still."""
     pretraining.use(1)
-    terminal.type(*KEDRO, "--fresh")
+    shutil.rmtree(pretraining.project.data(".work", STAGE), ignore_errors=True)
+    terminal.type(*KEDRO)
     terminal.wait_for(5)
     for child in psutil.Process(terminal.process.pid).children():
         child.send_signal(signal.SIGSTOP)
     terminal.press()
     while "Ctrl-C again stops at once" not in terminal.log.read_text():
+        assert terminal.process.poll() is None, terminal.log.read_text()
         time.sleep(0.02)
     assert terminal.process.poll() is None
     terminal.press()
