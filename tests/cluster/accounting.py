@@ -21,7 +21,7 @@ class Accounting:
         self.data, self.socket = self.root / "db" / "data", self.root / "db" / "mysql.sock"
         self.mariadb = Daemon(self.root, "mariadb", self._mariadb())
         environment = {"SLURM_CONF": str(layout.conf), "MYSQL_UNIX_PORT": str(self.socket)}
-        self.slurmdbd = Daemon(self.root, "slurmdbd", ["slurmdbd", "-D"], environment)
+        self.slurmdbd = Daemon(self.root, "slurmdbd", layout.named(["slurmdbd", "-D"]), environment)
 
     def start(self, lasting: bool = False) -> None:
         """Start both, on a database made if missing, and make the cluster known to it."""
@@ -64,15 +64,16 @@ class Accounting:
 
     def _port_answers(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.layout.port0 + 1)) == 0
+            return probe.connect_ex((self.layout.host[1], self.layout.port0 + 1)) == 0
 
 
 _SLURMDBD = """\
 AuthType=auth/munge
 AuthInfo=socket={layout.munge_socket}
-DbdHost=localhost
-DbdAddr=127.0.0.1
+DbdHost={layout.host[0]}
+DbdAddr={layout.host[1]}
 DbdPort={port}
+CommunicationParameters=NoInAddrAny
 SlurmUser=root
 PidFile={root}/pid/slurmdbd
 LogFile={root}/log/slurmdbd.log

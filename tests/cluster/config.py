@@ -6,6 +6,7 @@ seconds what a real cluster takes minutes for.
 
 import hashlib
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ NODE_PORTS = 10  # from port0 + 10 on; port0 is the controller's, port0 + 1 slur
 CLAIM_PORT = 2  # behind port0: nobody listens there, but whoever is to use these ports has it
 JOB_PORTS = 100  # from port0 + 100 on: the rendezvous of job N is at port 20000 + N % 20000
 PORTS = 200  # between two clusters side by side
+LOOPBACK = ("localhost", "127.0.0.1")
+"""The host name that daemons get where this machine's own leads out of it."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,28 @@ class Layout:
 
     def address(self, name: str) -> tuple[str, str]:
         """Host name and address at which a node is found."""
-        return socket.gethostname().split(".")[0], "127.0.0.1"
+        return self.host
 
     @property
     def controller(self) -> tuple[str, str]:
         """Host name and address at which the controller is found."""
-        return socket.gethostname().split(".")[0], "127.0.0.1"
+        return self.host
+
+    @property
+    def host(self) -> tuple[str, str]:
+        """The host name of the daemons and its address, a loopback one, since they listen where their name leads to."""
+        name = socket.gethostname().split(".")[0]
+        try:
+            address = socket.gethostbyname(name)
+        except OSError:
+            address = ""
+        return (name, address) if address.startswith("127.") else LOOPBACK
+
+    def named(self, command: Sequence[str]) -> list[str]:
+        """The command of a daemon, which sees the host name `host`."""
+        if self.host != LOOPBACK:
+            return list(command)
+        return ["unshare", "--uts", "sh", "-c", f'hostname {LOOPBACK[0]} && exec "$@"', "sh", *command]
 
 
 def write(layout: Layout) -> None:
@@ -101,6 +120,7 @@ def _words(layout: Layout) -> dict[str, object]:
         "cluster": layout.cluster,
         "controller": f"{host}({address})",
         "port": layout.port0,
+        "dbd_host": layout.host[1],
         "dbd_port": layout.port0 + 1,
         "munge": layout.munge_socket,
         "nodes": layout.range,
@@ -110,6 +130,7 @@ def _words(layout: Layout) -> dict[str, object]:
 
 # cred_expire: a requeued job waits for as long as its old credential may live, by default two minutes.
 # FirstJobId: jobs meet at a port made of their id, and clusters side by side must not meet at the same.
+# CommunicationParameters: daemons and srun listen on a loopback address alone, not on every one of the machine.
 # MinJobAge: how long the controller tells of a job that ended; SlurmdTimeout: until a dead node is called so.
 _SLURM = """\
 ClusterName={cluster}
@@ -135,6 +156,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=5
 MpiDefault=none
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SwitchType=switch/none
 ReturnToService=2
 
@@ -164,7 +186,7 @@ JobCompLoc={root}/log/jobcomp.log
 # AccountingStoragePass: the connection to slurmdbd does not look at AuthInfo.
 _ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
+AccountingStorageHost={dbd_host}
 AccountingStoragePort={dbd_port}
 AccountingStoragePass={munge}
 AccountingStorageTRES=gres/gpu,gres/gpu:h800

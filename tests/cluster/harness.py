@@ -52,7 +52,7 @@ class Cluster:
         self.layout = self.layout_class(root.resolve(), nodes, port0 or ports_of(root) or free_ports(), accounting)
         self.root = self.layout.root
         self.environment = {**os.environ, "SLURM_CONF": str(self.layout.conf)}
-        self.munged, self.controller = self._munged(), self._daemon("slurmctld", ["slurmctld", "-D"])
+        self.munged, self.controller = self._munged(), self._daemon("slurmctld", self.layout.named(["slurmctld", "-D"]))
         self.nodes = {name: self.make_node(name) for name in self.layout.names}
         self.database = Accounting(self.layout) if accounting else None
 
@@ -98,6 +98,14 @@ class Cluster:
             raise UserError(
                 "the test cluster needs root, for slurmd and for device files in its own directory: run it with sudo, "
                 "or as root in a container."
+            )
+        if (
+            self.layout.host == config.LOOPBACK
+            and subprocess.run(self.layout.named(["true"]), capture_output=True, check=False).returncode
+        ):
+            raise UserError(
+                "this machine's host name leads out of it, and a daemon may not have one of its own here: add the line "
+                f"`127.0.1.1 {socket.gethostname()}` to /etc/hosts, or run in a container with `--cap-add SYS_ADMIN`."
             )
         if re.search(r"[^\w/.@+-]", str(self.root)) or len(str(self.root)) > ROOT_LETTERS:
             raise UserError(
@@ -226,6 +234,13 @@ class Cluster:
             tasks += [process] * (ours and node in ("", said.get("SLURMD_NODENAME")))
         return [*steps, *tasks]
 
+    def addresses(self) -> set[str]:
+        """Return the addresses at which the daemons and the jobs' srun listen."""
+        daemons = [self.controller, *self.nodes.values(), *((self.database.slurmdbd,) if self.database else ())]
+        processes = [*(daemon.process for daemon in daemons), *self.job_processes()]
+        listening = [each for process in processes if process for each in process.net_connections("inet")]
+        return {each.laddr.ip for each in listening if each.status == psutil.CONN_LISTEN}
+
     def log(self, name: str) -> str:
         """The log of slurmctld, or of slurmd-NODE."""
         return (self.root / "log" / f"{name}.log").read_text(errors="replace")
@@ -234,7 +249,7 @@ class Cluster:
 
     def make_node(self, name: str) -> Daemon:
         """The slurmd of a node."""
-        return self._daemon(f"slurmd-{name}", ["slurmd", "-D", "-N", name])
+        return self._daemon(f"slurmd-{name}", self.layout.named(["slurmd", "-D", "-N", name]))
 
     def wait_for_nodes(self, names: list[str]) -> None:
         """Wait until nodes are idle."""

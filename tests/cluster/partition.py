@@ -1,6 +1,7 @@
 """A cluster whose nodes each have a network, a host name and an /etc/hosts of their own, so that cables can be cut."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.errors import UserError
@@ -33,7 +34,16 @@ class Network(Layout):
     @property
     def controller(self) -> tuple[str, str]:
         """This machine, as the nodes see it."""
-        return super().controller[0], f"{self.subnet}.1"
+        return "controller", f"{self.subnet}.1"
+
+    def named(self, command: Sequence[str]) -> list[str]:
+        """The command of a daemon on this machine, which sees that name and address of itself."""
+        return self.sees(self.controller[0], command)
+
+    def sees(self, host: str, command: Sequence[str]) -> list[str]:
+        """A command that sees `host` as its host name, and everybody's address in /etc/hosts."""
+        inside = f'mount --bind {self.root}/etc/hosts /etc/hosts && hostname {host} && exec "$@"'
+        return ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, "sh", *command]
 
     def node_port(self, name: str) -> int:
         """One port for all: each has it on its own address."""
@@ -76,8 +86,7 @@ class PartitionedCluster(Cluster):
 
     def make_node(self, name: str) -> Daemon:
         """The slurmd of a node, which takes its name from the host name that it sees."""
-        inside = f"mount --bind {self.root}/etc/hosts /etc/hosts && hostname {name} && exec slurmd -D"
-        own = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside]
+        own = self.layout.sees(name, ["slurmd", "-D"])
         return self._daemon(f"slurmd-{name}", ["ip", "netns", "exec", self.layout.cable(name), *own])
 
     def _connect(self) -> None:

@@ -81,3 +81,11 @@ def test_accounting_counts_gpus(cluster: Cluster, tmp_path: Path) -> None:
     job = submit(tmp_path, "k-gpus", "srun true")
     wait_for(job, "COMPLETED")
     assert "gres/gpu:h800=16" in cluster.command("sacct", "-X", "-n", "-P", "-j", job, "-o", "alloctres")
+
+
+def test_the_daemons_and_srun_listen_on_a_loopback_address_alone(cluster: Cluster, tmp_path: Path) -> None:
+    submit(tmp_path, "k-listens", f"srun sh -c 'touch {tmp_path}/begun; sleep 1000'")
+    assert holds((tmp_path / "begun").exists, PATIENCE)
+    (address,) = cluster.addresses()
+    assert address.startswith("127.")
+    cluster.cancel_all()
