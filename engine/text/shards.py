@@ -58,11 +58,26 @@ class Document(NamedTuple):
 
 
 class EvalWindows(NamedTuple):
-    """Windows to measure a loss on: `tokens` (N, T+1), bytes of text in each one's targets (N,), their domains (N)."""
+    """Windows to measure a loss on: `tokens` (N, T+1), bytes of text in each one's targets (N,), their domains (N).
+
+    `places` says where each begins: its shard's file, and the offset of its first token there.
+    """
 
     tokens: Ids
     n_bytes: Ids
     domains: tuple[str, ...]
+    places: tuple[tuple[str, int], ...] = ()
+
+
+class Targets(NamedTuple):
+    """What windows' targets are, each (N, T): the document's number, and the bytes of text it stands for."""
+
+    documents: Ids
+    n_bytes: Ids
+
+    def totals(self, values_NT: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the sum of `values_NT` over each document's targets, in the documents' order."""
+        return np.asarray(np.bincount(self.documents.ravel(), weights=values_NT.ravel()), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -202,7 +217,30 @@ class TokenStream:
             ]
         )
         n_bytes = self._byte_counts[tokens[:, 1:]].sum(axis=1, dtype=np.int64)
-        return EvalWindows(tokens, n_bytes, tuple(chosen[s].domain for s in where.tolist()))
+        places = tuple((chosen[s].file, f * seq_len) for s, f in zip(where.tolist(), firsts.tolist(), strict=True))
+        return EvalWindows(tokens, n_bytes, tuple(chosen[s].domain for s in where.tolist()), places)
+
+    def owners(self, windows: EvalWindows) -> Targets:
+        """Return of which document each target of `windows` is, and how many bytes of text it stands for.
+
+        Documents are numbered from 0 in the order in which they appear; the copies of one are the same document.
+        """
+        rows = (
+            pl.scan_parquet(self.directory / INDEX_FILE)
+            .filter(pl.col("shard").is_in(sorted({file for file, _ in windows.places})))
+            .select("shard", "offset", "id")
+            .collect()
+        )
+        held = {str(file): part.sort("offset") for (file,), part in rows.group_by("shard")}
+        offsets = {file: part["offset"].to_numpy() for file, part in held.items()}
+        numbers: dict[str, int] = {}
+        documents = np.empty((len(windows.tokens), windows.tokens.shape[1] - 1), dtype=np.int64)
+        for row, (file, first) in zip(documents, windows.places, strict=True):
+            targets = np.arange(first + 1, first + 1 + row.size)
+            places, inverse = np.unique(np.searchsorted(offsets[file], targets, side="right") - 1, return_inverse=True)
+            ids = held[file]["id"]
+            row[:] = np.array([numbers.setdefault(ids[place], len(numbers)) for place in places.tolist()])[inverse]
+        return Targets(documents, self._byte_counts[windows.tokens[:, 1:]].astype(np.int64))
 
     def documents(self, domain: str | None = None, min_tokens: int = 1) -> Iterator[Document]:
         """Each document once (first copies only) of at least `min_tokens`, in the shards' order."""

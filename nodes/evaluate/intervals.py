@@ -1,29 +1,53 @@
-"""How sure a figure is: Wilson's interval for shares, a keyed bootstrap for means and ratios.
+"""How sure a figure is, given that a document's windows, or its questions, are alike.
+
+Figures are ratios of sums (bits over bytes, right answers over questions) of independent items; an item that gives
+several pieces (a document read in many windows) enters with its sums, so that an interval tells of other documents and
+not of other windows of the same ones. For the items c = 1…C with sums y_c and x_c, the figure is r = Σy_c / Σx_c.
+
+- Ratios: bootstrap over items. C of them are drawn with replacement and the ratio of their sums taken, 2,000 times; the
+  interval's ends are quantiles of these, at the level that widens them as Student's t does for few items (Hesterberg,
+  "What Teachers Should Know About the Bootstrap", The American Statistician 69(4), 2015: expanded percentiles). Of
+  unequal items there are as many as (Σx_c)²/Σx_c² equal ones (Kish). Under five items even this is too narrow, since no
+  resample lies beyond them.
+- Shares: Wilson's interval at the effective number of answers n* = p(1 − p)/V, where V = Σ(y_c − p·x_c)²/(Σx_c)² is the
+  linearised variance of a ratio over clusters (Cochran, Sampling Techniques, 1977, chapters 6 and 9A) and n/n* is
+  Kish's design effect. Where all items say the same, n* = (Σx_c)²/Σx_c², as if an item's answers were one.
+
+With one answer an item both are the plain intervals over answers; with answers that are alike within an item they are
+those of one answer an item. Of a single item nothing is known about others: a ratio then has no interval.
 
 Everything here is a pure function of its arguments; the bootstrap draws from a generator keyed by (seed, purpose).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
 
 RESAMPLES = 2000  # percentile ends move by less than a tenth of the interval's width between seeds
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the ends of its confidence interval."""
+    """A figure with the ends of its confidence interval; None where one item alone leaves them open."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is known and lies on one side of zero."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     """Share `successes`/`n` with Wilson's score interval, which stays inside [0, 1] and is honest near its ends.
 
     Raises ValueError unless 0 <= successes <= n and n > 0.
@@ -39,6 +63,21 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
+def clustered_share(right: Sequence[float], asked: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Share of right answers with Wilson's interval at their effective number; item c has `right[c]` of `asked[c]`.
+
+    Raises ValueError on no items, or on impossible counts.
+    """
+    above, below = _paired(right, asked)
+    if (above < 0).any() or (above > below).any() or (below <= 0).any():
+        raise ValueError("clustered_share needs 0 <= right <= asked and asked > 0 of every item")
+    total = float(below.sum())
+    share = float(above.sum()) / total
+    variance = float(((above - share * below) ** 2).sum()) / total**2
+    effective = min(share * (1 - share) / variance, total) if variance > 0 else _equal_items(below)
+    return replace(wilson(share * effective, effective, confidence), value=share)
+
+
 def bootstrap_ratio(
     numerators: Sequence[float],
     denominators: Sequence[float],
@@ -46,25 +85,47 @@ def bootstrap_ratio(
     purpose: str,
     confidence: float = 0.95,
 ) -> Interval:
-    """Sum of numerators over sum of denominators (bits over bytes, say), with a percentile bootstrap over the pairs.
+    """Sum of numerators over sum of denominators (bits over bytes, say), with a bootstrap interval over the items.
 
-    The unit that is resampled is one pair: a document, a window, a prompt. With a single pair the interval is the
-    value itself. Raises ValueError on no pairs, or lengths that differ.
+    One pair is one independent item: a document with all its windows, a prompt. Raises ValueError on no items, or
+    lengths that differ.
     """
-    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    if above.shape != below.shape or above.ndim != 1 or above.size == 0:
-        raise ValueError(f"bootstrap_ratio needs two equal, non-empty lists, not {above.size} and {below.size} values")
+    above, below = _paired(numerators, denominators)
+    n = above.size
     value = float(above.sum() / below.sum())
-    picks = _generator(seed, purpose).multinomial(above.size, np.full(above.size, 1 / above.size), size=RESAMPLES)
+    if n == 1:
+        return Interval(value, None, None)
+    picks = _generator(seed, purpose).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     totals = picks @ below
     ratios = np.divide(picks @ above, totals, out=np.full(RESAMPLES, value), where=totals > 0)
-    tail = (1 - confidence) / 2
+    tail = _expanded_tail(_equal_items(below), confidence)
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
+def _equal_items(sizes: Values) -> float:
+    """Return how many items of equal size tell as much as these (Kish); 0 sizes tell nothing."""
+    return float(sizes.sum()) ** 2 / float((sizes**2).sum())
+
+
+def _expanded_tail(items: float, confidence: float) -> float:
+    """Return the share of resamples beyond each end: less than (1 - confidence)/2, the more so the fewer items."""
+    from scipy.special import stdtrit
+
+    if items - 1 < 1e-9:  # one of them is all there is: the ends are those of all resamples
+        return 0.0
+    return NormalDist().cdf(-sqrt(items / (items - 1)) * float(stdtrit(items - 1, 0.5 + confidence / 2)))
+
+
+def _paired(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[Values, Values]:
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if above.shape != below.shape or above.ndim != 1 or above.size == 0:
+        raise ValueError(f"an interval needs two equal, non-empty lists, not {above.size} and {below.size} values")
+    return above, below
+
+
 def bootstrap_mean(values: Sequence[float], seed: int, purpose: str, confidence: float = 0.95) -> Interval:
-    """Mean of `values` with its percentile bootstrap interval."""
+    """Mean of `values`, one an item, with its bootstrap interval."""
     return bootstrap_ratio(values, [1.0] * len(values), seed, purpose, confidence)
 
 

@@ -35,7 +35,8 @@ class SuiteResult:
     """Rows in the order they are to be shown (the first is the suite's headline), and what else the report uses.
 
     `outcomes` holds for a metric what was counted on each item: [numerators, denominators], whose sums' ratio is the
-    row's value. Items stand in the same order for every checkpoint, so that two checkpoints can be compared item by
+    row's value. An item is what is independent of the others: a document with all its windows, a subject with all its
+    questions. Items stand in the same order for every checkpoint, so that two checkpoints can be compared item by
     item. `details` is for the suite's own plots and samples (JSON types only).
     """
 

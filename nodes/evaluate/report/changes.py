@@ -34,6 +34,8 @@ class Change:
     @property
     def interval_text(self) -> str:
         """The 95 % interval of the difference, in the same unit."""
+        if self.difference.low is None or self.difference.high is None:
+            return "unknown from one item"
         scale, digits = (100, 1) if self.unit == "share" else (1, 3)
         return f"{scale * self.difference.low:+.{digits}f} to {scale * self.difference.high:+.{digits}f}"
 
@@ -63,6 +65,6 @@ def _change(suite: SuiteInfo, old: SuiteResult, new: SuiteResult, before: str, a
 
 
 def _verdict(difference: Interval, row: Row) -> Verdict:
-    if difference.low <= 0 <= difference.high:
+    if not difference.excludes_zero:
         return "unclear"
     return "better" if (difference.value > 0) == (row.better == "higher") else "worse"

@@ -15,7 +15,8 @@ def flat_metrics(facts: Facts) -> dict[str, float | int | str]:
     for change in changes(facts.results, facts.suites, facts.seed):
         name = f"{_flat(change.metric)}_change_{change.after}"
         metrics[name] = change.difference.value
-        metrics[f"{name}_low"], metrics[f"{name}_high"] = change.difference.low, change.difference.high
+        ends = {"low": change.difference.low, "high": change.difference.high}
+        metrics |= {f"{name}_{end}": value for end, value in ends.items() if value is not None}
     return metrics
 
 

@@ -3,6 +3,7 @@
 from math import log
 from typing import Final
 
+import numpy as np
 import torch
 
 from engine.errors import UserError
@@ -17,7 +18,7 @@ from nodes.evaluate.suites.material import Material
 TITLE: Final = "Held-out text"
 ABOUT: Final = (
     "Bits per byte on windows of the test split's natural text, the same for every checkpoint, evenly spaced over each "
-    "domain; intervals by bootstrap over windows. Plain text, no chat format."
+    "domain; intervals by bootstrap over documents, each with all its windows. Plain text, no chat format."
 )
 
 
@@ -28,18 +29,20 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
     stream = data.shards.split("test")
     domains = list(dict.fromkeys(shard.domain for shard in stream.choose(kinds=["natural"])))
     outcomes: dict[str, list[list[float]]] = {}
-    nats: list[float] = []
+    per_token: list[list[float]] = [[], []]
     for domain in domains:
         windows = stream.eval_windows(settings.window, [domain], ["natural"], settings.windows)
-        found = window_nats(model, torch.from_numpy(windows.tokens), settings.batch).sum(1).double()
-        bits, size = (found / log(2)).tolist(), windows.n_bytes.astype(float).tolist()
-        outcomes[f"bits_per_byte/{domain}"] = [bits, size]
-        nats += found.tolist()
+        targets = stream.owners(windows)
+        nats_NT = window_nats(model, torch.from_numpy(windows.tokens), settings.batch).double().numpy()
+        nats, size = targets.totals(nats_NT), targets.totals(targets.n_bytes)
+        outcomes[f"bits_per_byte/{domain}"] = [(nats / log(2)).tolist(), size.tolist()]
+        per_token[0] += nats.tolist()
+        per_token[1] += targets.totals(np.ones_like(nats_NT)).tolist()
     pooled = [[value for pair in outcomes.values() for value in pair[part]] for part in (0, 1)]
     outcomes = {"bits_per_byte/all": pooled, **outcomes}
     rows = [_row(name, _label(name), pair, "bits/byte", p) for name, pair in outcomes.items()]
-    outcomes["loss/all"] = [nats, [float(settings.window)] * len(nats)]
-    rows.append(_row("loss/all", "all domains, nats a token", outcomes["loss/all"], "nats/token", p))
+    outcomes["loss/all"] = per_token
+    rows.append(_row("loss/all", "all domains, nats a token", per_token, "nats/token", p))
     return SuiteResult(tuple(rows), outcomes)
 
 

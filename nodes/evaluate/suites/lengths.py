@@ -2,7 +2,9 @@
 
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.model.model import K2Model
 from engine.text.tokenizer import K2Tokenizer
@@ -15,27 +17,37 @@ from nodes.evaluate.suites.material import Material
 TITLE: Final = "Long context"
 ABOUT: Final = (
     "Nats a token in the last and the first quarter of windows of held-out natural text at the extended length. "
-    "The last quarter shows what a checkpoint does beyond the length it was trained at."
+    "The last quarter shows what a checkpoint does beyond the length it was trained at. Intervals by bootstrap over "
+    "documents."
 )
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
     """Loss in the last and the first quarter of long windows, and the curve over all positions."""
     settings = p.lengths
-    windows = data.shards.split("test").eval_windows(settings.length, None, ["natural"], settings.windows)
+    stream = data.shards.split("test")
+    windows = stream.eval_windows(settings.length, None, ["natural"], settings.windows)
+    documents_NT = stream.owners(windows).documents
     nats_NT = window_nats(model, torch.from_numpy(windows.tokens), 1).double()
     quarter = settings.length // 4
     parts = {
-        "lengths/last_quarter": (f"positions {settings.length - quarter + 1}–{settings.length}", nats_NT[:, -quarter:]),
-        "lengths/first_quarter": (f"positions 1–{quarter}", nats_NT[:, :quarter]),
+        "lengths/last_quarter": (f"positions {settings.length - quarter + 1}–{settings.length}", slice(-quarter, None)),
+        "lengths/first_quarter": (f"positions 1–{quarter}", slice(quarter)),
     }
     rows, outcomes = [], {}
-    for metric, (label, part_NT) in parts.items():
-        sums, counts = part_NT.sum(1).tolist(), [float(part_NT.shape[1])] * len(part_NT)
+    for metric, (label, part) in parts.items():
+        sums, counts = _by_document(nats_NT[:, part].numpy(), documents_NT[:, part])
         interval = bootstrap_ratio(sums, counts, p.seed, metric)
         rows.append(Row(metric, label, interval.value, "nats/token", "lower", len(sums), interval.low, interval.high))
         outcomes[metric] = [sums, counts]
     return SuiteResult(tuple(rows), outcomes, {"curve": _curve(nats_NT, settings.buckets, _trained_length(model))})
+
+
+def _by_document(nats_NT: NDArray[np.float64], documents_NT: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Return the nats and the number of targets of each document that has some here."""
+    sums = np.bincount(documents_NT.ravel(), weights=nats_NT.ravel())
+    counts = np.bincount(documents_NT.ravel())
+    return sums[counts > 0].tolist(), counts[counts > 0].astype(float).tolist()
 
 
 def _curve(nats_NT: torch.Tensor, buckets: int, trained_length: int) -> dict[str, object]:

@@ -8,7 +8,7 @@ Without that a model is paid for knowing which answers are long or common: an un
 elements' series.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.text.permutation import key
 from engine.text.tokenizer import K2Tokenizer
-from nodes.evaluate.intervals import wilson
+from nodes.evaluate.intervals import clustered_share
 from nodes.evaluate.results import Row, SuiteResult
 from nodes.evaluate.schema import Parameters, Quiz
 from nodes.evaluate.suites.likelihood import continuation_logprobs
@@ -28,7 +28,7 @@ TITLE: Final = "Knowledge quiz"
 ABOUT: Final = (
     "Facts that stood in the training text, in its own form and without the chat format. Wrong choices are true of "
     "other subjects; the answer is the choice whose likelihood the subject raises most, so that neither length nor "
-    "frequency of an answer pays."
+    "frequency of an answer pays. Intervals are clustered by subject."
 )
 
 
@@ -46,17 +46,28 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
     """Share answered correctly, over all fields and by field."""
     asked = questions(data.trained_documents(), p.quiz, p.seed)
     scores = answer(model, tok, asked, p.quiz.batch)
-    groups = {"quiz/all": ("all fields", scores)}
+    groups = {"quiz/all": ("all fields", list(zip(asked, scores, strict=True)))}
     for field, name in p.quiz.fields.items():
-        of_field = [score for score, question in zip(scores, asked, strict=True) if question.field == field]
+        of_field = [(question, score) for question, score in groups["quiz/all"][1] if question.field == field]
         if of_field:
             groups[f"quiz/{name.replace(' ', '_')}"] = (name, of_field)
-    rows = []
-    for metric, (label, found) in groups.items():
-        interval = wilson(round(sum(found)), len(found))
+    rows, outcomes = [], {}
+    for metric, (label, answered) in groups.items():
+        right, count = outcomes[metric] = by_subject(answered)
+        interval = clustered_share(right, count)
         bounds = (interval.low, interval.high, 1 / p.quiz.choices)
-        rows.append(Row(metric, label, interval.value, "share", "higher", len(found), *bounds))
-    return SuiteResult(tuple(rows), {metric: [found, [1.0] * len(found)] for metric, (_, found) in groups.items()})
+        rows.append(Row(metric, label, interval.value, "share", "higher", len(right), *bounds))
+    return SuiteResult(tuple(rows), outcomes)
+
+
+def by_subject(answered: Iterable[tuple[Question, float]]) -> list[list[float]]:
+    """Return the right answers and the questions of each subject, in order: what is known of one hangs together."""
+    totals: dict[str, list[float]] = {}
+    for question, score in answered:
+        total = totals.setdefault(question.subject, [0.0, 0.0])
+        total[0] += score
+        total[1] += 1.0
+    return [[total[part] for total in totals.values()] for part in (0, 1)]
 
 
 def answer(model: K2Model, tok: K2Tokenizer, asked: Sequence[Question], batch: int) -> list[float]:

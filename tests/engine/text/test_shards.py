@@ -165,6 +165,27 @@ def test_a_limit_spreads_the_windows_evenly(train: TokenStream) -> None:
     assert len(train.eval_windows(10, limit=10**6).tokens) == len(every.tokens)
 
 
+@pytest.mark.parametrize("split", ["validation", "train"])
+def test_each_target_of_a_window_has_its_document(directory: Path, tokenizer: K2Tokenizer, split: str) -> None:
+    stream = TokenShards.open(directory).split(split)
+    windows = stream.eval_windows(10, limit=200)
+    targets = stream.owners(windows)
+    assert targets.documents.shape == targets.n_bytes.shape == windows.tokens[:, 1:].shape
+    assert (targets.n_bytes.sum(1) == windows.n_bytes).all()
+    index = pl.read_parquet(directory / "index.parquet")
+    numbers: dict[str, int] = {}
+    for row, (file, first) in zip(targets.documents.tolist(), windows.places, strict=True):
+        for place, number in enumerate(row, first + 1):
+            held = index.filter(
+                pl.col("shard") == file, pl.col("offset") <= place, place < pl.col("offset") + pl.col("length")
+            )
+            assert numbers.setdefault(held["id"].item(), number) == number
+    assert sorted(numbers.values()) == list(range(len(numbers)))
+    assert len(numbers) > 1
+    ones = np.ones(targets.documents.shape)
+    assert targets.totals(ones).tolist() == np.unique(targets.documents, return_counts=True)[1].tolist()
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
 
 

@@ -59,6 +59,37 @@ def test_pooled_bits_are_the_domains_weighted_by_bytes(tok, data, p, tiny):
     assert row.low <= row.value <= row.high
 
 
+def test_items_are_documents_whatever_their_windows(tok, data, p, tiny):
+    """A document's windows enter the interval as one item, and every target counts once."""
+    stream = data.shards.split("test")
+    with torch.no_grad():
+        result = bits_per_byte.run(tiny, tok, data, p)
+    for domain in ("knowledge", "maths"):
+        windows = stream.eval_windows(24, [domain], ["natural"], 6)
+        bits, size = result.outcomes[f"bits_per_byte/{domain}"]
+        documents = len({*stream.owners(windows).documents.ravel().tolist()})
+        assert result.row(f"bits_per_byte/{domain}").n == len(bits) == len(size) == documents
+        assert sum(size) == windows.n_bytes.sum()
+        with torch.no_grad():
+            nats = float(window_nats(tiny, torch.from_numpy(windows.tokens), 6).sum())
+        assert sum(bits) == pytest.approx(nats / log(2), rel=1e-5)
+    assert sum(result.outcomes["loss/all"][1]) == 24 * sum(
+        len(stream.eval_windows(24, [domain], ["natural"], 6).tokens) for domain in ("knowledge", "maths")
+    )
+    long = lengths.run(Rigged(tok.vocab_size), tok, data, p)
+    windows = stream.eval_windows(p.lengths.length, None, ["natural"], p.lengths.windows)
+    quarter = stream.owners(windows).documents[:, -(p.lengths.length // 4) :]
+    assert long.row("lengths/last_quarter").n == len({*quarter.ravel().tolist()})
+
+
+def test_questions_about_one_subject_are_one_item():
+    def question(subject):
+        return quiz.Question("Field", subject, (" a", " b"), 0)
+
+    answered = [(question("x"), 1.0), (question("y"), 0.0), (question("x"), 1.0), (question("x"), 0.0)]
+    assert quiz.by_subject(answered) == [[2.0, 0.0], [3.0, 1.0]]
+
+
 def test_window_nats_do_not_depend_on_the_batch(tok, data, tiny):
     tokens = torch.from_numpy(data.shards.split("test").eval_windows(24, None, ["natural"], 7).tokens)
     one, many = window_nats(tiny, tokens, 1), window_nats(tiny, tokens, 5)

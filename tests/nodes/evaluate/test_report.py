@@ -7,7 +7,7 @@ import pytest
 
 from engine.artifacts.files import digest_bytes
 from nodes.evaluate.report.changes import changes
-from nodes.evaluate.report.comparison import compare, interval_text_of, value_text_of
+from nodes.evaluate.report.comparison import SuiteInfo, compare, interval_text_of, value_text_of
 from nodes.evaluate.report.content import baselines
 from nodes.evaluate.report.sources import count_sources
 from nodes.evaluate.report.write import fence, figure_text, markdown_cell, write_report
@@ -142,6 +142,16 @@ def test_changes_call_only_clear_differences(facts):
     assert by_step["quiz/share", "sft"].verdict == "unclear"
     assert by_step["bits_per_byte/all", "base"].verdict == "better"
     assert by_step["bits_per_byte/all", "base"].difference.value == pytest.approx(-0.05)
+
+
+def test_a_difference_known_from_one_document_is_unclear_and_has_no_ends():
+    def found(bits):
+        row = Row("bits_per_byte/all", "all text", bits / 8, "bits/byte", "lower", 1)
+        return {"bits": SuiteResult((row,), {"bits_per_byte/all": [[bits], [8.0]]})}
+
+    (change,) = changes({"base": found(16.0), "sft": found(4.0)}, [SuiteInfo("bits", "Text", "")], 1)
+    assert change.verdict == "unclear"
+    assert change.interval_text == "unknown from one item"
 
 
 def test_results_survive_json(facts):
