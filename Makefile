@@ -46,7 +46,7 @@ run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the tabl
 repro: $(READY) ## what is stale, or only STAGE; FORCE=1 runs it even if nothing changed
 	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
 
-plan: $(READY) ## each stage: fresh, stale, missing or failed, the first reason, and how long it will take
+plan: $(READY) ## each stage: fresh, stale, missing, interrupted or failed, the first reason, and how long it will take
 	@python -m pipelines.status --env $(PROFILE)
 
 why: $(READY) ## what made STAGE stale, old → new, through the stages before it

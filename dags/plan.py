@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from dags.attending import attended_by_dagster
+from dags.attending import attended_by_dagster, attended_by_driver
 from dags.home import PROFILE_VARIABLE, chosen_profile
 from dags.metadata import latest_check, reported
 from dags.versions import working_tree
@@ -28,7 +28,9 @@ from pipelines.manifest import ROOT, load_manifest
 from pipelines.status import stage_status
 
 PLAN = "plan"
-ABOUT = "Passed if `make plan` says fresh; else the reason: stale, missing (a warning) or failed (an error)."
+ABOUT = (
+    "Passed if `make plan` says fresh; else the reason: stale, missing, interrupted (a warning) or failed (an error)."
+)
 Plan = dict[str, dict[str, str | None]]
 """Stage → state, reason and the name of its last good run's record."""
 
@@ -83,7 +85,8 @@ def plan_sensor(profile: str) -> dg.SensorDefinition:
     )
     def report_plan(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         attended = [stage for stage in load_manifest().stages if attended_by_dagster(profile, stage)]
-        state = digest_bytes(" ".join([touched(profile), *attended]).encode())
+        driven = [stage for stage in load_manifest().stages if attended_by_driver(profile, stage)]
+        state = digest_bytes(" ".join([touched(profile), *attended, "and", *driven]).encode())
         if state == context.cursor:
             return dg.SkipReason("no file that the plan depends on was touched")
         now = {stage: entry for stage, entry in _read(profile).items() if stage not in attended}  # that run says it

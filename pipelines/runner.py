@@ -280,7 +280,7 @@ def _outcome(error: BaseException | None) -> str:
     known = user_error(error)
     if isinstance(known, Interrupted):
         return records.INTERRUPTED
-    return "detached" if isinstance(known, Detached) else "failed"
+    return records.DETACHED if isinstance(known, Detached) else "failed"
 
 
 def _sentence(error: BaseException | None, profile: str) -> str | None:

@@ -1,8 +1,9 @@
-"""`make plan`: every stage as fresh, stale, missing or failed, with the first reason and how long it will take.
+"""`make plan`: each stage as fresh, stale, missing, interrupted or failed, with the first reason and how long it takes.
 
 A stage is fresh if a good run of it had today's key and its outputs are the ones that run left. The key is the same
 one that the stage itself makes, so the plan, DVC and the Dagster badges agree. It has failed if its last run did, under
-today's key: another key has not been tried.
+today's key: another key has not been tried. It is interrupted if it would run, and unfinished work of today's key goes
+on.
 
     python -m pipelines.status --env laptop
 """
@@ -17,8 +18,10 @@ from rich.markup import escape
 from engine.identity.difference import differences
 from engine.identity.key import stage_key
 from engine.identity.library import Library
-from engine.identity.records import ADOPTED, GOOD, RECALLED, read_records
+from engine.identity.records import ADOPTED, DETACHED, GOOD, INTERRUPTED, RECALLED, read_records
+from engine.launch.lifetime import is_locked
 from engine.remedy import command
+from engine.training.position import position
 from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.configuration import check_configuration
@@ -29,8 +32,8 @@ from pipelines.manifest import load_manifest
 if TYPE_CHECKING:
     from rich.console import Console
 
-State = Literal["fresh", "stale", "missing", "failed"]
-COLOURS = {"fresh": "green", "stale": "yellow", "missing": "white", "failed": "red"}
+State = Literal["fresh", "stale", "missing", "interrupted", "failed"]
+COLOURS = {"fresh": "green", "stale": "yellow", "missing": "white", "interrupted": "cyan", "failed": "red"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,22 @@ def _status(
     now = {**parts, "inputs": inputs}
     last = _to_compare_with(good, key, profile)
     state, reason = _judge(profile, outline, runs, last, key, now, before)
+    inputs_fresh = all(before[graph.producer(name)].state == "fresh" for name in outline.inputs)
+    if state in {"stale", "missing"} and inputs_fresh and (paused := _paused(profile, stage, key, runs)):
+        state, reason = "interrupted", paused
     seconds = float(last["seconds"]) if last else None
     return StageStatus(stage, state, reason, key, last, seconds, estimate(good), now)
+
+
+def _paused(profile: str | None, stage: str, key: str | None, runs: list[dict[str, Any]]) -> str:
+    """Where the unfinished work of today's key stopped; "" if there is none, or it is being worked on."""
+    place = graph.work_folder(profile) / stage
+    last = runs[-1]["outcome"] if runs and runs[-1]["key"] == key else None
+    if key is None or last == DETACHED or is_locked(place / "lock"):
+        return ""
+    if kept := position(place / key):
+        return f"stopped at {kept}; the same command goes on"
+    return str(runs[-1]["error"]) if last == INTERRUPTED else ""
 
 
 def _to_compare_with(good: list[dict[str, Any]], key: str | None, profile: str | None) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from engine.errors import UserError, warn
 from engine.remedy import move_aside
 
 SCHEMA = 1
-ADOPTED, RECALLED, INTERRUPTED = "adopted", "recalled", "interrupted"
+ADOPTED, RECALLED, INTERRUPTED, DETACHED = "adopted", "recalled", "interrupted", "detached"
 BEGUN = "begun.json"
 """In the workspace of a stage that is running: what its record will say of key, start and origin."""
 GOOD = ("success", ADOPTED, RECALLED)
@@ -65,10 +65,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return {**record, "path": path}
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return all run records of one stage, oldest first; a damaged one is passed over with a warning."""
+def read_records(folder: Path, key: str = "") -> list[dict[str, Any]]:
+    """Return the run records of one stage, or of one key, oldest first; a damaged one is passed over with a warning."""
     records = []
-    for path in folder.glob("*.json"):
+    for path in folder.glob(f"{key}*.json"):
         try:
             records.append(read_record(path))
         except FileNotFoundError:  # moved aside since it was listed

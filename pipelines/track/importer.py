@@ -4,23 +4,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.identity.records import read_records
+from engine.identity.records import DETACHED, INTERRUPTED, read_records
 from pipelines import graph
 from pipelines.manifest import load_manifest
 from pipelines.track.curves import curves, keepsakes, kept_curves, number_like, present
 from pipelines.track.store import COMPLETE, LONGEST_VALUE, PARENT, RECORD, VERSION, Store
 from pipelines.track.versions import Record, Version, versions
 
-DETACHED = "detached"
 COUNTS = ("attempts", "queue_seconds", "run_seconds")
 """A job's figures; its id, nodes and log are tags."""
 
 
 def read_all_records(profile: str) -> list[Record]:
-    """Every run record of a profile but those of drivers that left a job behind: the one that attaches again tells."""
+    """Every run record of a profile but those of drivers that left, at Ctrl-C or from a job: the next one tells."""
     runs = graph.data_folder(profile) / ".runs"
     records = [record for stage in load_manifest().stages for record in read_records(runs / stage)]
-    return [record for record in records if record["outcome"] != DETACHED]
+    return [record for record in records if record["outcome"] not in {DETACHED, INTERRUPTED}]
 
 
 class Importer:

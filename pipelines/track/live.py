@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.artifacts.files import object_if_sound
-from engine.identity.records import BEGUN
+from engine.identity.records import BEGUN, INTERRUPTED, read_records
 from engine.remedy import move_aside
 from engine.training.journal import HISTORY, left_by_training
 from pipelines import graph
@@ -23,20 +23,30 @@ RUNNING = "RUNNING"
 
 @dataclass(frozen=True)
 class Running:
-    """A stage with work in progress: what the runner noted, and the history, which need not be there yet."""
+    """A stage with work in progress: what the runner noted, and the history, which need not be there yet.
+
+    `paused` tells that Ctrl-C has stopped it.
+    """
 
     begun: Record
     history: Path
+    paused: bool = False
 
 
 def in_progress(profile: str) -> list[Running]:
     """Every stage of a profile that has begun and whose workspace is there, killed ones too."""
     paths = sorted(graph.work_folder(profile).glob(f"*/*/{BEGUN}"))
     return [
-        Running(begun, left_by_training(path.parent, HISTORY) or path.parent / HISTORY)
+        Running(begun, left_by_training(path.parent, HISTORY) or path.parent / HISTORY, _is_paused(profile, begun))
         for path in paths
         if (begun := object_if_sound(path, move_aside(path)))  # or: finished and removed since it was listed
     ]
+
+
+def _is_paused(profile: str, begun: Record) -> bool:
+    """Whether the attempt that began so was interrupted."""
+    kept = read_records(graph.runs_folder(profile, begun["stage"]), begun["key"])
+    return any((run["outcome"], run["started"]) == (INTERRUPTED, begun["started"]) for run in kept)
 
 
 @dataclass
@@ -114,6 +124,8 @@ class Follower:
         for stage in running:
             if (stage.begun["key"], stage.begun["started"]) not in ended:
                 points += self._take_up(stage, records)
+                if stage.paused:
+                    self._pause(live_name(stage.begun))
         self._close({live_name(stage.begun) for stage in running})
         return points
 
@@ -124,8 +136,9 @@ class Follower:
             return 0
         if name not in self._store.runs:
             self._open(stage.begun, records)
-        if self._store.runs[name].info.status != RUNNING:  # it was dropped, and has begun again
-            self._store.client.update_run(self._store.id_of(name), status=RUNNING)
+        if self._store.runs[name].info.status != RUNNING:  # it was dropped or paused, and goes on
+            for run in (self._store.id_of(name), self._store.runs[name].data.tags[PARENT]):
+                self._store.client.update_run(run, status=RUNNING)
             self._store.refresh()
         return self._store.write_curves(name, points)
 
@@ -142,6 +155,18 @@ class Follower:
         run_id = store.open(name, tags, milliseconds(begun["started"]), begun["stage"])
         store.write(run_id, parameters=parameters_of(begun))
         store.write_datasets(run_id, "input", begun["parts"]["inputs"])
+
+    def _pause(self, name: str) -> None:
+        """Mark the run of a stage that Ctrl-C stopped, and its parent as one that is still to go on.
+
+        In MLflow's words KILLED is "killed by user" and SCHEDULED "scheduled to run at a later time"; the parent of a
+        pause must not look like that of a failure.
+        """
+        store = self._store
+        if name in store.runs and store.runs[name].info.status == RUNNING:
+            store.client.set_terminated(store.id_of(name), "KILLED")
+            store.client.update_run(store.runs[name].data.tags[PARENT], status="SCHEDULED")
+            store.refresh()
 
     def _close(self, known: set[str]) -> None:
         """Mark as killed what was followed and has neither a workspace nor a record: its work was dropped."""

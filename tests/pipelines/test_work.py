@@ -129,3 +129,21 @@ def test_clean_leaves_a_forced_run_that_can_go_on(runs: Runs, monkeypatch: pytes
         runs.add(STAGE, 5, key=key * 16)
     assert clean.finished_work() == [finished]
     assert forced.exists()
+
+
+def test_the_plan_calls_unfinished_work_of_todays_key_interrupted(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed without a record as well; not while a process is at it, nor where the outputs are what they should be."""
+    leave("1", step=5)
+    assert status.stage_status(PROFILE)[STAGE].state == "missing"
+    leave(today(), step=66)
+    now = status.stage_status(PROFILE)
+    assert (now[STAGE].state, now[STAGE].reason) == ("interrupted", "stopped at 66 of 1,200; the same command goes on")
+    with lock(graph.work_folder(PROFILE) / STAGE / "lock", "it"):
+        assert status.stage_status(PROFILE)[STAGE].state == "missing"
+    record = runs.add(STAGE, 1, outcome="failed", key=today())
+    assert status.stage_status(PROFILE)[STAGE].state == "failed"
+    content = {name: value for name, value in record.items() if name != "path"}
+    write_atomic(record["path"], canonical_json({**content, "outcome": "interrupted", "error": "stopped"}))
+    assert status.stage_status(PROFILE)[STAGE].state == "interrupted"
+    runs.add(STAGE, 2, key=today())
+    assert status.stage_status(PROFILE)[STAGE].state == "fresh"

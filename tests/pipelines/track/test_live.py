@@ -7,10 +7,11 @@ import pytest
 from engine.identity.records import BEGUN
 from pipelines.track.live import Tail
 from pipelines.track.session import Session
+from pipelines.track.store import PARENT, client
 from tests.pipelines.track.stage import Stage, expected, losses, rows, sft_runs
 
 pytestmark = pytest.mark.timeout(600)  # MLflow's first use of a database waits for the disc hundreds of times
-PROFILES = iter(["k2", "h200", "moonlight", "laptop"])
+PROFILES = iter(["k2", "h200", "moonlight", "laptop", "smoke"])
 
 
 @pytest.fixture
@@ -56,6 +57,32 @@ def test_a_resumed_stage_goes_on_in_its_run_and_doubles_no_step_even_with_other_
     session.take_up()
     (run,) = sft_runs(database, profile)
     assert losses(database, run) == expected(1, 8)
+
+
+def test_a_paused_stage_is_no_failure_and_goes_on_in_its_run(add_run, database, profile):
+    add_run("pretrain", 1, profile)
+    session, stage = Session(profile, database), Stage(profile)
+    stage.append(rows(1, 3))
+    session.take_up()
+    stage.append(rows(4, 4))
+    stage.end("interrupted")
+    session.take_up()
+    (paused,) = sft_runs(database, profile)
+    parent = client(database).get_run(paused.data.tags[PARENT])
+    assert (paused.info.status, parent.info.status) == ("KILLED", "SCHEDULED")
+    assert losses(database, paused) == expected(1, 4)
+    again = Stage(profile, started="2026-02-01T00:20:00.000000+00:00")
+    again.append(rows(5, 6))
+    session.take_up()
+    (run,) = sft_runs(database, profile)
+    assert (run.info.run_id, run.info.status) == (paused.info.run_id, "RUNNING")
+    assert client(database).get_run(parent.info.run_id).info.status == "RUNNING"
+    again.end(finished="2026-02-01T00:30:00.000000+00:00")
+    session.take_up()
+    (done,) = sft_runs(database, profile)
+    assert (done.info.run_id, done.info.status) == (paused.info.run_id, "FINISHED")
+    assert client(database).get_run(parent.info.run_id).info.status == "FINISHED"
+    assert losses(database, done) == expected(1, 6)
 
 
 def test_a_job_whose_driver_left_is_followed_on(add_run, database, profile):
