@@ -7,6 +7,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pipelines import graph
+from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--env", default=None, help="profile")
     with report_errors():
         profile = load_manifest().profile(parser.parse_args().env)
+        check_configuration(profile)
         print_size(profile)
 
 

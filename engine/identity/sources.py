@@ -143,7 +143,10 @@ def _settled(source: Source) -> str | None:
     """The revision that a source names, which must be one that never moves; None for the hub's path without one."""
     if not is_hub(source.path):
         return source.revision
-    revision = source.revision or hub_parts(source.path)[1]
+    in_path = hub_parts(source.path)[1]
+    revision = source.revision or in_path
+    if in_path is not None and in_path != revision:
+        raise UserError(f"{source.field}: {source.path} names {in_path} and revision names {revision}; keep one")
     if revision is not None and not _COMMIT.fullmatch(revision):
         raise UserError(
             f"{source.field}: the revision {revision!r} of {source.path} can move; give the commit, its 40 hexadecimal "

