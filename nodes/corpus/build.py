@@ -1,26 +1,40 @@
-"""The corpus from its sources: read, clean, judge, deduplicate, decontaminate, split."""
+"""The corpus from its sources: read, clean, judge, deduplicate, decontaminate, split.
 
-from collections.abc import Iterable
+Texts and signatures lie on disk (`spool`, `minhash`); of each part a few numbers are held (`verdicts`), so memory
+follows the size of a batch and not that of the corpus.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 import polars as pl
 
+from engine.artifacts.schema import TableSchema
+from engine.artifacts.tables import ROW_GROUP, polars_schema
 from engine.progress import progress
 from nodes.corpus import files, installed, maths
 from nodes.corpus.clean import normal_form, refusal
 from nodes.corpus.decontaminate import contaminated
-from nodes.corpus.document import Origin, RawDocument, document_id, draw, split_long, unit_hash
-from nodes.corpus.minhash import clusters, shingles, signatures, similar_pairs
+from nodes.corpus.document import Origin, RawDocument, document_id, split_long
+from nodes.corpus.minhash import SignatureFile, shingles, signatures, similar_pairs
 from nodes.corpus.schema import (
+    DOCUMENTS,
+    REJECTED_DOCUMENTS,
     DocstringSource,
     ElementsSource,
     FactbookSource,
     FileSource,
     MathsSource,
-    NearDuplicates,
     Parameters,
     Source,
     StdlibSource,
 )
+from nodes.corpus.spool import Part, Spool
+from nodes.corpus.verdicts import Verdicts
+
+PART_BYTES = 1 << 24
+"""Text in one file of the table: so much is held while it is written."""
 
 
 def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocument]]:
@@ -40,24 +54,24 @@ def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocu
             return files.file_origin(name, source), files.read_files(name, source)
 
 
-def collect(p: Parameters) -> tuple[pl.DataFrame, dict[str, Origin]]:
-    """All parts of the documents drawn from all sources, before judgement.
+def collect(p: Parameters, spool: Spool) -> dict[str, Origin]:
+    """Put all parts of the documents drawn from all sources into the spool; return where the sources come from.
 
-    Columns: id, parent (what a part was cut from or grouped with), domain, source, title, text, license.
+    A part that breaks a limit of its domain has its refusal beside it.
     """
-    frames, origins = [], {}
-    with progress("reading sources", len(p.sources)) as bar:
+    origins = {}
+    with progress("reading sources", len(p.sources)) as bar, spool.writing() as writer:
         for name, source in sorted(p.sources.items()):
             origins[name], documents = read(name, source, p.seed)
-            drawn = draw(documents, source.max_bytes, p.seed)
-            frames.append(_parts(p, name, source, drawn))
+            for batch in spool.draw(writer, documents, source.max_bytes, p.seed):
+                spool.add(writer, _parts(p, name, source, batch))
             bar.advance(1, source=name)
-    return pl.concat(frames).sort("id", "source", "title"), origins
+    return origins
 
 
-def _parts(p: Parameters, name: str, source: Source, drawn: list[RawDocument]) -> pl.DataFrame:
+def _parts(p: Parameters, name: str, source: Source, documents: list[RawDocument]) -> Iterator[Part]:
     raw = pl.DataFrame(
-        [(document.title, document.text, document.group) for document in drawn],
+        [(document.title, document.text, document.group) for document in documents],
         schema=dict.fromkeys(("title", "text", "group"), pl.String),
         orient="row",
     ).with_columns(normal_form(pl.col("text")))
@@ -67,69 +81,73 @@ def _parts(p: Parameters, name: str, source: Source, drawn: list[RawDocument]) -
         parts = list(split_long(text, p.max_part_bytes, p.max_parts))
         for number, part in enumerate(parts, 1):
             numbered = f"{title} (part {number})" if len(parts) > 1 else title
-            rows.append((document_id(part), parent, source.domain, name, numbered, part, source.license))
-    columns = ("id", "parent", "domain", "source", "title", "text", "license")
-    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
-
-
-def judge(p: Parameters, parts: pl.DataFrame) -> pl.DataFrame:
-    """Add `reason` (null for what stays) and `group` (least id of the documents that must share a split)."""
-    judged = parts.with_columns(refusal({str(domain): limits for domain, limits in p.quality.items()}).alias("reason"))
-    judged = judged.with_columns(
-        pl.when(pl.col("reason").is_null() & ~pl.col("id").is_first_distinct())
-        .then(pl.lit("exact_duplicate"))
-        .otherwise("reason")
-        .alias("reason")
+            rows.append((document_id(part), name, numbered, parent, part))
+    frame = pl.DataFrame(
+        rows, schema=dict.fromkeys(("id", "source", "title", "parent", "text"), pl.String), orient="row"
     )
+    limits = {str(source.domain): p.quality[source.domain]}
+    judged = frame.with_columns(pl.lit(source.domain).alias("domain"), pl.lit(None, pl.String).alias("reason"))
+    return judged.with_columns(refusal(limits).alias("reason")).drop("domain").iter_rows()
+
+
+def judge(p: Parameters, spool: Spool) -> Verdicts:
+    """Decide on each part, in the spool's order: refused, a duplicate, contaminated, or of which split."""
     held_out = [source.sum_task for source in p.sources.values() if isinstance(source, MathsSource)]
-    judged = judged.with_columns(
-        pl.when(pl.col("reason").is_null() & contaminated(judged["text"], held_out))
-        .then(pl.lit("contaminated"))
-        .otherwise("reason")
-        .alias("reason")
-    )
-    kept = judged.filter(pl.col("reason").is_null())
-    return pl.concat([_without_near_duplicates(p, kept), judged.filter(pl.col("reason").is_not_null())], how="diagonal")
+    settings = p.near_duplicates
+    signed = SignatureFile(spool.folder, settings.bands, settings.rows)
+    verdicts = Verdicts(sorted(p.sources))
+    known: dict[str, int] = {}
+    before = ""
+    with progress("judging documents", spool.rows) as bar:
+        for batch in spool.parts():
+            held = contaminated(pl.Series([part[4] for part in batch], dtype=pl.String), held_out)
+            kept = []
+            for (id_, source, _, parent, text, refused), asked in zip(batch, held):
+                reason = refused or ("exact_duplicate" if id_ == before else "contaminated" if asked else None)
+                before = id_
+                verdicts.add(id_, source, parent, len(text.encode()), reason)
+                if reason is None:
+                    kept.append(text)
+            if kept:
+                sets = shingles(kept, settings.shingle_words, known)
+                signed.append(signatures(sets, settings.bands * settings.rows, p.seed))
+            bar.advance(len(batch))
+    verdicts.settle(p, similar_pairs(signed, settings.cluster_similarity))
+    return verdicts
 
 
-def _without_near_duplicates(p: Parameters, kept: pl.DataFrame) -> pl.DataFrame:
-    """Mark near-duplicates, and group what must not straddle splits: similar documents and parts of one document."""
-    pairs = _similar(p.near_duplicates, kept, p.seed)
-    gone: dict[int, int] = {}
-    for i, j, similarity in pairs:  # sorted: the document with the least id of a pair stays
-        if similarity >= p.near_duplicates.duplicate_similarity and i not in gone:
-            gone.setdefault(j, i)
-    ids = kept["id"].to_list()
-    first: dict[str, int] = {}
-    siblings = [(first.setdefault(parent, at), at) for at, parent in enumerate(kept["parent"])]
-    roots = clusters(len(ids), [*((i, j) for i, j, _ in pairs), *siblings])
-    reasons = [f"near_duplicate of {ids[gone[at]]}" if at in gone else None for at in range(len(ids))]
-    return kept.with_columns(
-        pl.Series("reason", reasons, dtype=pl.String),
-        pl.Series("group", [ids[root] for root in roots], dtype=pl.String),
-    )
+def documents(p: Parameters, spool: Spool, verdicts: Verdicts) -> Iterator[pl.DataFrame]:
+    """The documents that stay, by id, in frames of about `PART_BYTES` of text; columns of schema.DOCUMENTS."""
+    kept = verdicts.splits()
+    rows: list[tuple[Any, ...]] = []
+    size = 0
+    for part, refused in zip(chain.from_iterable(spool.parts()), verdicts.reasons()):
+        if refused:
+            continue
+        id_, source, title, _, text, _ = part
+        n_bytes = len(text.encode())
+        if size and size + n_bytes > PART_BYTES:
+            yield _frame(rows, DOCUMENTS)
+            rows, size = [], 0
+        size += n_bytes
+        described = p.sources[source]
+        rows.append((id_, described.domain, source, title, text, next(kept), described.license, n_bytes))
+    if rows:
+        yield _frame(rows, DOCUMENTS)
 
 
-def _similar(settings: NearDuplicates, kept: pl.DataFrame, seed: int) -> list[tuple[int, int, float]]:
-    signed = signatures(shingles(kept["text"].to_list(), settings.shingle_words), settings.bands * settings.rows, seed)
-    return similar_pairs(signed, settings.bands, settings.rows, settings.cluster_similarity)
+def rejected(p: Parameters, spool: Spool, verdicts: Verdicts) -> Iterator[pl.DataFrame]:
+    """What was refused and why, by id; columns of schema.REJECTED_DOCUMENTS."""
+    rows: list[tuple[Any, ...]] = []
+    for part, reason in zip(chain.from_iterable(spool.parts()), verdicts.reasons()):
+        if reason:
+            rows.append((part[0], p.sources[part[1]].domain, part[1], part[2], reason))
+        if len(rows) == ROW_GROUP:
+            yield _frame(rows, REJECTED_DOCUMENTS)
+            rows = []
+    if rows:
+        yield _frame(rows, REJECTED_DOCUMENTS)
 
 
-def split(p: Parameters, judged: pl.DataFrame) -> pl.DataFrame:
-    """The documents that stay, with their split by the hash of their group; columns of schema.DOCUMENTS."""
-    kept = judged.filter(pl.col("reason").is_null())
-    splits = [_split_of(p, group) for group in kept["group"]]
-    return (
-        kept.with_columns(
-            pl.Series("split", splits, dtype=pl.String), pl.col("text").str.len_bytes().cast(pl.Int64).alias("n_bytes")
-        )
-        .select("id", "domain", "source", "title", "text", "split", "license", "n_bytes")
-        .sort("id")
-    )
-
-
-def _split_of(p: Parameters, group: str) -> str:
-    at = unit_hash(p.seed, "split", group)
-    if at < p.test_share:
-        return "test"
-    return "validation" if at < p.test_share + p.validation_share else "train"
+def _frame(rows: list[tuple[Any, ...]], schema: TableSchema) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=polars_schema(schema), orient="row")

@@ -1,20 +1,22 @@
 """The data card: what is in the corpus, from where, under which licence, and what was refused and why."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from nodes.corpus.document import Origin
 from nodes.corpus.schema import Parameters
+from nodes.corpus.verdicts import SPLITS, Verdicts
 
 
-def describe(
-    p: Parameters, judged: pl.DataFrame, documents: pl.DataFrame, origins: dict[str, Origin]
-) -> dict[str, Any]:
+def describe(p: Parameters, verdicts: Verdicts, origins: dict[str, Origin]) -> dict[str, Any]:
     """The card as data: per source its origin, licence and counts; refusals by reason; counts by domain and split."""
-    reasons = _refusals(judged)
+    cells = [
+        (name, p.sources[name].domain, split, documents, size)
+        for (name, split), (documents, size) in verdicts.sizes().items()
+        if documents
+    ]
     return {
         "sources": {
             name: {
@@ -22,41 +24,26 @@ def describe(
                 "origin": origins[name].name,
                 "version": origins[name].version,
                 "license": source.license,
-                **_size(documents.filter(pl.col("source") == name)),
-                "rejected": reasons.get(name, {}),
+                **_size(cell for cell in cells if cell[0] == name),
+                "rejected": {reason: count for (of, reason), count in sorted(verdicts.refused.items()) if of == name},
             }
             for name, source in sorted(p.sources.items())
         },
         "domains": {
             domain: {
-                **_size(documents.filter(pl.col("domain") == domain)),
-                "splits": {
-                    split: _size(documents.filter((pl.col("domain") == domain) & (pl.col("split") == split)))
-                    for split in ("train", "validation", "test")
-                },
+                **_size(cell for cell in cells if cell[1] == domain),
+                "splits": {split: _size(cell for cell in cells if cell[1:3] == (domain, split)) for split in SPLITS},
             }
-            for domain in sorted(documents["domain"].unique())
+            for domain in sorted({cell[1] for cell in cells})
         },
-        **_size(documents),
+        **_size(cells),
     }
 
 
-def _size(frame: pl.DataFrame) -> dict[str, int]:
-    return {"documents": frame.height, "bytes": int(frame["n_bytes"].sum())}
-
-
-def _refusals(judged: pl.DataFrame) -> dict[str, dict[str, int]]:
-    counted = (
-        judged.filter(pl.col("reason").is_not_null())
-        .with_columns(pl.col("reason").str.split(" ").list.first())
-        .group_by("source", "reason")
-        .len()
-        .sort("source", "reason")
-    )
-    out: dict[str, dict[str, int]] = {}
-    for source, reason, count in counted.iter_rows():
-        out.setdefault(source, {})[reason] = count
-    return out
+def _size(cells: Iterable[tuple[str, str, str, int, int]]) -> dict[str, int]:
+    """Documents and bytes of cells (source, domain, split, documents, bytes), together."""
+    chosen = list(cells)
+    return {"documents": sum(cell[3] for cell in chosen), "bytes": sum(cell[4] for cell in chosen)}
 
 
 def write(card: dict[str, Any], directory: Path) -> Path:

@@ -1,9 +1,11 @@
 """What every reader gives, and the two choices made while reading: an identity and a share."""
 
-import heapq
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,49 @@ def unit_hash(*parts: object) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def draw(documents: Iterable[RawDocument], max_bytes: int, seed: int) -> list[RawDocument]:
-    """Keep the documents with the lowest hashes whose texts together stay within `max_bytes`.
+def draw_rank(document: RawDocument, seed: int) -> float:
+    """A document's place in the draw from its source, by its text alone."""
+    return unit_hash(seed, "draw", document_id(document.text))
 
-    The result depends on the set of documents, not on their order, and memory on `max_bytes`, not on the
-    source: a heap holds the lowest hashes so far, and once a hash has been turned out none above it comes in.
+
+class Lowest:
+    """The lowest ranks whose sizes together stay within `limit`; equal ranks stay or go together, the lowest stays.
+
+    Of each rank that may still stay 16 bytes are held; they are cut to `limit` whenever they have grown to twice of it.
     """
-    heap: list[tuple[float, str, str, str]] = []  # negated hash first: the highest hash on top
-    total, lowest, ceiling = 0, 1.0, 1.0
-    for document in documents:
-        rank = unit_hash(seed, "draw", document_id(document.text))
-        if rank >= ceiling:
-            continue
-        heapq.heappush(heap, (-rank, document.title, document.text, document.group))
-        total, lowest = total + len(document.text.encode()), min(lowest, rank)
-        while total > max_bytes and heap[0][0] != -lowest:
-            ceiling = -heap[0][0]
-            while heap[0][0] == -ceiling:  # equal texts go together
-                total -= len(heapq.heappop(heap)[2].encode())
-    return [RawDocument(*entry) for _, *entry in sorted(heap, key=lambda one: (-one[0], *one[1:]))]
+
+    def __init__(self, limit: int) -> None:
+        self.ceiling = 2.0
+        self._limit = limit
+        self._ranks, self._sizes = array("d"), array("q")
+        self._total, self._settle_at = 0, 2 * limit
+
+    def admits(self, rank: float) -> bool:
+        """Whether a rank may stay as far as is known; once it may not, no rank above it may."""
+        return rank < self.ceiling
+
+    def add(self, rank: float, size: int) -> bool:
+        """Take a rank in; return whether `ceiling` has come down since."""
+        self._ranks.append(rank)
+        self._sizes.append(size)
+        self._total += size
+        if self._total <= self._settle_at:
+            return False
+        self.settle()
+        self._settle_at = 2 * max(self._limit, self._total)
+        return True
+
+    def settle(self) -> None:
+        """Bring `ceiling` down to the least rank that must go."""
+        ranks, sizes = np.array(self._ranks), np.array(self._sizes)
+        order = np.argsort(ranks, kind="stable")
+        ranks, sizes = ranks[order], sizes[order]
+        over = (np.cumsum(sizes) > self._limit) & (ranks > ranks[:1])
+        if over.any():
+            self.ceiling = float(ranks[int(np.argmax(over))])
+        stay = ranks < self.ceiling
+        self._ranks, self._sizes = array("d", ranks[stay].tobytes()), array("q", sizes[stay].tobytes())
+        self._total = int(sizes[stay].sum())
 
 
 def split_long(text: str, max_bytes: int, max_parts: int) -> Iterator[str]:

@@ -5,23 +5,36 @@ shingles: two documents agree in one with probability J, their Jaccard similarit
 estimates J with standard error sqrt(J(1-J)/n). Documents that agree in all rows of a band are compared.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
 _WORD = re.compile(r"\w+")
-_BLOCK = 1 << 16  # shingles hashed at once: 16 MB a block, however large the corpus
+_BLOCK = 1 << 16  # shingles hashed at once: a few temporaries of 512 kB, however large the corpus
+_KNOWN_WORDS = 1 << 17
+_PAIRS = 1 << 14  # pairs of signatures compared at once
 
 
-def shingles(texts: Sequence[str], n: int) -> list[U64]:
-    """For each text, the distinct 64-bit hashes of its runs of `n` lower-cased words (one run if it is shorter)."""
-    known: dict[str, int] = {}
+def shingles(texts: Iterable[str], n: int, known: dict[str, int] | None = None) -> list[U64]:
+    """For each text, the distinct 64-bit hashes of its runs of `n` lower-cased words (one run if it is shorter).
+
+    `known` carries the hashes of words from call to call; it is emptied when it has grown large.
+    """
+    known = {} if known is None else known
     found = []
     for text in texts:
+        if len(known) > _KNOWN_WORDS:
+            known.clear()
         words = np.array([_word(word, known) for word in _WORD.findall(text.lower())] or [0], dtype=np.uint64)
         runs = max(len(words) - n + 1, 1)
         mixed = np.zeros(runs, dtype=np.uint64)
@@ -64,24 +77,84 @@ def _coefficients(hashes: int, seed: int) -> tuple[U64, U64]:
     return pairs[:, 0] | np.uint64(1), pairs[:, 1].copy()
 
 
-def similar_pairs(signed: NDArray[np.uint32], bands: int, rows: int, similarity: float) -> list[tuple[int, int, float]]:
-    """Pairs (i < j, estimated Jaccard >= `similarity`) among documents that share a band.
+class SignatureFile:
+    """Signatures of documents on disk: whole ones, row after row, and of each band one key a document."""
+
+    def __init__(self, folder: Path, bands: int, rows: int) -> None:
+        """Begin empty files in `folder`, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bands, self.rows, self.documents = bands, rows, 0
+        self._whole = folder / "signatures"
+        self._keys = [folder / f"band-{band}" for band in range(bands)]
+        for path in (self._whole, *self._keys):
+            path.write_bytes(b"")
+
+    def append(self, signed: NDArray[np.uint32]) -> None:
+        """Add the signatures of further documents, shape (documents, bands x rows)."""
+        self.documents += len(signed)
+        with self._whole.open("ab") as stream:
+            stream.write(signed.tobytes())
+        for band, path in enumerate(self._keys):
+            with path.open("ab") as stream:
+                stream.write(_folded(signed[:, band * self.rows : (band + 1) * self.rows]).tobytes())
+
+    def keys(self, band: int) -> U64:
+        """One key a document, equal where all rows of the band are."""
+        return np.fromfile(self._keys[band], dtype=np.uint64)
+
+    def estimates(self, first: I64, second: I64) -> F64:
+        """Estimated Jaccard similarity of each pair of documents."""
+        width = self.bands * self.rows
+        found = np.empty(len(first), dtype=np.float64)
+        with self._whole.open("rb") as stream:
+            for start in range(0, len(first), _PAIRS):
+                block = slice(start, start + _PAIRS)
+                agree = _signed(stream.fileno(), first[block], width) == _signed(stream.fileno(), second[block], width)
+                found[block] = agree.sum(axis=1) / width
+        return found
+
+
+def _signed(descriptor: int, documents: I64, width: int) -> NDArray[np.uint32]:
+    rows = np.empty((len(documents), width), dtype=np.uint32)
+    for row, at in zip(rows, documents.tolist()):
+        os.preadv(descriptor, [row.data], at * rows.strides[0])
+    return rows
+
+
+class Pairs(NamedTuple):
+    """Pairs of documents, first < second, in ascending order, and their estimated Jaccard similarity."""
+
+    first: I64
+    second: I64
+    similarity: F64
+
+
+def similar_pairs(signed: SignatureFile, similarity: float) -> Pairs:
+    """Pairs of an estimated Jaccard similarity of at least `similarity` among documents that share a band.
 
     In a band shared by many documents each is compared with the first and with the one before it, not with all: the
     pairs then still connect the documents, in time linear in their number.
     """
-    pairs: dict[tuple[int, int], float] = {}
-    for band in range(bands):
-        keys = _folded(signed[:, band * rows : (band + 1) * rows])
-        order = np.argsort(keys, kind="stable")
-        starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]])
-        for group in np.split(order, starts[1:]):
-            for at in range(1, len(group)):
-                for other in {int(group[0]), int(group[at - 1])}:
-                    pair = (min(other, int(group[at])), max(other, int(group[at])))
-                    if pair not in pairs:
-                        pairs[pair] = float(np.mean(signed[pair[0]] == signed[pair[1]]))
-    return sorted((i, j, estimate) for (i, j), estimate in pairs.items() if estimate >= similarity)
+    n = np.int64(max(signed.documents, 1))
+    seen, similar, estimates = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64)
+    for band in range(signed.bands):
+        new = np.setdiff1d(_in_one_band(signed.keys(band), n), seen)
+        seen = np.union1d(seen, new)
+        estimate = signed.estimates(new // n, new % n)
+        similar = np.concatenate([similar, new[estimate >= similarity]])
+        estimates = np.concatenate([estimates, estimate[estimate >= similarity]])
+    order = np.argsort(similar)
+    return Pairs(similar[order] // n, similar[order] % n, estimates[order])
+
+
+def _in_one_band(keys: U64, n: np.int64) -> I64:
+    """Pairs of documents with equal keys, as first x n + second."""
+    order = np.argsort(keys, kind="stable")
+    alike = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
+    begins = np.arange(len(keys))
+    begins[alike] = 0
+    first = np.maximum.accumulate(begins)[alike]
+    return np.unique(np.concatenate([order[first] * n + order[alike], order[alike - 1] * n + order[alike]]))
 
 
 def _folded(values: NDArray[np.uint32]) -> U64:
@@ -93,9 +166,9 @@ def _folded(values: NDArray[np.uint32]) -> U64:
     return keys
 
 
-def clusters(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+def clusters(n: int, pairs: Iterable[tuple[int, int]]) -> I64:
     """For each of `n` documents, the least document that the pairs connect it with."""
-    root = list(range(n))
+    root = array("q", range(n))
 
     def find(i: int) -> int:
         while root[i] != i:
@@ -106,4 +179,4 @@ def clusters(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
     for i, j in pairs:
         a, b = find(i), find(j)
         root[max(a, b)] = min(a, b)
-    return [find(i) for i in range(n)]
+    return np.fromiter((find(i) for i in range(n)), dtype=np.int64, count=n)

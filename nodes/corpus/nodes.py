@@ -1,5 +1,6 @@
 """What the corpus pipeline wires."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,41 +12,39 @@ if TYPE_CHECKING:
 
 def build_corpus(
     parameters: dict[str, Any], workspace: Path
-) -> "tuple[pl.DataFrame, pl.DataFrame, Path, dict[str, float | int | str]]":
-    """Read, clean, judge, deduplicate and split the sources.
+) -> "tuple[Iterator[pl.DataFrame], Iterator[pl.DataFrame], Path, dict[str, float | int | str]]":
+    """Read, clean, judge, deduplicate and split the sources, in memory that does not follow the size of the corpus.
 
     Returns documents, rejected_documents, corpus_card and corpus_metrics. Raises UserError for a source that is
     missing, empty, unreadable or unreachable.
     """
-    import polars as pl
-
     from engine.errors import UserError
     from nodes.corpus import build, card
+    from nodes.corpus.spool import Spool
 
     p = Parameters.model_validate(parameters)
-    parts, origins = build.collect(p)
-    judged = build.judge(p, parts)
-    documents = build.split(p, judged)
-    if documents.is_empty():
+    spool = Spool(workspace / "spool")
+    origins = build.collect(p, spool)
+    verdicts = build.judge(p, spool)
+    described = card.describe(p, verdicts, origins)
+    if not described["documents"]:
         raise UserError("parameters/corpus.yml: corpus.quality refuses every document; loosen its limits")
-    rejected = judged.filter(pl.col("reason").is_not_null()).select("id", "domain", "source", "title", "reason")
-    described = card.describe(p, judged, documents, origins)
     return (
-        documents,
-        rejected.sort("id", "source", "title", "reason"),
+        build.documents(p, spool, verdicts),
+        build.rejected(p, spool, verdicts),
         card.write(described, workspace / "corpus_card"),
-        _metrics(described, rejected),
+        _metrics(described),
     )
 
 
-def _metrics(described: dict[str, Any], rejected: "pl.DataFrame") -> dict[str, float | int | str]:
-    reasons = rejected["reason"].str.split(" ").list.first()
+def _metrics(described: dict[str, Any]) -> dict[str, float | int | str]:
+    rejected = [one["rejected"] for one in described["sources"].values()]
     return {
         "documents": described["documents"],
         "bytes": described["bytes"],
         **{f"bytes_{domain}": one["bytes"] for domain, one in described["domains"].items()},
-        "rejected": rejected.height,
-        "exact_duplicates": int((reasons == "exact_duplicate").sum()),
-        "near_duplicates": int((reasons == "near_duplicate").sum()),
-        "contaminated": int((reasons == "contaminated").sum()),
+        "rejected": sum(sum(reasons.values()) for reasons in rejected),
+        "exact_duplicates": sum(reasons.get("exact_duplicate", 0) for reasons in rejected),
+        "near_duplicates": sum(reasons.get("near_duplicate", 0) for reasons in rejected),
+        "contaminated": sum(reasons.get("contaminated", 0) for reasons in rejected),
     }

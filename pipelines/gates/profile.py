@@ -60,12 +60,12 @@ def profile_table(
         whole += [(pl.col(column) == value).mean().alias(f"{column}.{value}") for value in values]
         whole.append((~pl.col(column).is_in(values)).mean().alias(f"{column}.other"))
     whole += [(~_speaks(column)).mean().alias(f"{column}.silent_share") for column in dialogues]
-    sampled = [expression for column, kind in schema.items() if kind == "str" for expression in _sampled(column)]
+    texts = [column for column, kind in schema.items() if kind == "str"]
     buckets = -(-rows // SAMPLE_ROWS)
     sample = frame if buckets <= 1 else frame.filter(pl.col(key).hash(seed=0) % buckets == 0)
     found = (
         frame.select(whole).collect(engine="streaming").row(0, named=True)
-        | sample.select(sampled).collect(engine="streaming").row(0, named=True)
+        | _of_sample(sample, texts)
     )  # fmt: skip
     return {"row_count": rows} | {name: float("nan") if value is None else value for name, value in found.items()}
 
@@ -100,11 +100,18 @@ def _speaks(column: str) -> "pl.Expr":
     return pl.col(column).str.replace_all(_UNSEEN_ESCAPE, " ").str.contains(_SPOKEN)
 
 
-def _sampled(column: str) -> "list[pl.Expr]":
-    """Statistics that need their rows at once, hence taken over the sample."""
+def _of_sample(sample: "pl.LazyFrame", columns: list[str]) -> dict[str, Statistic]:
+    """Statistics that need their rows at once: of texts, length and hash alone are held, never the texts."""
     import polars as pl
 
-    chars = pl.col(column).str.len_chars()
-    repeated = 1 - pl.col(column).hash(seed=0).n_unique() / pl.len()
-    quantiles = [chars.quantile(at / 100, "nearest").alias(f"{column}.chars_p{at:02d}") for at in (5, 50, 95)]
-    return [*quantiles, repeated.alias(f"{column}.duplicate_share")]
+    lengths = [pl.col(column).str.len_chars().alias(f"{column} length") for column in columns]
+    hashes = [pl.col(column).hash(seed=0).alias(f"{column} hash") for column in columns]
+    small = sample.select(*lengths, *hashes).collect(engine="streaming")
+    found: dict[str, Statistic] = {}
+    for column in columns:
+        repeated = 1 - pl.col(f"{column} hash").n_unique() / pl.len()
+        statistics = {f"{column}.duplicate_share": repeated}
+        for at in (5, 50, 95):
+            statistics[f"{column}.chars_p{at:02d}"] = pl.col(f"{column} length").quantile(at / 100, "nearest")
+        found |= small.select(**statistics).row(0, named=True)
+    return found

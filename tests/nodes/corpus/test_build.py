@@ -7,8 +7,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from engine.artifacts import tables
 from engine.artifacts.tables import polars_schema
 from engine.errors import UserError
+from nodes.corpus import build, spool
 from nodes.corpus.nodes import build_corpus
 from nodes.corpus.schema import DOCUMENTS, REJECTED_DOCUMENTS, Parameters
 
@@ -31,6 +33,13 @@ def prose(n):
     return " ".join(rng.choice(WORDS) + ("." if i % 9 == 8 else "") for i in range(80))
 
 
+def built(given, workspace):
+    """The stage's outputs, its tables whole."""
+    documents, rejected, card, metrics = build_corpus(given, workspace)
+    empty = [tables.empty(DOCUMENTS)], [tables.empty(REJECTED_DOCUMENTS)]
+    return pl.concat([*empty[0], *documents]), pl.concat([*empty[1], *rejected]), card, metrics
+
+
 def write(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
@@ -50,7 +59,7 @@ def small(tmp_path_factory):
     runs = []
     for name in ("a", "b"):
         (root / name).mkdir()
-        runs.append(build_corpus(parameters(sources, max_part_bytes=2000), root / name))
+        runs.append(built(parameters(sources, max_part_bytes=2000), root / name))
     return runs
 
 
@@ -112,9 +121,32 @@ def test_the_corpus_does_not_hang_on_the_order_of_the_files(tmp_path):
         write(tmp_path / name / "x.jsonl", order[:10])
         write(tmp_path / name / "y.jsonl", order[10:])
         sources = {"notes": mine(tmp_path / name / "*.jsonl", max_bytes=8000)}
-        results.append(build_corpus(parameters(sources), tmp_path / name)[0].drop("title"))
+        results.append(built(parameters(sources), tmp_path / name)[0].drop("title"))
     assert 5 < results[0].height < 30
     assert results[0].equals(results[1])
+
+
+def test_batches_and_files_of_any_size_hold_the_same_corpus(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(spool, "BATCH_BYTES", 3000)
+    monkeypatch.setattr(spool, "BATCH_ROWS", 5)
+    monkeypatch.setattr(build, "PART_BYTES", 20_000)
+    monkeypatch.setattr(build, "ROW_GROUP", 2)
+    texts = [f"{n} {prose(n)}" for n in range(200)] + [f"{n % 60} {prose(n % 60)}" for n in range(120)]
+    write(tmp_path / "x.jsonl", [*texts, *(f"{n} {prose(n)} indeed" for n in range(30)), "short"])
+    given = parameters({"notes": mine(tmp_path / "x.jsonl"), "more": mine(tmp_path / "x.jsonl", max_bytes=20_000)})
+    documents, rejected, _, metrics = build_corpus(given, tmp_path)
+    parts, refused = list(documents), list(rejected)
+    assert len(parts) > 3
+    assert max(part["n_bytes"].sum() for part in parts) <= 20_000
+    assert max(part.height for part in refused) == 2
+    monkeypatch.undo()
+    whole, all_refused, _, same = built(given, tmp_path)
+    assert pl.concat(parts).equals(whole)
+    assert pl.concat(refused).equals(all_refused)
+    assert metrics == same
+    assert whole["id"].is_sorted()
+    assert all_refused["id"].is_sorted()
+    assert int(pl.concat([whole["source"], all_refused["source"]]).eq("notes").sum()) == 351
 
 
 def test_a_corpus_of_nothing_is_refused(tmp_path):
@@ -153,6 +185,6 @@ def test_near_duplicates_never_straddle_splits(tmp_path):
     loose = {**BASE["near_duplicates"], "bands": 56, "rows": 2, "duplicate_similarity": 1.0, "cluster_similarity": 0.4}
     quality = {**BASE["quality"], "web": {**BASE["quality"]["web"], "min_stop_words": 0.0}}
     sources = {"notes": mine(tmp_path / "x.jsonl")}
-    documents = build_corpus(parameters(sources, near_duplicates=loose, quality=quality), tmp_path)[0]
+    documents = built(parameters(sources, near_duplicates=loose, quality=quality), tmp_path)[0]
     families = documents.with_columns(pl.col("text").str.extract(r"tail(\d+)x").alias("family"))
     assert families.group_by("family").agg(pl.col("split").n_unique())["split"].max() == 1

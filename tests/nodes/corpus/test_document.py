@@ -1,32 +1,7 @@
-import random
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.corpus.document import RawDocument, document_id, draw, split_long, unit_hash
-
-TITLES = st.lists(st.text(min_size=1, max_size=4), unique=True, max_size=20)
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "yy", "zzz", "x" * 30, "w" * 9])), max_size=20),
-    st.integers(1, 200),
-    st.integers(0, 9),
-    st.randoms(use_true_random=False),
-)
-def test_a_draw_does_not_hang_on_the_order_of_the_source(entries, max_bytes, seed, rng: random.Random):
-    documents = [RawDocument(title, text) for title, text in entries]
-    drawn = draw(documents, max_bytes, seed)
-    rng.shuffle(documents)
-    assert draw(documents, max_bytes, seed) == drawn
-
-
-@given(TITLES, st.integers(1, 200))
-def test_a_draw_keeps_within_its_bytes_unless_one_document_is_longer(titles, max_bytes):
-    drawn = draw([RawDocument(title, title * 5) for title in titles], max_bytes, 0)
-    assert sum(len(document.text.encode()) for document in drawn) <= max_bytes or len(drawn) == 1
-    assert len({document.title for document in drawn}) == len(drawn)
-    assert bool(drawn) == bool(titles)
+from nodes.corpus.document import document_id, split_long, unit_hash
 
 
 @given(st.text(alphabet="ab .\n", max_size=400), st.integers(8, 60))

@@ -4,7 +4,7 @@ from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.corpus.minhash import clusters, shingles, signatures, similar_pairs
+from nodes.corpus.minhash import SignatureFile, clusters, shingles, signatures, similar_pairs
 
 WORDS = [f"w{n}" for n in range(400)]
 
@@ -44,12 +44,51 @@ def test_shingles_are_runs_of_words_whatever_case_and_spaces():
     assert len(short) == 1
 
 
-def test_alike_documents_are_found_and_others_are_not():
+def signed_in(folder, values, bands, rows):
+    """The signatures in files, as if they had come in three batches."""
+    found = SignatureFile(folder, bands, rows)
+    for part in np.array_split(values, 3):
+        found.append(part)
+    return found
+
+
+def test_alike_documents_are_found_and_others_are_not(tmp_path):
     rng = np.random.default_rng(0)
     texts = [" ".join(document(rng)) for _ in range(40)]
     texts += [texts[3] + " and a tail", texts[7]]
-    pairs = similar_pairs(signatures(shingles(texts, 5), 112, 0), 16, 7, 0.5)
-    assert [(i, j) for i, j, _ in pairs] == [(3, 40), (7, 41)]
+    values = signatures(shingles(texts, 5), 112, 0)
+    pairs = similar_pairs(signed_in(tmp_path, values, 16, 7), 0.5)
+    assert list(zip(pairs.first, pairs.second)) == [(3, 40), (7, 41)]
+    assert list(pairs.similarity) == [np.mean(values[3] == values[40]), 1]
+
+
+@given(st.integers(0, 9), st.integers(0, 30), st.integers(2, 4))
+def test_pairs_are_those_of_a_plain_search(tmp_path_factory, seed, n, values):
+    """In each band a document is compared with the first that shares its rows, and with the one before it."""
+    bands, rows = 3, 2
+    signed = np.random.default_rng(seed).integers(0, values, (n, bands * rows)).astype(np.uint32)
+    want = set()
+    for band in range(bands):
+        alike: dict[bytes, list[int]] = {}
+        for at in range(n):
+            others = alike.setdefault(signed[at, band * rows : (band + 1) * rows].tobytes(), [])
+            want |= {(other, at) for other in {*others[:1], *others[-1:]}}
+            others.append(at)
+    estimates = {pair: float(np.mean(signed[pair[0]] == signed[pair[1]])) for pair in want}
+    found = similar_pairs(signed_in(tmp_path_factory.mktemp("signatures"), signed, bands, rows), 0.5)
+    assert list(zip(*(column.tolist() for column in found))) == sorted(
+        (i, j, estimate) for (i, j), estimate in estimates.items() if estimate >= 0.5
+    )
+
+
+def test_words_that_are_remembered_from_batch_to_batch_change_no_hash(monkeypatch):
+    monkeypatch.setattr("nodes.corpus.minhash._KNOWN_WORDS", 20)
+    texts = [" ".join(document(np.random.default_rng(n))) for n in range(5)]
+    known: dict[str, int] = {}
+    for text, want in zip(texts, shingles(texts, 5)):
+        (found,) = shingles([text], 5, known)
+        assert np.array_equal(found, want)
+    assert len(known) <= 20 + len(set(texts[-1].split()))
 
 
 def test_blocks_do_not_change_signatures(monkeypatch):
@@ -70,4 +109,4 @@ def test_clusters_are_the_connected_components(graph):
             reach[j] |= reach[i]
         for i in range(n):
             reach[i] = set().union(*(reach[k] for k in reach[i]))
-    assert clusters(n, pairs) == [min(reach[i]) for i in range(n)]
+    assert clusters(n, pairs).tolist() == [min(reach[i]) for i in range(n)]
