@@ -22,7 +22,7 @@ from engine.launch.lifetime import lock
 from engine.remedy import command
 from pipelines import code, graph
 from pipelines.errors import report_errors
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.manifest import CODE, ROOT, load_manifest
 
 if TYPE_CHECKING:
     from engine.model.config import K2Config
@@ -171,7 +171,7 @@ def _record(
         "node_seconds": {},
         "metrics": metrics,
         "jobs": {},
-        **records.provenance(ROOT),
+        **records.provenance(CODE),
     }
 
 

@@ -1,17 +1,23 @@
-"""`kedro run`, as this project means it: stage by stage, on the profile's machines, with readable errors."""
+"""`kedro run`, as this project means it: stage by stage, on the profile's machines, with readable errors.
+
+It runs from a snapshot of the code: what this process has imported to come here is imported again, from there.
+"""
 
 import copy
+import importlib
 import os
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.project import configure_project
 
+from engine.identity import snapshot
 from engine.launch.lifetime import die_with_parent
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.hooks import DETACH, DRY_RUN, FRESH
-from pipelines.manifest import load_manifest
+from pipelines.manifest import CODE, ROOT, load_manifest
 
 RUNNER = "pipelines.runner.StageRunner"
 PARENT = "K2_PARENT"
@@ -29,10 +35,19 @@ def cli() -> None:
 def _run(**options: Any) -> Any:
     if "DVC_STAGE" in os.environ:
         die_with_parent(int(os.environ.pop(PARENT, "") or os.getppid()))  # or: a shell that has no PPID
+    with report_errors():
+        snapshot.enter(ROOT)
+    configure_project(__package__)
+    return importlib.import_module(__name__).run_here(**options)
+
+
+def run_here(**options: Any) -> Any:
+    """Run the stages that the options name from the code that this module is of."""
     for option, variable in OWN.items():
         os.environ[variable] = "1" if options.pop(option, False) else ""
     with report_errors():
         manifest = load_manifest()
+        options["conf_source"] = options.get("conf_source") or str(CODE / "conf")
         options["env"] = manifest.profile(options["env"] or os.environ.get("KEDRO_ENV"))
         check_configuration(options["env"])  # before Kedro reads it, whose errors name no file
         for name in options["pipelines"]:

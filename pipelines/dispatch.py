@@ -19,7 +19,7 @@ from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
 from engine.launch.slurm.submit import under_way
-from pipelines.manifest import ROOT
+from pipelines.manifest import CODE, ROOT
 
 PARALLEL = "parallel"
 """Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
@@ -71,7 +71,7 @@ class Work:
     @property
     def module(self) -> tuple[str, ...]:
         """What a rank runs."""
-        words = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key}
+        words = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key, "code": CODE.name}
         return ("pipelines.rank", *(f"--{name}={value}" for name, value in words.items()))
 
     @property
@@ -90,6 +90,7 @@ class Work:
             name=f"k2-{self.profile}-{self.stage}-{self._job_name}",
             directory=self.directory.path,
             root=ROOT,
+            code=CODE,
             workspace=self.workspace,
             node=self.name,
             module=self.module,

@@ -25,7 +25,7 @@ from engine.identity.fingerprint import StageCode, stage_code
 from engine.identity.key import KEY_LENGTH
 from engine.identity.library import Library, load_known, save_known
 from engine.yaml_file import read_yaml
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.manifest import CODE, ROOT, load_manifest
 from pipelines.pipeline_registry import stage_pipeline
 
 JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
@@ -66,7 +66,7 @@ def config(profile: str | None, section: str) -> dict[str, Any]:
     name = load_manifest().profile(profile)
     try:
         loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
-            conf_source=str(ROOT / "conf"),
+            conf_source=str(CODE / "conf"),
             base_env="base",
             env=name,
             default_run_env=name,
@@ -75,8 +75,8 @@ def config(profile: str | None, section: str) -> dict[str, Any]:
         )
         return dict(loader[section])
     except Exception as error:  # what YAML, OmegaConf and Kedro raise has no common base, and often names no file
-        for path in sorted(path for env in ("base", name) for path in (ROOT / "conf" / env).rglob("*.yml")):
-            shown = path.relative_to(ROOT).as_posix()
+        for path in sorted(path for env in ("base", name) for path in (CODE / "conf" / env).rglob("*.yml")):
+            shown = path.relative_to(CODE).as_posix()
             if not isinstance(content := read_yaml(path, shown), dict | None):
                 raise UserError(f"{shown} holds {content!r:.40} where names and values are wanted.") from error
         where = f"conf/base or conf/{name}, section {section}"
@@ -187,7 +187,7 @@ def producer(dataset: str) -> str:
 
 
 def code_of(stage: str, modules: Library | None = None) -> StageCode:
-    """The stage's code as it stands in the working tree now, or in the `library` given, which serves several stages."""
+    """The stage's code as this process runs it, or as the `library` given has it, which serves several stages."""
     if modules is None:
         with library() as own:
             return code_of(stage, own)
@@ -212,10 +212,10 @@ def entry_points(stage: str) -> list[str]:
 
 @contextmanager
 def library() -> Iterator[Library]:
-    """The working tree's modules, taken apart with the help of what earlier runs have kept."""
+    """The modules of the code that this process runs, taken apart with the help of what earlier runs have kept."""
     known = load_known(ROOT)
     before = len(known)
-    yield Library(ROOT, known)
+    yield Library(CODE, known)
     save_known(ROOT, known, before)
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.identity import snapshot
 from engine.yaml_file import parse_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+CODE = Path(__file__).resolve().parent.parent
+"""The code and the configuration that this process runs: a snapshot's where it runs a stage, else the repository's."""
+ROOT = snapshot.root_of(CODE)
+"""The repository: where data are kept."""
 COMPUTE_CLASSES = ("cpu", "llm", "train")
 _FIELDS = {"pipeline", "group", "compute"}
 
@@ -68,7 +72,7 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
 @cache
 def load_manifest() -> Manifest:
     """The repository's own kedro.yml."""
-    return parse_manifest((ROOT / "kedro.yml").read_text(encoding="utf-8"))
+    return parse_manifest((CODE / "kedro.yml").read_text(encoding="utf-8"))
 
 
 def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:

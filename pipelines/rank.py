@@ -1,9 +1,9 @@
 """One process of a node: the same node and catalog entries as the driver's, no publishing.
 
-    python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef [--world]
+    python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef --code HASH
 
-It loads the node's inputs, runs it in the stage's workspace, has its tables judged by their gates and hands its outputs
-to the driver (engine/launch/exchange).
+It runs from the snapshot of the code that has this hash, or not at all. It loads the node's inputs, runs it in the
+stage's workspace, has its tables judged by their gates and hands its outputs to the driver (engine/launch/exchange).
 """
 
 import argparse
@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.artifacts import sums
+from engine.artifacts.files import read_object
 from engine.errors import UserError
+from engine.identity.records import BEGUN
 from engine.launch import drain, exchange, fence, shards
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
-from pipelines import gates, graph
+from pipelines import gates, graph, truth
 from pipelines.datasets import TableDataset
 from pipelines.errors import full_disc, report_errors, user_error
-from pipelines.manifest import load_manifest
+from pipelines.manifest import CODE, load_manifest
 
 JOB_PATIENCE_SECONDS = 60.0
 """A job's rank waits longer for one of the attempt before, which another machine may still be ending."""
@@ -41,7 +43,7 @@ def main() -> None:
     drain.install()
     fence.end_when_superseded(LOST)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    for name in ("env", "stage", "node", "key"):
+    for name in ("env", "stage", "node", "key", "code"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
@@ -59,6 +61,7 @@ def main() -> None:
             )
     rank = int(os.environ["RANK"]) if asked.world else asked.shard or 0
     with hand_over_errors(workspace, asked.node, rank):
+        check_place(asked.code)
         if asked.shard is not None:
             shards.become(asked.shard, asked.shards)
         if asked.world:
@@ -68,6 +71,15 @@ def main() -> None:
             what = f"rank {rank} of stage {asked.stage} of profile {asked.env}"
             with rank_lock(workspace, rank, what) if drain.run_directory() else nullcontext():
                 run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
+
+
+def check_place(code: str) -> None:
+    """Refuse to run other code than the snapshot called `code`."""
+    if CODE.name != code:
+        raise UserError(
+            f"a rank that is to run the snapshot {code} of the code imports from {CODE}: the job's script sets "
+            "PYTHONPATH, see that the container does not change it."
+        )
 
 
 @contextmanager
@@ -117,13 +129,16 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
 
 def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, rank: int = 0) -> None:
     """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
+    parts = read_object(workspace / BEGUN)["parts"]
+    truth.check_run(profile, stage, parts)
     try:
         if rank == 0 and graph.has_gates(graph.node(stage, node)):
             gates.start()
         outputs, seconds = run_node(profile, stage, node, workspace, own)
         if rank == 0:
             ready = {name: _prepared(profile, node, name, value, workspace) for name, value in outputs.items()}
-            exchange.write_outputs(workspace, node, ready, seconds)
+            truth.check_run(profile, stage, parts)
+            exchange.write_outputs(workspace, node, ready, seconds, CODE.name)
             drain.mark_done()
     finally:
         gates.stop()

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,7 @@ from kedro.runner.task import Task
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.credentials import masked
 from engine.errors import UserError
-from engine.identity import records
+from engine.identity import records, snapshot
 from engine.identity.key import flatten, stage_key
 from engine.launch import drain, exchange
 from engine.launch.compute import ComputeClass, compute_class
@@ -33,13 +34,12 @@ from engine.launch.slurm.submit import cancel_all
 from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from engine.training.position import position
-from pipelines import code, dispatch, gates, graph
+from pipelines import code, dispatch, gates, graph, truth
 from pipelines.datasets import publishing_after
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
-from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
+from pipelines.manifest import CODE, COMPUTE_CLASSES, ROOT, load_manifest
 from pipelines.recall import recall
-from pipelines.sources import unchanged
 
 
 class StageRunner(SequentialRunner):
@@ -91,8 +91,9 @@ class StageRun:
             key = stage_key(**parts)
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
+            snapshot.keep_for(workspace, CODE)
             say(f"stage {self.stage}  profile {profile}  key {key}")
-            begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(ROOT)}
+            begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(CODE)}
             self._say_begun(workspace, {"key": key, "parts": parts, **begun})
             if kept := position(workspace):
                 say(f"stage {self.stage}  resumed from {kept}")
@@ -100,9 +101,8 @@ class StageRun:
             try:
                 begins = begun["attempt"] == 1  # work under way, a job's perhaps, is gone on with
                 earlier = recall(profile, self.stage, key, workspace, say) if begins else None
-                with publishing_after(unchanged(self.stage, parts["parameters"], profile, parts["sources"])):
-                    for node in self.nodes if earlier is None else ():
-                        self._run_node(node, workspace, held)
+                for node in self.nodes if earlier is None else ():
+                    self._run_node(node, parts, workspace, held)
             except (KeyboardInterrupt, drain.Drained) as error:
                 pause = self._pause(workspace)
                 self._record(folder, key, parts, begun, clock, workspace, pause)
@@ -170,8 +170,11 @@ class StageRun:
             file.write(".")
         return counter.stat().st_size
 
-    def _run_node(self, node: Node, workspace: Path, held: IO[str]) -> None:
-        """Run a node where its class says, unless Ctrl-C came while the one before it ended."""
+    def _run_node(self, node: Node, parts: dict[str, Any], workspace: Path, held: IO[str]) -> None:
+        """Run a node where its class says, unless Ctrl-C came while the one before it ended.
+
+        What comes of it is published only if it was made of the key's `parts`.
+        """
         if drain.interrupted():
             raise drain.Drained
         job = self._work(node, workspace)
@@ -180,10 +183,14 @@ class StageRun:
             dispatch.run_slurm(job, given, say, detach=bool(os.environ.get(DETACH)))
         elif job.where.launcher == "local":
             dispatch.run_ranks(job, given, held, say)
-        if job.where.launcher == "inplace":
-            Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
-        else:
-            self._publish(node, workspace)
+        here = job.where.launcher == "inplace"
+        with publishing_after(
+            partial(truth.check if here else truth.check_read, self.context.profile, self.stage, parts)
+        ):
+            if here:
+                Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
+            else:
+                self._publish(node, workspace)
 
     def _publish(self, node: Node, workspace: Path) -> None:
         """Save what a rank has handed over."""

@@ -1,7 +1,6 @@
 """What a stage reads from outside the graph, as the profile has it: part of its code file, its key and its record."""
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,7 +9,6 @@ from engine.errors import UserError
 from engine.identity import located
 from engine.identity.digests import STORE, Digests
 from engine.identity.sources import UNVERSIONED, Identities, SourceSettings, identities, named
-from engine.remedy import command
 from pipelines import graph
 from pipelines.manifest import load_manifest
 from pipelines.parameters import stage_parameters
@@ -41,20 +39,6 @@ def stage_sources(stage: str, parameters: dict[str, Any], profile: str | None) -
     waived = {f"package {one}" for one in load_manifest().waived}
     kept = {field: {k: v for k, v in files.items() if k not in waived} for field, files in found.items()}
     return {field: files for field, files in kept.items() if files}
-
-
-def unchanged(stage: str, parameters: dict[str, Any], profile: str, key: Identities) -> Callable[[], None]:
-    """Return a check that a stage's sources are still those of its key; it raises UserError where one is not."""
-
-    def check() -> None:
-        now = stage_sources(stage, parameters, profile)
-        if now != key:
-            raise UserError(
-                f"stage {stage}: the source {changed(key, now)} changed while the stage ran, so what was made of it is "
-                f"not published: run `{command('repro', profile, STAGE=stage)}`, which reads it as it is now."
-            )
-
-    return check
 
 
 def changed(old: Identities, new: Identities) -> str:

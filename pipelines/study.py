@@ -7,19 +7,21 @@ python -m pipelines.study NAME --pilot 9000 9001   # other seeds, a table on the
 """
 
 import argparse
+import importlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.artifacts.manifest import content_digest, read_manifest
 from engine.errors import UserError
+from engine.identity import snapshot
 from engine.identity.fingerprint import fingerprint, stage_code
 from engine.launch.lifetime import lock
 from nodes.studies.registration import Registration, names, register
 from nodes.studies.schema import PILOT_SEEDS
 from pipelines import graph
 from pipelines.errors import report_errors
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.manifest import CODE, ROOT, load_manifest
 
 if TYPE_CHECKING:
     from nodes.studies.run import Done
@@ -43,6 +45,13 @@ def main() -> None:
     parser.add_argument("--pilot", type=int, nargs="+", metavar="SEED", help="other seeds, nothing kept in docs")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     asked = parser.parse_args()
+    with report_errors():
+        snapshot.enter(ROOT)  # its workers import from there too, whenever they start
+    importlib.import_module("pipelines.study").act(asked)
+
+
+def act(asked: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
     with report_errors():
         registrations = {name: register(REGISTRATIONS, name) for name in names(REGISTRATIONS)}
         wanted = list(registrations) if asked.all else asked.names
@@ -109,11 +118,13 @@ def code() -> str:
 
 def keep(registrations: dict[str, Registration], name: str, done: "Done", data: str) -> None:
     """Write the results, and the whole table's pages."""
-    from engine.origin import commit, machine
+    from engine.origin import machine
     from nodes.studies.report.write import publish
     from nodes.studies.store import write_results
 
-    origin = {"commit": commit(), "machine": machine(), "data": data, "baselines": done.baselines}
+    ran = snapshot.origin(CODE)
+    commit = f"{ran['commit'] or 'unknown'}{'-dirty' if ran['dirty'] else ''}"
+    origin = {"commit": commit, "machine": machine(), "data": data, "baselines": done.baselines}
     write_results(RESULTS, registrations[name], done.runs, done.sweeps, origin)
     page = publish(registrations, RESULTS, DOCS, name)[name]
     print(f"{name}: {page.verdict} ({page.reason})" + (f"; exploratory: {page.explores}" if page.explores else ""))

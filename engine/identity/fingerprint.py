@@ -6,6 +6,7 @@ templates), the catalog entries of its data, and the versions of the distributio
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from engine.artifacts.files import canonical_json, digest_bytes
 from engine.identity.library import Library
 from engine.identity.reach import Reach, reach
 
+PYTHON = "python"
 KINDS = ("definitions", "files", "catalog", "distributions")
 
 
@@ -78,21 +80,30 @@ def _definitions(found: Reach) -> dict[str, str]:
 
 
 def _versions(names: set[str]) -> dict[str, str]:
-    """Distribution → version for imported top-level names, and Python's own, whose library the corpus reads.
+    """Return distribution → version for imported top-level names, and Python's own.
 
-    The local build tag (`+cpu`) is not identity.
+    The local build tag (`+cpu`) is not identity, nor is Python's patch level.
     """
     owners = _owners()
-    found = {"python": platform.python_version()}
-    for name in names:
-        for distribution in owners.get(name, []):
-            found[distribution] = _version(distribution)
-    return dict(sorted(found.items()))
+    reached = {PYTHON, *(distribution for name in names for distribution in owners.get(name, []))}
+    return {name: _known_version(name) for name in sorted(reached)}
 
 
-@cache
+def installed(distributions: Iterable[str]) -> dict[str, str]:
+    """Return distribution → version of what is installed at this moment."""
+    return {name: _version(name) for name in sorted(distributions)}
+
+
 def _version(distribution: str) -> str:
-    return importlib.metadata.version(distribution).partition("+")[0]
+    if distribution == PYTHON:
+        return ".".join(platform.python_version_tuple()[:2])
+    try:
+        return importlib.metadata.version(distribution).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+_known_version = cache(_version)
 
 
 @cache

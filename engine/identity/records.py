@@ -6,13 +6,13 @@ commit, attempt, outcome and headline metrics; a folder of the same stem may hol
 
 import getpass
 import socket
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError, warn
+from engine.identity import snapshot
 from engine.remedy import move_aside
 
 SCHEMA = 1
@@ -89,20 +89,6 @@ def recalled(earlier: dict[str, Any]) -> dict[str, Any]:
     return {**same, "outcome": RECALLED, "origin": {"record": earlier["path"].name}}
 
 
-def provenance(root: Path) -> dict[str, Any]:
-    """Who and where: user, host, git commit and whether the tree differs from it."""
-    commit = _git(root, "rev-parse", "HEAD")
-    return {
-        "user": getpass.getuser(),
-        "host": socket.gethostname(),
-        "commit": commit or None,
-        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None,
-    }
-
-
-def _git(root: Path, *words: str) -> str:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""  # git is needed to clone, not to run
-    return done.stdout.strip() if done.returncode == 0 else ""
+def provenance(code: Path) -> dict[str, Any]:
+    """Return who and where: user, host, git commit and whether the `code` that runs differs from it."""
+    return {"user": getpass.getuser(), "host": socket.gethostname(), **snapshot.origin(code)}

@@ -12,6 +12,7 @@ from typing import Any
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.artifacts.names import BadName, checked_names
 from engine.errors import UserError
+from engine.identity import snapshot
 from engine.remedy import move_aside
 
 FOLDER = ".exchange"
@@ -45,8 +46,17 @@ def place(workspace: Path, node: str, dataset: str) -> Path:
     return path
 
 
-def write_outputs(workspace: Path, node: str, outputs: dict[str, Any], seconds: float) -> None:
-    """Rank: hand over the node's outputs, dataset → path, JSON object or Prepared; `seconds` the node took."""
+def write_outputs(workspace: Path, node: str, outputs: dict[str, Any], seconds: float, code: str) -> None:
+    """Rank: hand over the node's outputs, dataset → path, JSON object or Prepared.
+
+    Args:
+        workspace: the stage's.
+        node: its name.
+        outputs: what it returned.
+        seconds: the time it took.
+        code: name of the snapshot that this process has imported from.
+
+    """
     told: dict[str, Any] = {}
     for name, value in outputs.items():
         if isinstance(value, Path):
@@ -55,7 +65,7 @@ def write_outputs(workspace: Path, node: str, outputs: dict[str, Any], seconds: 
             told[name] = {"path": str(value.path.relative_to(workspace)), "counts": value.counts}
         else:
             told[name] = {"json": value}
-    write_atomic(_file(workspace, node, "outputs"), canonical_json({"seconds": seconds, "outputs": told}))
+    write_atomic(_file(workspace, node, "outputs"), canonical_json({"seconds": seconds, "code": code, "outputs": told}))
 
 
 def write_error(workspace: Path, node: str, sentence: str, rank: int = 0) -> None:
@@ -80,17 +90,26 @@ def has_error(workspace: Path, node: str, rank: int | None = None) -> bool:
 
 
 def has_outputs(workspace: Path, node: str) -> bool:
-    """Driver: whether a rank has left outputs, all of which are still where they were left."""
+    """Driver: whether a rank has left outputs by code of the key, all of which are still where they were left."""
     left = _file(workspace, node, "outputs")
     if not left.exists():
         return False
-    told = _read(workspace, node, "outputs")["outputs"].values()
-    return all((workspace / one["path"]).exists() for one in told if "path" in one)
+    told = _read(workspace, node, "outputs")
+    there = all((workspace / one["path"]).exists() for one in told["outputs"].values() if "path" in one)
+    return there and snapshot.is_kept_for(workspace, told.get("code", ""))
 
 
 def read_outputs(workspace: Path, node: str) -> tuple[dict[str, Any], float]:
-    """Driver: the outputs a finished rank left and the seconds its node took."""
+    """Driver: the outputs a finished rank left and the seconds its node took.
+
+    Raises UserError where the rank has run code from which no driver has made this workspace's key.
+    """
     told = _read(workspace, node, "outputs")
+    if not snapshot.is_kept_for(workspace, code := told.get("code", "")):
+        raise UserError(
+            f"node {node} has run {f'the snapshot {code}' if code else 'no snapshot'} of the code, which is not that "
+            "of its key: nothing was published, and the same command runs it again."
+        )
     return {name: _received(workspace, value) for name, value in told["outputs"].items()}, float(told["seconds"])
 
 

@@ -65,7 +65,8 @@ def cluster(lasting_cluster: Cluster) -> Cluster:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory, prepared: Path, lasting_cluster: Cluster) -> training.Training:
-    return training.Training(tmp_path_factory.mktemp("repository") / "project", prepared, lasting_cluster)
+    """Its path holds a blank, as a path may: all that goes through Slurm's hands has to be quoted."""
+    return training.Training(tmp_path_factory.mktemp("repository") / "a project", prepared, lasting_cluster)
 
 
 @pytest.fixture(name="training")

@@ -144,7 +144,7 @@ class Training:
         `jobs` and `attempts` is how many it took, `first` the step of the checkpoint that the last one went on from.
         """
         assert driver.wait() == 0, driver.said()[-6000:]
-        assert _end(self.project) == self.undisturbed
+        assert self.end() == self.undisturbed
         history = self.project.data(STAGE, "pretrain_history", "history.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
         record = dict(self.project.records(STAGE)[-1])
@@ -153,6 +153,10 @@ class Training:
         if first is not None:
             assert record["training"]["resumed_at"] == first
         return record
+
+    def end(self) -> dict[str, Any]:
+        """What the last run ended in."""
+        return _end(self.project)
 
     def check_jobs(self, number: int) -> None:
         """So many jobs were submitted since the last reset, and no two for one key."""

@@ -1,14 +1,16 @@
 """The smoke graph through DVC: what re-runs after which edit, what comes back from the cache, what stays apart."""
 
 import json
+import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from engine.identity import snapshot
 from engine.identity.library import Library
 from engine.identity.reach import reach
 from pipelines.graph import JUDGES, entry_points
@@ -181,10 +183,66 @@ def test_out_of_date_code_file_stops_the_stage(edited: Project) -> None:
     assert "out of date" in done.stderr
 
 
+GATE = """    import os
+
+    with open(os.environ["GATE"]):
+        pass
+"""
+"""At the beginning of a node, before it imports what it needs: it waits until somebody has written."""
+
+
+def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
+    edited: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the node imports late is of the key, and where it is not, as when the snapshot is edited, it is refused."""
+    before, gate = edited.digests("extend"), tmp_path / "gate"
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+    here = edited.run(*git, "rev-parse", "--abbrev-ref", "HEAD").stdout.strip()
+    edited.run(*git, "checkout", "-qb", "gated")
+    edited.edit("nodes/extend/nodes.py", "    import json\n", f"{GATE}    import json\n")
+    edited.run(*git, "commit", "-qam", "Wait")
+    commit = edited.run(*git, "rev-parse", "HEAD").stdout.strip()
+    edited.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    os.mkfifo(gate)
+    monkeypatch.setitem(edited.environment, "GATE", str(gate))
+
+    def while_it_waits(act: Callable[[], object]) -> int:
+        process = edited.start("kedro", "run", "--env", PROFILE, "--pipelines", "extend")
+        with gate.open("w"):  # returns when the node has come to it
+            act()
+        return process.wait(300)
+
+    def change_the_snapshot() -> None:
+        (code,) = [
+            one for one in (edited.path / "data/.snapshots").iterdir() if snapshot.origin(one)["commit"] == commit
+        ]
+        path = code / "engine/optim/muon.py"
+        path.chmod(0o644)
+        path.write_text(path.read_text() + AT_IMPORT)
+
+    assert while_it_waits(change_the_snapshot) == 1
+    assert "is not what it was when it was taken" in str(edited.records("extend")[-1]["error"])
+    assert edited.digests("extend") == before
+
+    def check_out_another() -> None:
+        edited.run(*git, "checkout", "-qb", "doubled")
+        edited.edit("engine/optim/muon.py", "lr * orthogonalise.scale(n, m)", "2.0 * lr * orthogonalise.scale(n, m)")
+        edited.run(*git, "commit", "-qam", "Double it")
+
+    shutil.rmtree(edited.data(".work", "extend"))  # all of it is to be trained under the other checkout
+    assert while_it_waits(check_out_another) == 0
+    assert edited.digests("extend") == before
+    record = edited.records("extend")[-1]
+    assert (record["outcome"], record["commit"], record["dirty"]) == ("success", commit, False)
+    plan = " ".join(edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout.split())
+    assert "definition engine.optim.muon." in plan
+    edited.run("git", "checkout", "-q", here)
+
+
 def test_profiles_do_not_touch_each_others_ledgers(project: Project) -> None:
     assert (project.path / f"conf/{PROFILE}/dvc.lock").is_file()
     assert not (project.path / "dvc.lock").exists()
-    assert [path.name for path in (project.path / "data").iterdir()] == [PROFILE]
+    assert [path.name for path in (project.path / "data").glob("[!.]*")] == [PROFILE]
 
 
 def test_dvc_lock_names_current_outputs(project: Project, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 from kedro.framework.cli.project import run as kedro_run
 
+from engine.identity import snapshot
 from pipelines import cli
 
 RUN = """
@@ -43,5 +44,8 @@ def test_a_shells_own_run_asks_for_no_parent(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.setattr(cli, "die_with_parent", asked.append)
     monkeypatch.setattr(kedro_run, "callback", lambda **given: None)
+    for variable in cli.OWN.values():
+        monkeypatch.setenv(variable, "")  # set by the run, and as before afterwards
+    monkeypatch.setattr(snapshot, "enter", lambda root: None)  # this process goes on with the modules that it has
     cli._run(fresh=False, env="smoke", pipelines=[])
     assert asked == []

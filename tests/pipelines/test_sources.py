@@ -4,6 +4,7 @@ import copy
 import io
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from engine.identity.library import Library
 from engine.identity.sources import UNVERSIONED
 from nodes.corpus import files
 from nodes.corpus.schema import FileSource
-from pipelines import code, graph, sources, status, why
+from pipelines import code, graph, sources, status, truth, why
 from pipelines.datasets import MetricsDataset, publishing_after
 from pipelines.manifest import ROOT, load_manifest
 from tests.runs import Runs
@@ -94,12 +95,12 @@ def test_the_run_has_the_key_of_the_plan_and_refuses_what_was_edited_since(runs:
 
 
 def test_what_is_edited_while_it_is_read_is_not_published(runs: Runs, tmp_path: Path) -> None:
-    key = sources.stage_sources("corpus", parameters(), PROFILE)
+    parts = {**code.stage_file("corpus", PROFILE), "inputs": {}}
     metrics = MetricsDataset(filepath=str(tmp_path / "metrics.json"), stage="corpus")
-    with publishing_after(sources.unchanged("corpus", parameters(), PROFILE, key)):
+    with publishing_after(partial(truth.check_read, PROFILE, "corpus", parts)):
         metrics.save({"documents": 1})
         (runs.root / "notes/a.jsonl").write_text("edited")
-        with pytest.raises(DatasetError, match=r"stage corpus: the source notes/a.jsonl changed while the stage ran"):
+        with pytest.raises(DatasetError, match=r"is not any more: source notes/a.jsonl changed"):
             metrics.save({"documents": 2})
     assert metrics.load() == {"documents": 1}
     metrics.save({"documents": 3})  # no stage, no check

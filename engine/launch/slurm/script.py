@@ -4,6 +4,7 @@ It can be submitted by hand as well. In order: clear what an earlier attempt lef
 ranks, and say in exit.json how they ended. A job that was asked to end in time has itself requeued.
 """
 
+import re
 import shlex
 import shutil
 import sys
@@ -23,14 +24,15 @@ BASE_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 class Job:
     """What is submitted.
 
-    `module` and its arguments are what every rank runs; `world` says whether there may be several, which then find
-    each other through torchrun. `elements` are the shards, of `shards`, that a job array makes; () for a plain job.
-    `exclude` are nodes found unfit.
+    `module` and its arguments are what every rank runs, in the repository `root`, imported from its snapshot `code`;
+    `world` says whether there may be several, which then find each other through torchrun. `elements` are the shards,
+    of `shards`, that a job array makes; () for a plain job. `exclude` are nodes found unfit.
     """
 
     name: str
     directory: Path
     root: Path
+    code: Path
     workspace: Path
     node: str
     module: tuple[str, ...]
@@ -83,10 +85,18 @@ def _header(job: Job) -> str:
         "open-mode": "append",
         "export": "ALL",
         "chdir": job.root,
-        "output": job.directory / ("slurm-%A_%a.out" if job.elements else "slurm-%j.out"),
+        "output": str(job.directory).replace("%", "%%") + f"/{'slurm-%A_%a.out' if job.elements else 'slurm-%j.out'}",
     }
-    lines = [f"#SBATCH --{name}" + ("" if value is True else f"={value}") for name, value in options.items() if value]
+    lines = [f"#SBATCH --{name}{_value(value)}" for name, value in options.items() if value]
     return "\n".join(["#!/bin/bash", *lines, ""])
+
+
+def _value(value: object) -> str:
+    """Return an option's value as sbatch reads it in a script: a blank or # would end it where it is not quoted."""
+    if value is True:
+        return ""
+    text = str(value)
+    return f"={text}" if re.fullmatch(r"[\w./:@%,+=~-]*", text) else '="' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _begin(job: Job) -> str:
@@ -106,7 +116,8 @@ def _environment(job: Job) -> str:
     path = ":".join(dict.fromkeys([str(Path(sys.executable).parent), str(slurm), *BASE_PATH.split(":")]))
     ours = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", **SHORT_SPIN}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in {**ours, **job.where.fabric}.items()]
-    return _fill(shell.ENVIRONMENT, PATH=shlex.quote(path), EXPORTS="\n".join([*exports, *job.where.environment]))
+    lines = "\n".join([*exports, *job.where.environment])
+    return _fill(shell.ENVIRONMENT, PATH=shlex.quote(path), EXPORTS=lines, CODE=shlex.quote(str(job.code)))
 
 
 def _drain(job: Job) -> str:

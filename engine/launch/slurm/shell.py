@@ -31,6 +31,8 @@ export HOME=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # srun does not take it from sbatch
 export K2_RUN_DIR="$RUN_DIR"
 @EXPORTS@
+# ---- the code: the snapshot that the stage's key was made from, whatever has been edited since
+export PYTHONPATH=@CODE@${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 """
 
 MEET = r"""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
+from engine.identity.snapshot import keep_for
 from engine.launch import exchange
 
 
@@ -15,7 +16,12 @@ def test_outputs_come_back(tmp_path: Path) -> None:
     table.path.mkdir()
     exchange.write_parameters(tmp_path, "train", {"params:sft": {"lr": 0.1}})
     assert exchange.read_parameters(tmp_path, "train") == {"params:sft": {"lr": 0.1}}
-    exchange.write_outputs(tmp_path, "train", {"checkpoint": made, "metrics": {"loss": 1.5}, "rollouts": table}, 1.5)
+    outputs = {"checkpoint": made, "metrics": {"loss": 1.5}, "rollouts": table}
+    exchange.write_outputs(tmp_path, "train", outputs, 1.5, code="0123")
+    assert not exchange.has_outputs(tmp_path, "train"), "no driver has made this key from that code"
+    with pytest.raises(UserError, match="has run the snapshot 0123 of the code, which is not that of its key"):
+        exchange.read_outputs(tmp_path, "train")
+    keep_for(tmp_path, Path("0123"))
     back, seconds = exchange.read_outputs(tmp_path, "train")
     assert seconds == 1.5
     assert back["checkpoint"] == made

@@ -21,7 +21,7 @@ MODULE = ("pipelines.rank", "--env=k2", "--stage=pretrain", "--node=train", "--k
 
 
 def job(path: Path, **changes: Any) -> Job:
-    given = Job("k2-train", path / "jobs" / "train", path, path, "train", MODULE, TRAIN, world=True)
+    given = Job("k2-train", path / "jobs" / "train", path, path, path, "train", MODULE, TRAIN, world=True)
     return replace(given, **changes)
 
 
@@ -51,6 +51,15 @@ def test_a_job_on_several_nodes(tmp_path: Path) -> None:
     assert "--key=0123 --world >&4; echo $?)" in text
     assert "nvidia-smi -L" in text
     assert "scontrol requeue" in text
+
+
+def test_paths_with_what_sbatch_would_take_for_an_end_are_quoted(tmp_path: Path) -> None:
+    """The real sbatch reads such a script in tests/cluster: all of that suite's paths hold a blank."""
+    text = checked(render(job(tmp_path / 'a "b" #1%j', code=tmp_path / "c d")))
+    quoted = f'{tmp_path}/a \\"b\\" #1'
+    assert f'#SBATCH --chdir="{quoted}%j"\n' in text
+    assert f'#SBATCH --output="{quoted}%%j/jobs/train/slurm-%j.out"\n' in text
+    assert f"export PYTHONPATH='{tmp_path}/c d'${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1\n" in text
 
 
 def test_one_process_needs_neither_torchrun_nor_a_meeting_place(tmp_path: Path) -> None:

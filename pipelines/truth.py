@@ -1,0 +1,64 @@
+"""What is published under a key was made by the code, in the environment and from the content of that key.
+
+All of a run's processes import from the snapshot that its key was made from (engine/identity/snapshot). Here it is
+seen, where a node runs, before its outputs are handed over or moved into place, that they did, and that nothing else
+that the key was made of has changed meanwhile. A record is true, or it is not written.
+"""
+
+from typing import Any
+
+from engine.errors import UserError
+from engine.identity import snapshot
+from engine.identity.difference import differences
+from engine.identity.fingerprint import installed
+from engine.remedy import command
+from pipelines import graph
+from pipelines.manifest import CODE
+from pipelines.sources import stage_sources
+
+Parts = dict[str, Any]
+
+
+def check(profile: str, stage: str, parts: Parts) -> None:
+    """Refuse what this process has made where it is not what the parts of the stage's key say."""
+    check_run(profile, stage, parts)
+    check_read(profile, stage, parts)
+
+
+def check_run(profile: str, stage: str, parts: Parts) -> None:
+    """Refuse to go on where this process has not the code, the distributions and the inputs that the key was made from.
+
+    Raises UserError, which says what differs.
+    """
+    try:
+        snapshot.check(CODE)
+    except UserError as error:
+        raise UserError(_refused(profile, stage, str(error))) from error
+    code = {**parts["code"], "distributions": installed(parts["code"]["distributions"])}
+    _compare(profile, stage, parts, {**parts, "code": code, "inputs": _inputs(profile, parts)})
+
+
+def check_read(profile: str, stage: str, parts: Parts) -> None:
+    """Refuse to publish where what the stage reads, from other stages or from outside, is not what it was.
+
+    Raises UserError, which names what changed.
+    """
+    sources = stage_sources(stage, parts["parameters"], profile)
+    _compare(profile, stage, parts, {**parts, "inputs": _inputs(profile, parts), "sources": sources})
+
+
+def _inputs(profile: str, parts: Parts) -> dict[str, str | None]:
+    return {name: graph.digest_of(profile, name) for name in parts["inputs"]}
+
+
+def _compare(profile: str, stage: str, parts: Parts, now: Parts) -> None:
+    if changes := differences(parts, now):
+        more = " and more" * (len(changes) > 3)
+        raise UserError(_refused(profile, stage, "; ".join(str(change) for change in changes[:3]) + more))
+
+
+def _refused(profile: str, stage: str, why: str) -> str:
+    return (
+        f"stage {stage} was to be what its key says, and is not any more: {why}. Nothing of it is published, and its "
+        f"work is kept: run `{command('repro', profile, STAGE=stage)}`, which makes the key anew."
+    )
