@@ -17,12 +17,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from engine.artifacts.files import canonical_json
 from engine.identity.records import INTERRUPTED, now, read_records
 from engine.launch.drain import Interrupted
-from engine.launch.lifetime import die_with_parent
+from engine.launch.lifetime import die_with_parent, holders
 from pipelines import graph
 from pipelines.code import code_file, stage_file
 from pipelines.configuration import check_configuration
@@ -75,19 +76,15 @@ def code_is_current(stage: str, profile: str) -> bool:
 
 
 def _hold(profile: str, name: str, how: int) -> None:
-    lock = _open(profile, name)
-    _take(lock, profile, name, how)
-    os.truncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    _take(_open(profile, name), profile, name, how)
 
 
 def _take(lock: int, profile: str, name: str, how: int) -> None:
     """Take a lock; whoever has to wait for it is told for whom."""
     if _free(lock, how):
         return
-    owner = os.pread(lock, 32, 0).decode()
-    who = f"process {owner} works" if owner else "another process works"
-    print(f"{who} on {name} of {graph.ledger(profile)}; waiting for it", file=sys.stderr, flush=True)
+    what = f"{name} of {graph.ledger(profile)}"
+    print(f"{what} is held by {holders(_path(profile, name))}; waiting for it", file=sys.stderr, flush=True)
     fcntl.flock(lock, how)
 
 
@@ -102,11 +99,15 @@ def _free(lock: int, how: int) -> bool:
 
 def _open(profile: str, name: str) -> int:
     """The lock file of a stage of a ledger; still open, and locked, in the program that this process becomes."""
-    path = graph.work_folder(profile) / ".turns" / name
+    path = _path(profile, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     os.set_inheritable(lock, True)
     return lock
+
+
+def _path(profile: str, name: str) -> Path:
+    return graph.work_folder(profile) / ".turns" / name
 
 
 def main() -> NoReturn:

@@ -52,17 +52,31 @@ def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
                 file.close()
                 raise UserError(
-                    f"{what} is already running (process {owner} holds {path}): wait for it or stop it."
+                    f"{what} is already running ({path} is held by {holders(path)}): wait for it or stop it."
                 ) from None
             time.sleep(0.1)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
     return file
+
+
+def holders(path: Path) -> str:
+    """Return which processes of this machine hold a lock on `path`, in words, as the kernel says.
+
+    What a process writes into the file would name it when it is dead, and not the child that has inherited the lock.
+    """
+    wanted, found = path.stat(), set()
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.path.samestat(handle.stat(), wanted):
+                process = handle.parents[1]
+                if "lock:" in (process / "fdinfo" / handle.name).read_text():
+                    found.add(int(process.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    if not found:
+        return "a process of another user or machine"
+    return f"process{'es' * (len(found) > 1)} {', '.join(map(str, sorted(found)))}"
 
 
 def is_locked(path: Path) -> bool:

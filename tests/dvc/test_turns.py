@@ -37,7 +37,7 @@ def test_ours_wait_where_one_reads_what_the_other_makes(made: Project, stages: t
     words = ["python", "-m", "pipelines.repro", "--env", PROFILE, "--force", "--stage"]
     done = at_once(made, *([*words, stage] for stage in stages))
     assert [status for status, _ in done] == [0, 0], done
-    said = [re.findall(r"works on (\w+) of .*waiting for it", text) for _, text in done]
+    said = [re.findall(r"(\w+) of \S+ is held by process.*; waiting for it", text) for _, text in done]
     assert any("corpus" in names for names in said) == waits, done
     assert made.ran_since(before) == list(stages)
     assert_whole(made)

@@ -94,7 +94,7 @@ def test_a_run_waits_for_those_that_it_reads_from_and_that_read_from_it(turns, f
     assert one.stdout.readline() == "has it\n", one.communicate()[1]
     two = turns.start(second)
     if waits:
-        assert "waiting for it" in two.stderr.readline()
+        assert f" is held by process {one.pid}; waiting for it" in two.stderr.readline()
         time.sleep(0.1)
         one.kill()
     assert two.stdout.readline() == "has it\n"

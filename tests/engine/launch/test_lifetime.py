@@ -49,7 +49,7 @@ def test_inherited_lock_outlives_the_one_who_took_it(tmp_path: Path) -> None:
     held = lock(tmp_path / "lock", "stage x")
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=(held.fileno(),))
     held.close()
-    with pytest.raises(UserError, match="already running"):
+    with pytest.raises(UserError, match=rf"already running \(.*lock is held by process {child.pid}\): wait"):
         lock(tmp_path / "lock", "stage x", patience=0.2)
     child.kill()
     child.wait()
