@@ -16,6 +16,7 @@ _STRONG = (
 """What stores call a checksum or a version of a file's content."""
 _TIMES = ("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "created", "CRC")
 _HUB = ("hf://", "huggingface://")
+_CHECK = "check the address, the network and, for hf:// or s3://, that its fsspec package is installed"
 _CACHING = re.compile(r"(?:^|::)(simplecache|filecache|blockcache|cached)(?:::|:)")
 
 
@@ -49,14 +50,13 @@ def matches(source: Source, root: Path = Path()) -> list[Match]:
     except UserError:
         raise
     except Exception as error:  # fsspec's back ends raise what they like: name resolution, TLS, HTTP, import
-        raise UserError(
-            f"{source.field}: {source.path} cannot be reached ({type(error).__name__}: {_first_line(error)}); check "
-            "the address, the network and, for hf:// or s3://, that its fsspec package is installed"
-        ) from None
+        remedy = "check the path and its permissions" if is_local(source.path) else _CHECK
+        problem = f"cannot be reached ({type(error).__name__}: {_first_line(error)})"
+        raise UserError(f"{source.field}: {source.path} {problem}; {remedy}") from None
     if not found:
         raise UserError(f"{source.field}: there is no file at {source.path}; correct the path or take the source out")
     if [match.info.get("type") for match in found] == ["directory"]:
-        raise UserError(f"{source.field}: {source.path} is a directory; name its files, such as {source.path}/*")
+        raise UserError(f"{source.field}: {source.path} is a directory; name its files, such as {source.path.rstrip('/')}/*")
     files = [match for match in found if match.info.get("type") != "directory"]
     for match in files:
         if match.info.get("type") not in {"file", None}:
@@ -96,15 +96,14 @@ def _found(source: Source, root: Path) -> list[Match]:
             f"{source.field}: {path} reads through {caching[1]}, whose copy may be older than the file; name the file "
             "itself"
         )
-    if "://" not in path:
-        literal = os.path.join(root.absolute(), os.path.expanduser(path))
-        if os.path.exists(literal):  # a name that holds [, * or :: is meant as it stands
-            file_system, inside = LocalFileSystem(), literal
-            return [Match(inside, file_system, file_system.info(inside))]
-        path = path if "::" in path else literal
-    file_system, inside = fsspec.core.url_to_fs(path)
+    if "://" in path:
+        file_system, inside = fsspec.core.url_to_fs(path)
+    else:
+        file_system, inside = LocalFileSystem(), os.path.join(root.absolute(), os.path.expanduser(path))
     file_system.invalidate_cache()  # what a listing said a while ago is no answer
-    if any(character in inside for character in ("*[" if path.startswith("http") else "*?[")):
+    as_it_stands = isinstance(file_system, LocalFileSystem) and os.path.exists(inside)  # a name may hold [, * or ::
+    patterns = "*[" if path.startswith("http") else "*?["
+    if not as_it_stands and any(character in inside for character in patterns):
         found = file_system.glob(inside, detail=True)
         return [Match(one, file_system, info) for one, info in found.items()]
     info = info_of(file_system, inside)
