@@ -56,7 +56,9 @@ def matches(source: Source, root: Path = Path()) -> list[Match]:
     if not found:
         raise UserError(f"{source.field}: there is no file at {source.path}; correct the path or take the source out")
     if [match.info.get("type") for match in found] == ["directory"]:
-        raise UserError(f"{source.field}: {source.path} is a directory; name its files, such as {source.path.rstrip('/')}/*")
+        raise UserError(
+            f"{source.field}: {source.path} is a directory; name its files, such as {source.path.rstrip('/')}/*"
+        )
     files = [match for match in found if match.info.get("type") != "directory"]
     for match in files:
         if match.info.get("type") not in {"file", None}:

@@ -4,15 +4,14 @@ A step's batch is a pure function of (seed, step): each kind is gone through in 
 own keyed by (seed, kind, epoch). Kinds are padded apart, so that short sums do not pay for long dialogues.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import UserError
 from engine.rollout.seeds import generator
-from engine.text.call_ids import normalise_call_ids
 from engine.text.chat import encode_chat
+from engine.text.dialogue import read_dialogue
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.padded import Padded, pad
 
@@ -31,15 +30,14 @@ def encode(rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens
     """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
 
     Raises:
-        UserError: a dialogue's calls and results cannot be paired; the row is named.
+        UserError: a dialogue cannot be read, or its calls and results not paired; the row is named.
 
     """
     by_kind: dict[str, list[Row]] = {}
     left_out = 0
     for row in rows:
         try:
-            messages = normalise_call_ids(json.loads(row["messages"]))
-            ids, mask = encode_chat(tokenizer, messages, json.loads(row["tools"]))
+            ids, mask = encode_chat(tokenizer, *read_dialogue(row["messages"], row["tools"]))
         except UserError as error:
             raise UserError(f"sft_examples, row {row['id']}: {error}") from None
         if len(ids) > max_tokens:

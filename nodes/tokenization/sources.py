@@ -1,22 +1,23 @@
 """The three tables that are tokenized, read as one stream of rows, a chunk at a time."""
 
-import json
+import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import polars as pl
 
 from engine.errors import UserError
 from engine.remedy import make_again
-from engine.text.call_ids import normalise_call_ids
 from engine.text.chat import encode_chat, render
+from engine.text.dialogue import Dialogue, read_dialogue
 from engine.text.permutation import key
 from engine.text.tokenizer import K2Tokenizer
 
 REWRITES: Final = "rewrites"
 TRAJECTORIES: Final = "trajectories"
 _READ_ROWS: Final = 1024
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,40 +30,40 @@ class Row:
     kind: str
     split: str
     text: str = ""
-    chat: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
+    chat: Dialogue | None = None
 
     def as_text(self) -> str:
         """The row as the BPE learns from it."""
-        return self.text if self.chat is None else render(*self.chat)
+        return self.text if self.chat is None else self._named(lambda chat: render(*chat))
 
     def encode(self, tokenizer: K2Tokenizer) -> list[int]:
         """Ids without the closing [EOS]."""
-        return tokenizer.encode(self.text) if self.chat is None else encode_chat(tokenizer, *self.chat)[0]
+        if self.chat is None:
+            return tokenizer.encode(self.text)
+        return self._named(lambda chat: encode_chat(tokenizer, *chat)[0])
+
+    def _named(self, rendered: Callable[[Dialogue], T]) -> T:
+        """What the template makes of the dialogue; a refusal of it names the row."""
+        assert self.chat is not None
+        try:
+            return rendered(self.chat)
+        except UserError as error:
+            raise UserError(f"{self.domain}, row {self.id}: {error}") from None
 
 
-def _rows(frame: pl.LazyFrame, table: str, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Rows of `columns`, in the table's order, without holding the table."""
-    has = frame.collect_schema().names()
+def _rows(frame: pl.LazyFrame, table: str, columns: list[str]) -> Iterator[tuple[str, ...]]:
+    """Rows of `columns`, all of them texts, in the table's order, without holding the table."""
+    has = frame.collect_schema()
     for column in columns:
         if column not in has:
             raise UserError(f"table {table} has no column {column!r} (it has {', '.join(has)}): make it again.")
+        if has[column] != pl.String:
+            raise UserError(f"table {table}: the column {column!r} is {has[column]}, not text: make it again.")
     for batch in frame.select(columns).collect_batches(chunk_size=_READ_ROWS, maintain_order=True):
-        yield from batch.iter_rows()
-
-
-def _dialogue(id_: str, messages: str, tools: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    try:
-        dialogue, declared = json.loads(messages), json.loads(tools)
-        if not (isinstance(dialogue, list) and dialogue and isinstance(declared, list)):
-            raise TypeError("each must be a list, and messages not an empty one")
-        return normalise_call_ids(dialogue), declared
-    except UserError as error:
-        raise UserError(f"trajectories, row {id_}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"trajectories, row {id_}: messages or tools are not OpenAI's JSON ({error}): "
-            f"{make_again('tooluse', None, force=True)}."
-        ) from None
+        for row in batch.iter_rows():
+            if None in row:
+                raise UserError(f"{table}, row {row[0]}: {columns[row.index(None)]} is null: make the table again.")
+            yield row
 
 
 def read(documents: pl.LazyFrame, rewrites: pl.LazyFrame, trajectories: pl.LazyFrame) -> Iterator[Row]:
@@ -82,26 +83,42 @@ def read(documents: pl.LazyFrame, rewrites: pl.LazyFrame, trajectories: pl.LazyF
         yield Row(id_, REWRITES, domain, "synthetic", "train", text)
     columns = ["id", "domain", "split", "messages", "tools"]
     for id_, domain, split, messages, tools in _rows(trajectories, TRAJECTORIES, columns):
-        chat = _dialogue(id_, messages, tools)
+        try:
+            chat = read_dialogue(messages, tools)
+        except UserError as error:
+            again = make_again("tooluse", None, force=True)
+            raise UserError(f"trajectories, row {id_}: {error}: {again}.") from None
         yield Row(id_, TRAJECTORIES, domain, "synthetic", split, chat=chat)
 
 
 def sample(rows: Callable[[], Iterator[Row]], weights: dict[str, float], train_bytes: int, seed: int) -> list[str]:
     """Training texts for the BPE: from each domain its share of `train_bytes`, chosen by a hash of their ids.
 
-    Reads the rows twice, once for sizes and once for the chosen texts, so that only these are held. A domain that
-    has less than its share gives what it has.
+    Reads the rows twice, once for sizes and once for the chosen texts, so that memory follows `train_bytes` and not the
+    tables. A domain that has less than its share gives what it has.
     """
     total = sum(weights.values())
-    left = {name: train_bytes * weight / total for name, weight in weights.items()}
-    sizes = sorted(
-        (key(seed, "bpe", row.domain, row.id), row.domain, row.id, len(row.as_text().encode()))
-        for row in rows()
-        if row.split == "train" and left.get(row.domain, 0) > 0
-    )
-    chosen = set()
-    for _, domain, id_, size in sizes:
-        if left[domain] > 0:
-            left[domain] -= size
-            chosen.add((domain, id_))
+    shares = {name: _Share(train_bytes * weight / total) for name, weight in weights.items() if weight > 0}
+    for row in rows():
+        if row.split == "train" and row.domain in shares:
+            shares[row.domain].offer(key(seed, "bpe", row.domain, row.id), row.id, row.as_text())
+    chosen = {(domain, id_) for domain, share in shares.items() for id_ in share.ids()}
     return [row.as_text() for row in rows() if row.split == "train" and (row.domain, row.id) in chosen]
+
+
+class _Share:
+    """The texts of the lowest keys that fill so many bytes, the last of them past the brim."""
+
+    def __init__(self, wanted: float) -> None:
+        self._wanted, self._total = wanted, 0
+        self._heap: list[tuple[int, str, int]] = []  # negated key first: the highest key on top
+
+    def offer(self, rank: int, id_: str, text: str) -> None:
+        size = len(text.encode())
+        heapq.heappush(self._heap, (-rank, id_, size))
+        self._total += size
+        while self._total - self._heap[0][2] >= self._wanted:
+            self._total -= heapq.heappop(self._heap)[2]
+
+    def ids(self) -> Iterator[str]:
+        return (id_ for _, id_, _ in self._heap)

@@ -96,6 +96,8 @@ def test_files_count_by_content_under_their_own_names(tmp_path: Path, found) -> 
 def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x")
     assert one(tmp_path, name) == {name: digest_bytes(b"x")}
+    if "::" not in name:  # in a URL it joins two of them
+        assert one(tmp_path, f"file://{tmp_path}/{name}") == {name: digest_bytes(b"x")}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,10 @@ def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path: Path, name: str) -
     [
         ("gone.jsonl", "toy.path: there is no file at gone.jsonl; correct the path"),
         ("gone/*.jsonl", r"toy.path: there is no file at gone/\*.jsonl"),
+        ("gone::a[1].jsonl", r"toy.path: there is no file at gone::a\[1\].jsonl"),
         ("folder", "folder is a directory; name its files, such as folder/*"),
+        ("folder/", "folder/ is a directory; name its files, such as folder/*"),
+        ("x" * 300, "x cannot be reached .*too long.*; check the path and its permissions$"),
         ("pipe", "pipe is no regular file"),
         ("nonsense://x", "nonsense://x cannot be reached .*nonsense"),
         ("simplecache::https://x/y", "reads through simplecache"),

@@ -51,6 +51,12 @@ def test_calls_of_another_make_are_trained_on_under_their_functions_names(tokeni
         encode([row(messages=[*MESSAGES[:2], turn, *results[:1]])], tokenizer, 1000)
 
 
+@pytest.mark.parametrize("messages", ["", "[]", "[1]", "[" * 100_000, '[{"role": "user", "content": "\\ud83d"}]'])
+def test_an_example_that_cannot_be_read_is_named(tokenizer, messages):
+    with pytest.raises(UserError, match="sft_examples, row row 7: messages or tools are not OpenAI's JSON"):
+        encode([{**row(), "messages": messages}], tokenizer, 1000)
+
+
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 2**40))
 def test_every_epoch_takes_each_example_once(n, size, seed):

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from engine.errors import UserError
 from engine.text.chat import encode_chat
+from engine.text.dialogue import read_dialogue
+from engine.text.permutation import key
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
 from nodes.tokenization import sources
@@ -121,7 +123,7 @@ def test_documents_end_in_eos_and_read_back(made: Any, tables: Tables) -> None:
 def test_trajectories_are_rendered_with_the_chat_template(made: Any) -> None:
     tokenizer = K2Tokenizer.load(made[0])
     _, _, _, messages, tools = trajectory(2)
-    expected, _ = encode_chat(tokenizer, sources.normalise_call_ids(json.loads(messages)), json.loads(tools))
+    expected, _ = encode_chat(tokenizer, *read_dialogue(messages, tools))
     got = {d.id: d for d in TokenShards.open(made[1]).split("validation").documents("trajectories")}["t2"]
     assert got.tokens.tolist() == [*expected, tokenizer.eos_id]
     assert got.kind == "synthetic"
@@ -190,7 +192,33 @@ def test_the_bpe_sample_follows_the_weights(tables: Tables) -> None:
     assert chosen != sources.sample(read, weights, 20_000, seed=2)
 
 
+def test_the_bpe_sample_is_the_lowest_keys_that_fill_each_share(tables: Tables) -> None:
+    rows = list(sources.read(*tables))
+    for size in (1, 700, 5_000, 10**9):
+        want = set()
+        for domain, share in (("web", size / 4), ("code", size * 3 / 4)):
+            filled = 0
+            for row in sorted(rows, key=lambda row: key(3, "bpe", row.domain, row.id)):
+                if row.domain == domain and row.split == "train" and filled < share:
+                    filled += len(row.text.encode())
+                    want.add(row.text)
+        assert set(sources.sample(lambda: iter(rows), {"web": 1.0, "code": 3.0, "maths": 0.0}, size, seed=3)) == want
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
+
+DAMAGED = (
+    "not json",
+    "{}",
+    "[]",
+    "null",
+    "[" * 100_000 + "]" * 100_000,
+    '[{"role": "user", "content": ' + "9" * 5_000 + "}]",
+    '[{"role": "user", "content": "half \\ud83d"}]',
+    '[{"role": "user", "content": 5}]',
+    '[{"role": "user"}, 3]',
+    '[{"content": "x"}]',
+)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +251,35 @@ def test_an_unknown_domain_is_named(tables: Tables, tmp_path: Path) -> None:
         run(tables, tmp_path, weights={**P["weights"], "poetry": 1.0})
 
 
-@pytest.mark.parametrize("messages", ["not json", "{}", '[{"role": "user"}, 3]'])
-def test_a_damaged_trajectory_is_named(tables: Tables, tmp_path: Path, messages: str) -> None:
-    trajectories = tables[2].with_columns(messages=pl.lit(messages))
-    with pytest.raises(UserError, match=r"trajectories, row t0|is not an OpenAI chat message"):
-        train_tokenizer(tables[0], tables[1], trajectories, P, tmp_path)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"messages": one} for one in DAMAGED),
+        *({"tools": one} for one in ("", "{}", "[1]", "[" * 100_000, '[{"name": "\\udc00"}]')),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_a_damaged_trajectory_is_named(tables: Tables, change: dict[str, str]) -> None:
+    trajectories = tables[2].with_columns(**{column: pl.lit(value) for column, value in change.items()})
+    with pytest.raises(UserError, match=r"trajectories, row t0: ") as error:
+        [row.as_text() for row in sources.read(tables[0], tables[1], trajectories)]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(0, "text"), (0, "split"), (1, "source_id"), (1, "text"), (2, "messages"), (2, "tools")]
+)
+def test_a_column_that_is_no_text_or_null_is_named(tables: Tables, table: int, column: str) -> None:
+    for value, sentence in (
+        (pl.struct(a=1), f"the column '{column}' is Struct"),
+        (pl.lit(1.5), f"the column '{column}' is Float64, not text"),
+        (pl.lit(b"x"), f"the column '{column}' is Binary, not text"),
+        (pl.lit(None, pl.String), f"row .*: {column} is null"),
+    ):
+        broken = list(tables)
+        broken[table] = broken[table].with_columns(value.alias(column))
+        with pytest.raises(UserError, match=sentence):
+            list(sources.read(*broken))
 
 
 @pytest.mark.parametrize(
