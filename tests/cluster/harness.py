@@ -101,7 +101,7 @@ class Cluster:
             )
         if (
             self.layout.host == config.LOOPBACK
-            and subprocess.run(self.layout.named(["true"]), capture_output=True, check=False).returncode
+            and subprocess.run(config.Layout.named(self.layout, ["true"]), capture_output=True, check=False).returncode
         ):
             raise UserError(
                 "this machine's host name leads out of it, and a daemon may not have one of its own here: add the line "
