@@ -66,9 +66,9 @@ def secret(variable: str) -> str:
 
     try:
         content = Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last for ~ where nobody has a home
         raise UserError(
-            f"{variable}{FILE}: {path} cannot be read ({getattr(error, 'strerror', None) or 'it is no text'}): "
+            f"{variable}{FILE}: {path} cannot be read ({getattr(error, 'strerror', None) or error}): "
             "name a file with the secret in it that this machine can read."
         ) from None
     if not content or len(content.split()) > 1:
