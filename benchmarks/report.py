@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from engine.origin import commit, machine
 class Row:
     """One figure beside its baseline.
 
-    `target` says in words what is required, and `ok` whether it was met; None where nothing is required.
+    `target` says in words what is required, and `ok` whether it was met; None where nothing is required. A value or a
+    baseline that is not finite meets no target, and is null in JSON.
     """
 
     case: str
@@ -23,6 +25,10 @@ class Row:
     baseline_value: float
     target: str | None = None
     ok: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.ok and not (isfinite(self.value) and isfinite(self.baseline_value)):
+            object.__setattr__(self, "ok", False)
 
     @property
     def ratio(self) -> float | None:
@@ -57,7 +63,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
-        write_atomic(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        write_atomic(path, (json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False) + "\n").encode())
 
     def show(self) -> None:
         """Print the rows as a table."""
@@ -71,3 +77,12 @@ class Report:
             base = f"{row.baseline_value:.4g} {row.baseline}"
             table.add_row(row.case, f"{row.value:.4g}", row.unit, base, ratio, row.target or "", met)
         Console().print(table)
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data with null for each number that is not finite, which JSON cannot write."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

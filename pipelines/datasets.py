@@ -1,5 +1,6 @@
 """Kedro's datasets over engine/artifacts: published whole, verified when loaded, gated where the catalog says so."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,24 +201,25 @@ class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         self._stage = stage
 
     def load(self) -> dict[str, Any]:
-        """The metrics."""
+        """The metrics; a number that is not finite, which this class never writes, is refused by name."""
         remedy = make_again(self._stage, self._path)
         try:
-            return files.read_object(self._path, remedy)
+            data = files.read_object(self._path, remedy)
         except FileNotFoundError as error:
             raise UserError(f"{self._path} is missing: {remedy}.") from error
+        self._check(data, remedy)
+        return data
 
     def save(self, data: dict[str, Any]) -> None:
         """Write the metrics; a number that is not finite is refused by name."""
-        for name, value in data.items():
-            if not isinstance(value, (str, int, float)) or (
-                isinstance(value, float) and not -float("inf") < value < float("inf")
-            ):
-                raise UserError(
-                    f"{self._path}: the metric {name} is {value!r}; stage {self._stage} must give a finite number."
-                )
+        self._check(data, f"stage {self._stage} must give a finite number")
         _check_before_publishing()
         files.write_atomic(self._path, files.canonical_json(data))
+
+    def _check(self, data: dict[str, Any], remedy: str) -> None:
+        for name, value in data.items():
+            if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
+                raise UserError(f"{self._path}: the metric {name} is {value!r}, which is no finite number: {remedy}.")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path), "stage": self._stage}

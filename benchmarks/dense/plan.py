@@ -92,7 +92,10 @@ class Plan:
 
 def best_rate(runs: list[dict[str, Any]]) -> float:
     """The rate of the lowest loss. Raises UserError where it is the sweep's edge: the sweep must be widened."""
-    best = min(runs, key=lambda run: run["nats_per_token"])["rate"]
+    ended = [run for run in runs if math.isfinite(run["nats_per_token"])]
+    if not ended:
+        raise UserError(f"benchmarks/dense: no rate of {runs[0]['model']} ends in a finite loss: lower RATES.")
+    best = min(ended, key=lambda run: run["nats_per_token"])["rate"]
     if best in (min(RATES), max(RATES)):
         model = runs[0]["model"]
         raise UserError(f"benchmarks/dense: the best rate of {model} is the sweep's edge, {best}: widen RATES.")

@@ -22,7 +22,7 @@ Everything here is a pure function of its arguments; the bootstrap draws from a 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -43,8 +43,10 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval is known and lies on one side of zero."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        """Whether the interval is known, finite, and lies on one side of zero."""
+        if self.low is None or self.high is None or not (isfinite(self.low) and isfinite(self.high)):
+            return False
+        return not self.low <= 0 <= self.high
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:

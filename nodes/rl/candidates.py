@@ -5,9 +5,11 @@ best on the reported split would flatter the result.
 """
 
 import json
+from math import isfinite
 from pathlib import Path
 
 from engine.artifacts.files import read_object, write_atomic
+from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.model import K2Model
 from engine.parallel import data
@@ -56,6 +58,16 @@ class Candidates:
         return [(int(verdict["iteration"]), float(verdict["pass_rate"])) for verdict in told]
 
     def best(self) -> tuple[int, K2Model]:
-        """The best candidate, the earliest of equals, and its weights."""
-        iteration, _ = max(self.judged(), key=lambda verdict: (verdict[1], -verdict[0]))
+        """The best candidate, the earliest of equals, and its weights.
+
+        Raises UserError where a verdict is not finite, so that no order holds among the candidates.
+        """
+        judged = self.judged()
+        for iteration, rate in judged:
+            if not isfinite(rate):
+                raise UserError(
+                    f"{self.directory / f'{iteration:06d}' / 'verdict.json'}: pass_rate is {rate}; delete the file, "
+                    "and the same command judges that policy anew"
+                )
+        iteration, _ = max(judged, key=lambda verdict: (verdict[1], -verdict[0]))
         return iteration, load_checkpoint(self.directory / f"{iteration:06d}")

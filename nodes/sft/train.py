@@ -1,6 +1,5 @@
 """Supervised fine-tuning: cross-entropy of the assistant's tokens, each kind of example with its own weight."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -52,7 +51,7 @@ def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Pa
 
 @torch.no_grad()
 def validation_nll(model: K2Model, encoded: Encoded, rows: int = 32) -> dict[str, float]:
-    """Mean loss a token of each kind over all of its validation examples."""
+    """Mean loss a token of each kind over its validation examples, finite or not; a kind without tokens has none."""
     model.eval()
     out = {}
     for kind, examples in sorted(encoded.by_kind.items()):
@@ -62,5 +61,6 @@ def validation_nll(model: K2Model, encoded: Encoded, rows: int = 32) -> dict[str
             batch = pad(ordered[start : start + rows])
             total += float(mean_nll(model, batch)) * batch.count
             tokens += batch.count
-        out[kind] = total / tokens if tokens else math.nan
-    return {kind: value for kind, value in out.items() if math.isfinite(value)}
+        if tokens:
+            out[kind] = total / tokens
+    return out

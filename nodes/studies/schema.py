@@ -101,6 +101,8 @@ class Criterion(_Strict):
     `log`), by one-sided t tests or TOST. `identical` and the `each_…` ones hold or fail run by run over `arms`.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     role: Role
     says: str
     measure: str

@@ -5,7 +5,7 @@ Each function takes one number a seed, already the difference (or contrast) of t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
@@ -41,11 +41,11 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 
 
 def p_below(values: Sequence[float], bound: float) -> float:
-    """One-sided t test against "the mean is at least `bound`"; 1 with fewer than two values.
+    """One-sided t test against "the mean is at least `bound`"; 1 with fewer than two values, or one not finite.
 
     Values that do not vary at all decide for certain: 0 below the bound, 1 otherwise.
     """
-    if len(values) < 2:
+    if len(values) < 2 or not all(map(isfinite, values)):
         return 1.0
     distance, sd = fmean(values) - bound, stdev(values)
     if sd == 0:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -180,6 +181,6 @@ def winner(results: dict[tuple[float, ...], list[float | None]], sweep: Sweep) -
 
 
 def mean_loss(losses: Sequence[float | None]) -> float | None:
-    """The mean over seeds; None where one of the runs failed."""
-    ended = [loss for loss in losses if loss is not None]
+    """The mean over seeds; None where one of the runs failed, or ended in a loss that is not finite."""
+    ended = [loss for loss in losses if loss is not None and isfinite(loss)]
     return fmean(ended) if len(ended) == len(losses) else None

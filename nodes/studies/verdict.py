@@ -7,7 +7,7 @@ smallest counts, times their number. Holm's correction runs over the table of st
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import isfinite, log
 from typing import Any, Literal
 
 from nodes.studies.schema import CONTROLS, LEAST_SEEDS, Criterion, Study
@@ -75,20 +75,28 @@ def assess(study: Study, results: Sequence[Result], edges: Sequence[str] = ()) -
 def measure(
     criterion: Criterion, budget: str, runs: Mapping[tuple[str, str, int], Result], seeds: Sequence[int]
 ) -> Outcome:
-    """One criterion at one budget; a seed of which a run is missing or failed is left out.
+    """One criterion at one budget; a seed of which a run is missing, failed or has no finite figure is left out.
 
     Fewer than `LEAST_SEEDS` whole seeds decide nothing.
     """
     whole = [
         [runs[arm, budget, seed][criterion.measure] for arm in criterion.involved]
         for seed in seeds
-        if all(criterion.measure in runs.get((arm, budget, seed), {}) for arm in criterion.involved)
+        if all(_usable(criterion, runs.get((arm, budget, seed), {})) for arm in criterion.involved)
     ]
     if len(whole) < LEAST_SEEDS:
         return Outcome(criterion, budget, 1.0, 1.0)
     if criterion.sampled:
         return _sampled(criterion, budget, whole)
     return _run_by_run(criterion, budget, whole)
+
+
+def _usable(criterion: Criterion, figures: Result) -> bool:
+    """Whether a run has the figure, as a number that the test can read; digests are compared as they are."""
+    value = figures.get(criterion.measure)
+    if not isinstance(value, int | float):
+        return value is not None
+    return isfinite(value) and (value > 0 or not criterion.log)
 
 
 def _sampled(criterion: Criterion, budget: str, whole: list[list[float]]) -> Outcome:

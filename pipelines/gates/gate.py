@@ -102,7 +102,10 @@ def judge(dataset: str, profile_frame: dict[str, Statistic], suite: str) -> Gate
 
 
 def judge_row(dataset: str, profile_frame: dict[str, Statistic], rules: Suite) -> GateReport:
-    """Run a suite, wherever it comes from, over one row that has all of its columns; nan is undefined, and fails."""
+    """Run a suite, wherever it comes from, over one row that has all of its columns.
+
+    A statistic that is not finite (nan, an infinity) is undefined, and fails whatever is asked of it.
+    """
     result = beside.validate(dataset, profile_frame, rules)
     rows = [_verdict_row(entry, profile_frame) for entry in result["results"]]
     failures = [_phrase(row) for row in rows if not row["passed"]]

@@ -1,5 +1,6 @@
 """The suites of conf/base/gates.yml: which expectations hold for which table."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -64,11 +65,27 @@ def _suite(path: Path, name: str, entry: Any) -> Suite:
     for expectation in entry["expectations"]:
         if not isinstance(expectation, dict) or not {"type", "column"} <= set(expectation):
             raise UserError(f"{path}: suite {name}: {expectation!r} needs the fields type and column.")
+        check_bounds(expectation, f"{path}: suite {name}: {expectation['column']}")
     texts, dialogues = entry.get("texts", []), entry.get("dialogues", [])
     usual = [rule for column in texts for rule in _usual(column, _OF_TEXTS)]
     usual += [rule for column in dialogues for rule in _usual(column, _OF_DIALOGUES)]
     key, shares = entry.get("key", "id"), entry.get("shares", {})
     return Suite(name, key, shares, [*entry["expectations"], *usual], dialogues)
+
+
+def check_bounds(rule: dict[str, Any], where: str) -> None:
+    """Refuse a bound that is no finite number, which everything or nothing would pass, and bounds that cross.
+
+    Raises:
+        UserError: naming `where` and the bound.
+
+    """
+    given = {name: rule[name] for name in ("min_value", "max_value") if rule.get(name) is not None}
+    for name, bound in given.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise UserError(f"{where}: {name} is {bound!r}: give a finite number.")
+    if len(given) == 2 and given["min_value"] > given["max_value"]:
+        raise UserError(f"{where}: min_value is above max_value, so nothing can pass: exchange them.")
 
 
 def _usual(column: str, limits: dict[str, tuple[float, str]]) -> list[dict[str, Any]]:

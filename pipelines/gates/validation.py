@@ -10,6 +10,8 @@ from engine.errors import UserError
 from pipelines.gates.profile import Statistic
 from pipelines.gates.suites import Suite
 
+NOT_NULL = "expect_column_values_to_not_be_null"
+
 
 def validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[str, Any]:
     """Return Great Expectations' own validation of the one-row frame, as plain JSON data.
@@ -28,9 +30,9 @@ def validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[
     context, gx = load()
     configuration = gx.expectations.expectation_configuration.ExpectationConfiguration
     rules = [_configuration(configuration, rule, suite.name) for rule in suite.expectations]
-    # an undefined statistic (of no rows) is null, which every other expectation would let pass
+    # an undefined statistic (of no rows, or not finite) is null, which every other expectation would let pass
     undefined = dict.fromkeys(rule["column"] for rule in suite.expectations if plain(profile[rule["column"]]) is None)
-    known = [configuration(type="expect_column_values_to_not_be_null", kwargs={"column": name}) for name in undefined]
+    known = [configuration(type=NOT_NULL, kwargs={"column": name}) for name in undefined]
     expectations = gx.ExpectationSuite(name=suite.name)
     try:
         expectations.add_expectation_configurations([*rules, *known])
@@ -38,7 +40,7 @@ def validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[
         raise UserError(f"conf/base/gates.yml: suite {suite.name}: {' '.join(str(error).split())[:300]}.") from error
     source = context.data_sources.add_or_update_pandas(dataset)
     batch = source.add_dataframe_asset(dataset).add_batch_definition_whole_dataframe("profile")
-    frame = pd.DataFrame([profile])
+    frame = pd.DataFrame([{name: math.nan if plain(value) is None else value for name, value in profile.items()}])
     result = batch.get_batch(batch_parameters={"dataframe": frame}).validate(expectations)
     outcome: dict[str, Any] = json.loads(json.dumps(result.to_json_dict(), default=str))
     return _without_clocks(outcome)
@@ -67,6 +69,8 @@ def load() -> tuple[Any, Any]:
 
 def expected_words(kind: str, arguments: dict[str, Any]) -> str:
     """Return what an expectation asks for, in words."""
+    if kind == NOT_NULL:
+        return "a finite number"
     low, high = arguments.get("min_value"), arguments.get("max_value")
     above = "more than" if arguments.get("strict_min") else "at least"
     below = "less than" if arguments.get("strict_max") else "at most"
@@ -75,8 +79,8 @@ def expected_words(kind: str, arguments: dict[str, Any]) -> str:
 
 
 def plain(value: Statistic) -> Statistic | None:
-    """JSON has no nan: an undefined statistic is null."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """Return null for an undefined statistic, nan or an infinity, which JSON cannot write and no bound can hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without_clocks(result: dict[str, Any]) -> dict[str, Any]:

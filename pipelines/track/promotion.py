@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.identity.records import GOOD
 from pipelines import graph
 from pipelines.gates.gate import judge_row
-from pipelines.gates.suites import Suite
+from pipelines.gates.suites import Suite, check_bounds
 from pipelines.track.importer import record_name
 from pipelines.track.store import LONGEST_VALUE, RECORD, Store, where
 from pipelines.track.versions import Record
@@ -58,7 +58,7 @@ class Gate:
         return Suite(self.alias, "", {}, rules)
 
     def row(self, record: Record) -> dict[str, Any]:
-        """The figures that the gate judges. An adopted checkpoint may lack some, which are then undefined.
+        """The figures that the gate judges. One that an adopted checkpoint lacks, or that is text, is undefined (nan).
 
         Raises:
             UserError: the stage has no such metric.
@@ -72,9 +72,9 @@ class Gate:
                     f"conf/base/promotion.yml: gate {self.alias} names the metric {name}, which stage "
                     f"{record['stage']} does not have; it has {', '.join(sorted(found))}."
                 )
-        nan = float("nan")
         return {
-            _column(name, rule): found.get(name, nan) - (found.get(rule["minus"], nan) if "minus" in rule else 0)
+            _column(name, rule): _number(found.get(name))
+            - (_number(found.get(rule["minus"])) if "minus" in rule else 0)
             for name, rule in self.metrics.items()
         }
 
@@ -187,7 +187,12 @@ def _gate(alias: str, entry: dict[str, Any], profile: str) -> Gate:
                 f"{where_}: metric {name} needs min_value or max_value, and may have minus and description: "
                 f"it has {rule!r}."
             )
+        check_bounds(rule, f"{where_}: metric {name}")
     return Gate(alias, str(checkpoint), {name: dict(rule) for name, rule in metrics.items()})
+
+
+def _number(value: Any) -> float:
+    return float("nan") if isinstance(value, bool) or not isinstance(value, int | float) else value
 
 
 def _column(name: str, rule: dict[str, Any]) -> str:

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import math
 
 import pytest
 
 from benchmarks import rl
 from benchmarks.__main__ import main
+from benchmarks.dense import plan
 from benchmarks.report import Report, Row
 from engine.errors import UserError
 
@@ -43,6 +45,26 @@ def test_json_has_the_agreed_fields(tmp_path):
 def test_a_row_over_a_zero_baseline_has_no_ratio():
     assert Row("case", 1.0, "s", "nothing", 0.0).ratio is None
     assert Report({}, [Row("case", 1.0, "s", "nothing", 0.0)]).ok
+
+
+@pytest.mark.parametrize("figures", [(math.inf, 1.0), (-math.inf, 1.0), (math.nan, 1.0), (1.0, math.inf)])
+def test_what_is_not_finite_meets_no_target_and_is_null_in_json(tmp_path, figures):
+    row = Row("case", figures[0], "s", "base", figures[1], "at most 5", ok=True)
+    report = Report({"by_seed": [figures]}, [row])
+    assert not report.ok
+    report.write(tmp_path / "x.json")
+    assert None in json.loads((tmp_path / "x.json").read_text())["settings"]["by_seed"][0]
+    assert Row("case", figures[0], "s", "base", figures[1]).ok is None
+
+
+def test_a_rate_whose_loss_is_not_finite_does_not_win():
+    runs = [
+        {"rate": rate, "nats_per_token": loss, "model": "k2"} for rate, loss in zip(plan.RATES, (3.0, 2.0, math.nan))
+    ]
+    runs += [{"rate": rate, "nats_per_token": -math.inf, "model": "k2"} for rate in plan.RATES[3:]]
+    assert plan.best_rate(runs) == plan.RATES[1]
+    with pytest.raises(UserError, match="no rate of k2 ends in a finite loss"):
+        plan.best_rate([{**run, "nats_per_token": math.nan} for run in runs])
 
 
 def test_list_names_the_benchmarks(capsys):

@@ -117,3 +117,9 @@ def test_metrics_are_finite_and_flat(tmp_path: Path) -> None:
             dataset.save({"loss": bad})
         assert "metric loss" in str(user_error(caught.value))
     assert dataset.load()["loss"] == 1.5
+    for literal in ("NaN", "-Infinity", "1e999"):
+        (tmp_path / "sft/metrics.json").write_text(f'{{"loss": {literal}}}')
+        with pytest.raises(DatasetError) as caught:
+            dataset.load()
+        assert "metric loss" in str(user_error(caught.value))
+        assert "make repro STAGE=sft" in str(user_error(caught.value))

@@ -1,6 +1,7 @@
 """The two training nodes on a toy, end to end: outputs, determinism, resume after a kill, and the step not taken."""
 
 import json
+import math
 from pathlib import Path
 
 import polars as pl
@@ -8,9 +9,12 @@ import pytest
 import torch
 import yaml
 
+from engine.errors import UserError
 from engine.launch import drain
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.parallel import data
+from engine.text.tokenizer import K2Tokenizer
+from engine.training.examples import encode
 from nodes.rl import candidates, policy, rollouts
 from nodes.rl.nodes import train_rl
 from nodes.rl.schema import ROLLOUTS
@@ -225,3 +229,26 @@ def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypa
     assert iterations == second[1] == 4
     assert (set(judged), second[2]) == ({0}, []), "the first rank alone judges"
     assert weights == second[3]
+
+
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "-Infinity"])
+def test_a_candidate_without_a_finite_score_is_not_chosen(tmp_path, rate):
+    judged = candidates.Candidates.__new__(candidates.Candidates)
+    judged.directory = tmp_path
+    for iteration, score in enumerate(["0.5", rate, "0.25"]):
+        (tmp_path / f"{iteration:06d}").mkdir()
+        (tmp_path / f"{iteration:06d}" / "verdict.json").write_text(
+            f'{{"iteration": {iteration}, "pass_rate": {score}}}'
+        )
+    with pytest.raises(UserError, match="000001/verdict.json: pass_rate is "):
+        judged.best()
+
+
+def test_a_validation_loss_that_is_not_finite_is_told_not_left_out(stage):
+    root, examples, checkpoint, *_ = stage
+    model, tok = load_checkpoint(checkpoint), K2Tokenizer.load(root / "tokenizer")
+    encoded = encode(examples.iter_rows(named=True), tok, 512)
+    assert all(math.isfinite(loss) for loss in train.validation_nll(model, encoded).values())
+    with torch.no_grad():
+        model.lm_head.weight[0] = float("nan")
+    assert all(math.isnan(loss) for loss in train.validation_nll(model, encoded).values())

@@ -22,6 +22,12 @@ def test_t_tests_are_scipys(values: list[float], bound: float) -> None:
     assert (estimate(values).low, estimate(values).high) == pytest.approx(tuple(interval), abs=1e-9)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_evidence_of_nothing(value: float) -> None:
+    for values in ([value, 1.0, 1.0], [value] * 3):
+        assert p_below(values, 5.0) == p_above(values, -5.0) == p_within(values, 9.0) == p_outside(values, 0.1) == 1.0
+
+
 def test_students_own_example() -> None:
     """Student (1908), hours of sleep gained: t = 4.06, one-sided p = 0.0014, interval 0.70 to 2.46."""
     gains = [b - a for a, b in zip(SLEEP, SLEEP_2, strict=True)]

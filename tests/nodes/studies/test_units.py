@@ -1,5 +1,6 @@
 """How a study is taken apart: overrides, branches, equal compute, winners, keys."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,8 @@ def test_the_winner_is_the_lowest_mean_of_whole_points() -> None:
     results = {(0.001,): [3.0, 3.2], (0.01,): [2.9, 3.1], (0.02,): [1.0, None]}
     assert winner(results, sweep) == ({"optimizer.lr": 0.01}, True)
     assert winner({**results, (0.001,): [1.0, 1.0]}, sweep) == ({"optimizer.lr": 0.001}, False)
+    for diverged in (math.nan, -math.inf, math.inf):
+        assert winner({**results, (0.001,): [1.0, diverged]}, sweep) == ({"optimizer.lr": 0.01}, True)
     with pytest.raises(UserError, match="every point failed"):
         winner({point: [None] for point in results}, sweep)
 

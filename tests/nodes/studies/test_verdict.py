@@ -1,5 +1,7 @@
 """Every verdict, from results made up for it."""
 
+import math
+
 import pytest
 
 from nodes.studies.schema import Study
@@ -122,6 +124,28 @@ def test_ratios_are_compared_as_logs() -> None:
     assert outcome.estimate is not None
     assert outcome.estimate.mean == pytest.approx(-0.693147, abs=1e-5)
     assert outcome.state() == "holds"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "test", [{"below": 0.0}, {"above": -1.0}, {"within": 0.5}, {"each_at_most": 9.0}, {"each_at_least": -9.0}]
+)
+def test_figures_that_are_not_finite_decide_nothing(value: float, test: dict[str, float]) -> None:
+    runs = results()
+    for run in runs:
+        run["figures"]["loss"] = value
+    each = next(iter(test)).startswith("each")
+    over = {"contrast": None, "arms": ("a",)} if each else {}
+    outcome = assess(made_up([{**CRITERIA[0], "below": None, **over, **test}, *CRITERIA[1:]]), runs).outcomes[0]
+    assert (outcome.p, outcome.p_turned, outcome.state()) == (1.0, 1.0, "open")
+
+
+def test_a_ratio_of_nothing_decides_nothing() -> None:
+    runs = results()
+    for run in runs:
+        run["figures"]["loss"] = 0.0
+    outcome = assess(made_up([{**CRITERIA[0], "log": True}, *CRITERIA[1:]]), runs).outcomes[0]
+    assert outcome.state() == "open"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Aliases of the registered model: moved by a passed gate, left where they were by a refused one."""
 
+import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +9,9 @@ import pytest
 
 from engine.errors import UserError
 from pipelines import graph
+from pipelines.gates.gate import judge_row
 from pipelines.manifest import load_manifest
-from pipelines.track.promotion import load_gates, model_name
+from pipelines.track.promotion import Gate, load_gates, model_name
 from pipelines.track.session import Session
 from pipelines.track.store import client
 
@@ -61,6 +64,20 @@ def test_two_metrics_are_compared(add_run: Callable[..., Any], database, store):
     assert "reward_after - reward_before is -0.1" in verdict.sentence
 
 
+@pytest.mark.parametrize("bound", [{"min_value": 0.4}, {"max_value": 0.4}, {"min_value": 0, "minus": "other"}])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.4", None])
+def test_what_is_no_finite_number_passes_no_gate(bound: dict[str, Any], value: Any):
+    gate = Gate("base", "base_checkpoint", {"loss": bound})
+    metrics = {} if value is None else {"loss": value}
+    report = judge_row(
+        "base_checkpoint", gate.row({"outcome": "adopted", "metrics": metrics | {"other": 1}}), gate.suite()
+    )
+    assert not report.passed
+    assert report.failures[0].endswith(" is undefined, expected a finite number")
+    json.dumps(report.report, allow_nan=False)
+    assert judge_row("base_checkpoint", {"loss": 0.4, "loss - other": 0.1}, gate.suite()).passed
+
+
 @pytest.mark.parametrize("profile", load_manifest().profiles)
 def test_every_profile_has_the_four_gates(profile: str):
     assert [gate.alias for gate in load_gates(profile)] == ["base", "long", "sft", "rl"]
@@ -74,6 +91,17 @@ def test_every_profile_has_the_four_gates(profile: str):
         (
             {"checkpoint": "base_checkpoint", "metrics": {"loss": {"most": 1}}},
             "metric loss needs min_value or max_value",
+        ),
+        *(
+            (
+                {"checkpoint": "base_checkpoint", "metrics": {"loss": {"min_value": bound}}},
+                "min_value is .*finite number",
+            )
+            for bound in (-math.inf, math.nan, "0.4", True)
+        ),
+        (
+            {"checkpoint": "base_checkpoint", "metrics": {"loss": {"min_value": 2, "max_value": 1}}},
+            "min_value is above max_value",
         ),
     ],
 )
