@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 train_rl,
-                inputs=["tokenizer", "sft_checkpoint", "sft_examples", "shards", "params:rl", "workspace"],
+                inputs=["tokenizer", "sft_checkpoint", "sft_examples", "shards", "tasks", "params:rl", "workspace"],
                 outputs=["rl_checkpoint", "rollouts", "rl_history", "rl_metrics"],
                 name="train_rl",
                 tags="parallel",

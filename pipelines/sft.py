@@ -18,7 +18,7 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 train_sft,
-                inputs=["tokenizer", "extended_checkpoint", "sft_examples", "params:sft", "workspace"],
+                inputs=["tokenizer", "extended_checkpoint", "sft_examples", "shards", "params:sft", "workspace"],
                 outputs=["sft_checkpoint", "sft_history", "sft_metrics"],
                 name="train_sft",
                 tags="parallel",

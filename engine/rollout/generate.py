@@ -5,6 +5,7 @@ Shapes: B rows, T prompt tokens, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,6 +38,13 @@ class Completion:
     truncated: bool
 
 
+class Constraint(Protocol):
+    """What rules out tokens while decoding; rows are the prompts' numbers (engine/rollout/enforcer.py)."""
+
+    def mask_(self, logits_BV: Tensor, rows: Sequence[int]) -> None: ...  # noqa: D102
+    def take(self, row: int, token: int) -> None: ...  # noqa: D102
+
+
 @torch.inference_mode()
 def generate(
     model: K2Model,
@@ -45,12 +53,14 @@ def generate(
     temperature: float,
     seed: int,
     stop_id: int,
+    constraint: Constraint | None = None,
 ) -> list[Completion]:
     """Continue each prompt until `stop_id` or `max_new_tokens`; completions in the prompts' order.
 
     Prompt i draws from a stream of its own, keyed by (seed, i): equal prompts give different samples, and one
-    prompt's sample does not hang on the others. A prompt that occurs many times in a row is read once. The
-    model's mode is restored. Raises UserError where prompt and answer exceed the model's context.
+    prompt's sample does not depend on the others. A prompt that occurs many times in a row is read once. Under a
+    `constraint` log-probabilities are those of the distribution that it leaves. The model's mode is restored. Raises
+    UserError where prompt and answer exceed the model's context.
     """
     limit = model.config.max_position_embeddings
     for index, prompt in enumerate(prompts):
@@ -68,7 +78,8 @@ def generate(
         for start in range(0, len(prompts), ROWS):
             rows = prompts[start : start + ROWS]
             draws = np.stack([generator(seed, "sample", start + i).random(max_new_tokens) for i in range(len(rows))])
-            out += _Batch(model, rows, max_new_tokens, temperature, stop_id).run(torch.from_numpy(draws))
+            batch = _Batch(model, rows, max_new_tokens, temperature, stop_id, constraint, start)
+            out += batch.run(torch.from_numpy(draws))
         return out
     finally:
         model.train(training)
@@ -94,9 +105,17 @@ class _Batch:
     """One batch of prompts on its way."""
 
     def __init__(
-        self, model: K2Model, prompts: Sequence[Sequence[int]], max_new: int, temperature: float, stop_id: int
+        self,
+        model: K2Model,
+        prompts: Sequence[Sequence[int]],
+        max_new: int,
+        temperature: float,
+        stop_id: int,
+        constraint: Constraint | None = None,
+        first: int = 0,
     ) -> None:
         self.model, self.max_new, self.temperature, self.stop_id = model, max_new, temperature, stop_id
+        self.constraint, self.first = constraint, first
         self.prompts = prompts
         self.tokens: list[list[int]] = [[] for _ in prompts]
         self.logprobs: list[list[float]] = [[] for _ in prompts]
@@ -116,12 +135,16 @@ class _Batch:
         decoder = Decoder(self.model, cache)
         finished = torch.zeros(len(self.live), dtype=torch.bool)
         for step in range(self.max_new):
+            if self.constraint is not None:
+                self.constraint.mask_(logits, [self.first + row for row in self.live.tolist()])
             chosen, logprob = _sample(logits, draws[self.live, step], self.temperature)
             places = zip(self.live.tolist(), chosen.tolist(), logprob.tolist(), finished.tolist(), strict=True)
             for row, token, value, ended in places:
                 if not ended:
                     self.tokens[row].append(token)
                     self.logprobs[row].append(value)
+                    if self.constraint is not None:
+                        self.constraint.take(self.first + row, token)
             yield chosen
             finished |= chosen == self.stop_id
             over = int(finished.sum())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from engine.errors import UserError
 from engine.remedy import make_again
-from engine.toolworld.specs import ToolSpec, load_tools
+from engine.toolworld.specs import Declaration, ToolSpec, load_tools
 
 PICK = "$pick"
 """An argument (or fact) that the agent may choose among what a listing showed."""
@@ -64,7 +64,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Task:
-    """A rubric task for one agent; `tools` are the names the agent is given, `world_seed` the world it starts in."""
+    """A rubric task for one agent.
+
+    `tools` are the names the agent is given, `declaration` how they are declared to it, `world_seed` the world it
+    starts in.
+    """
 
     agent_id: str
     domain: str
@@ -75,6 +79,7 @@ class Task:
     difficulty: str
     max_turns: int
     pass_score: float = 0.9
+    declaration: Declaration = "full"
     id: str = ""
     split: str = ""
 
@@ -89,7 +94,7 @@ class Task:
 
     def openai_tools(self) -> list[dict[str, Any]]:
         """The agent's tools as OpenAI tool objects."""
-        return [spec.openai() for spec in self.tool_specs()]
+        return [spec.openai(self.declaration) for spec in self.tool_specs()]
 
     def to_row(self) -> dict[str, str]:
         """The task as a row of the `tasks` table."""
@@ -100,6 +105,7 @@ class Task:
             "world_seed": self.world_seed,
             "max_turns": self.max_turns,
             "pass_score": self.pass_score,
+            "declaration": self.declaration,
             "goals": [asdict(goal) for goal in self.goals],
         }
         return {
@@ -125,7 +131,7 @@ class Task:
                 agent_id=row["agent_id"], domain=row["domain"], system_prompt=rubric["system_prompt"],
                 tools=tuple(rubric["tools"]), world_seed=rubric["world_seed"], goals=goals,
                 difficulty=row["difficulty"], max_turns=rubric["max_turns"], pass_score=rubric["pass_score"],
-                id=row["id"], split=row["split"],
+                declaration=rubric["declaration"], id=row["id"], split=row["split"],
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(

@@ -26,8 +26,12 @@ class Encoded:
     left_out: int
 
 
-def encode(rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens: int) -> Encoded:
+def encode(
+    rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens: int, whole: Sequence[str] = ()
+) -> Encoded:
     """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
+
+    Of the kinds in `whole` every token is a target, of the others the assistant's turns.
 
     Raises:
         UserError: a dialogue cannot be read, or its calls and results not paired; the row is named.
@@ -43,7 +47,8 @@ def encode(rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens
         if len(ids) > max_tokens:
             left_out += 1
             continue
-        by_kind.setdefault(row["kind"], []).append((ids, mask))
+        kind = row["kind"]
+        by_kind.setdefault(kind, []).append((ids, [True] * len(ids) if kind in whole else mask))
     return Encoded(by_kind, left_out)
 
 

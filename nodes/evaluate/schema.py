@@ -46,6 +46,7 @@ class Tools(_Strict):
     split: Literal["train", "validation", "test"] = Field(description="which tasks are played; not those trained on")
     episodes: int = Field(ge=1, description="tasks played (fewer if the split has fewer)")
     max_new_tokens: int = Field(ge=1, description="longest assistant turn")
+    temperature: float = Field(gt=0, description="temperature of the sampled episodes; 1 is RL's own reward")
 
 
 class Lengths(_Strict):

@@ -5,18 +5,17 @@ best on the reported split would flatter the result.
 """
 
 import json
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
+from statistics import mean
 
 from engine.artifacts.files import read_object, write_atomic
 from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.model import K2Model
 from engine.parallel import data
-from engine.rollout.passrate import pass_rates
-from engine.rollout.seeds import key
-from engine.rollout.verifiable import items
-from engine.text.tokenizer import K2Tokenizer
+from nodes.rl.families import Family
 from nodes.rl.schema import Parameters
 
 
@@ -26,9 +25,8 @@ class Candidates:
     The first of several ranks judges, in its `directory`; the others, which hold the same weights, wait and read.
     """
 
-    def __init__(self, model: K2Model, tokenizer: K2Tokenizer, p: Parameters, directory: Path) -> None:
-        self.model, self.tokenizer, self.p, self.directory = model, tokenizer, p, directory
-        self.asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
+    def __init__(self, model: K2Model, families: Sequence[Family], p: Parameters, directory: Path) -> None:
+        self.model, self.families, self.p, self.directory = model, families, p, directory
 
     def consider(self, iteration: int, last: bool = False) -> None:
         """Judge the policy before `iteration` if its turn has come; a verdict from before a kill stands."""
@@ -40,20 +38,13 @@ class Candidates:
         data.from_first(None)
 
     def _judge(self, iteration: int, verdict: Path) -> None:
-        rates = pass_rates(
-            self.model,
-            self.tokenizer,
-            self.asked,
-            samples=self.p.tuning_samples,
-            max_new_tokens=self.p.max_new_tokens,
-            seed=key(self.p.seed, "rl tuning"),
-        )
+        rates = {family.name: mean(family.rates(self.model, "tuning")) for family in self.families}
         save_checkpoint(verdict.parent, self.model, {})
-        told = {"iteration": iteration, "pass_rate": sum(rates) / len(rates)}
-        write_atomic(verdict, json.dumps(told).encode())
+        judged = {"iteration": iteration, "pass_rate": mean(rates.values()), "by_family": rates}
+        write_atomic(verdict, json.dumps(judged).encode())
 
     def judged(self) -> list[tuple[int, float]]:
-        """(iteration, pass rate on the tuning split) of every candidate, in order."""
+        """(iteration, pass rate on the tuning split, the mean of the families') of every candidate, in order."""
         told = [read_object(path) for path in sorted(self.directory.glob("*/verdict.json"))]
         return [(int(verdict["iteration"]), float(verdict["pass_rate"])) for verdict in told]
 

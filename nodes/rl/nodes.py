@@ -14,6 +14,7 @@ def train_rl(
     sft_checkpoint: Path,
     sft_examples: "pl.LazyFrame",
     shards: Path,
+    tasks: "pl.LazyFrame",
     parameters: dict[str, Any],
     workspace: Path,
 ) -> tuple[Path, "pl.LazyFrame", Path, dict[str, float | int | str]]:
@@ -26,14 +27,14 @@ def train_rl(
 
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
     from engine.model.context import require_context
-    from engine.rollout.passrate import require_room
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
+    from engine.training.natural import NaturalText
     from engine.training.numerics import settle
+    from nodes.rl.families import families_of
     from nodes.rl.history import write_history
     from nodes.rl.outcome import outcome
     from nodes.rl.policy import PolicyTraining
-    from nodes.rl.ptx import NaturalText
     from nodes.rl.tables import read_rollouts
 
     p = Parameters.model_validate(parameters)
@@ -42,19 +43,17 @@ def train_rl(
     model = load_checkpoint(sft_checkpoint, tok.digest)
     require_context(model.config, p.ptx.max_tokens, "rl.ptx.max_tokens")
     require_context(model.config, p.ptx.natural_tokens, "rl.ptx.natural_tokens")
-    for asked in p.asked():
-        require_room(model.config, tok, asked, p.max_new_tokens, "rl.max_new_tokens")
+    families = families_of(tok, model.config, tasks, p)
     wanted = [kind for kind, size in p.ptx.examples.items() if size]
     used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(wanted)).collect()
     ptx = encode(used.iter_rows(named=True), tok, p.ptx.max_tokens)
     if p.ptx.weight > 0:
         require(ptx, p.ptx.examples, "rl.ptx")
-    training = PolicyTraining(
-        model, tok, p, ptx=ptx, natural=NaturalText(shards, tok, p.ptx, p.seed), work=workspace / "training"
-    )
+    natural = NaturalText(shards, tok, p.ptx.natural if p.ptx.weight > 0 else 0, p.ptx.natural_tokens, p.seed)
+    training = PolicyTraining(model, families, p, ptx=ptx, natural=natural, work=workspace / "training")
     history = training.run()
     iteration, best = training.candidates.best()
-    metrics = outcome(load_checkpoint(sft_checkpoint), best, tok, p)
+    metrics = outcome(load_checkpoint(sft_checkpoint), best, families, p)
     metrics |= training_metrics(history, training.candidates.judged(), iteration)
     save_checkpoint(workspace / "checkpoint", best, {"stage": "rl", "tokenizer": tok.digest, "iteration": iteration})
     rollouts = read_rollouts(training.work / "rollouts")

@@ -6,10 +6,11 @@ content.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.artifacts.files import digest_bytes
@@ -19,16 +20,15 @@ from engine.optim.schedule import WSD
 from engine.parallel import data
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs, reference_logprobs
-from engine.rollout.verifiable import Item, items
-from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import Encoded, batch_at
 from engine.training.guard import EMPTY
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.natural import NaturalText
 from engine.training.padded import Padded, group_loss, no_loss, pack_groups
 from nodes.rl.candidates import Candidates
+from nodes.rl.families import Family
 from nodes.rl.objective import squared_objective
-from nodes.rl.ptx import NaturalText
 from nodes.rl.rollouts import Minibatch, Rollouts, collect
 from nodes.rl.schema import Parameters
 from nodes.rl.tables import write_rollouts
@@ -67,25 +67,27 @@ class PolicyTraining:
     """The callbacks of the training loop for one run."""
 
     def __init__(
-        self, model: K2Model, tokenizer: K2Tokenizer, p: Parameters, *, ptx: Encoded, natural: NaturalText, work: Path
+        self,
+        model: K2Model,
+        families: Sequence[Family],
+        p: Parameters,
+        *,
+        ptx: Encoded,
+        natural: NaturalText,
+        work: Path,
     ) -> None:
-        self.model, self.tokenizer, self.p = model, tokenizer, p
+        self.model, self.families, self.p = model, families, p
         self.work = data.from_first(work)  # where the first rank alone writes, so that any other can join at a resume
         self.ptx, self.natural = ptx, natural
         self.optimizer = Skippable(make_optimizer(model, p.learning_rate, p.optimizer))
-        self.candidates = Candidates(model, tokenizer, p, self.work / "candidates")
-        self.asked = items(p.task, "rl", p.iterations * p.prompts, p.seed)
-        self.drawn: tuple[int, Rollouts] | None = None
+        self.candidates = Candidates(model, families, p, self.work / "candidates")
+        self.drawn: tuple[int, list[Rollouts]] | None = None
         self.inner = 0  # step within the iteration
-        self.old: dict[int, Tensor] = {}
-        """Log-probabilities (M,) under the policy that the iteration began with, by number of the minibatch."""
-
-    def prompts_of(self, iteration: int) -> list[Item]:
-        """The iteration's prompts: no prompt is asked twice in a run."""
-        return self.asked[iteration * self.p.prompts : (iteration + 1) * self.p.prompts]
+        self.old: list[dict[int, Tensor]] = []
+        """For each family, log-probabilities (M,) under the policy that the iteration began with, by minibatch."""
 
     def batch_at(self, step: int) -> dict[str, Tensor]:
-        """PTX batch of a step, whose minibatch of responses is `minibatch` until the next.
+        """PTX batch of a step, whose minibatches of responses, one a family, are `minibatches` until the next.
 
         At the first step of an iteration the policy is judged as a candidate and sampled from.
         """
@@ -93,58 +95,61 @@ class PolicyTraining:
         if self.drawn is None or self.drawn[0] != iteration:
             assert self.inner == 0, "a resume point stands between iterations"
             self.candidates.consider(iteration)
-            rollouts = collect(self.model, self.tokenizer, self.prompts_of(iteration), iteration, self.p)
-            data.require_same(_digest(rollouts.rows), f"the rollouts of iteration {iteration}")
+            rollouts = [collect(self.model, family, iteration, self.p) for family in self.families]
+            rows = [row for drawn in rollouts for row in drawn.rows]
+            data.require_same(_digest(rows), f"the rollouts of iteration {iteration}")
             if data.world().first:
-                write_rollouts(rollouts.rows, self.work / "rollouts", iteration)
+                write_rollouts(rows, self.work / "rollouts", iteration)
             self.drawn = (iteration, rollouts)
             if self.p.reset_optimizer:
                 self.optimizer.forget()
-        self.optimizer.skip = self.minibatch.empty
+        self.optimizer.skip = all(part.empty for part in self.minibatches)
         groups: dict[str, Padded] = {}
-        if self.p.ptx.weight > 0 and not self.minibatch.empty:
+        if self.p.ptx.weight > 0 and not self.optimizer.skip:
             groups |= batch_at(self.ptx, self.p.ptx.examples, step, key(self.p.seed, "ptx"))
             groups |= self.natural.batch_at(step)
         return pack_groups(groups)
 
     @property
-    def rollouts(self) -> Rollouts:
-        """The iteration's responses."""
+    def rollouts(self) -> list[Rollouts]:
+        """The iteration's responses, by family."""
         assert self.drawn is not None, "nothing was drawn yet"
         return self.drawn[1]
 
     @property
-    def minibatch(self) -> Minibatch:
-        """The responses of the step."""
-        return self.rollouts.minibatches[self.inner % self.p.minibatches]
+    def minibatches(self) -> list[Minibatch]:
+        """The responses of the step, by family."""
+        return [drawn.minibatches[self.inner % self.p.minibatches] for drawn in self.rollouts]
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        """K2's objective plus the weighted PTX loss; figures for the history."""
-        figures: dict[str, Any] = {
-            "temperature": self.rollouts.temperature,
-            **self.rollouts.figures,
-            EMPTY: float(self.minibatch.empty),
-        }
-        objective, told = self._objective()
-        figures |= {**told, "loss_ptx": 0.0}
+        """K2's objective over the families plus the weighted PTX loss; figures for the history."""
+        figures: dict[str, Any] = {EMPTY: float(self.optimizer.skip), "loss_ptx": 0.0}
+        if self.inner == 0:
+            self.old = [self._old_logprobs(drawn) for drawn in self.rollouts]
+        objective = no_loss(self.model)
+        for place, (family, drawn) in enumerate(zip(self.families, self.rollouts, strict=True)):
+            own, of_family = self._objective(place)
+            objective = objective + family.weight * own
+            figures["temperature"] = drawn.temperature
+            figures |= named(family.name, drawn.figures | of_family)
         if not batch:
             return objective, figures
         ptx, by_kind = group_loss(self.model, batch, lambda _: 1.0)
         return objective + self.p.ptx.weight * ptx, {**figures, "loss_ptx": ptx, **by_kind}
 
-    def _objective(self) -> tuple[Tensor, dict[str, Any]]:
-        """K2's objective on a share of responses, zero where it holds none; figures for the history."""
-        part, narrow = self.minibatch, self.p.dtype != SAMPLER_DTYPE
-        number = self.inner % self.p.minibatches
-        if self.inner == 0:
-            self.old = self._old_logprobs(besides=number if narrow else None)
+    @property
+    def _narrow(self) -> bool:
+        """Whether the trainer computes in another type than the sampler."""
+        return self.p.dtype != SAMPLER_DTYPE
+
+    def _objective(self, place: int) -> tuple[Tensor, dict[str, Any]]:
+        """K2's objective on a share of a family's responses, zero where it holds none; figures for the history."""
+        part, narrow, number = self.minibatches[place], self._narrow, self.inner % self.p.minibatches
         if not part.prompts:
             gap = {"sampler_gap": 0.0} if narrow else {}
             return no_loss(self.model), {"objective": 0.0, "kl": 0.0, "ratio_max": 0.0, **gap}
-        logprobs_M = completion_logprobs(
-            self.model, part.prompts, part.which_M, part.completions, self.rollouts.temperature
-        )
-        old_M = self.old.setdefault(number, logprobs_M.detach())
+        logprobs_M = whole_responses(self.model, part, self.rollouts[place].temperature, completion_logprobs)
+        old_M = self.old[place].setdefault(number, logprobs_M.detach())
         objective = squared_objective(logprobs_M, old_M, part.advantages_M, part.counts_M, self.p.tau, total=part.total)
         ratio_M = (logprobs_M - old_M).detach()
         return objective, {
@@ -156,21 +161,20 @@ class PolicyTraining:
             **({"sampler_gap": (old_M - part.drawn_logprobs_M).abs().mean()} if narrow else {}),
         }
 
-    def _old_logprobs(self, besides: int | None) -> dict[int, Tensor]:
+    def _old_logprobs(self, drawn: Rollouts) -> dict[int, Tensor]:
         """Return the log-probabilities under the policy that drew, by minibatch; call it before the weights move.
 
         Old and new ones must come from one forward, or their ratio tells of rounding: in bf16 the trainer's differ from
         the sampler's by hundredths of a nat a response, ten times what a step moves. In fp32 they agree to 1e-5, and
-        the sampler's serve. The number `besides` is left out, whose new ones are its old ones.
+        the sampler's serve. In bf16 the step's own minibatch is left out, whose new ones are its old ones.
         """
-        parts = enumerate(self.rollouts.minibatches)
-        if besides is None:
+        parts = enumerate(drawn.minibatches)
+        if not self._narrow:
             return {number: part.drawn_logprobs_M for number, part in parts}
-        temperature = self.rollouts.temperature
         return {
-            number: reference_logprobs(self.model, part.prompts, part.which_M, part.completions, temperature)
+            number: whole_responses(self.model, part, drawn.temperature, reference_logprobs)
             for number, part in parts
-            if number != besides
+            if number != self.inner % self.p.minibatches
         }
 
     def learning_rate(self, step: int) -> float:
@@ -209,6 +213,17 @@ class PolicyTraining:
         )
         self.candidates.consider(p.iterations, last=True)
         return history
+
+
+def whole_responses(model: K2Model, part: Minibatch, temperature: float, logprobs: Callable[..., Tensor]) -> Tensor:
+    """Return the log-probability of each whole response, (M,): the sum over its turns, as `logprobs` gives them."""
+    turns_T = logprobs(model, part.prompts, part.which_T, part.completions, temperature)
+    return torch.zeros(len(part.counts_M), dtype=turns_T.dtype).index_add(0, part.response_T, turns_T)
+
+
+def named(family: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's figures under names of their own; those of the sums, the first family there was, are plain."""
+    return {name if family == "sums" else f"{family}_{name}": value for name, value in figures.items()}
 
 
 def _digest(rows: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from engine.training.settings import OptimizerSettings
 
 ROLLOUTS: TableSchema = {
     "iteration": "i64",
+    "family": "str",
     "prompt": "str",
     "response": "str",
     "answer": "str",
@@ -38,6 +39,27 @@ class Ptx(BaseModel):
         return {"chat": self.chat, "trajectory": self.trajectory}
 
 
+class ToolFamily(BaseModel):
+    """Tasks of the tool world as a second family of rewards; those of the split `rl`, of which no stage has more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: int = Field(ge=0, description="tasks an iteration; 0 leaves the family out")
+    samples: int = Field(ge=2, description="episodes a task")
+    max_new_tokens: int = Field(ge=1, description="longest assistant turn")
+    temperature: float = Field(gt=0, description="what episodes are drawn at")
+    weight: float = Field(gt=0, description="of its objective beside that of the sums")
+    tuning_tasks: int = Field(ge=1, description="tasks of the split `validation` that candidates are judged on")
+    tuning_samples: int = Field(ge=1, description="episodes of each of them, at temperature 1")
+    evaluation_tasks: int = Field(ge=1, description="tasks of the split `test` that before and after are reported on")
+    evaluation_samples: int = Field(ge=1, description="episodes of each of them, at temperature 1")
+
+    @property
+    def on(self) -> bool:
+        """Whether the family is trained on."""
+        return self.tasks > 0
+
+
 class Parameters(BaseModel):
     """Parameters of the rl stage, conf/<profile>/parameters/rl.yml."""
 
@@ -60,6 +82,7 @@ class Parameters(BaseModel):
     temperature_start: float = Field(gt=0, description="sampling temperature of the first iteration")
     temperature_end: float = Field(gt=0, description="sampling temperature of the last iteration")
     ptx: Ptx
+    tools: ToolFamily
 
     learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
     final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")
@@ -80,8 +103,10 @@ class Parameters(BaseModel):
     def _consistent(self) -> "Parameters":
         if self.warmup_steps >= self.steps:
             raise ValueError("warmup_steps must be below iterations times inner_steps")
-        if self.inner_steps % self.minibatches or self.prompts % self.minibatches:
-            raise ValueError("minibatches must divide both inner_steps and prompts: every prompt is used equally often")
+        if any(size % self.minibatches for size in (self.inner_steps, self.prompts, self.tools.tasks)):
+            raise ValueError(
+                "minibatches must divide inner_steps, prompts and tools.tasks: every prompt is used equally often"
+            )
         if self.temperature_end > self.temperature_start:
             raise ValueError("temperature_end must not exceed temperature_start: the temperature decays")
         return self

@@ -13,6 +13,7 @@ import polars as pl
 
 from engine.rollout.prompts import demonstration
 from engine.rollout.verifiable import TaskSettings, available, items
+from engine.toolworld.drills import drills
 
 MAX_ANSWER = 160  # characters; longer field values are prose, not an answer
 # Ways to ask for a field of a subject; which one is used hangs on the hash of the pair.
@@ -73,6 +74,18 @@ def demonstrations(task: TaskSettings, n: int, validation_share: float, seed: in
             "train" if index < first_validation else "validation",
         )
         for index, item in enumerate(drawn)
+    ]
+
+
+def copying(n: int, validation_share: float, seed: int) -> list[Row]:
+    """`n` different copying drills at most; the last ones serve for validation."""
+    rows = {
+        row["id"]: row
+        for row in (_row(digest("drill", json.dumps(said)), "drill", said, [], "train") for said in drills(n, seed))
+    }
+    first_validation = len(rows) - round(validation_share * len(rows))
+    return [
+        row if index < first_validation else {**row, "split": "validation"} for index, row in enumerate(rows.values())
     ]
 
 

@@ -26,6 +26,7 @@ def build_examples(
         *examples.split_train(
             examples.pick(examples.trajectories(used), p.examples.trajectory, p.seed), p.validation_share
         ),
+        *examples.copying(p.examples.drill, p.validation_share, p.seed),
         *examples.demonstrations(p.task, p.examples.demonstration, p.validation_share, p.seed),
     ]
     return pl.DataFrame(rows, schema=dict.fromkeys(SFT_EXAMPLES, pl.String))
@@ -35,6 +36,7 @@ def train_sft(
     tokenizer: Path,
     extended_checkpoint: Path,
     sft_examples: "pl.LazyFrame",
+    shards: Path,
     parameters: dict[str, Any],
     workspace: Path,
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
@@ -47,6 +49,7 @@ def train_sft(
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
     from engine.training.history import mishaps, read_history, write_history
+    from engine.training.natural import NaturalText
     from engine.training.numerics import settle
     from nodes.sft import train
     from nodes.sft.plots import draw_history
@@ -58,14 +61,15 @@ def train_sft(
     require_context(model.config, p.max_tokens, "sft.max_tokens")
     table = sft_examples.collect()
     by_split = {
-        split: encode((row for row in table.iter_rows(named=True) if row["split"] == split), tok, p.max_tokens)
-        for split in ("train", "validation")
+        split: encode((row for row in table.iter_rows(named=True) if row["split"] == split), tok, p.max_tokens, whole)
+        for split, whole in (("train", ["trajectory"] if p.whole_trajectories else []), ("validation", []))
     }
     require(by_split["train"], p.batch.model_dump(), "sft.batch")
     asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
     require_room(model.config, tok, asked, p.max_new_tokens, "sft.max_new_tokens")
     before = train.validation_nll(model, by_split["validation"])
-    history = train.fine_tune(model, by_split["train"], p, workspace / "training")
+    natural = NaturalText(shards, tok, p.natural.windows, p.natural.tokens, p.seed)
+    history = train.fine_tune(model, by_split["train"], natural, p, workspace / "training")
     rates = pass_rates(
         model,
         tok,

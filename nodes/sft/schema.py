@@ -8,13 +8,15 @@ from engine.training.settings import OptimizerSettings
 
 SFT_EXAMPLES: TableSchema = {
     "id": "str",
-    "kind": "str",  # chat | trajectory | demonstration
+    "kind": "str",  # chat | trajectory | drill | demonstration
     "messages": "str",  # JSON list of OpenAI messages
     "tools": "str",  # JSON list of OpenAI tools, "[]" where there are none
     "split": "str",  # train | validation
 }
 
-KINDS = ("chat", "trajectory", "demonstration")
+NATURAL = "natural"
+"""The group of natural text in a step's batch, beside the kinds of examples."""
+KINDS = ("chat", "trajectory", "drill", "demonstration")
 
 
 class Mixture(BaseModel):
@@ -24,6 +26,7 @@ class Mixture(BaseModel):
 
     chat: int = Field(ge=0)
     trajectory: int = Field(ge=0)
+    drill: int = Field(ge=0)
     demonstration: int = Field(ge=0)
 
     def of(self, kind: str) -> int:
@@ -38,11 +41,22 @@ class Weights(BaseModel):
 
     chat: float = Field(ge=0)
     trajectory: float = Field(ge=0)
+    drill: float = Field(ge=0)
     demonstration: float = Field(ge=0)
 
     def of(self, kind: str) -> float:
         """The weight of `kind`."""
         return float(getattr(self, kind))
+
+
+class Natural(BaseModel):
+    """Windows of pre-training's natural text in each step, against forgetting."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    windows: int = Field(ge=0, description="windows a step; 0 for none")
+    tokens: int = Field(ge=2, description="length of a window")
+    weight: float = Field(ge=0, description="weight of their mean token loss, beside those in `weights`")
 
 
 class Parameters(BaseModel):
@@ -61,6 +75,11 @@ class Parameters(BaseModel):
     batch: Mixture = Field(description="examples of each kind in a step")
     micro_batches: int = Field(ge=1, description="parts a step's examples are run in, one after the other, for memory")
     weights: Weights = Field(description="weight of each kind's mean token loss")
+    whole_trajectories: bool = Field(
+        description="count every token of a tool trajectory in its loss, not the assistant's alone: where tools answer "
+        "they repeat what was asked, which teaches copying"
+    )
+    natural: Natural
     learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
     final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")
     warmup_steps: int = Field(ge=0, description="steps of linear warm-up")
@@ -72,6 +91,10 @@ class Parameters(BaseModel):
     tuning_prompts: int = Field(ge=1, description="prompts of the tuning split that the pass rate is taken on")
     tuning_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
     max_new_tokens: int = Field(ge=1, description="longest response of a verifiable task")
+
+    def weight_of(self, kind: str) -> float:
+        """The weight of a group's mean token loss in the loss of a step."""
+        return self.natural.weight if kind == NATURAL else self.weights.of(kind)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Parameters":

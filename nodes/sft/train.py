@@ -9,6 +9,7 @@ from engine.optim.schedule import WSD
 from engine.training.examples import Encoded, batch_at
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.natural import NaturalText
 from engine.training.padded import group_loss, mean_nll, pack_groups, pad
 from nodes.sft.schema import Parameters
 
@@ -26,15 +27,15 @@ def learning_rate(p: Parameters, step: int) -> float:
     ).lr(step + 1)
 
 
-def fine_tune(model: K2Model, encoded: Encoded, p: Parameters, work: Path) -> Path:
-    """Train the model in place on `encoded`; the history file, one row a step."""
+def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Parameters, work: Path) -> Path:
+    """Train the model in place on `encoded` and natural text; the history file, one row a step."""
     sizes = p.batch.model_dump()
     optimizer = make_optimizer(model, p.learning_rate, p.optimizer)
     return train_loop(
         model,
         optimizer,
-        batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed)),
-        loss_fn=lambda batch: group_loss(model, batch, p.weights.of),
+        batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed) | natural.batch_at(step)),
+        loss_fn=lambda batch: group_loss(model, batch, p.weight_of),
         lr_at=lambda step: learning_rate(p, step),
         settings=LoopSettings.of(
             p.optimizer,

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.schema import TableSchema
+from engine.toolworld.specs import Declaration
 
 
 class _Frozen(BaseModel):
@@ -26,16 +27,17 @@ class Faults(_Frozen):
 
 
 class Split(_Frozen):
-    """Shares of tasks by hash of the instruction; they have to add up to 1."""
+    """Shares of tasks by hash of the instruction; they have to add up to 1. `rl` keeps tasks without trajectories."""
 
     train: float = Field(gt=0, le=1)
+    rl: float = Field(ge=0, le=1)
     validation: float = Field(ge=0, le=1)
     test: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
     def _add_up(self) -> "Split":
-        if abs(self.train + self.validation + self.test - 1) > 1e-9:
-            raise ValueError("train, validation and test have to add up to 1")
+        if abs(self.train + self.rl + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train, rl, validation and test have to add up to 1")
         return self
 
 
@@ -61,6 +63,7 @@ class Parameters(_Frozen):
     domains: list[str] = Field(description="domains of engine/toolworld/domains.yml; empty means all")
     agents: int = Field(ge=1, description="system prompt x tool subset")
     tools_per_agent: tuple[int, int] = Field(description="fewest and most tools of one agent")
+    declaration: Declaration = Field(description="how tools are declared: full, or compact for a small context")
     tasks: int = Field(ge=1, description="rubric tasks over all agents")
     difficulty: Difficulty
     impossible: float = Field(ge=0, le=1, description="share of wishes the state does not allow")

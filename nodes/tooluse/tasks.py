@@ -56,7 +56,7 @@ def _try_task(slot: _Slot, p: Parameters) -> Task | None:
     task = Task(
         agent_id=slot.agent["id"], domain=slot.agent["domain"], system_prompt=slot.agent["system_prompt"],
         tools=tuple(slot.agent["tools"]), world_seed=world_seed, goals=tuple(goals), difficulty=level,
-        max_turns=p.max_turns, pass_score=p.pass_score,
+        max_turns=p.max_turns, pass_score=p.pass_score, declaration=p.declaration,
     )  # fmt: skip
     identity = "task_" + keyed_digest(task.agent_id, task.world_seed, task.instruction)
     return replace(task, id=identity, split=split_of(task.instruction, p.split))
@@ -92,11 +92,13 @@ def _possible(draft: Draft, tools: list[Any]) -> Goal | None:
 
 
 def split_of(instruction: str, split: Split) -> str:
-    """train, validation or test by the hash of the instruction alone.
+    """train, rl, validation or test by the hash of the instruction alone.
 
     The same words land in the same split whichever agent is asked, so a held-out task is one that was never seen.
     """
     share = int(keyed_digest("split", instruction), 16) / 2**64
-    if share < split.train:
-        return "train"
-    return "validation" if share < split.train + split.validation else "test"
+    for name, bound in (("train", split.train), ("rl", split.rl), ("validation", split.validation)):
+        if share < bound:
+            return name
+        share -= bound
+    return "test"

@@ -50,9 +50,14 @@ def read_tasks(tasks: pl.LazyFrame) -> Iterator[Task]:
 
 
 def play_all(tasks: Iterable[Task], p: Parameters) -> Iterator[dict[str, Any]]:
-    """Every episode of every task, in order, as rows of PLAYED; a task's dialogues that came out alike count once."""
+    """Every episode of every task, in order, as rows of PLAYED; a task's dialogues that came out alike count once.
+
+    Tasks kept for reinforcement learning are not played: their first trajectories are the policy's own.
+    """
     faults = FaultRates(p.faults.busy, p.faults.partial, p.faults.most)
     for task in tasks:
+        if task.split == "rl":
+            continue
         seen: set[str] = set()
         for episode in range(p.episodes_per_task):
             row = _play(task, episode, p, faults)

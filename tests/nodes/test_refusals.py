@@ -71,10 +71,10 @@ def run(stage, inputs, directory, work, **changes):
     elif stage == "pretrain":
         train_pretrain(tokenizer, shards, p, work)
     elif stage == "sft":
-        train_sft(tokenizer, directory, EXAMPLES, p, work)
+        train_sft(tokenizer, directory, EXAMPLES, shards, p, work)
     else:
-        p = text.merge(p, {"ptx": {"chat": 0, "trajectory": 0}})
-        train_rl(tokenizer, directory, EXAMPLES, shards, p, work)
+        p = text.merge(p, {"ptx": {"chat": 0, "trajectory": 0}, "tools": {"tasks": 0}})
+        train_rl(tokenizer, directory, EXAMPLES, shards, EXAMPLES, p, work)
 
 
 @pytest.mark.parametrize("stage", ["extend", "sft", "rl"])
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_is_not_sound_or_not_of_this_tokenizer(inputs, tmp_pat
         ),
         (
             "sft",
-            {"max_tokens": 64, "batch": {"chat": 0, "trajectory": 0}, "max_new_tokens": 60},
+            {"max_tokens": 64, "batch": {"chat": 0, "trajectory": 0, "drill": 0}, "max_new_tokens": 60},
             r"sft\.max_new_tokens with the longest prompt",
         ),
     ],

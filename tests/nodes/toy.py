@@ -2,10 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+import yaml
+
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.text import bpe
+from engine.text.shard_writer import Entry, ShardWriter
 from engine.text.tokenizer import K2Tokenizer
+from nodes.tooluse.agents import make_agents
+from nodes.tooluse.schema import Parameters as ToolUse
+from nodes.tooluse.tasks import make_tasks
 
 VOCABULARY = 300
 
@@ -41,3 +49,20 @@ def model(seed: int = 0) -> K2Model:
         ),
         seed,
     )
+
+
+def shards(tok: K2Tokenizer, directory: Path) -> None:
+    """A few hundred tokens of natural text to train on, and to validate with."""
+    writer = ShardWriter(directory, tok, shard_tokens=1 << 20)
+    text = "What is the capital of France? Paris. The sums of the user and the assistant: 12 and 34. "
+    for split, copies in (("train", 40), ("validation", 8)):
+        ids = np.array([*tok.encode(text * copies), tok.eos_id])
+        writer.write(split, "web", "natural", [Entry(f"{split}-web", "web", 0, len(text) * copies, ids)])
+    writer.close({"weights": {}})
+
+
+def tasks() -> pl.DataFrame:
+    """A few tool tasks of each split, of one domain."""
+    base = yaml.safe_load(Path("conf/base/parameters/tooluse.yml").read_text(encoding="utf-8"))["tooluse"]
+    p = ToolUse.model_validate({**base, "tasks": 60})
+    return pl.DataFrame([task.to_row() for task in make_tasks(make_agents(p.seed, ["bank"], 6, (2, 2)), p)])

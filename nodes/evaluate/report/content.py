@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nodes.evaluate.report.abilities import abilities
 from nodes.evaluate.report.changes import changes
 from nodes.evaluate.report.comparison import Section, SuiteInfo, compare, value_text_of
 from nodes.evaluate.report.sources import Source
@@ -61,6 +62,7 @@ def gather(facts: Facts) -> dict[str, Any]:
         "checkpoints": list(facts.results),
         "sections": sections,
         "cards": cards(sections),
+        "abilities": abilities(facts.results, facts.metrics.get("pretrain", {})),
         "changes": changes(facts.results, facts.suites, facts.seed),
         "samples": samples(facts.results),
         "published": json.loads(PUBLISHED.read_text(encoding="utf-8")),

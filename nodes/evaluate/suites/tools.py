@@ -1,73 +1,77 @@
-"""Tool use: held-out tasks of the tool world, played to the end by the model and judged by the rubric."""
+"""Tool-use episodes on held-out tasks of the tool world: are calls well-formed, are they valid, is the user served.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+Each checkpoint plays the same tasks with the same users three times: sampled at the temperature that reinforcement
+learning is rewarded at, greedily, and greedily under the enforcer, which lets only legal calls be written. Beside them
+stands what uniform legal calls would score, so that nobody takes a small world for a skill.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import polars as pl
 
 from engine.errors import UserError
 from engine.model.model import K2Model
-from engine.rollout.generate import generate
-from engine.text.chat import encode_chat, parse_turn_ids
+from engine.rollout.episodes import Decoding, Episode, play
+from engine.rollout.seeds import key
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.episode import run_episode
-from engine.toolworld.messages import Message, calls_of
+from engine.toolworld.messages import calls_of
 from engine.toolworld.specs import load_tools
 from engine.toolworld.tasks import Task
+from engine.toolworld.uniform import UniformPolicy
 from engine.toolworld.validate import validate_call
 from nodes.evaluate.intervals import wilson
 from nodes.evaluate.results import Row, SuiteResult
 from nodes.evaluate.schema import Parameters
-from nodes.evaluate.suites.lockstep import play_in_lockstep
 from nodes.evaluate.suites.material import Material
 
 TITLE: Final = "Tool use"
 ABOUT: Final = (
-    "Episodes of held-out tasks with a simulated user and stateful tools, greedy decoding, no constrained decoding. "
-    "An episode without a call counts as neither well-formed nor valid. Success: the rubric judge passes it."
+    "Tasks of the tool world that no training stage has seen, played to the end against its simulators and judged by "
+    "their rubric: the state of the world, the calls, and what the user was told must all be right. Sampled is what "
+    "reinforcement learning raises; enforced means that only legal calls of the declared tools can be written. Chance "
+    "is a policy that makes one uniform legal call and says what came back."
 )
-
-Tools = list[dict[str, Any]]
-
-
-class Turn(NamedTuple):
-    """An assistant message, what was malformed about the calls in it, and what else went wrong ("" for nothing)."""
-
-    message: Message
-    malformed: tuple[str, ...] = ()
-    note: str = ""
-
-
-@dataclass
-class Played:
-    """What one episode showed."""
-
-    well_formed: bool = False
-    valid: bool = False
-    success: bool = False
-    score: float = 0.0
-    malformed: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+WAYS: Final = ("sampled", "greedy", "enforced")
+CHANCE_ROUNDS: Final = 20
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
-    """Shares of episodes with well-formed calls, with valid calls, and passed; the mean rubric score."""
+    """Shares of episodes passed in each way of decoding, with well-formed and with valid calls; the faults seen."""
+    settings = p.tools
     tasks = held_out_tasks(data.tasks, p)
-    episodes = [_episode(task, p.seed) for task in tasks]
-    played = play_in_lockstep(episodes, lambda asked: answer_all(model, tok, asked, p))
-    shares = {
-        "tools/success": ("task success", [float(one.success) for one in played]),
-        "tools/valid": ("all calls valid by schema", [float(one.valid) for one in played]),
-        "tools/well_formed": ("all calls well-formed", [float(one.well_formed) for one in played]),
+    played = {
+        way: play(
+            model,
+            tok,
+            tasks,
+            Decoding(settings.max_new_tokens, settings.temperature if way == "sampled" else 0.0, way == "enforced"),
+            seed=key(p.seed, f"tools {way}"),
+            users_seed=p.seed,
+        )
+        for way in WAYS
     }
-    rows = []
-    for metric, (label, values) in shares.items():
+    chance = uniform_success(tasks, p.seed)
+    greedy = played["greedy"]
+    shares: list[tuple[str, str, list[bool], float | None]] = [
+        (f"tools/success_{way}", f"task success, {way}", [e.verdict.passed for e in played[way]], chance)
+        for way in WAYS
+    ]
+    shares += [
+        ("tools/valid", "all calls valid by schema, greedy", [_valid(e) for e in greedy], None),
+        ("tools/well_formed", "all calls well-formed, greedy", [_well_formed(e) for e in greedy], None),
+    ]
+    rows, outcomes = [], {}
+    for metric, label, passed, guess in shares:
+        values = [float(one) for one in passed]
         interval = wilson(round(sum(values)), len(values))
-        rows.append(Row(metric, label, interval.value, "share", "higher", len(values), interval.low, interval.high))
-    outcomes = {metric: [values, [1.0] * len(values)] for metric, (_, values) in shares.items()}
-    details = {"mean_score": sum(one.score for one in played) / len(played), "problems": _common(played)}
-    return SuiteResult(tuple(rows), outcomes, details)
+        rows.append(
+            Row(metric, label, interval.value, "share", "higher", len(values), interval.low, interval.high, guess)
+        )
+        outcomes[metric] = [values, [1.0] * len(values)]
+    return SuiteResult(tuple(rows), outcomes, _details(played))
 
 
 def held_out_tasks(tasks: pl.LazyFrame, p: Parameters) -> list[Task]:
@@ -81,51 +85,53 @@ def held_out_tasks(tasks: pl.LazyFrame, p: Parameters) -> list[Task]:
     return [Task.from_row(row) for row in rows]
 
 
-def _episode(task: Task, seed: int) -> Callable[[Callable[[tuple[list[Message], Tools]], Turn]], Played]:
-    def play(ask: Callable[[tuple[list[Message], Tools]], Turn]) -> Played:
-        played = Played()
-
-        def agent(messages: list[Message], tools: Tools) -> Message:
-            turn = ask((messages, tools))
-            played.malformed += turn.malformed
-            played.notes += [turn.note] if turn.note else []
-            return turn.message
-
-        messages, verdict = run_episode(task, agent, seed)
-        calls = [call for message in messages for call in calls_of(message)]
-        played.well_formed = bool(calls) and not played.malformed
-        played.valid = played.well_formed and not any(_invalid(task, call) for call in calls)
-        played.success, played.score = verdict.passed, verdict.score
-        return played
-
-    return play
+def uniform_success(tasks: Sequence[Task], seed: int) -> float:
+    """Share of the tasks that uniform legal calls pass, over several draws of each."""
+    verdicts = [
+        run_episode(task, UniformPolicy(key(seed, f"uniform {task.id}", draw)), seed)[1]
+        for task in tasks
+        for draw in range(CHANCE_ROUNDS)
+    ]
+    return sum(verdict.passed for verdict in verdicts) / len(verdicts)
 
 
-def _invalid(task: Task, call: dict[str, Any]) -> list[str]:
+def _well_formed(episode: Episode) -> bool:
+    called = any(calls_of(message) for message in episode.messages)
+    return called and not any(turn.malformed for turn in episode.turns)
+
+
+def _valid(episode: Episode) -> bool:
+    calls = [call for message in episode.messages for call in calls_of(message)]
+    return _well_formed(episode) and not any(_problems(episode.task, call) for call in calls)
+
+
+def _problems(task: Task, call: dict[str, Any]) -> list[str]:
     name = call["function"]["name"]
     return validate_call(load_tools()[name] if name in task.tools else None, call["function"]["arguments"])
 
 
-def answer_all(
-    model: K2Model, tok: K2Tokenizer, asked: Sequence[tuple[list[Message], Tools]], p: Parameters
-) -> list[Turn]:
-    """The next assistant turn of each dialogue, greedily; one too long for the model's context gets an empty turn."""
-    prompts = [encode_chat(tok, messages, tools, add_generation_prompt=True)[0] for messages, tools in asked]
-    room = model.config.max_position_embeddings - p.tools.max_new_tokens
-    fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
-    turns = [Turn({"role": "assistant", "content": ""}, note="the dialogue exceeds the context") for _ in prompts]
-    done = generate(model, [prompts[i] for i in fitting], p.tools.max_new_tokens, 0.0, p.seed, tok.im_end_id)
-    for index, completion in zip(fitting, done, strict=True):
-        parsed = parse_turn_ids(tok, completion.tokens)
-        note = "a turn has no end" if completion.truncated else ""
-        turns[index] = Turn(parsed.message(), parsed.problems, note)
-    return turns
+def _details(played: dict[str, list[Episode]]) -> dict[str, Any]:
+    greedy = played["greedy"]
+    return {
+        "mean_score": sum(e.verdict.score for e in greedy) / len(greedy),
+        "problems": _common([*turn.malformed, turn.note] for e in greedy for turn in e.turns),
+        "failed_checks": _common([c.name for c in e.verdict.checks if not c.passed] for e in greedy),
+        "success_by_domain": _by((e.task.domain, e.verdict.passed) for e in played["sampled"]),
+        "success_by_kind": _by((e.task.goals[0].kind, e.verdict.passed) for e in played["sampled"]),
+    }
 
 
-def _common(played: Sequence[Played]) -> dict[str, int]:
-    """How many episodes had each of the commonest faults of writing."""
-    counts: dict[str, int] = {}
-    for one in played:
-        for problem in sorted({*one.malformed, *one.notes}):
-            counts[problem] = counts.get(problem, 0) + 1
+def _by(pairs: Iterable[tuple[str, bool]]) -> dict[str, list[int]]:
+    """Group -> [passed, played]."""
+    out: dict[str, list[int]] = {}
+    for group, passed in pairs:
+        count = out.setdefault(group, [0, 0])
+        count[0] += passed
+        count[1] += 1
+    return dict(sorted(out.items()))
+
+
+def _common(faults: Iterable[Sequence[str]]) -> dict[str, int]:
+    """The commonest faults, with how often they were made."""
+    counts = Counter(fault for one in faults for fault in sorted({*one} - {""}))
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:5])

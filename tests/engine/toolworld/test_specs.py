@@ -45,6 +45,11 @@ def test_every_tool_is_a_valid_short_openai_object(tool):
     assert "{" not in function["description"]
     assert tool.origin.startswith("synthetic:")
     assert len(str(tool.openai())) < 420  # the context of a small model has to hold three of them and the dialogue
+    short = tool.openai("compact")["function"]
+    assert short == {
+        "name": tool.name,
+        "parameters": {"type": "object", "properties": dict(tool.parameters)["properties"]},
+    }
     assert application_of(tool).entity
 
 

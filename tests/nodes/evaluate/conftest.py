@@ -10,6 +10,7 @@ from nodes.evaluate.report.sources import Source
 from nodes.evaluate.results import Row, SuiteResult
 
 CHECKPOINTS = ("base", "extended", "sft", "rl")
+HEADLINES = {"quiz": "quiz/all", "arithmetic": "arithmetic/sampled"}
 
 
 def _bits(level: float) -> SuiteResult:
@@ -22,7 +23,7 @@ def _bits(level: float) -> SuiteResult:
 def _share(suite: str, share: float, chance: float | None = None) -> SuiteResult:
     right = [float(random.Random(i).random() < share) for i in range(200)]
     value = sum(right) / 200
-    row = Row(f"{suite}/share", f"{suite}, right", value, "share", "higher", 200, value - 0.05, value + 0.05, chance)
+    row = Row(HEADLINES[suite], f"{suite}, right", value, "share", "higher", 200, value - 0.05, value + 0.05, chance)
     return SuiteResult((row,), {row.metric: [right, [1.0] * 200]})
 
 
@@ -176,7 +177,7 @@ def p():
             "quiz": {"fields": {"Capital, name": "capital", "Map references": "region"}, "questions": 5, "choices": 4,
                      "max_answer_bytes": 20, "batch": 8},
             "arithmetic": {"task": {}, "prompts": 20, "temperature": 1.0, "max_new_tokens": 6},
-            "tools": {"split": "test", "episodes": 3, "max_new_tokens": 8},
+            "tools": {"split": "test", "episodes": 3, "max_new_tokens": 8, "temperature": 1.0},
             "lengths": {"length": 64, "windows": 3, "buckets": 8},
             "samples": {"texts": ["Chile - "], "chats": ["4-1-7="], "max_new_tokens": 4},
         }

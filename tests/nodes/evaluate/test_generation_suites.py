@@ -6,15 +6,13 @@ import polars as pl
 import pytest
 
 from engine.errors import UserError
-from engine.rollout import passrate
+from engine.rollout import episodes, passrate
 from engine.rollout.generate import Completion
-from engine.text.chat import encode_chat
 from engine.toolworld.keyed import keyed_random
 from engine.toolworld.messages import assistant, tool_call
 from engine.toolworld.policy import TemplatePolicy
 from engine.toolworld.user import load_personas
 from nodes.evaluate.suites import arithmetic, samples, tools
-from nodes.evaluate.suites.lockstep import play_in_lockstep
 from nodes.evaluate.suites.material import Material
 
 
@@ -67,75 +65,61 @@ def scripted(task, p, defect=""):
     return TemplatePolicy(task, who, p.seed, defect)
 
 
-def with_agents(monkeypatch, agents):
-    """Let episode i be played by agents[i]; an episode is known by its opening, first seen in the episodes' order."""
-    episodes: dict = {}
+def with_agents(monkeypatch, agent_of):
+    """Let each episode be played by `agent_of(its task)`."""
+    playing: dict = {}
 
-    def answer_all(model, tok, asked, p):
+    def next_turns(model, tok, asked, how, seed):
         turns = []
-        for messages, offered in asked:
-            number = episodes.setdefault((messages[0]["content"], messages[1]["content"]), len(episodes))
-            turns.append(tools.Turn(agents[number](messages, offered)))
+        for one in asked:
+            new = len(one.messages) == 2
+            agent = playing[one.number] = agent_of(one.task) if new else playing[one.number]
+            message = agent(one.messages, one.task.openai_tools())
+            turns.append(episodes.Turn([1], Completion([2], [0.0], False), message))
         return turns
 
-    monkeypatch.setattr(tools, "answer_all", answer_all)
+    monkeypatch.setattr(episodes, "next_turns", next_turns)
 
 
 def test_a_perfect_agent_scores_1_on_every_row(monkeypatch, tok, data, p, tiny):
-    tasks = tools.held_out_tasks(data.tasks, p)
-    with_agents(monkeypatch, [scripted(task, p) for task in tasks])
+    with_agents(monkeypatch, lambda task: scripted(task, p))
     result = tools.run(tiny, tok, data, p)
     assert [(row.metric, row.value) for row in result.rows] == [
-        ("tools/success", 1.0), ("tools/valid", 1.0), ("tools/well_formed", 1.0),
+        ("tools/success_sampled", 1.0), ("tools/success_greedy", 1.0), ("tools/success_enforced", 1.0),
+        ("tools/valid", 1.0), ("tools/well_formed", 1.0),
     ]  # fmt: skip
     assert result.details["mean_score"] == 1.0
+    assert sum(played for _, played in result.details["success_by_domain"].values()) == 3
 
 
 def test_a_silent_agent_scores_0_on_every_row(monkeypatch, tok, data, p, tiny):
-    monkeypatch.setattr(
-        tools, "answer_all", lambda model, tok, asked, p: [tools.Turn(assistant("I cannot.")) for _ in asked]
-    )
-    assert [row.value for row in tools.run(tiny, tok, data, p).rows] == [0.0, 0.0, 0.0]
+    with_agents(monkeypatch, lambda task: lambda messages, tools: assistant("I cannot."))
+    result = tools.run(tiny, tok, data, p)
+    assert [row.value for row in result.rows] == [0.0] * 5
+    assert result.details["failed_checks"]["tool_pattern"] == 3
 
 
 def test_a_well_formed_call_of_an_unknown_tool_is_not_valid(monkeypatch, tok, data, p, tiny):
-    def answer_all(model, tok, asked, p):
-        calls = [
-            assistant("", [tool_call("no_such_tool", "{}", 0)]) if len(m) == 2 else assistant("Done.") for m, _ in asked
-        ]
-        return [tools.Turn(message) for message in calls]
+    def agent(messages, tools):
+        return assistant("", [tool_call("no_such_tool", "{}", 0)]) if len(messages) == 2 else assistant("Done.")
 
-    monkeypatch.setattr(tools, "answer_all", answer_all)
+    with_agents(monkeypatch, lambda task: agent)
     result = tools.run(tiny, tok, data, p)
-    assert [result.row(f"tools/{name}").value for name in ("success", "valid", "well_formed")] == [0.0, 0.0, 1.0]
+    assert [result.row(f"tools/{name}").value for name in ("success_greedy", "valid", "well_formed")] == [0.0, 0.0, 1.0]
 
 
-def test_turns_are_read_back_from_the_ids_a_model_writes(monkeypatch, tok, data, p, tiny):
-    written = assistant("One moment.", [tool_call("get_room", '{"room":"101"}', 0)])
-    prompt, _ = encode_chat(tok, [{"role": "user", "content": "x"}], add_generation_prompt=True)
-    whole, _ = encode_chat(tok, [{"role": "user", "content": "x"}, written])
-    turn = whole[len(prompt) :]
-    monkeypatch.setattr(tools, "generate", lambda *a: [Completion(turn, [0.0] * len(turn), False)])
-    [read] = tools.answer_all(tiny, tok, [([{"role": "user", "content": "x"}], [])], p)
-    assert read == tools.Turn(written)
-    monkeypatch.setattr(tools, "generate", lambda *a: [Completion(turn[:-4], [0.0], True)])
-    [cut] = tools.answer_all(tiny, tok, [([{"role": "user", "content": "x"}], [])], p)
-    assert cut.note == "a turn has no end"
-    assert cut.malformed
-
-
-def test_a_dialogue_beyond_the_context_gets_an_empty_turn(tok, p, tiny):
-    long = [{"role": "user", "content": "x" * 5000}]
-    [turn] = tools.answer_all(tiny, tok, [(long, [])], p)
-    assert turn.message == {"role": "assistant", "content": ""}
-    assert turn.note == "the dialogue exceeds the context"
+def test_uniform_legal_calls_stand_beside_the_successes_and_score_little(tok, data, p, tiny):
+    many = p.model_copy(update={"tools": p.tools.model_copy(update={"episodes": 40})})
+    chance = tools.uniform_success(tools.held_out_tasks(data.tasks, many), p.seed)
+    assert 0 <= chance < 0.1
+    assert tools.run(tiny, tok, data, p).row("tools/success_sampled").chance is not None
 
 
 def test_tools_of_an_untrained_model_run_and_repeat(tok, data, p, tiny):
     first = tools.run(tiny, tok, data, p)
     assert first == tools.run(tiny, tok, data, p)
-    assert first.row("tools/success").value == 0.0
-    assert first.row("tools/success").n == 3
+    assert first.row("tools/success_sampled").value == 0.0
+    assert first.row("tools/success_sampled").n == 3
 
 
 def test_a_split_without_tasks_is_refused_by_field(data, p):
@@ -154,38 +138,3 @@ def test_samples_are_kept_in_the_order_asked(tok, data, p, tiny):
 
 def test_control_characters_are_written_out():
     assert samples.visible("a\tb\n\x1b[31m\x00é\ufffd") == "a\tb\n\\x1b[31m\\x00é\ufffd"
-
-
-def test_lockstep_asks_all_waiting_episodes_at_once_in_their_order():
-    rounds = []
-
-    def answer_all(requests):
-        rounds.append(list(requests))
-        return [request * 10 for request in requests]
-
-    def episode(number, turns):
-        return lambda ask: [ask(number) for _ in range(turns)]
-
-    lengths = [3, 1, 0, 2]
-    outcomes = play_in_lockstep([episode(i, n) for i, n in enumerate(lengths)], answer_all)
-    assert outcomes == [[0, 0, 0], [10], [], [30, 30]]
-    assert rounds == [[0, 1, 3], [0, 3], [0]]
-
-
-def test_lockstep_of_nothing_is_nothing():
-    assert play_in_lockstep([], lambda requests: requests) == []
-
-
-@pytest.mark.parametrize("where", ["episode", "answers"])
-def test_an_error_ends_all_episodes_and_is_raised(where):
-    def waits(ask):
-        return ask(1)
-
-    def fails(ask):
-        raise KeyError("episode")
-
-    def answer_all(requests):
-        raise KeyError("answers")
-
-    with pytest.raises(KeyError, match=where):
-        play_in_lockstep([waits, waits, fails] if where == "episode" else [waits, waits], answer_all)

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from engine.artifacts.files import digest_bytes
+from nodes.evaluate.report.abilities import abilities
 from nodes.evaluate.report.changes import changes
 from nodes.evaluate.report.comparison import SuiteInfo, compare, interval_text_of, value_text_of
 from nodes.evaluate.report.content import baselines
@@ -50,6 +51,39 @@ def test_every_promised_file_is_there(written):
     files = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
     assert {"report.md", "report.html", "model_card.md", "samples.md", "table.json"} <= files
     assert {"plots/bits_per_byte.png", "plots/arithmetic.png", "plots/quiz.png", "plots/lengths.png"} <= files
+
+
+def test_the_first_lines_say_what_the_model_can_and_cannot_do(written):
+    first = (written / "report.md").read_text().split("## What each stage changed")[0]
+    can = first
+    assert "answer sums of the kind it was trained on: " in can
+    assert "chance" not in can.split("sums")[1].splitlines()[0]
+    assert "Kneser" not in first, "the base checkpoint's own figure is missing, so nothing is claimed"
+    assert "keep what pre-training taught: 2.200 (base) and 2.050 (rl) bits a byte" in can
+    assert "tools" not in first, "no row, no claim"
+    for page in ("report.html", "model_card.md"):
+        assert "answer sums of the kind it was trained on" in (written / page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("low", "chance", "can"), [(0.1, 0.03, True), (0.02, 0.03, False), (0.95, None, True), (0.1, None, False)]
+)
+def test_a_skill_is_claimed_where_the_interval_is_above_guessing(low, chance, can):
+    def result(value, low):
+        row = Row("tools/success_sampled", "x", value, "share", "higher", 9, low, 0.9, chance)
+        return {"tools": SuiteResult((row,))}
+
+    found = abilities({"base": result(0.05, 0.0), "rl": result(0.3, low)}, {})
+    assert bool(found.can) is can
+    assert bool(found.cannot) is not can
+    assert "30.0 %" in (*found.can, *found.cannot)[0]
+
+
+@pytest.mark.parametrize(("model", "can"), [(1.5, True), (1.6, False)])
+def test_text_is_held_against_counting(model, can):
+    found = abilities({}, {"validation_bits_per_byte": model, "kneser_ney_5gram_bits_per_byte": 1.521})
+    assert bool(found.can) is can
+    assert "1.521" in (*found.can, *found.cannot)[0]
 
 
 def test_rerun_is_byte_identical(facts, written, tmp_path):
@@ -120,7 +154,7 @@ def test_no_clock_and_no_path(written):
 def test_table_json_holds_every_figure(written, facts):
     table = json.loads((written / "table.json").read_text())
     row = facts.results["rl"]["arithmetic"].rows[0]
-    assert table["arithmetic"]["arithmetic/share"]["checkpoints"]["rl"] == {
+    assert table["arithmetic"]["arithmetic/sampled"]["checkpoints"]["rl"] == {
         "value": row.value, "low": row.low, "high": row.high, "n": 200,
     }  # fmt: skip
     assert set(table["lengths"]["lengths/beyond"]["checkpoints"]) == {"base", "extended"}
@@ -136,10 +170,10 @@ def test_best_respects_the_direction(facts):
 
 def test_changes_call_only_clear_differences(facts):
     by_step = {(c.metric, c.before): c for c in changes(facts.results, facts.suites, 1)}
-    gain = by_step["arithmetic/share", "sft"]
+    gain = by_step["arithmetic/sampled", "sft"]
     assert gain.verdict == "better"
     assert gain.difference.low > 0
-    assert by_step["quiz/share", "sft"].verdict == "unclear"
+    assert by_step["quiz/all", "sft"].verdict == "unclear"
     assert by_step["bits_per_byte/all", "base"].verdict == "better"
     assert by_step["bits_per_byte/all", "base"].difference.value == pytest.approx(-0.05)
 

@@ -95,7 +95,7 @@ def test_a_run_killed_half_way_ends_in_the_same_bytes(trained, inputs, tmp_path,
 
 
 def test_the_router_biases_move_until_the_anneal(inputs, tmp_path):
-    schedule = {"warmup": 1, "stable": 0, "decay": 0, "anneal": 3, "decayed": 0.01}
+    schedule = {"warmup": 1, "stable": 0, "decay": 0, "anneal": 3, "peak": 0.01, "decayed": 0.01}
     few = {"schedule": schedule, "validation": {"every": 50}, "baseline_orders": [2]}
     checkpoint, _, _ = train_pretrain(*inputs, smoke(**few), tmp_path)
     bias = load_checkpoint(checkpoint).routers()[1].e_score_correction_bias

@@ -33,12 +33,18 @@ def parameters(stage, **changes):
 
 
 SFT = {
-    "steps": 6, "warmup_steps": 1, "batch": {"chat": 2, "trajectory": 1, "demonstration": 16}, "tuning_samples": 1,
+    "steps": 6, "warmup_steps": 1, "tuning_samples": 1,
+    "batch": {"chat": 2, "trajectory": 1, "drill": 4, "demonstration": 16},
+    "natural": {"windows": 2, "tokens": 16, "weight": 1.0},
 }  # fmt: skip
 RL = {
     "iterations": 4, "prompts": 6, "samples": 4, "warmup_steps": 1, "select_every": 2, "checkpoint_every": 1,
     "evaluation_prompts": 10, "evaluation_samples": 1, "tuning_samples": 1, "max_new_tokens": 3,
-    "ptx": {"weight": 0.1, "chat": 2, "trajectory": 0, "natural": 0, "natural_tokens": 16, "max_tokens": 128},
+    "ptx": {"weight": 0.1, "chat": 2, "trajectory": 0, "natural": 2, "natural_tokens": 16, "max_tokens": 128},
+    "tools": {
+        "tasks": 0, "samples": 2, "max_new_tokens": 8, "weight": 1.0, "temperature": 1.0, "tuning_tasks": 2,
+        "tuning_samples": 1, "evaluation_tasks": 3, "evaluation_samples": 1,
+    },
 }  # fmt: skip
 
 
@@ -46,7 +52,7 @@ RL = {
 def stage(tmp_path_factory):
     """Tokenizer, base checkpoint, examples and a fine-tuned checkpoint."""
     root = tmp_path_factory.mktemp("stage")
-    toy.tokenizer(root / "tokenizer")
+    toy.shards(toy.tokenizer(root / "tokenizer"), root / "shards")
     save_checkpoint(root / "base", toy.model(), {})
     facts = "Chile - Geography\n\nCapital: Santiago\nCurrency: peso\nClimate: dry\nLanguage: Spanish\n"
     documents = pl.LazyFrame(
@@ -59,7 +65,7 @@ def stage(tmp_path_factory):
     examples = build_examples(documents, dialogues, parameters("sft", **SFT), root)
     (root / "sft").mkdir()
     checkpoint, history, metrics = train_sft(
-        root / "tokenizer", root / "base", examples.lazy(), parameters("sft", **SFT), root / "sft"
+        root / "tokenizer", root / "base", examples.lazy(), root / "shards", parameters("sft", **SFT), root / "sft"
     )
     return root, examples, checkpoint, history, metrics
 
@@ -68,7 +74,13 @@ def reinforce(stage, workspace: Path, **changes):
     root, examples, checkpoint, _, _ = stage
     workspace.mkdir(exist_ok=True)
     return train_rl(
-        root / "tokenizer", checkpoint, examples.lazy(), root, parameters("rl", **{**RL, **changes}), workspace
+        root / "tokenizer",
+        checkpoint,
+        examples.lazy(),
+        root / "shards",
+        toy.tasks().lazy(),
+        parameters("rl", **{**RL, **changes}),
+        workspace,
     )
 
 
@@ -76,7 +88,7 @@ def test_examples_have_the_declared_columns_and_every_kind_in_both_splits(stage)
     _, examples, *_ = stage
     assert examples.columns == list(SFT_EXAMPLES)
     kinds = examples.group_by("kind", "split").len()
-    assert kinds.height == 6
+    assert kinds.height == 8
 
 
 def test_fine_tuning_lowers_the_loss_and_reports(stage):
@@ -92,9 +104,17 @@ def test_fine_tuning_lowers_the_loss_and_reports(stage):
 def test_fine_tuning_in_micro_batches_takes_the_same_first_step(stage, tmp_path):
     root, examples, _, history, _ = stage
     settings = parameters("sft", **SFT, micro_batches=3) | {"steps": 2}
-    _, parts, _ = train_sft(root / "tokenizer", root / "base", examples.lazy(), settings, tmp_path)
+    _, parts, _ = train_sft(root / "tokenizer", root / "base", examples.lazy(), root / "shards", settings, tmp_path)
     whole, cut = (json.loads((of / "history.jsonl").read_text().splitlines()[0]) for of in (history, parts))
-    for figure in ("loss", "loss_chat", "loss_trajectory", "loss_demonstration", "grad_norm", "max_logit"):
+    for figure in (
+        "loss",
+        "loss_chat",
+        "loss_natural",
+        "loss_trajectory",
+        "loss_demonstration",
+        "grad_norm",
+        "max_logit",
+    ):
         assert cut[figure] == pytest.approx(whole[figure], rel=1e-5)
 
 
@@ -108,6 +128,26 @@ def test_reinforcement_gives_its_four_outputs(stage, tmp_path):
     assert [row["iteration"] for row in json.loads((history / "candidates.json").read_text())] == [0, 2, 4]
     assert (history / "curves.png").exists()
     load_checkpoint(checkpoint)
+
+
+def test_tasks_of_the_tool_world_are_a_second_family_of_rewards(stage, tmp_path, monkeypatch):
+    """Rewards by place, so that there is something to learn; whole episodes are trained on."""
+    monkeypatch.setattr(rollouts, "penalised", some_right)
+    changes = {"tools": {**RL["tools"], "tasks": 2}, "iterations": 2}
+    checkpoint, table, history, metrics = reinforce(stage, tmp_path, **changes)
+    by_family = table.collect().group_by("family").len()
+    assert dict(by_family.iter_rows()) == {"sums": 2 * 6 * 4, "tools": 2 * 2 * 2}
+    rows = [json.loads(line) for line in (history / "history.jsonl").read_text().splitlines()]
+    assert all(row["tools_informative"] == 1.0 and row["tools_kl"] >= 0 for row in rows)
+    assert metrics["tools_evaluation_prompts"] == 3
+    assert metrics["tools_reward_gain_low"] <= metrics["tools_reward_gain"] <= metrics["tools_reward_gain_high"]
+    before, after = load_checkpoint(stage[2]).state_dict(), load_checkpoint(checkpoint).state_dict()
+    assert before.keys() == after.keys()
+
+
+def test_a_family_without_enough_tasks_is_refused_by_its_split(stage, tmp_path):
+    with pytest.raises(UserError, match=r"rl\.tools asks for 500 tasks of the split 'validation'"):
+        reinforce(stage, tmp_path, tools={**RL["tools"], "tasks": 2, "tuning_tasks": 500})
 
 
 class Killed(BaseException):
@@ -144,7 +184,12 @@ def test_a_tolerated_step_without_a_finite_loss_does_not_spoil_the_end(stage, tm
     tolerant = {"optimizer": {**parameters("sft")["optimizer"], "nonfinite_steps": 2}}
     (tmp_path / "sft").mkdir()
     _, history, metrics = train_sft(
-        root / "tokenizer", root / "base", examples.lazy(), parameters("sft", **SFT, **tolerant), tmp_path / "sft"
+        root / "tokenizer",
+        root / "base",
+        examples.lazy(),
+        root / "shards",
+        parameters("sft", **SFT, **tolerant),
+        tmp_path / "sft",
     )
     assert metrics["steps_skipped"] == metrics["spikes"] == 1
     assert (history / "loss_by_kind.png").exists()
@@ -162,11 +207,11 @@ def test_a_run_that_is_killed_or_drained_goes_on_and_ends_in_the_same_bytes(stag
     whole = reinforce(stage, tmp_path / "whole")
     assert whole[3]["steps_skipped"] == 0
 
-    def killed(model, tokenizer, asked, iteration, p, calls=[]):  # noqa: B006
+    def killed(model, family, iteration, p, calls=[]):  # noqa: B006
         calls.append(iteration)
         if iteration == 3:
             raise Killed
-        return rollouts.collect(model, tokenizer, asked, iteration, p)
+        return rollouts.collect(model, family, iteration, p)
 
     monkeypatch.setattr(policy, "collect", killed)
     with pytest.raises(Killed):
@@ -200,8 +245,8 @@ def on_two(rank, stage, workspace):
     own = workspace / ".ranks/1" if rank else workspace
     own.mkdir(parents=True, exist_ok=True)
     judged = []
-    passrates = candidates.pass_rates
-    candidates.pass_rates = lambda *given, **named: judged.append(rank) or passrates(*given, **named)
+    judge = candidates.Candidates._judge
+    candidates.Candidates._judge = lambda *given: judged.append(rank) or judge(*given)
     rollouts.penalised = some_right
     checkpoint, table, _, metrics = reinforce(stage, own)
     return (
@@ -215,10 +260,10 @@ def on_two(rank, stage, workspace):
 def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypatch):
     """The second one finds candidates and rollouts of before; one of them judges."""
 
-    def killed(model, tokenizer, asked, iteration, p):
+    def killed(model, family, iteration, p):
         if iteration == 3:
             raise Killed
-        return rollouts.collect(model, tokenizer, asked, iteration, p)
+        return rollouts.collect(model, family, iteration, p)
 
     monkeypatch.setattr(rollouts, "penalised", some_right)
     monkeypatch.setattr(policy, "collect", killed)

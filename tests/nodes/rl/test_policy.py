@@ -7,6 +7,7 @@ from engine.rollout.teacher import completion_logprobs
 from engine.training.examples import Encoded
 from engine.training.numerics import autocast
 from nodes.rl import rollouts
+from nodes.rl.families import Sums
 from nodes.rl.policy import PolicyTraining
 from tests.nodes import toy
 from tests.nodes.rl.test_rollouts import parameters
@@ -38,7 +39,9 @@ def training(tokenizer, tmp_path, monkeypatch):
         model = toy.model()
         with torch.no_grad():
             model.lm_head.weight.mul_(20)  # logits far apart, so that bf16 shows
-        return PolicyTraining(model, tokenizer, p, ptx=Encoded({}, 0), natural=None, work=tmp_path)
+        return PolicyTraining(
+            model, [Sums(tokenizer, model.config, p)], p, ptx=Encoded({}, 0), natural=None, work=tmp_path
+        )
 
     return made
 
@@ -58,7 +61,7 @@ def test_in_bf16_the_log_ratio_is_exactly_0_while_the_weights_stand_still(traini
     policy = training("bfloat16")
     for step in range(4):
         figures = figures_of(policy, step)
-        assert not policy.minibatch.empty
+        assert not policy.minibatches[0].empty
         assert figures["ratio_max"] == figures["kl"] == 0.0
         assert figures["sampler_gap"] > 1e-3
 
@@ -72,13 +75,13 @@ def test_in_fp32_the_samplers_log_probabilities_serve(training):
 def test_once_the_weights_have_moved_the_ratio_tells_of_them_alone(training):
     policy = training("bfloat16")
     figures_of(policy, 0)
-    old = {number: logprobs_M.clone() for number, logprobs_M in policy.old.items()}
+    old = {number: logprobs_M.clone() for number, logprobs_M in policy.old[0].items()}
     assert set(old) == {0, 1}
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(1.01)
     for step in (1, 2, 3):
         assert figures_of(policy, step)["ratio_max"] > 0
-    assert all(torch.equal(policy.old[number], old[number]) for number in old)
+    assert all(torch.equal(policy.old[0][number], old[number]) for number in old)
 
 
 def test_looking_at_the_other_minibatches_leaves_no_trace(training):
@@ -95,9 +98,9 @@ def test_looking_at_the_other_minibatches_leaves_no_trace(training):
         attention.reset_max_logit()
     for router in policy.model.routers().values():
         router.load_E.zero_()
-    part = policy.minibatch
+    part = policy.minibatches[0]
     with autocast("bfloat16"):
-        completion_logprobs(policy.model, part.prompts, part.which_M, part.completions, policy.rollouts.temperature)
+        completion_logprobs(policy.model, part.prompts, part.which_T, part.completions, policy.rollouts[0].temperature)
     for mine, alone in zip(left, traces(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, alone, strict=True))
     assert all(load_E.sum() > 0 for load_E in left[1])

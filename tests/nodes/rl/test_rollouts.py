@@ -7,11 +7,10 @@ from pydantic import ValidationError
 
 from engine.parallel.data import World
 from engine.rollout.generate import Completion
-from engine.rollout.passrate import Response, sample_responses
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
-from engine.rollout.verifiable import Item, items
 from nodes.rl import rollouts
+from nodes.rl.families import Drawn, Sums
 from nodes.rl.objective import squared_objective
 from nodes.rl.rollouts import collect, merge, minibatch, permuted
 from nodes.rl.schema import Parameters
@@ -22,13 +21,23 @@ def parameters(**changes):
     with open("conf/base/parameters/rl.yml") as file:
         base = yaml.safe_load(file)["rl"]
     small = {"task": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}, "prompts": 5, "samples": 4}
-    small |= {"minibatches": 1, "inner_steps": 2}
+    small |= {"minibatches": 1, "inner_steps": 2, "tuning_prompts": 8, "evaluation_prompts": 10}
+    small |= {"tools": {**base["tools"], "tasks": 0}}
     return Parameters.model_validate({**base, **small, "iterations": 4, "warmup_steps": 0, **changes})
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return toy.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def sums(model, tokenizer, p):
+    return Sums(tokenizer, model.config, p)
+
+
+def drawn_by(tokenizer, iteration, p):
+    model = toy.model()
+    return collect(model, sums(model, tokenizer, p), iteration, p)
 
 
 @pytest.mark.parametrize("iteration", [0, 3])
@@ -39,18 +48,18 @@ def test_teacher_forced_logprobs_equal_the_samplers_at_its_temperature(tokenizer
     monkeypatch.setattr("engine.rollout.passrate.score", lambda item, text: float(draws.pop() > 0.5))
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 2 for i in range(len(scores))])
     model = toy.model()
-    drawn = collect(model, tokenizer, items(p.task, "rl", 5, 0), iteration, p)
+    drawn = collect(model, sums(model, tokenizer, p), iteration, p)
     (part,) = drawn.minibatches
     assert not part.empty
     model.train()
-    again = completion_logprobs(model, part.prompts, part.which_M, part.completions, drawn.temperature)
+    again = completion_logprobs(model, part.prompts, part.which_T, part.completions, drawn.temperature)
     assert drawn.temperature == pytest.approx(1.7 if iteration == 0 else 0.6)
     torch.testing.assert_close(again.detach(), part.drawn_logprobs_M, atol=1e-5, rtol=0)
 
 
 def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer):
     p = parameters(max_new_tokens=2, truncation_penalty=0.25)
-    drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
+    drawn = drawn_by(tokenizer, 0, p)
     cut = [row for row in drawn.rows if row["truncated"]]
     assert cut
     assert all(row["reward"] == -0.25 for row in cut)
@@ -66,7 +75,7 @@ def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
     p = parameters()
     rewards = [0.0] * 4 + [1.0, 0.0, 0.0, 0.0] + [1.0] * 4 + [0.0] * 8
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: rewards)
-    drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 5, 0), 0, p)
+    drawn = drawn_by(tokenizer, 0, p)
     (part,) = drawn.minibatches
     assert part.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
     assert part.counts_M.tolist() == [1, 1, 1, 1]
@@ -85,21 +94,40 @@ def test_permutation_keeps_each_prompts_rewards_and_loses_their_place():
 
 def test_the_same_seed_draws_the_same(tokenizer):
     p = parameters()
-    asked = items(p.task, "rl", 5, 0)
-    assert collect(toy.model(), tokenizer, asked, 1, p).rows == collect(toy.model(), tokenizer, asked, 1, p).rows
-    assert collect(toy.model(), tokenizer, asked, 1, p).rows != collect(toy.model(), tokenizer, asked, 2, p).rows
+    assert drawn_by(tokenizer, 1, p).rows == drawn_by(tokenizer, 1, p).rows
+    assert drawn_by(tokenizer, 1, p).rows != drawn_by(tokenizer, 2, p).rows
 
 
 def test_equal_responses_to_a_question_are_joined():
-    drawn = [Response(Item("", "", ""), [1], Completion(tokens, [-1.0], False), "", 0.0) for tokens in ([5], [6], [5])]
+    drawn = [response([tokens]) for tokens in ([5], [6], [5])]
     joined = merge(drawn, [1.0, -1.0, 0.0])
-    assert [(one.response.completion.tokens, one.advantages) for one in joined] == [([5], [1.0, 0.0]), ([6], [-1.0])]
+    assert [(one.response, one.advantages) for one in joined] == [(drawn[0], [1.0, 0.0]), (drawn[1], [-1.0])]
+
+
+def response(turns, prompts=None):
+    """A response of these turns, a prompt each."""
+    prompts = prompts or [[1]] * len(turns)
+    said = tuple((prompt, Completion(turn, [-1.0] * len(turn), False)) for prompt, turn in zip(prompts, turns))
+    return Drawn(said, 0.0, False, "", "", "")
+
+
+def test_an_episodes_turns_are_one_response_whose_log_probabilities_add_up():
+    """Two episodes of one task: the first turn's prompt is read once, the second's differ with what was called."""
+    one = response([[5, 6], [7]], [[1, 2], [1, 2, 5, 6]])
+    other = response([[8], [7]], [[1, 2], [1, 2, 8]])
+    part = minibatch([one, other], torch.tensor([[1.0, 0.0]]), 0, 1)
+    assert part.prompts == [[1, 2], [1, 2, 5, 6], [1, 2, 8]]
+    assert part.which_T.tolist() == [0, 1, 0, 2]
+    assert part.response_T.tolist() == [0, 0, 1, 1]
+    assert part.completions == [[5, 6], [7], [8], [7]]
+    assert part.drawn_logprobs_M.tolist() == [-3.0, -2.0]
+    assert part.advantages_M.tolist() == [0.5, -0.5]
 
 
 def test_minibatches_deal_out_every_prompt_once(tokenizer, monkeypatch):
     p = parameters(prompts=6, minibatches=2)
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 4 for i in range(len(scores))])
-    drawn = collect(toy.model(), tokenizer, items(p.task, "rl", 6, 0), 0, p)
+    drawn = drawn_by(tokenizer, 0, p)
     assert [part.total for part in drawn.minibatches] == [12, 12]
     assert sum(float(part.counts_M.sum()) for part in drawn.minibatches) == 24
     questions = [{tuple(prompt) for prompt in part.prompts} for part in drawn.minibatches]
@@ -115,9 +143,7 @@ def test_minibatches_that_do_not_divide_are_refused():
 def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
     """Five prompts, one of them uninformative, dealt unevenly; one rank may hold nothing at all."""
     p = parameters(temperature_start=3.0, temperature_end=3.0)
-    responses = sample_responses(
-        toy.model(), tokenizer, items(p.task, "rl", 5, 0), samples=4, temperature=3.0, max_new_tokens=4, seed=5
-    )
+    responses = sums(toy.model(), tokenizer, p).draw(toy.model(), 0, 3.0)
     rewards_NK = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
     whole = minibatch(responses, rewards_NK, 0, 1)
     shares = [minibatch(responses, rewards_NK, 0, 1, World(rank, size)) for rank in range(size)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import polars as pl
@@ -23,7 +24,12 @@ from tests.nodes.sharded import assert_shards_do_not_matter
 
 ROOT = Path(__file__).parents[3]
 BASE = yaml.safe_load((ROOT / "conf/base/parameters/tooluse.yml").read_text())["tooluse"]
-SMALL = {**BASE, "tasks": 120}
+SMALL = {
+    **BASE, "tasks": 120, "agents": 20, "tools_per_agent": [2, 3], "episodes_per_task": 2, "impossible": 0.12,
+    "difficulty": {"simple": 0.5, "medium": 0.35, "complex": 0.15},
+    "defects": {name: 3 * share for name, share in BASE["defects"].items()},
+}  # fmt: skip
+"""A world with all that there is in it: the base file's is made for a small model, simple tasks above all."""
 
 
 def run_stage(parameters, workspace):
@@ -61,7 +67,7 @@ def test_tables_have_their_schemas_and_keys(stage):
         assert frame.schema == polars_schema(wanted)
         assert frame[next(iter(wanted))].is_unique().all()
     played = pl.concat([trajectories, rejected])
-    assert set(played["task_id"]) == set(tasks["id"])
+    assert set(played["task_id"]) == set(tasks.filter(pl.col("split") != "rl")["id"]), "those are for rewards"
     assert set(played["agent_id"]) <= set(agents["id"])
     assert {name for subset in agents["tools"] for name in subset} <= set(tools["name"])
 
@@ -117,22 +123,22 @@ def test_more_tasks_leave_the_earlier_ones_as_they_were(stage):
 
 
 def test_splits_are_disjoint_by_instruction_and_about_the_asked_size():
-    parameters = {**BASE, "tasks": 400}
+    parameters = {**SMALL, "tasks": 400, "split": BASE["split"]}
     tools = nodes.build_tools(parameters)
     tasks = nodes.build_tasks(nodes.build_agents(tools.lazy(), parameters).lazy(), parameters)
     by_split = {split: set(group["instruction"]) for (split,), group in tasks.group_by("split")}
-    assert set(by_split) == {"train", "validation", "test"}
-    assert not by_split["train"] & by_split["test"]
-    assert not by_split["train"] & by_split["validation"]
-    assert not by_split["test"] & by_split["validation"]
-    assert 0.72 < Counter(tasks["split"])["train"] / 400 < 0.88
+    assert set(by_split) == {"train", "rl", "validation", "test"}
+    assert not any(by_split[one] & by_split[other] for one, other in combinations(by_split, 2))
+    for split, share in BASE["split"].items():
+        assert abs(Counter(tasks["split"])[split] / 400 - share) < 0.08
 
 
 @given(text=st.text(), train=st.floats(0.1, 0.8), share=st.floats(0, 1))
 @settings(max_examples=50, deadline=None)
 def test_the_split_depends_on_the_words_alone(text, train, share):
-    split = Split(train=train, validation=(1 - train) * share, test=(1 - train) * (1 - share))
-    assert split_of(text, split) == split_of(text, split) in {"train", "validation", "test"}
+    rest = 1 - train
+    split = Split(train=train, rl=rest * share / 2, validation=rest * share / 2, test=rest * (1 - share))
+    assert split_of(text, split) == split_of(text, split) in {"train", "rl", "validation", "test"}
 
 
 def test_every_task_can_be_served_whoever_asks(stage):
@@ -178,7 +184,7 @@ def test_more_tasks_than_there_are_is_one_sentence():
         ({"tasks": 0}, "tasks"),
         ({"taskz": 3}, "taskz"),
         ({"tools_per_agent": [3, 2]}, "fewest"),
-        ({"split": {"train": 0.5, "validation": 0.1, "test": 0.1}}, "add up to 1"),
+        ({"split": {"train": 0.5, "rl": 0.1, "validation": 0.1, "test": 0.1}}, "add up to 1"),
         ({"faults": {"busy": 0.6, "partial": 0.6, "most": 2}}, "at most 1"),
         ({"defects": {"gave_up": 1.2}}, "together at most 1"),
         ({"difficulty": {"simple": 0, "medium": 0, "complex": 0}}, "above 0"),

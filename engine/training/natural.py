@@ -1,0 +1,34 @@
+"""Natural text beside fine-tuning examples and rewards, so that a model keeps what it learnt in pre-training.
+
+K2 adds such a loss to reinforcement learning (PTX, section 3.2.2); fine-tuning forgets faster still.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from engine.rollout.seeds import key
+from engine.text.shards import TokenShards
+from engine.text.tokenizer import K2Tokenizer
+from engine.training.padded import Padded
+
+NATURAL: Final = "natural"
+"""The kind of the group that `batch_at` gives, and of the shards that it reads."""
+
+
+class NaturalText:
+    """Windows of natural (not rewritten) training text, a pure function of the step; none where `windows` is 0."""
+
+    def __init__(self, shards: Path, tokenizer: K2Tokenizer, windows: int, tokens: int, seed: int) -> None:
+        self.windows, self.tokens, self.seed = windows, tokens, key(seed, "natural text")
+        self.stream = TokenShards.open(shards, tokenizer).split("train") if windows else None
+
+    def batch_at(self, step: int) -> dict[str, Padded]:
+        """The step's windows as one group, every token counted; nothing where none are asked for."""
+        if self.stream is None:
+            return {}
+        ids = self.stream.batch(step, self.windows, self.tokens, self.seed, kinds=(NATURAL,))
+        ids_BT = torch.from_numpy(ids)
+        every = torch.ones_like(ids_BT, dtype=torch.bool)
+        return {NATURAL: Padded(ids_BT, every, every)}

@@ -1,0 +1,175 @@
+"""Families of verifiable prompts that rewards come from: sums, and tasks of the tool world.
+
+Each family has prompts of its own to train on, to pick the checkpoint by and to report; none of them in two places.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import polars as pl
+
+from engine.errors import UserError
+from engine.model.config import K2Config
+from engine.model.model import K2Model
+from engine.rollout.episodes import Decoding, Episode, play
+from engine.rollout.generate import Completion
+from engine.rollout.passrate import pass_rates, require_room, sample_responses
+from engine.rollout.seeds import generator, key
+from engine.text.chat import render
+from engine.text.tokenizer import K2Tokenizer
+from engine.toolworld.tasks import Task
+from nodes.rl.objective import temperature_at
+from nodes.rl.schema import Parameters
+
+Held = Literal["tuning", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A response as it was drawn and judged: its turns as (prompt's ids, completion), and what the table shows."""
+
+    turns: tuple[tuple[list[int], Completion], ...]
+    score: float
+    truncated: bool
+    prompt: str
+    text: str
+    answer: str
+
+
+class Family(Protocol):
+    """Prompts with a verifier; `samples` responses are drawn to each, `weight` counts its objective."""
+
+    name: str
+    samples: int
+    weight: float
+
+    def temperature(self, iteration: int) -> float:
+        """What an iteration's responses are drawn at."""
+
+    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[Drawn]:
+        """The responses of an iteration, `samples` in a row for each prompt."""
+
+    def rates(self, model: K2Model, held: Held) -> list[float]:
+        """Pass rate at temperature 1 of each prompt of a split that is not trained on."""
+
+
+class Sums:
+    """reasoning-gym's chain_sum, one turn each."""
+
+    name = "sums"
+    weight = 1.0
+
+    def __init__(self, tokenizer: K2Tokenizer, config: K2Config, p: Parameters) -> None:
+        self.tokenizer, self.p, self.samples = tokenizer, p, p.samples
+        self.asked, tuning, evaluation = p.asked()
+        self.held = {
+            "tuning": (tuning, p.tuning_samples, key(p.seed, "rl tuning")),
+            "evaluation": (evaluation, p.evaluation_samples, key(p.seed, "rl evaluation")),
+        }
+        for asked in (self.asked, tuning, evaluation):
+            require_room(config, tokenizer, asked, p.max_new_tokens, "rl.max_new_tokens")
+
+    def temperature(self, iteration: int) -> float:
+        """It decays, from exploring to what is measured."""
+        return temperature_at(iteration, self.p.iterations, self.p.temperature_start, self.p.temperature_end)
+
+    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[Drawn]:
+        """No prompt is asked twice in a run."""
+        responses = sample_responses(
+            model,
+            self.tokenizer,
+            self.asked[iteration * self.p.prompts : (iteration + 1) * self.p.prompts],
+            samples=self.samples,
+            temperature=temperature,
+            max_new_tokens=self.p.max_new_tokens,
+            seed=key(self.p.seed, "rollout", iteration),
+        )
+        return [
+            Drawn(
+                ((r.prompt_ids, r.completion),), r.score, r.completion.truncated, r.item.prompt, r.text, r.item.answer
+            )
+            for r in responses
+        ]
+
+    def rates(self, model: K2Model, held: Held) -> list[float]:
+        """Pass rate of each sum of the split."""
+        asked, samples, seed = self.held[held]
+        return pass_rates(
+            model, self.tokenizer, asked, samples=samples, max_new_tokens=self.p.max_new_tokens, seed=seed
+        )
+
+
+class Tools:
+    """Tasks of the tool world, whole episodes each; the reward is the rubric's verdict."""
+
+    name = "tools"
+
+    def __init__(self, tokenizer: K2Tokenizer, tasks: pl.LazyFrame, p: Parameters) -> None:
+        self.tokenizer, self.seed = tokenizer, p.seed
+        self.settings = p.tools
+        self.samples, self.weight = p.tools.samples, p.tools.weight
+        self.asked = _tasks(tasks, "rl", p.tools.tasks)
+        self.held = {
+            "tuning": (_tasks(tasks, "validation", p.tools.tuning_tasks), p.tools.tuning_samples),
+            "evaluation": (_tasks(tasks, "test", p.tools.evaluation_tasks), p.tools.evaluation_samples),
+        }
+
+    def temperature(self, iteration: int) -> float:
+        """The same throughout: an episode of forty tokens comes out wrong by one of them."""
+        return self.settings.temperature
+
+    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[Drawn]:
+        """Tasks are gone through in epochs, every epoch in an order of its own."""
+        size = self.settings.tasks
+        chosen = [self._at(place) for place in range(iteration * size, (iteration + 1) * size)]
+        repeated = [task for task in chosen for _ in range(self.samples)]
+        seed = key(self.seed, "tool rollout", iteration)
+        return [_drawn(episode) for episode in self._play(model, repeated, temperature, seed)]
+
+    def rates(self, model: K2Model, held: Held) -> list[float]:
+        """Success of each task of the split."""
+        tasks, samples = self.held[held]
+        repeated = [task for task in tasks for _ in range(samples)]
+        episodes = self._play(model, repeated, 1.0, key(self.seed, f"rl {held} of tools"))
+        passed = [float(episode.verdict.passed) for episode in episodes]
+        return [sum(passed[at : at + samples]) / samples for at in range(0, len(passed), samples)]
+
+    def _at(self, place: int) -> Task:
+        epoch, index = divmod(place, len(self.asked))
+        order = generator(self.seed, "tool tasks", epoch).permutation(len(self.asked))
+        return self.asked[int(order[index])]
+
+    def _play(self, model: K2Model, tasks: Sequence[Task], temperature: float, seed: int) -> list[Episode]:
+        how = Decoding(self.settings.max_new_tokens, temperature)
+        return play(model, self.tokenizer, tasks, how, seed, users_seed=self.seed)
+
+
+def _tasks(table: pl.LazyFrame, split: str, at_least: int) -> list[Task]:
+    """The tasks of a split in the order of their ids: all of `rl`, of the others as many as asked for."""
+    chosen = table.filter(pl.col("split") == split).sort("id")
+    rows = (chosen if split == "rl" else chosen.head(at_least)).collect().to_dicts()
+    if len(rows) < at_least:
+        raise UserError(
+            f"parameters/rl.yml: rl.tools asks for {at_least} tasks of the split {split!r}, but the tasks table has "
+            f"{len(rows)}: make more in tooluse (tooluse.tasks, tooluse.split), or lower rl.tools."
+        )
+    return [Task.from_row(row) for row in rows]
+
+
+def _drawn(episode: Episode) -> Drawn:
+    turns = tuple((turn.prompt_ids, turn.completion) for turn in episode.turns if turn.completion.tokens)
+    cut = any(turn.completion.truncated for turn in episode.turns)
+    return Drawn(
+        turns=turns,
+        score=float(episode.verdict.passed),
+        truncated=cut,
+        prompt=episode.task.instruction,
+        text=render(episode.messages[1:]),
+        answer="; ".join(goal.criterion for goal in episode.task.goals),
+    )
+
+
+def families_of(tokenizer: K2Tokenizer, config: K2Config, tasks: pl.LazyFrame, p: Parameters) -> list[Family]:
+    """The families that the parameters ask for: the sums always."""
+    return [Sums(tokenizer, config, p), *([Tools(tokenizer, tasks, p)] if p.tools.on else [])]
