@@ -11,7 +11,10 @@ from typing import Any
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import configure_project
+from kedro.framework.project import pipelines as registered
+from kedro.utils import load_obj
 
+from engine.errors import UserError
 from engine.identity import snapshot
 from engine.launch.lifetime import die_with_parent
 from pipelines.configuration import check_configuration
@@ -22,6 +25,9 @@ from pipelines.manifest import CODE, ROOT, load_manifest
 RUNNER = "pipelines.runner.StageRunner"
 PARENT = "K2_PARENT"
 """Where a stage's command in dvc.yaml says which process DVC is; only there, so that a shell's own runs outlive it."""
+
+EVERYTHING = "__default__"
+"""Kedro's name for all pipelines together."""
 
 OWN = {"fresh": FRESH, "detach": DETACH, "dry_run": DRY_RUN}
 """Our options, each a flag, and the variable in which the runner finds it."""
@@ -50,11 +56,47 @@ def run_here(**options: Any) -> Any:
         options["conf_source"] = options.get("conf_source") or str(CODE / "conf")
         options["env"] = manifest.profile(options["env"] or os.environ.get("KEDRO_ENV"))
         check_configuration(options["env"])  # before Kedro reads it, whose errors name no file
-        for name in options["pipelines"]:
-            if name != "__default__":
+        for name in _chosen(options):
+            if name != EVERYTHING:
                 manifest.stage(name)
+        check_selection(options)
     with report_errors(options["env"]):
         return kedro_run.callback(**options)  # type: ignore[misc]
+
+
+def _chosen(options: dict[str, Any]) -> list[str]:
+    """The pipelines that the options name; Kedro still knows the older option for one."""
+    return [options["pipeline"]] if options["pipeline"] else list(options["pipelines"]) or [EVERYTHING]
+
+
+def check_selection(options: dict[str, Any]) -> None:
+    """Refuse names of nodes, tags, datasets and runners that are not there, for which Kedro has a traceback.
+
+    Raises:
+        UserError: it says what there is to choose from.
+
+    """
+    chosen = [registered[name] for name in _chosen(options)]
+    try:
+        sum(chosen[1:], chosen[0]).filter(
+            tags=options["tags"],
+            from_nodes=options["from_nodes"],
+            to_nodes=options["to_nodes"],
+            node_names=options["node_names"],
+            from_inputs=options["from_inputs"],
+            to_outputs=options["to_outputs"],
+            node_namespaces=options["namespaces"],
+        )
+    except ValueError as error:
+        nodes = [node for pipeline in chosen for node in pipeline.nodes]
+        names = ", ".join(node.name for node in nodes)
+        tags = ", ".join(dict.fromkeys(tag for node in nodes for tag in sorted(node.tags)))
+        sentence = str(error).split(". ")[0].rstrip(".")
+        raise UserError(f"kedro run: {sentence}; there are the nodes {names} and the tags {tags}.") from error
+    try:
+        load_obj(options["runner"], "kedro.runner")
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"kedro run --runner {options['runner']}: {error}; leave it out for this project's.") from error
 
 
 def _own_run() -> click.Command:

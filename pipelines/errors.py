@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from engine.errors import UserError
 from engine.remedy import completed
+from pipelines.output import outlive_readers
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -38,8 +39,9 @@ def report_errors(profile: str | None = None) -> Iterator[None]:
     """Print the sentence of a `UserError` and exit with its code; let anything else (a defect) keep its traceback.
 
     `profile` is named in those of the sentence's commands that come from where nobody knows it. Ctrl-C where nobody has
-    a sentence for it is no defect either.
+    a sentence for it is no defect either, nor is a reader of the output that has gone.
     """
+    outlive_readers()
     try:
         yield
     except KeyboardInterrupt:

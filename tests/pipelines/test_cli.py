@@ -3,18 +3,25 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from kedro.framework.cli.project import run as kedro_run
 
+from engine.errors import UserError
 from engine.identity import snapshot
 from pipelines import cli
 
 RUN = """
 from pipelines import cli
 cli.kedro_run.callback = lambda **given: print("ran")
-cli._run(fresh=False, env="smoke", pipelines=[])
+cli._run(**cli._own_run().make_context("run", ["--env", "smoke"]).params)
 """
+
+
+def options(*words: str) -> dict[str, Any]:
+    """What `kedro run` makes of these words."""
+    return cli._own_run().make_context("run", list(words)).params
 
 
 def run(**environment: str) -> "subprocess.CompletedProcess[str]":
@@ -47,5 +54,29 @@ def test_a_shells_own_run_asks_for_no_parent(monkeypatch: pytest.MonkeyPatch) ->
     for variable in cli.OWN.values():
         monkeypatch.setenv(variable, "")  # set by the run, and as before afterwards
     monkeypatch.setattr(snapshot, "enter", lambda root: None)  # this process goes on with the modules that it has
-    cli._run(fresh=False, env="smoke", pipelines=[])
+    cli._run(**options("--env", "smoke"))
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--nodes", "trian_sft"], r"no.* nodes named \['trian_sft'\]; there are the nodes build_corpus, .*train_sft"),
+        (
+            ["--pipelines", "corpus", "--tags", "train"],
+            "no nodes after .*; there are the nodes build_corpus and",
+        ),
+        (["--to-outputs", "nowhere"], r"datasets named \['nowhere'\]"),
+        (["--namespaces", "none"], "namespaces"),
+        (["--runner", "Runer"], "--runner Runer: .*Runer.*leave it out"),
+        (["--runner", "nowhere.Runner"], "--runner nowhere.Runner: No module named"),
+    ],
+)
+def test_a_selection_of_what_is_not_there_is_one_sentence(words: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        cli.check_selection(options("--env", "smoke", *words))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_selection_of_what_is_there_is_taken() -> None:
+    cli.check_selection(options("--env", "smoke", "--pipelines", "sft", "--nodes", "train_sft", "--tags", "sft"))
