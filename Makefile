@@ -46,8 +46,8 @@ run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the tabl
 repro: $(READY) ## what is stale, or only STAGE; FORCE=1 runs it even if nothing changed
 	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
 
-plan: $(READY) ## each stage: fresh, stale, missing, interrupted or failed, the first reason, and how long it will take
-	@python -m pipelines.status --env $(PROFILE)
+plan: $(READY) ## each stage: fresh, recalled, stale, missing, interrupted or failed, why, and how long it will take; VERIFY=1 reads every byte
+	@python -m pipelines.status --env $(PROFILE) $(if $(VERIFY),--verify)
 
 why: $(READY) ## what made STAGE stale, old → new, through the stages before it
 	@python -m pipelines.why $(if $(STAGE),$(STAGE),$(error name a stage: make why STAGE=sft)) --env $(PROFILE)

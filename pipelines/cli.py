@@ -6,6 +6,8 @@ It runs from a snapshot of the code: what this process has imported to come here
 import copy
 import importlib
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +21,7 @@ from engine.identity import snapshot
 from engine.launch.lifetime import die_with_parent
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
-from pipelines.hooks import DETACH, DRY_RUN, FRESH
+from pipelines.hooks import DETACH, DRY_RUN, FORCED, FRESH
 from pipelines.manifest import CODE, ROOT, load_manifest
 
 RUNNER = "pipelines.runner.StageRunner"
@@ -32,6 +34,9 @@ EVERYTHING = "__default__"
 OWN = {"fresh": FRESH, "detach": DETACH, "dry_run": DRY_RUN}
 """Our options, each a flag, and the variable in which the runner finds it."""
 
+_FORCE = re.compile(r"--force(-downstream)?|-[hqvfispPRk]*f.*")
+"""The option of `dvc repro` and `dvc exp run`, alone or among other letters, of which those before it take no value."""
+
 
 @click.group(name="k2-pipeline")
 def cli() -> None:
@@ -40,11 +45,22 @@ def cli() -> None:
 
 def _run(**options: Any) -> Any:
     if "DVC_STAGE" in os.environ:
-        die_with_parent(int(os.environ.pop(PARENT, "") or os.getppid()))  # or: a shell that has no PPID
+        dvc = int(os.environ.pop(PARENT, "") or os.getppid())  # or: a shell that has no PPID
+        die_with_parent(dvc)
+        os.environ[FORCED] = "1" if is_forced(dvc) else ""
     with report_errors():
         snapshot.enter(ROOT)
     configure_project(__package__)
     return importlib.import_module(__name__).run_here(**options)
+
+
+def is_forced(dvc: int) -> bool:
+    """Return whether the DVC of this process id was told to run what is fresh too: it tells a stage nothing of that."""
+    try:
+        words = Path(f"/proc/{dvc}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    return any(_FORCE.fullmatch(word) for word in words)
 
 
 def run_here(**options: Any) -> Any:

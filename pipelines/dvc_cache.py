@@ -5,11 +5,11 @@ import json
 import re
 import shutil
 import subprocess
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from engine.artifacts.files import digest_bytes
-from engine.artifacts.manifest import MANIFEST
+from engine.artifacts.manifest import MANIFEST, parsed
 from engine.artifacts.names import checked_names
 from engine.errors import UserError
 from pipelines.manifest import ROOT
@@ -21,14 +21,8 @@ class DvcCache:
     """What DVC has kept of outputs, older ones too, until `dvc gc`."""
 
     def __init__(self) -> None:
-        """Ask DVC where its files are, since a team may have them elsewhere. Raises UserError where it does not say."""
-        try:
-            done = subprocess.run(["dvc", "cache", "dir"], cwd=ROOT, capture_output=True, text=True, check=True)
-        except FileNotFoundError as error:
-            raise UserError("there is no `dvc` on PATH: `source .venv/bin/activate`.") from error
-        except subprocess.CalledProcessError as error:
-            raise UserError(f"`dvc cache dir` failed: {' '.join(error.stderr.split())}") from error
-        self.root = (ROOT / done.stdout.strip()).resolve() / "files" / "md5"
+        """Find it. Raises UserError where DVC does not say where it is."""
+        self.root = _location(ROOT) / "files" / "md5"
 
     def object(self, md5: str) -> Path:
         """The place of a file of this MD5, there or not."""
@@ -69,6 +63,21 @@ class DvcCache:
                 f"{listing} in DVC's cache lists no files of one directory ({error}): remove it."
             ) from error
 
+    def holds(self, digest: str) -> bool:
+        """Whether it keeps every file of the sealed directory of this content digest, by its size."""
+        listed = self.directories.get(digest)
+        if listed is None:
+            return False
+        try:
+            wanted = parsed(self.object(listed[MANIFEST]), "make it again")["files"]
+        except UserError:  # no manifest of ours
+            return False
+        kept = {name: self.object(md5) for name, md5 in listed.items()}
+        return all(
+            name in kept and kept[name].is_file() and kept[name].stat().st_size == want["size"]
+            for name, want in wanted.items()
+        )
+
     def copy(self, digest: str, to: Path) -> None:
         """Copy the sealed directory of this content digest to `to`. Raises FileNotFoundError where it is not kept."""
         if digest not in self.directories:
@@ -76,6 +85,18 @@ class DvcCache:
         for name, md5 in self.directories[digest].items():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.object(md5), to / name)
+
+
+@cache
+def _location(root: Path) -> Path:
+    """Ask DVC where its files are, since a team may have them elsewhere; the answer takes a second."""
+    try:
+        done = subprocess.run(["dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=True)
+    except FileNotFoundError as error:
+        raise UserError("there is no `dvc` on PATH: `source .venv/bin/activate`.") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"`dvc cache dir` failed: {' '.join(error.stderr.split())}") from error
+    return (root / done.stdout.strip()).resolve()
 
 
 def _files(listing: Path) -> dict[str, str]:

@@ -176,11 +176,6 @@ def digest_of(profile: str | None, dataset: str) -> str | None:
     return content_digest(path)
 
 
-def is_published(profile: str | None, outputs: dict[str, str]) -> bool:
-    """Whether what is there is just this: dataset → content digest, as a run record has it."""
-    return all(digest_of(profile, name) == digest for name, digest in outputs.items())
-
-
 def producer(dataset: str) -> str:
     """The stage that makes a dataset."""
     return str(catalog_entries(None)[dataset]["stage"])

@@ -17,6 +17,10 @@ FRESH, DETACH, DRY_RUN = "K2_FRESH", "K2_DETACH", "K2_DRY_RUN"
 """How `kedro run --fresh`, `--detach` and `--dry-run` tell the runner: Kedro hands no option of ours through."""
 
 
+FORCED = "K2_FORCED"
+"""In the environment of a stage that DVC was told to run whatever was made before."""
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What the runner needs to know of the run besides pipeline and catalog."""

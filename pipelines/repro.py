@@ -30,7 +30,6 @@ from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.ledger import read_ledger
 from pipelines.manifest import ROOT, load_manifest
-from pipelines.recall import FORCED
 
 CODE = "code"
 
@@ -123,8 +122,6 @@ def main() -> NoReturn:
         check_configuration(profile)
         read_ledger(profile)
         take_turn(profile, asked.stage)
-        if asked.force:
-            os.environ[FORCED] = "1"
         begun = now()
         status, interrupted = run(command(profile, *stages, force=asked.force))
         last = stopped(profile, begun) if status else ""

@@ -39,7 +39,7 @@ from pipelines.datasets import publishing_after
 from pipelines.errors import user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import CODE, COMPUTE_CLASSES, ROOT, load_manifest
-from pipelines.recall import recall
+from pipelines.recall import made_before, recall
 
 
 class StageRunner(SequentialRunner):
@@ -89,6 +89,10 @@ class StageRun:
         with lock(place / "lock", what) as held:
             parts = self._key_parts()
             key = stage_key(**parts)
+            made = made_before(profile, self.stage, key, place / key)
+            if made.is_done:
+                say(f"stage {self.stage}  fresh under key {key} since {made.then}, nothing to do")
+                return
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
             snapshot.keep_for(workspace, CODE)
@@ -99,8 +103,7 @@ class StageRun:
                 say(f"stage {self.stage}  resumed from {kept}")
             clock = time.monotonic()
             try:
-                begins = begun["attempt"] == 1  # work under way, a job's perhaps, is gone on with
-                earlier = recall(profile, self.stage, key, workspace, say) if begins else None
+                earlier = recall(profile, made, workspace, say)
                 for node in self.nodes if earlier is None else ():
                     self._run_node(node, parts, workspace, held)
             except (KeyboardInterrupt, drain.Drained) as error:

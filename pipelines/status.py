@@ -1,16 +1,16 @@
-"""`make plan`: each stage as fresh, stale, missing, interrupted or failed, with the first reason and how long it takes.
+"""`make plan`: every stage's state, with the first reason and how long it will take.
 
-A stage is fresh if a good run of it had today's key and its outputs are the ones that run left. The key is the same
-one that the stage itself makes, so the plan, DVC and the Dagster badges agree. It has failed if its last run did, under
-today's key: another key has not been tried. It is interrupted if it would run, and unfinished work of today's key goes
-on.
+A stage is fresh if a good run of it had today's key and its outputs are the ones that run left; recalled if they are
+not there but kept, so that they come back without a run. The key is the same one that the stage itself makes, so the
+plan, DVC and the Dagster badges agree. It has failed if its last run did, under today's key: another key has not been
+tried. It is interrupted if it would run, and unfinished work of today's key goes on. Else it is stale, or missing where
+there is nothing. VERIFY=1 reads every byte of what is there.
 
-    python -m pipelines.status --env laptop
+    python -m pipelines.status --env laptop [--verify]
 """
 
 import argparse
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
@@ -26,14 +26,21 @@ from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
+from pipelines.estimate import estimate
 from pipelines.ledger import read_ledger
 from pipelines.manifest import load_manifest
+from pipelines.standing import Standing, goes_on, harm_of, standing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-State = Literal["fresh", "stale", "missing", "interrupted", "failed"]
-COLOURS = {"fresh": "green", "stale": "yellow", "missing": "white", "interrupted": "cyan", "failed": "red"}
+State = Literal["fresh", "recalled", "stale", "missing", "interrupted", "failed"]
+NO_RUN = ("fresh", "recalled")
+"""States in which a stage's outputs are, or will be, what today's key makes, without a run."""
+COLOURS: dict[State, str] = {
+    **{"fresh": "green", "recalled": "blue", "stale": "yellow"},
+    **{"missing": "white", "interrupted": "cyan", "failed": "red"},
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,17 @@ class StageStatus:
     seconds: float | None
     """What the last good run took."""
     estimate: float | None = None
-    """The median of what good runs took."""
+    """What it will take by the good runs, scaled to today's parameters; 0 where outputs come back."""
     parts: dict[str, Any] | None = None
     """What today's key is made of."""
 
 
-def stage_status(profile: str | None = None) -> dict[str, StageStatus]:
-    """The state of every stage of a profile, in order.
+def stage_status(profile: str | None = None, *, read: bool = False) -> dict[str, StageStatus]:
+    """Return the state of every stage of a profile, in order.
+
+    Args:
+        profile: whose; None for the default one.
+        read: look at every byte of the outputs; else at sizes, and at the bytes of files touched since they were made.
 
     Raises:
         UserError: what a run would refuse before its first stage, or a damaged dvc.lock.
@@ -65,28 +76,32 @@ def stage_status(profile: str | None = None) -> dict[str, StageStatus]:
     found: dict[str, StageStatus] = {}
     with graph.library() as modules:
         for stage in load_manifest().stages:
-            found[stage] = _status(stage, profile, found, modules)
+            found[stage] = _status(stage, profile, found, modules, read)
     return found
 
 
 def _status(
-    stage: str, profile: str | None, before: dict[str, StageStatus], modules: Library | None = None
+    stage: str, profile: str | None, before: dict[str, StageStatus], modules: Library | None, read: bool
 ) -> StageStatus:
     outline = graph.stage_graph(stage)
     runs = read_records(graph.runs_folder(profile, stage))
     good = [run for run in runs if run["outcome"] in GOOD]
     parts = stage_file(stage, profile, modules)
-    inputs = {name: graph.digest_of(profile, name) for name in outline.inputs}
+    inputs = {name: _expected(profile, name, before) for name in outline.inputs}
     whole = {name: digest for name, digest in inputs.items() if digest is not None}
     key = stage_key(**parts, inputs=whole) if len(whole) == len(inputs) else None
     now = {**parts, "inputs": inputs}
-    last = _to_compare_with(good, key, profile)
-    state, reason = _judge(profile, outline, runs, last, key, now, before)
-    inputs_fresh = all(before[graph.producer(name)].state == "fresh" for name in outline.inputs)
-    if state in {"stale", "missing"} and inputs_fresh and (paused := _paused(profile, stage, key, runs)):
+    made = standing(profile, key, good, read=read)
+    if not made.is_done and key and goes_on(graph.work_folder(profile) / stage / key):
+        made = Standing()
+    last = made.record if made.is_done or made.comes_back else good[-1] if good else None
+    state, reason = _judge(profile, outline, runs, last, made, key, now, before, read)
+    ready = all(before[graph.producer(name)].state in NO_RUN for name in outline.inputs)
+    if state in {"stale", "missing"} and ready and (paused := _paused(profile, stage, key, runs)):
         state, reason = "interrupted", paused
     seconds = float(last["seconds"]) if last else None
-    return StageStatus(stage, state, reason, key, last, seconds, estimate(good), now)
+    takes = 0.0 if state == "recalled" else estimate(stage, good, parts["parameters"])
+    return StageStatus(stage, state, reason, key, last, seconds, takes, now)
 
 
 def _paused(profile: str | None, stage: str, key: str | None, runs: list[dict[str, Any]]) -> str:
@@ -100,20 +115,12 @@ def _paused(profile: str | None, stage: str, key: str | None, runs: list[dict[st
     return str(runs[-1]["error"]) if last == INTERRUPTED else ""
 
 
-def _to_compare_with(good: list[dict[str, Any]], key: str | None, profile: str | None) -> dict[str, Any] | None:
-    """The good run that made what is there under today's key (`git` and `dvc checkout` bring older ones back).
-
-    Where none did, the last good run; None if there was none.
-    """
-    made_this = [run for run in good if run["key"] == key and graph.is_published(profile, run["outputs"])]
-    return (made_this or good)[-1] if good else None
-
-
-def estimate(good: list[dict[str, Any]]) -> float | None:
-    """How long a stage will take: the median of its good runs; None if it never ran."""
-    # outputs that were adopted or came back took no time of the stage's own
-    took = [float(run["seconds"]) for run in good if run["outcome"] not in {ADOPTED, RECALLED}]
-    return median(took) if took else None
+def _expected(profile: str | None, name: str, before: dict[str, StageStatus]) -> str | None:
+    """The digest that an input has now, or will have when its stage's outputs are back; None if it is not there."""
+    made = before[graph.producer(name)]
+    if made.state == "recalled" and made.record:
+        return str(made.record["outputs"][name])
+    return graph.digest_of(profile, name)
 
 
 def _judge(
@@ -121,25 +128,24 @@ def _judge(
     outline: graph.StageGraph,
     runs: list[dict[str, Any]],
     last: dict[str, Any] | None,
+    made: Standing,
     key: str | None,
     now: dict[str, Any],
     before: dict[str, StageStatus],
+    read: bool,
 ) -> tuple[State, str]:
     if runs and runs[-1]["outcome"] == "failed" and runs[-1]["key"] == key:
         return "failed", str(runs[-1]["error"])
     if last is None:
         return "missing", "never run"
-    waiting = [
-        name for name in dict.fromkeys(graph.producer(name) for name in outline.inputs) if before[name].state != "fresh"
-    ]
+    producers = dict.fromkeys(graph.producer(name) for name in outline.inputs)
+    waiting = [name for name in producers if before[name].state not in NO_RUN]
     if waiting:
         return "stale", f"its input stage {waiting[0]} is {before[waiting[0]].state}"
-    for name, digest in last["outputs"].items():
-        found = graph.digest_of(profile, name)
-        if found is None:
-            return "missing", f"{name} is not there"
-        if found != digest:
-            return "stale", f"{name} is not what the last run left"
+    if made.comes_back:
+        return "recalled", f"comes back from {made.then}, no run: {made.harm}"
+    if not made.is_done and (harm := harm_of(profile, last, read=read)):
+        return ("missing" if harm.endswith("is not there") else "stale"), harm
     if key != last["key"]:
         changes = differences(last["parts"], now)
         why = command("why", profile, STAGE=outline.name)
@@ -155,38 +161,44 @@ def main() -> None:
     """Print the plan."""
     parser = argparse.ArgumentParser(description="What would run, and why.")
     parser.add_argument("--env", default=None, help="profile")
+    parser.add_argument("--verify", action="store_true", help="read every byte of what is there")
+    asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(parser.parse_args().env)
-        print_plan(profile)
+        print_plan(load_manifest().profile(asked.env), read=asked.verify)
 
 
-def print_plan(profile: str) -> None:
-    """One line a stage, and how long those that are not fresh will take."""
+def print_plan(profile: str, *, read: bool = False) -> None:
+    """Print one line a stage, and how long those that would run will take."""
     from rich.table import Table
 
     table = Table(title=f"plan of profile {profile}", title_justify="left")
     for column in ("stage", "state", "why"):
         table.add_column(column, overflow="fold")
     table.add_column("takes", justify="right", no_wrap=True)
-    statuses = list(stage_status(profile).values())
+    statuses = list(stage_status(profile, read=read).values())
     for status in statuses:
         colour = COLOURS[status.state]
-        table.add_row(status.stage, f"[{colour}]{status.state}[/]", escape(status.reason), duration(status.estimate))
+        takes = "no run" if status.state == "recalled" else duration(status.estimate)
+        table.add_row(status.stage, f"[{colour}]{status.state}[/]", escape(status.reason), takes)
     console = screen()
     console.print(table)
-    console.print(total([status for status in statuses if status.state != "fresh"], len(statuses)), soft_wrap=True)
+    console.print(total(statuses), soft_wrap=True)
 
 
-def total(due: list[StageStatus], of: int) -> str:
-    """How many stages would run, and how long by what past runs took."""
+def total(statuses: list[StageStatus]) -> str:
+    """Say how many stages would run, how long by what past runs took, and how many come back without."""
+    due = [status for status in statuses if status.state not in NO_RUN]
+    back = sum(status.state == "recalled" for status in statuses)
+    come = f"{back} {'stage comes' if back == 1 else 'stages come'} back without a run" if back else ""
     if not due:
-        return "All is fresh."
+        return f"Nothing would run: {come}." if come else "All is fresh."
     known = [status.estimate for status in due if status.estimate is not None]
     unknown = [status.stage for status in due if status.estimate is None]
     parts = [f"about {duration(sum(known))}"] if known else []
     never = f"{len(unknown)} stages" if len(unknown) > 3 else ", ".join(unknown)
     parts += [f"unknown for {never}, never timed"] if unknown else []
-    return f"{len(due)} of {of} stages would run: {'; '.join(parts)}."
+    also = f" {come}." if come else ""
+    return f"{len(due)} of {len(statuses)} stages would run: {'; '.join(parts)}.{also}"
 
 
 def duration(seconds: float | None) -> str:

@@ -20,7 +20,7 @@ from engine.identity.records import GOOD, read_records
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.manifest import load_manifest
-from pipelines.status import COLOURS, StageStatus, duration, screen, stage_status
+from pipelines.status import COLOURS, NO_RUN, StageStatus, duration, screen, stage_status
 
 MOST = 12
 """Changes shown of one stage: all of it is to fit on one screen."""
@@ -66,7 +66,7 @@ class Why:
 
     def _reasons(self, tree: Tree, status: StageStatus, told: set[str]) -> None:
         """Add what changed in a stage itself, then what comes of the stages before it."""
-        if status.state == "fresh":
+        if status.state in NO_RUN:
             return
         changes = self._changes(status)
         own = [change for change in changes if change.kind != "input"]
@@ -101,7 +101,7 @@ class Why:
         inputs: dict[str, list[str]] = {}
         for name in graph.stage_graph(status.stage).inputs:
             inputs.setdefault(graph.producer(name), []).append(name)
-        return ((producer, names) for producer, names in inputs.items() if self.statuses[producer].state != "fresh")
+        return ((producer, names) for producer, names in inputs.items() if self.statuses[producer].state not in NO_RUN)
 
     def _input(self, branch: Tree, change: Change) -> None:
         """Why an input differs: what its stage was made of then and in its latest run."""

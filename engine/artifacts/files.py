@@ -105,6 +105,12 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def fsync_directory(path: Path) -> None:
     """Make renames inside `path` durable."""
     handle = os.open(path, os.O_RDONLY)
@@ -122,8 +128,7 @@ def files_below(directory: Path) -> Iterator[Path]:
 def fsync_tree(directory: Path) -> None:
     """Make every file below `directory` durable before it is published."""
     for path in files_below(directory):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync_file(path)
     fsync_directory(directory)
 
 
@@ -142,19 +147,43 @@ def publish(source: Path, target: Path) -> None:
     Both must lie on one file system. Killed at any moment, `target` is the old directory or the new one
     (where the file system has no exchange, for an instant it stands aside as `.old`; `heal` brings it back).
     """
-    fsync_tree(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    heal(target)
+    publish_all({target: source})
+
+
+def publish_all(ready: dict[Path, Path]) -> None:
+    """Put finished directories and files (target → source) in place: all of them, or none where one cannot be.
+
+    What stood there is removed when all are in place; where one cannot be, what stood there is put back and every
+    source is where it was. Killed in between, each target is wholly the old or the new one.
+    """
+    for source in ready.values():
+        fsync_tree(source) if source.is_dir() else fsync_file(source)
+    swapped: list[Path] = []
+    try:
+        for target, source in ready.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            heal(target)
+            _swap(source, target)
+            swapped.append(target)
+    except OSError:
+        for target in reversed(swapped):
+            _swap(ready[target], target) if ready[target].exists() else os.rename(target, ready[target])
+        raise
+    for target, source in ready.items():
+        if source.exists():  # the older one
+            shutil.rmtree(source) if source.is_dir() else source.unlink()
+        fsync_directory(target.parent)
+
+
+def _swap(source: Path, target: Path) -> None:
+    """Put `source` at `target`, and at `source` what stood there, if anything did."""
     if not target.exists():
         os.rename(source, target)
-    elif exchange(source, target):
-        shutil.rmtree(source)
-    else:
+    elif not exchange(source, target):
         aside = _aside(target)
         os.rename(target, aside)
         os.rename(source, target)
-        shutil.rmtree(aside)
-    fsync_directory(target.parent)
+        os.rename(aside, source)
 
 
 def heal(target: Path) -> None:

@@ -4,6 +4,8 @@ It names only what the content determines (schema version, stage, dataset, each 
 counts); who made it, when and how long it took stand in the run record.
 """
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +108,22 @@ def parsed(path: Path, remedy: str) -> dict[str, Any]:
     return manifest
 
 
-def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
+class Damaged(UserError):
+    """A file of a sealed directory is not what its manifest says; `what` says it without path and remedy."""
+
+    def __init__(self, directory: Path, name: str, harm: str, remedy: str) -> None:
+        super().__init__(f"{directory / name} {harm}: {remedy}.")
+        self.what = f"{name} {harm}"
+
+
+def verify(directory: Path, *, stage: str, dataset: str, since: float | None = None) -> dict[str, Any]:
     """Check every file of a published directory against its manifest; return the manifest.
+
+    Args:
+        directory: the directory.
+        stage: the stage that made it.
+        dataset: its name in the catalog.
+        since: files that were not touched since this time (POSIX) are taken by their size; None reads all of them.
 
     Raises:
         UserError: a file is missing, truncated, changed, unknown, a link or a device.
@@ -120,22 +136,34 @@ def verify(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
     except BadName as error:
         raise UserError(f"{error}: {remedy}.") from error
     for name, want in manifest["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing although {MANIFEST} lists it: {remedy}.")
-        size = path.stat().st_size
-        if size != want["size"]:
-            raise UserError(
-                f"{path} is {'truncated' if size < want['size'] else 'longer than sealed'}: "
-                f"{size} bytes where {MANIFEST} says {want['size']}; {remedy}."
-            )
-        if digest_file(path) != want["blake2b"]:
-            raise UserError(f"{path} does not match its hash in {MANIFEST}, so it was changed after sealing: {remedy}.")
+        if harm := _harm(directory / name, want, since):
+            raise Damaged(directory, name, harm, remedy)
     known = {*manifest["files"], MANIFEST}
     for path in files_below(directory):
-        if path.relative_to(directory).as_posix() not in known:
-            raise UserError(f"{path} is not in {MANIFEST}: remove it, or {remedy}.")
+        name = path.relative_to(directory).as_posix()
+        if name not in known:
+            raise Damaged(directory, name, f"is not in {MANIFEST}", f"remove it, or {remedy}")
     return manifest
+
+
+def _harm(path: Path, want: dict[str, Any], since: float | None) -> str | None:
+    """What is wrong with a file, in words; None if nothing is."""
+    if not path.is_file():
+        return f"is missing although {MANIFEST} lists it"
+    state = path.stat()
+    if state.st_size != want["size"]:
+        how = "truncated" if state.st_size < want["size"] else "longer than sealed"
+        return f"is {how}, {state.st_size} bytes where {MANIFEST} says {want['size']}"
+    if (since is None or state.st_mtime >= since) and digest_file(path) != want["blake2b"]:
+        _mark_as_touched(path)
+        return f"does not match its hash in {MANIFEST}, so it was changed after sealing"
+    return None
+
+
+def _mark_as_touched(path: Path) -> None:
+    """Give a file that changed without a trace (a bad disc) the time of now: DVC reads what was touched, no more."""
+    with contextlib.suppress(OSError):  # a read-only disc: whoever heals it is told by the error itself
+        os.utime(path)
 
 
 def content_digest(directory: Path) -> str | None:

@@ -40,10 +40,7 @@ def publish_by_hash(source: Path, target: Path, store: Path) -> None:
 def publish_links(held: Path, target: Path) -> None:
     """Put the manifest of a payload in the store, and links to its files, at `target`, whole."""
     partial = target.with_name(f".{target.name}.links")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shutil.copyfile(held / MANIFEST, partial / MANIFEST)
-    _link_files(partial, held, set(_files(held)), at=target)
+    lay_links(held, partial, at=target)
     publish(partial, target)
 
 
@@ -91,6 +88,29 @@ def verify_payload(held: Path, *, stage: str, dataset: str, files: dict[str, dic
     for name, want in files.items():
         if found[name] != want["blake2b"]:
             raise UserError(f"{held / name} does not match its hash in {MANIFEST}: {remedy}.")
+
+
+def check(held: Path, *, stage: str, dataset: str, read: bool) -> None:
+    """Check that a payload is the one of its name and whole; `read` looks at every byte, remembered or not.
+
+    Raises:
+        UserError: it is not there, another's, or damaged.
+
+    """
+    if content_digest(held) != held.name:
+        raise UserError(f"{held} does not hold what its name says: {make_again(stage, held, force=True)}.")
+    if read:
+        sums.forget(held)
+    wanted = read_manifest(held, stage=stage, dataset=dataset)["files"]
+    verify_payload(held, stage=stage, dataset=dataset, files=wanted)
+
+
+def lay_links(held: Path, directory: Path, at: Path) -> None:
+    """Make `directory`, from scratch, the manifest and links of a payload as they must read when it stands at `at`."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    shutil.copyfile(held / MANIFEST, directory / MANIFEST)
+    _link_files(directory, held, set(_files(held)), at=at)
 
 
 def unnamed(store: Path, named: Iterable[str]) -> list[Path]:

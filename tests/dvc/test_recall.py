@@ -1,5 +1,9 @@
 """What was made before under the same key comes back: neither DVC nor a person has it made again."""
 
+import os
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,7 @@ def test_who_asks_for_a_run_gets_one(project: Project) -> None:
     """Of a fresh stage, of one that would come back, and of one that was begun and is not done."""
     key = project.records(STAGE)[-1]["key"]
     project.run("dvc", "repro", "-f", "-s", TARGET)
+    project.run("dvc", "repro", "-f", TARGET)
     project.append(PARAMETERS, OTHER)
     project.run("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", STAGE, "--force")
     project.edit(PARAMETERS, OTHER, "")
@@ -71,7 +76,7 @@ def test_who_asks_for_a_run_gets_one(project: Project) -> None:
     begun.mkdir()
     (begun / ".attempts").write_text(".")
     project.repro(TARGET)
-    assert outcomes(project)[-3:] == ["success"] * 3
+    assert outcomes(project)[-4:] == ["success"] * 4
 
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
@@ -90,6 +95,88 @@ def test_what_is_damaged_or_gone_is_made_again(project: Project) -> None:
     assert "its trajectories is not kept any more: it runs again" in done.stdout + done.stderr
     assert outcomes(project)[-1] == "success"
     assert digest_file(table) == digest
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) -> None:
+    """After `kedro run` (`make smoke`) DVC's ledger knows nothing; the plan says fresh, and DVC has nothing made."""
+    project.append(PARAMETERS, "  seed: 77\n")
+    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    project.run("kedro", "run", "--env", PROFILE, "--pipelines", STAGE)
+    assert state(project) == "fresh"
+    before = len(outcomes(project))
+    done = project.repro(TARGET)
+    assert ran(done.stdout) == ["code", STAGE]
+    assert "nothing to do" in done.stdout + done.stderr
+    assert len(outcomes(project)) == before, "no run, no record"
+    assert not list(project.data(".work", STAGE).glob("*/"))
+    assert ran(project.repro(TARGET).stdout) == ["code"]
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_every_damage_is_planned_and_healed_from_the_cache(project: Project) -> None:
+    """By the command that the reader of it is sent to, which has the profile in it."""
+    before = project.digests(STAGE)
+    table = next(path for path in files_below(project.data(STAGE, "trajectories")) if path.name != MANIFEST)
+    for harm in (flip, flip_without_a_trace, cut, Path.unlink):
+        harm(table)
+        if harm is flip_without_a_trace:
+            assert state(project) == "fresh", "sizes and times are as they were"
+            assert state(project, "--verify") == "recalled"
+        assert state(project) == "recalled"
+        heal(project, refusal(project, "trajectories"))
+        assert project.digests(STAGE) == before
+        assert outcomes(project)[-1] == "recalled"
+        assert state(project) == "fresh"
+
+
+@pytest.mark.parametrize("project", ["by_hash"], indirect=True)
+def test_a_payload_that_is_gone_is_made_again_by_the_command_that_is_named(project: Project) -> None:
+    for path in project.data(".store").glob("*/"):
+        shutil.rmtree(path)
+    heal(project, refusal(project, "trajectories"))
+    assert outcomes(project)[-1] == "success"
+    assert state(project) == "fresh"
+
+
+def flip(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def flip_without_a_trace(path: Path) -> None:
+    """Change a byte as a bad disc does: size and time are as they were."""
+    times = path.stat()
+    flip(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def state(project: Project, *options: str) -> str:
+    """The plan's word on the stage."""
+    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE, *options).stdout
+    (line,) = [line for line in plan.splitlines() if f" {STAGE} " in line]
+    return line.split("│")[2].strip()
+
+
+def refusal(project: Project, dataset: str) -> str:
+    """What a stage that loads a dataset is told."""
+    script = (
+        "from pipelines import graph; from pipelines.errors import report_errors\n"
+        f"with report_errors(): graph.dataset({PROFILE!r}, {dataset!r}).load()"
+    )
+    done = project.run("python", "-c", script, check=False)
+    assert done.returncode == 1, done.stderr
+    return done.stderr
+
+
+def heal(project: Project, error: str) -> None:
+    """Run the command that an error names, on what is installed already."""
+    (command,) = set(re.findall("`(make [^`]+)`", error))
+    assert f"PROFILE={PROFILE}" in command
+    project.run(*shlex.split(command), "READY=")
 
 
 def held(project: Project) -> list[Path]:

@@ -138,7 +138,7 @@ def test_never_run(runs, now, monkeypatch) -> None:
     assert told("corpus") == "corpus is missing: never run"
     plan = status.stage_status(PROFILE)
     assert {one.state for one in plan.values()} == {"missing"}
-    assert status.total(list(plan.values()), len(plan)) == "9 of 9 stages would run: unknown for 9 stages, never timed."
+    assert status.total(list(plan.values())) == "9 of 9 stages would run: unknown for 9 stages, never timed."
 
 
 def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch) -> None:
@@ -150,14 +150,16 @@ def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch
     assert differences({"code": {"modules": {}}, "parameters": {}, "inputs": {}}, {**now["corpus"], "inputs": {}})
 
 
-def test_time_is_the_median_of_good_runs() -> None:
-    def run(seconds: float, outcome: str = "success") -> dict[str, Any]:
-        return {"seconds": seconds, "outcome": outcome}
+def test_the_time_is_that_of_the_stages_that_would_run() -> None:
+    def stage(name: str, state: status.State, estimate: float | None) -> StageStatus:
+        return StageStatus(name, state, "", None, None, 1, estimate)
 
-    assert status.estimate([run(10), run(30), run(500), run(0, "adopted")]) == 30
-    assert status.estimate([run(0, "adopted")]) is None
-    due = [StageStatus("a", "stale", "", None, None, 1, 200.0), StageStatus("b", "missing", "", None, None, None)]
-    assert status.total(due, 9) == "2 of 9 stages would run: about 3 min 20 s; unknown for b, never timed."
+    statuses = [stage("a", "stale", 200.0), stage("b", "missing", None), stage("c", "fresh", 5.0)]
+    assert status.total(statuses) == "2 of 3 stages would run: about 3 min 20 s; unknown for b, never timed."
+    assert status.total(statuses[2:]) == "All is fresh."
+    back = stage("d", "recalled", 0.0)
+    assert status.total([*statuses[:1], back]).endswith("about 3 min 20 s. 1 stage comes back without a run.")
+    assert status.total([*statuses[2:], back, back]) == "Nothing would run: 2 stages come back without a run."
     assert [status.duration(one) for one in (None, 8.2, 61, 7500)] == ["?", "8 s", "1 min 01 s", "2 h 05 min"]
 
 

@@ -1,0 +1,58 @@
+"""How long a stage will take: what its past runs took, scaled to the parameters of today.
+
+Of a training it is known how its time grows: with the steps, and with the tokens or responses of a step. A run that was
+resumed counts for the steps that it made itself. Of other stages nothing is known, and their past times are taken as
+they are.
+"""
+
+from math import prod
+from statistics import median
+from typing import Any
+
+from engine.identity.key import flatten
+from engine.identity.records import ADOPTED, RECALLED
+
+PHASES = ("warmup", "stable", "decay", "anneal")
+SIZES: dict[str, tuple[str, ...]] = {
+    "pretrain": ("batch_size", "sequence_length"),
+    "extend": ("batch_size", "sequence_length"),
+    "rl": ("inner_steps", "prompts", "samples"),
+}
+"""Stage → the parameters with whose product a step, of rl an iteration, takes longer."""
+
+
+def estimate(stage: str, good: list[dict[str, Any]], parameters: dict[str, Any]) -> float | None:
+    """Return the median of what a stage's good runs would have taken with these parameters, in seconds.
+
+    None if it never ran: outputs that were adopted or came back took no time of the stage's own.
+    """
+    today = flatten(parameters)
+    ran = [run for run in good if run["outcome"] not in {ADOPTED, RECALLED}]
+    return median(float(run["seconds"]) * _growth(stage, run, today) for run in ran) if ran else None
+
+
+def _growth(stage: str, run: dict[str, Any], today: dict[str, Any]) -> float:
+    """How many times the work of a past run the parameters of today ask for; 1 where that cannot be told."""
+    then = run["parts"]["parameters"]
+    before, now = steps(stage, then), steps(stage, today)
+    if not before or not now:
+        return 1.0
+    training = run.get("training") or {}
+    share = 1 - int(training.get("resumed_at") or 0) / int(training.get("steps") or before)
+    return now * _size(stage, today) / (before * _size(stage, then) * share) if share > 0 else 1.0
+
+
+def steps(stage: str, flat: dict[str, Any]) -> int:
+    """Return the steps (of rl, iterations) of a training by its flat parameters; 0 of a stage that does not train."""
+    phases = [flat.get(f"{stage}.schedule.{phase}") for phase in PHASES]
+    if all(isinstance(phase, int) for phase in phases):
+        return sum(phase for phase in phases if phase is not None)
+    single = flat.get(f"{stage}.steps", flat.get(f"{stage}.iterations"))
+    return single if isinstance(single, int) else 0
+
+
+def _size(stage: str, flat: dict[str, Any]) -> float:
+    """How large a step is, in a unit of the stage's own."""
+    own = [flat.get(f"{stage}.{name}") for name in SIZES.get(stage, ())]
+    own += [sum(value for name, value in flat.items() if name.startswith(f"{stage}.batch.") and isinstance(value, int))]
+    return prod(float(value) for value in own if value)

@@ -1,0 +1,123 @@
+"""Where a stage stands under a key: what it has made is there, or is kept and comes back, or it has to run.
+
+The plan and the stage that DVC has started both ask here, so that they agree.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine.artifacts import files, manifest, store
+from engine.errors import UserError
+from pipelines import graph
+from pipelines.dvc_cache import DvcCache
+
+Record = dict[str, Any]
+ASIDE = "recalled"
+"""In a stage's workspace: what is about to come back. Where there is other work, that is gone on with."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a stage under a key.
+
+    Attributes:
+        record: the good run that made it; None if there is none.
+        harm: what is wrong with what is there, in words; None if it is just what that run left.
+        lost: an output that is neither there whole nor kept; None if there is none.
+
+    """
+
+    record: Record | None = None
+    harm: str | None = None
+    lost: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether what the key makes is there."""
+        return self.record is not None and self.harm is None
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is not there, but kept."""
+        return self.record is not None and self.harm is not None and self.lost is None
+
+    @property
+    def then(self) -> str:
+        """When it was made, to the minute."""
+        return str(self.record["finished"])[:16].replace("T", " ") if self.record else "never"
+
+
+def standing(profile: str | None, key: str | None, good: list[Record], *, read: bool) -> Standing:
+    """Return where a stage stands under a key, by its good runs, oldest first.
+
+    Args:
+        profile: whose outputs.
+        key: the stage's key of today; None if it is not known.
+        good: what `good_records` returned.
+        read: look at every byte; else at sizes, and at the bytes of files touched since the run.
+
+    """
+    made = [run for run in good if run["key"] == key]
+    for run in reversed(made):
+        if harm_of(profile, run, read=read) is None:
+            return Standing(run)
+    if not made:
+        return Standing()
+    return Standing(made[-1], harm_of(profile, made[-1], read=read), _lost(profile, made[-1], read))
+
+
+def goes_on(workspace: Path) -> bool:
+    """Return whether there is work under way, which is gone on with whatever was made before."""
+    return workspace.is_dir() and not (workspace / ASIDE).is_dir()
+
+
+def harm_of(profile: str | None, record: Record, *, read: bool) -> str | None:
+    """Return what is wrong with what is there of the outputs that a run left; None if nothing is."""
+    harms = (harm_of_output(profile, record, str(name), read) for name in record["outputs"])
+    return next((harm for harm in harms if harm), None)
+
+
+def harm_of_output(profile: str | None, record: Record, name: str, read: bool) -> str | None:
+    """Return what is wrong with one output; None if it is whole and what the run left."""
+    found = graph.digest_of(profile, name)
+    if found is None:
+        return f"{name} is not there"
+    if found != record["outputs"][name]:
+        return f"{name} is not what the last run left"
+    path = graph.dataset_path(profile, name)
+    since = None if read else datetime.fromisoformat(record["finished"]).timestamp()
+    try:
+        if graph.is_by_hash(profile, name):
+            store.check(graph.payload_store(profile) / found, stage=record["stage"], dataset=path.name, read=read)
+        elif path.suffix != ".json":
+            manifest.verify(path, stage=record["stage"], dataset=path.name, since=since)
+    except UserError as error:
+        return f"{name} is damaged: {getattr(error, 'what', error)}"
+    return None
+
+
+def _lost(profile: str | None, record: Record, read: bool) -> str | None:
+    """The first output that is neither there whole nor kept."""
+    try:
+        cache = DvcCache()
+    except UserError:  # no DVC: what it keeps cannot come back
+        cache = None
+    for name in record["outputs"]:
+        if harm_of_output(profile, record, name, read) and not _is_kept(profile, record, name, read, cache):
+            return str(name)
+    return None
+
+
+def _is_kept(profile: str | None, record: Record, name: str, read: bool, cache: DvcCache | None) -> bool:
+    digest, path = record["outputs"][name], graph.dataset_path(profile, name)
+    if path.suffix == ".json":
+        return bool(files.digest_bytes(files.canonical_json(record["metrics"])) == digest)
+    if graph.is_by_hash(profile, name):
+        try:
+            store.check(graph.payload_store(profile) / digest, stage=record["stage"], dataset=path.name, read=read)
+        except UserError:
+            return False
+        return True
+    return cache is not None and cache.holds(digest)
