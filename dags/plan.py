@@ -7,11 +7,13 @@ that a file was edited a moment ago. So each asset carries both, and the check i
     python -m dags.plan    the plan of the profile in K2_PROFILE as JSON, in a process that has just read every file
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,7 +22,7 @@ from dags.attending import attended_by_dagster, attended_by_driver
 from dags.home import PROFILE_VARIABLE, chosen_profile
 from dags.metadata import latest_check, reported
 from dags.versions import working_tree
-from engine.artifacts.files import digest_bytes
+from engine.artifacts.files import digest_bytes, files_below
 from engine.identity.records import read_record
 from pipelines import graph, sources
 from pipelines.errors import report_errors
@@ -28,9 +30,7 @@ from pipelines.manifest import ROOT, load_manifest
 from pipelines.status import stage_status
 
 PLAN = "plan"
-ABOUT = (
-    "Passed if `make plan` says fresh; else the reason: stale, missing, interrupted (a warning) or failed (an error)."
-)
+ABOUT = "Passed if `make plan` says fresh; else its state and the reason: a warning, or an error where it failed."
 Plan = dict[str, dict[str, str | None]]
 """Stage → state, reason and the name of its last good run's record."""
 
@@ -107,14 +107,19 @@ def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: 
 
 
 def touched(profile: str) -> str:
-    """Return a digest of what the plan depends on: code, configuration, data, run records, the outputs' manifests."""
+    """Return a digest of what the plan reads: code, configuration, data, run records, sizes and times of outputs."""
     stamps = [working_tree(), sources.touched(profile)]
     stamps += [path.name for path in sorted((graph.data_folder(profile) / ".runs").glob("*/*.json"))]
     for dataset in graph.catalog_entries(None):
-        path = graph.dataset_path(profile, dataset)
-        seal = path if path.suffix == ".json" else path / "manifest.json"
-        stamps.append(f"{dataset} {seal.stat().st_mtime_ns if seal.is_file() else 'absent'}")
+        stamps += [f"{dataset} {stamp}" for stamp in _stamps(graph.tracked_path(profile, dataset))]
     return digest_bytes("\n".join(stamps).encode())
+
+
+def _stamps(path: Path) -> Iterator[str]:
+    """Name, size and time of what DVC tracks of an output: its files, or its manifest where they lie by hash."""
+    for file in files_below(path) if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):  # a stage that publishes has just exchanged it
+            yield f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
 def _read(profile: str) -> Plan:

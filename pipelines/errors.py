@@ -1,6 +1,7 @@
 """At the edge: an error that the user can put right is one sentence and exit code 1, never a traceback."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,28 @@ from engine.errors import UserError
 from engine.remedy import completed
 from pipelines.output import outlive_readers
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
+_AGAIN = "and run the same command again; earlier artifacts are intact"
+_REFUSALS: dict[int, str] = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "the disc is full while writing {where}: free some space (`make clean` helps)"
+    ),
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "too many files are open, {where} among them: raise the limit (`ulimit -n 4096`)"
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "user {uid} may not use {where}: make it that user's (`chown -R {uid} {where}`)"
+    ),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR), "{where}: a file stands where a folder belongs: move it out of the way"
+    ),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "{where} cannot be read or written, its disc or server fails: mend it"),
+    errno.EROFS: "{where} lies on a read-only file system: remount it, or work in a clone elsewhere",
+    errno.EISDIR: "{where}: a folder stands where a file belongs: move it out of the way",
+    errno.ELOOP: "{where}: its links lead in a circle: remove one",
+}
+"""What the operating system refuses, and what puts it right."""
+_NAMELESS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS}
+"""Those of which it need not say the file: a network's refusals have other numbers."""
 
 
 def user_error(error: BaseException | None) -> UserError | None:
@@ -21,15 +43,19 @@ def user_error(error: BaseException | None) -> UserError | None:
     return None
 
 
-def full_disc(error: BaseException | None) -> UserError | None:
-    """What to say if the disc is full somewhere in an exception's chain of causes."""
+def refused_by_system(error: BaseException | None) -> UserError | None:
+    """The sentence on a file that the operating system refuses somewhere in an exception's chain of causes.
+
+    None for what is no such refusal: a file that is not there is a defect of ours, or has a sentence of its own.
+    """
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or "No space left on device" in str(error):
-            where = getattr(error, "filename", None) or "the data folder"
-            return UserError(
-                f"the disc is full while writing {where}: free some space (`make clean` helps) and run the same "
-                "command again; earlier artifacts are intact."
-            )
+        number = error.errno if isinstance(error, OSError) else None
+        if "No space left on device" in str(error):  # libraries that write files themselves keep no number
+            number = errno.ENOSPC
+        where = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        if number in _REFUSALS and (where or number in _NAMELESS):
+            said = _REFUSALS[number].format(where=where or "the data folder", uid=os.geteuid())
+            return UserError(f"{said} {_AGAIN}.")
         error = error.__cause__ or error.__context__
     return None
 
@@ -48,7 +74,7 @@ def report_errors(profile: str | None = None) -> Iterator[None]:
         print("stopped by Ctrl-C; the same command goes on.", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        found = user_error(error) or full_disc(error)
+        found = user_error(error) or refused_by_system(error)
         if found is None:
             raise
         sentence = completed(str(found), profile) if profile else str(found)

@@ -26,7 +26,7 @@ from engine.launch.torchrun import LOST
 from engine.progress import silence
 from pipelines import gates, graph, truth
 from pipelines.datasets import TableDataset
-from pipelines.errors import full_disc, report_errors, user_error
+from pipelines.errors import refused_by_system, report_errors, user_error
 from pipelines.manifest import CODE, load_manifest
 
 JOB_PATIENCE_SECONDS = 60.0
@@ -88,7 +88,7 @@ def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = user_error(error) or full_disc(error)
+        found = user_error(error) or refused_by_system(error)
         if found is None:
             raise
         try:

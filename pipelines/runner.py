@@ -36,7 +36,7 @@ from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from engine.training.position import position
 from pipelines import code, dispatch, gates, graph, truth
 from pipelines.datasets import publishing_after
-from pipelines.errors import user_error
+from pipelines.errors import refused_by_system, user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.manifest import CODE, COMPUTE_CLASSES, ROOT, load_manifest
 from pipelines.recall import made_before, recall
@@ -296,4 +296,5 @@ def _outcome(error: BaseException | None) -> str:
 def _sentence(error: BaseException | None, profile: str) -> str | None:
     if error is None:
         return None
-    return completed(masked(str(user_error(error) or f"{type(error).__name__}: {error}")), profile)
+    known = user_error(error) or refused_by_system(error)
+    return completed(masked(str(known or f"{type(error).__name__}: {error}")), profile)
