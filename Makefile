@@ -88,7 +88,7 @@ doctor: $(READY) ## what this machine has, and which profile fits it
 clean: ## remove caches and finished work (never artifacts); prints what and how much
 	@$(PYTHON) pipelines/clean.py
 
-payloads: $(READY) ## payloads kept by hash, and who asks for them: CHECK=1 reads them, GC=1 removes what nobody asks for
+payloads: $(READY) ## all payloads, where each is kept and who asks for it: CHECK=1 reads them, GC=1 removes what nobody asks for
 	@python -m pipelines.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc)
 
 work: $(READY) ## unfinished work by key: step, size, age, what differs from today's key; GC=1 removes the published and old, DAYS=30

@@ -8,7 +8,7 @@ import subprocess
 from functools import cache, cached_property
 from pathlib import Path
 
-from engine.artifacts.files import digest_bytes
+from engine.artifacts.files import digest_bytes, digest_file
 from engine.artifacts.manifest import MANIFEST, parsed
 from engine.artifacts.names import checked_names
 from engine.errors import UserError
@@ -63,8 +63,8 @@ class DvcCache:
                 f"{listing} in DVC's cache lists no files of one directory ({error}): remove it."
             ) from error
 
-    def holds(self, digest: str) -> bool:
-        """Whether it keeps every file of the sealed directory of this content digest, by its size."""
+    def holds(self, digest: str, *, read: bool = False) -> bool:
+        """Whether it keeps every file of the sealed directory of this content digest, by its size, or by every byte."""
         listed = self.directories.get(digest)
         if listed is None:
             return False
@@ -74,7 +74,10 @@ class DvcCache:
             return False
         kept = {name: self.object(md5) for name, md5 in listed.items()}
         return all(
-            name in kept and kept[name].is_file() and kept[name].stat().st_size == want["size"]
+            name in kept
+            and kept[name].is_file()
+            and kept[name].stat().st_size == want["size"]
+            and (not read or digest_file(kept[name]) == want["blake2b"])
             for name, want in wanted.items()
         )
 

@@ -1,23 +1,26 @@
-"""`make payloads`: what lies in a profile's store of payloads, and who still asks for it; GC=1 removes the rest.
+"""`make payloads`: all payloads of a profile, where each is kept, and who asks for it; GC=1 removes what nobody does.
 
-A payload is asked for by a dataset that is published, or by its manifest in DVC's cache: so `dvc gc` decides which
-versions are kept, and what it has let go of goes here. CHECK=1 reads every file anew and says which have changed.
+A payload is kept in place (the dataset's own directory), in DVC's cache (an older version), or in the profile's store.
+One in the store is asked for by a dataset that is published, or by its manifest in DVC's cache: so `dvc gc` decides
+which versions are kept, and what it has let go of goes here. CHECK=1 reads every file anew and says which have changed.
 
     python -m pipelines.payloads --env k2 [--check] [--gc]
 """
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.artifacts import store
 from engine.artifacts.files import heal
-from engine.artifacts.manifest import MANIFEST, parsed
+from engine.artifacts.manifest import MANIFEST, parsed, verify
 from engine.errors import UserError
+from engine.identity.records import good_records
 from engine.launch.lifetime import lock
-from engine.remedy import make_again
+from engine.remedy import make_again, remake
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.errors import report_errors
@@ -25,22 +28,54 @@ from pipelines.manifest import ROOT, load_manifest
 from pipelines.status import screen
 
 PUBLISHED, CACHED, NOBODY = "published", "DVC's cache", "nobody"
+STORE, IN_PLACE = "store", "in place"
 SHORT = 12
 """Hex digits of a digest that the table shows: enough to find its directory by."""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """One directory of the store: the dataset that it was made for, its bytes, and who asks for it."""
+    """One sealed directory: the dataset that it was made for, its bytes, who asks for it, and where it is kept.
+
+    `path` is where it lies; of one in DVC's cache, which keeps files apart, where its manifest does.
+    """
 
     path: Path
     dataset: str
     size: int
     named_by: str
+    digest: str
+    kept_in: str = STORE
 
 
 def payloads(profile: str) -> list[Payload]:
-    """All payloads of a profile's store, by dataset."""
+    """Return all payloads of a profile, by dataset."""
+    found = [*in_store(profile), *_in_place(profile), *_in_cache(profile)]
+    return sorted(found, key=lambda one: (one.dataset, one.kept_in, one.digest))
+
+
+def _in_place(profile: str) -> Iterator[Payload]:
+    """What is published with its files in the dataset's own directory."""
+    for name in graph.catalog_entries(profile):
+        path, digest = graph.dataset_path(profile, name), graph.digest_of(profile, name)
+        if digest and path.suffix != ".json" and not graph.is_by_hash(profile, name):
+            yield _described(path, path / MANIFEST, PUBLISHED, digest, IN_PLACE)
+
+
+def _in_cache(profile: str) -> Iterator[Payload]:
+    """The older versions that the profile's runs have left and DVC's cache keeps."""
+    cache = DvcCache()
+    runs = [run for stage in load_manifest().stages for run in good_records(graph.runs_folder(profile, stage))]
+    made = {(name, digest) for run in runs for name, digest in run["outputs"].items()}
+    older = {digest for name, digest in made if graph.digest_of(profile, name) != digest}
+    for digest in older & set(cache.directories):
+        if cache.holds(digest):
+            seal = cache.object(cache.directories[digest][MANIFEST])
+            yield _described(seal, seal, CACHED, digest, CACHED)
+
+
+def in_store(profile: str) -> list[Payload]:
+    """Return the payloads of a profile's store, by dataset."""
     folder = graph.payload_store(profile)
     published = {graph.digest_of(profile, name) for name in graph.catalog_entries(profile)}
     named = {path.name for path in folder.glob("*/") if path.name in published}
@@ -57,10 +92,15 @@ def payloads(profile: str) -> list[Payload]:
 def _payload(path: Path, named_by: str) -> Payload:
     seal = path / MANIFEST
     if not seal.is_file():  # what a publish left that was killed; the next one of that content puts it right
-        return Payload(path, "?", sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), named_by)
-    content = parsed(seal, f"remove the payload (`rm -r {path}`)")
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return Payload(path, "?", size, named_by, path.name)
+    return _described(path, seal, named_by, path.name, STORE)
+
+
+def _described(path: Path, seal: Path, named_by: str, digest: str, kept_in: str) -> Payload:
+    content = parsed(seal, remake(path) if kept_in == IN_PLACE else f"remove the payload (`rm -r {path}`)")
     size = sum(file["size"] for file in content["files"].values())
-    return Payload(path, f"{content['stage']}/{content['dataset']}", size, named_by)
+    return Payload(path, f"{content['stage']}/{content['dataset']}", size, named_by, digest, kept_in)
 
 
 def collect(profile: str) -> list[Payload]:
@@ -83,22 +123,36 @@ def collect(profile: str) -> list[Payload]:
             stack.enter_context(lock(path, f"stage {stage} of profile {profile}", patience=0))
         for aside in folder.glob("*.old"):
             heal(aside.with_suffix(""))  # of a publish that was killed: it may be the only copy
-        gone = [one for one in payloads(profile) if one.named_by == NOBODY]
+        gone = [one for one in in_store(profile) if one.named_by == NOBODY]
         for one in gone:
             shutil.rmtree(one.path)
     return gone
 
 
 def damaged(found: list[Payload]) -> list[Payload]:
-    """Those in which a file is not what the manifest says: every file is read."""
-    return [one for one in found if not (one.path / MANIFEST).is_file() or not store.is_whole(one.path)]
+    """Return those in which a file is not what the manifest says: every file is read."""
+    cache = DvcCache()
+    return [one for one in found if not _is_whole(one, cache)]
+
+
+def _is_whole(one: Payload, cache: DvcCache) -> bool:
+    if one.kept_in == CACHED:
+        return cache.holds(one.digest, read=True)
+    if one.kept_in == STORE:
+        return (one.path / MANIFEST).is_file() and store.is_whole(one.path)
+    stage, dataset = one.dataset.split("/")
+    try:
+        verify(one.path, stage=stage, dataset=dataset)
+    except UserError:
+        return False
+    return True
 
 
 def _with_remedy(one: Payload, profile: str) -> str:
     """A damaged payload and what heals it: a stage that makes the same again exchanges it, others are removed."""
     stage = one.dataset.partition("/")[0]
-    asked_for = one.named_by == PUBLISHED
-    return f"{one.path}: {make_again(stage, profile, force=True) if asked_for else f'remove it (`rm -r {one.path}`)'}"
+    again = make_again(stage, profile, force=one.kept_in == STORE)
+    return f"{one.path} ({one.dataset}): {again if one.named_by == PUBLISHED else f'remove it (`rm -r {one.path}`)'}"
 
 
 def show(found: list[Payload]) -> None:
@@ -106,11 +160,11 @@ def show(found: list[Payload]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{len(found)} payloads, {gigabytes(found)}", title_justify="left")
-    for column in ("dataset", "digest", "asked for by"):
+    for column in ("dataset", "digest", "asked for by", "kept in"):
         table.add_column(column, overflow="fold")
     table.add_column("GB", justify="right", no_wrap=True)
     for one in found:
-        table.add_row(one.dataset, one.path.name[:SHORT], one.named_by, f"{one.size / 1e9:,.3f}")
+        table.add_row(one.dataset, one.digest[:SHORT], one.named_by, one.kept_in, f"{one.size / 1e9:,.3f}")
     screen().print(table)
 
 
@@ -121,7 +175,7 @@ def gigabytes(found: list[Payload]) -> str:
 
 def main() -> None:
     """List, check, or remove what nobody asks for."""
-    parser = argparse.ArgumentParser(description="The payloads that are kept by hash.")
+    parser = argparse.ArgumentParser(description="The payloads of a profile.")
     parser.add_argument("--env", default=None, help="profile")
     parser.add_argument("--check", action="store_true", help="read every file anew")
     parser.add_argument("--gc", action="store_true", help="remove those that nobody asks for")
@@ -133,7 +187,7 @@ def main() -> None:
             print(f"{len(gone)} payloads removed, {gigabytes(gone)}")
         show(found := payloads(profile))
         if asked.check and (bad := damaged(found)):
-            raise UserError(f"changed since sealed: {'; '.join(_with_remedy(one, profile) for one in bad)}.")
+            raise UserError(f"changed since they were sealed: {'; '.join(_with_remedy(one, profile) for one in bad)}.")
 
 
 if __name__ == "__main__":

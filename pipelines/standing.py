@@ -120,4 +120,4 @@ def _is_kept(profile: str | None, record: Record, name: str, read: bool, cache: 
         except UserError:
             return False
         return True
-    return cache is not None and cache.holds(digest)
+    return cache is not None and cache.holds(digest, read=read)

@@ -1,5 +1,6 @@
 """Stage runs without stages: outputs published and run records written in a scratch repository."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from engine.artifacts.files import canonical_json, write_atomic
+from engine.artifacts.files import canonical_json, digest_bytes, files_below, write_atomic
 from engine.artifacts.manifest import seal
 from engine.identity.records import write_record
-from pipelines import graph
+from pipelines import dvc_cache, graph
 from pipelines.manifest import load_manifest
 
 
@@ -30,6 +31,7 @@ class Runs:
             ):  # before the root moves away
                 graph.config(profile, section)
         monkeypatch.setattr(graph, "ROOT", root)
+        monkeypatch.setattr(dvc_cache, "_location", lambda _: root / ".dvc" / "cache")
 
     def add(
         self,
@@ -83,6 +85,20 @@ class Runs:
         }
         path = self.root / "data" / "smoke" / ".runs" / stage / "gates" / f"{dataset}.json"
         write_atomic(path, canonical_json(content))
+
+    def store(self, *names: str) -> None:
+        """Keep published directories of smoke in DVC's cache, as DVC does."""
+        for name in names:
+            path, listing = graph.dataset_path("smoke", name), []
+            for file in files_below(path):
+                md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+                listing.append({"relpath": file.relative_to(path).as_posix(), "md5": md5})
+                write_atomic(self._cached(md5), file.read_bytes())
+            content = json.dumps(listing).encode()
+            write_atomic(self._cached(f"{digest_bytes(content)}.dir"), content)
+
+    def _cached(self, md5: str) -> Path:
+        return self.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def publish(profile: str, stage: str, name: str, parameters: dict[str, Any]) -> str:

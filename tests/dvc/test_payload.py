@@ -89,10 +89,10 @@ def stored(project: Project) -> set[str]:
 
 
 def asked_for_by(project: Project) -> dict[str, str]:
-    """The table that a user reads, by digest."""
+    """The table that a user reads of the store, by digest."""
     table = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE).stdout
     rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if line.count("│") > 2]
-    return {digest: by for _, _, digest, by, *_ in rows}
+    return {digest: by for _, _, digest, by, kept, *_ in rows if kept == "store"}
 
 
 def test_a_payload_that_is_gone_is_refused_in_one_sentence(project: Project) -> None:

@@ -1,7 +1,5 @@
 """Whether what a key makes is there, comes back, or has to be made: the plan and the stage itself go by this."""
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.artifacts.files import files_below
-from pipelines import dvc_cache, graph, standing
+from pipelines import graph, standing
 from pipelines.cli import is_forced
 from pipelines.hooks import FORCED, FRESH
 from pipelines.recall import DVC, made_before, recall
@@ -25,25 +23,10 @@ STAGE, DATASET = "pretrain", "base_checkpoint"
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Runs in a scratch repository with a DVC cache of its own, in a stage that DVC has started."""
-    monkeypatch.setattr(dvc_cache, "_location", lambda root: tmp_path / "cache")
     monkeypatch.setenv(DVC, STAGE)
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.delenv(FRESH, raising=False)
     return Runs(tmp_path, monkeypatch)
-
-
-def store(runs: Runs, *names: str) -> None:
-    """Keep published directories as DVC does."""
-    for name in names:
-        path, listing = graph.dataset_path("smoke", name), []
-        for file in files_below(path):
-            md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-            listing.append({"relpath": file.relative_to(path).as_posix(), "md5": md5})
-            kept = runs.root / "cache/files/md5" / md5[:2] / md5[2:]
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(file.read_bytes())
-        (runs.root / "cache/files/md5" / "00").mkdir(exist_ok=True)
-        (runs.root / "cache/files/md5" / "00" / f"{name}.dir").write_text(json.dumps(listing))
 
 
 def content(name: str) -> Path:
@@ -95,7 +78,7 @@ def test_what_is_damaged_is_seen_and_comes_back_from_the_cache(
     assert word in str(lost.harm)
     content(DATASET).write_bytes(before)
     content(DATASET).with_name("more.txt").unlink(missing_ok=True)
-    store(runs, DATASET)
+    runs.store(DATASET)
     change(content(DATASET))
     kept = standing.standing("smoke", key, [record], read=False)
     assert kept.comes_back
@@ -116,7 +99,7 @@ def test_a_change_without_a_trace_is_found_by_reading_and_then_leaves_one(runs: 
 
 def test_an_output_that_is_whole_in_its_place_need_not_be_kept(runs: Runs) -> None:
     record = runs.add(STAGE, 1)
-    store(runs, DATASET)
+    runs.store(DATASET)
     flip(content(DATASET))
     assert standing.standing("smoke", record["key"], [record], read=True).comes_back
     flip(content("pretrain_history"))
@@ -125,12 +108,13 @@ def test_an_output_that_is_whole_in_its_place_need_not_be_kept(runs: Runs) -> No
 
 def test_a_cache_that_lost_a_file_brings_nothing_back(runs: Runs, tmp_path: Path) -> None:
     record = runs.add(STAGE, 1)
-    store(runs, DATASET)
+    runs.store(DATASET)
     flip(content(DATASET))
-    (kept,) = [path for path in files_below(runs.root / "cache") if path.read_bytes() == b"{}"]
-    kept.write_bytes(b"[]")  # of the same size: noticed when it is copied
+    (kept,) = [path for path in files_below(runs.root / ".dvc/cache") if path.read_bytes() == b"{}"]
+    kept.write_bytes(b"[]")  # of the same size: noticed by who reads it
+    assert standing.standing("smoke", record["key"], [record], read=False).comes_back
     made = made_before("smoke", STAGE, record["key"], tmp_path / "w")
-    assert made.comes_back
+    assert made.lost == DATASET
     said: list[str] = []
     assert recall("smoke", made, tmp_path / "w", said.append) is None
     assert "its base_checkpoint is not kept any more: it runs again" in said[0]
@@ -140,7 +124,7 @@ def test_a_cache_that_lost_a_file_brings_nothing_back(runs: Runs, tmp_path: Path
 
 def test_where_one_output_cannot_be_put_back_none_is(runs: Runs, tmp_path: Path) -> None:
     record = runs.add(STAGE, 1)
-    store(runs, DATASET, "pretrain_history")
+    runs.store(DATASET, "pretrain_history")
     other = runs.add(STAGE, 2, width=3)
     blocked = graph.dataset_path("smoke", "pretrain_history").with_name("pretrain_history.old")
     blocked.write_text("a file where publishing puts the older one aside")
