@@ -12,6 +12,7 @@ from engine.artifacts import manifest
 from engine.artifacts.names import BadName, checked_names
 from engine.artifacts.store import link, publish_by_hash, publish_links, verify_payload
 from engine.errors import UserError
+from engine.identity.snapshot import keep_for
 from engine.launch import exchange
 
 WHO = {"stage": "sft", "dataset": "weights"}
@@ -156,7 +157,8 @@ def test_a_file_is_not_put_through_a_folder_that_is_a_link(tmp_path: Path) -> No
 def test_a_rank_hands_over_nothing_from_outside_its_workspace(tmp_path: Path) -> None:
     workspace = tmp_path / "work"
     workspace.mkdir()
-    exchange.write_outputs(workspace, "train", {"weights": workspace / "made"}, 1.0)
+    exchange.write_outputs(workspace, "train", {"weights": workspace / "made"}, 1.0, code="0123")
+    keep_for(workspace, Path("0123"))
     left = workspace / exchange.FOLDER / "train.outputs.json"
     left.write_text(left.read_text().replace('"made"', '"../made"'))
     with pytest.raises(UserError, match="does not stay in its directory"):
