@@ -81,7 +81,11 @@ def stage_status(profile: str | None = None, *, read: bool = False) -> dict[str,
 
 
 def _status(
-    stage: str, profile: str | None, before: dict[str, StageStatus], modules: Library | None, read: bool
+    stage: str,
+    profile: str | None,
+    before: dict[str, StageStatus],
+    modules: Library | None = None,
+    read: bool = False,
 ) -> StageStatus:
     outline = graph.stage_graph(stage)
     runs = read_records(graph.runs_folder(profile, stage))
