@@ -96,7 +96,9 @@ class Parameters(BaseModel):
     select_every: int = Field(ge=1, description="iterations between candidates for the checkpoint that is kept")
     tuning_prompts: int = Field(ge=1, description="prompts of the tuning split that candidates are judged on")
     tuning_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
-    evaluation_prompts: int = Field(ge=1, description="held-out prompts that before and after are reported on")
+    evaluation_prompts: int = Field(
+        ge=2, description="held-out prompts that before and after are reported on; of one no interval is known"
+    )
     evaluation_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
 
     @model_validator(mode="after")

@@ -139,6 +139,11 @@ def test_minibatches_that_do_not_divide_are_refused():
         parameters(prompts=5, minibatches=2)
 
 
+def test_a_gain_on_one_prompt_which_has_no_interval_is_refused():
+    with pytest.raises(ValidationError, match="evaluation_prompts"):
+        parameters(evaluation_prompts=1)
+
+
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
     """Five prompts, one of them uninformative, dealt unevenly; one rank may hold nothing at all."""
