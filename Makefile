@@ -13,6 +13,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-versi
 # MLflow is filled while a command runs, by a process beside it.
 FOLLOW = python -m pipelines.track --env $(PROFILE) --follow --
 
+# What the training stages may do that they would refuse (engine/training/resume.py).
+ALLOWED = $(if $(RESUME),K2_RESUME=$(RESUME))
+
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export KEDRO_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
@@ -22,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
+.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,11 +43,11 @@ $(TESTABLE): $(READY) requirements/test.txt
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
 	@python -m pipelines.summary --env $(PROFILE) --begin
-	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE)
+	@$(ALLOWED) $(FOLLOW) python -m pipelines.repro --env $(PROFILE)
 	@python -m pipelines.summary --env $(PROFILE)
 
-repro: $(READY) ## what is stale, or only STAGE; FORCE=1 runs it even if nothing changed
-	@$(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
+repro: $(READY) ## what is stale, or only STAGE; FORCE=1 runs it even if nothing changed; RESUME=close under another torch or CPU
+	@$(ALLOWED) $(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
 
 plan: $(READY) ## each stage: fresh, recalled, stale, missing, interrupted or failed, why, and how long it will take; VERIFY=1 reads every byte
 	@python -m pipelines.status --env $(PROFILE) $(if $(VERIFY),--verify)
@@ -96,6 +99,9 @@ work: $(READY) ## unfinished work by key: step, size, age, what differs from tod
 
 mend: $(READY) ## move damaged run records and other small files that cannot be read to data/PROFILE/.damaged
 	@python -m pipelines.mend --env $(PROFILE)
+
+adopt-work: $(READY) ## go on from the last checkpoint of STAGE's work under KEY, under today's key; the run record tells
+	@python -m pipelines.adopt_work --env $(PROFILE) --stage $(or $(STAGE),$(error name a stage: make adopt-work STAGE=pretrain KEY=…)) --key $(or $(KEY),$(error name a key that make work lists: KEY=…))
 
 views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, pipelines and catalog
 	python -m dags.dvc_yaml

@@ -19,7 +19,6 @@ from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
 from engine.launch.lifetime import lock
-from engine.remedy import command
 from pipelines import code, graph
 from pipelines.errors import report_errors
 from pipelines.manifest import CODE, ROOT, load_manifest
@@ -59,7 +58,7 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
     code.write_files(profile)
     with lock(work / "lock", f"stage {stage} of profile {profile}"):
         begun, clock = records.now(), time.monotonic()
-        parts = _parts(stage, profile)
+        parts = code.key_parts(stage, profile)
         workspace = work / "import"
         shutil.rmtree(workspace, ignore_errors=True)
         try:
@@ -72,18 +71,6 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
         path = records.write_record(folder / ".runs" / stage, {**record, **clocks})
     _tell_dvc(stage, profile)
     return path
-
-
-def _parts(stage: str, profile: str) -> dict[str, Any]:
-    """What the stage's key is made of now, as if it ran."""
-    inputs = {name: graph.digest_of(profile, name) for name in graph.stage_graph(stage).inputs}
-    for name, digest in inputs.items():
-        if digest is None:
-            raise UserError(
-                f"stage {stage} needs {name}, which is not there: "
-                f"run `{command('repro', profile, STAGE=graph.producer(name))}` before the import."
-            )
-    return {**code.stage_file(stage, profile), "inputs": inputs}
 
 
 def _digest(source: Path) -> str:

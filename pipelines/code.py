@@ -64,6 +64,16 @@ def stage_file(stage: str, profile: str | None, modules: Library | None = None) 
     return {**made_of, "sources": sources} if sources else made_of
 
 
+def key_parts(stage: str, profile: str) -> dict[str, Any]:
+    """What the stage's key is made of now, as if it ran. Raises UserError where an input of it is not there."""
+    inputs = {name: graph.digest_of(profile, name) for name in graph.stage_graph(stage).inputs}
+    for name, digest in inputs.items():
+        if digest is None:
+            again = command("repro", profile, STAGE=graph.producer(name))
+            raise UserError(f"stage {stage} needs {name}, which is not there: run `{again}` first.")
+    return {**stage_file(stage, profile), "inputs": inputs}
+
+
 def write_files(profile: str) -> None:
     """Write the code files that are not what they should be now, after checking all parameters."""
     check_configuration(profile)

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from engine.launch.compute import COMPUTE, check_compute, overlaid
+from engine.training.position import close_is_enough
 from pipelines import graph
 from pipelines.manifest import COMPUTE_CLASSES
 from pipelines.parameters import check_parameters
@@ -27,6 +28,7 @@ def check_configuration(profile: str, parameters: dict[str, Any] | None = None) 
     source_settings(profile)
     compute = compute_classes(profile)
     check_compute(compute, COMPUTE_CLASSES)
+    close_is_enough()
     return compute
 
 

@@ -52,8 +52,13 @@ def recall(profile: str, made: Standing, workspace: Path, say: Callable[[str], N
         say(f"stage {stage}  ran under this key on {made.then}, but its {gone} is not kept any more: it runs again")
         return None
     files.publish_all(ready)
-    say(f"stage {stage}  has run under this key before: its outputs of {made.then} are back")
+    say(f"stage {stage}  has run under this key before: its outputs of {made.then} are back{_warning(made.record)}")
     return made.record
+
+
+def _warning(record: Record) -> str:
+    """What must be said with an output that a run from scratch would not make: its training's past."""
+    return f" ({record['warning']})" if "warning" in record else ""
 
 
 def _prepare(profile: str, record: Record, aside: Path) -> dict[Path, Path]:

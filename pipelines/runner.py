@@ -33,7 +33,7 @@ from engine.launch.slurm.rundir import KEPT
 from engine.launch.slurm.submit import cancel_all
 from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
-from engine.training.position import position
+from engine.training.position import position, sentences
 from pipelines import code, dispatch, gates, graph, truth
 from pipelines.datasets import publishing_after
 from pipelines.errors import refused_by_system, user_error
@@ -242,7 +242,7 @@ class StageRun:
             "finished": records.now(),
             "seconds": round(time.monotonic() - clock, 3),
             "world_size": max(self._work(node, workspace).ranks for node in self.nodes),
-            "training": self._training(workspace),
+            **self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},
             **(records.recalled(earlier) if earlier else {}),
@@ -269,10 +269,18 @@ class StageRun:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / name)
 
-    def _training(self, workspace: Path) -> dict[str, Any] | None:
-        """What a training node tells of its end: steps, ranks, numerics, digest of the final state."""
-        told = left_by_training(workspace, TRAINING)
-        return read_object(told) if told else None
+    def _training(self, workspace: Path) -> dict[str, Any]:
+        """What a training node tells of its end: steps, ranks, numerics, digest of the final state.
+
+        Where its past makes the end another than an undisturbed run's there is a `warning`, and the `origin` of work
+        that was adopted from another key; also while the training is not over.
+        """
+        left = left_by_training(workspace, TRAINING)
+        training = read_object(left) if left else None
+        kept = position(workspace)
+        past = training.get("past", []) if training else kept.past if kept else ()
+        told = {"warning": sentences(past)} if past else {}
+        return {"training": training, **told, **records.adopted_work(past)}
 
     def _metrics(self) -> dict[str, Any]:
         return read_object(graph.dataset_path(self.context.profile, f"{self.stage}_metrics"))

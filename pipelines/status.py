@@ -21,7 +21,7 @@ from engine.identity.library import Library
 from engine.identity.records import ADOPTED, DETACHED, GOOD, INTERRUPTED, RECALLED, read_records
 from engine.launch.lifetime import is_locked
 from engine.remedy import command
-from engine.training.position import position
+from engine.training.position import position, sentences
 from pipelines import graph
 from pipelines.code import stage_file
 from pipelines.configuration import check_configuration
@@ -115,7 +115,8 @@ def _paused(profile: str | None, stage: str, key: str | None, runs: list[dict[st
     if key is None or last == DETACHED or is_locked(place / "lock"):
         return ""
     if kept := position(place / key):
-        return f"stopped at {kept}; the same command goes on"
+        past = f" ({sentences(kept.past)})" if kept.past else ""
+        return f"stopped at {kept}{past}; the same command goes on"
     return str(runs[-1]["error"]) if last == INTERRUPTED else ""
 
 
@@ -147,7 +148,7 @@ def _judge(
     if waiting:
         return "stale", f"its input stage {waiting[0]} is {before[waiting[0]].state}"
     if made.comes_back:
-        return "recalled", f"comes back from {made.then}, no run: {made.harm}"
+        return "recalled", f"comes back from {made.then}, no run: {made.harm}{_warning(last)}"
     if not made.is_done and (harm := harm_of(profile, last, read=read)):
         return ("missing" if harm.endswith("is not there") else "stale"), harm
     if key != last["key"]:
@@ -158,7 +159,12 @@ def _judge(
     if last["outcome"] == ADOPTED:
         return "fresh", f"adopted from {last['origin']['path']}"
     back = f", brought back from {last['origin']['record']}" if last["outcome"] == RECALLED else ""
-    return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}{back}"
+    return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}{back}{_warning(last)}"
+
+
+def _warning(record: dict[str, Any]) -> str:
+    """What must be said of an output that a run from scratch would not make: its training's past."""
+    return f", {record['warning']}" if "warning" in record else ""
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ commit, attempt, outcome and headline metrics; a folder of the same stem may hol
 
 import getpass
 import socket
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,16 @@ def good_records(folder: Path) -> list[dict[str, Any]]:
 
 def recalled(earlier: dict[str, Any]) -> dict[str, Any]:
     """What the record of a stage whose outputs came back repeats of the one of the run that made them, and its name."""
-    same: dict[str, Any] = {name: earlier[name] for name in ("world_size", "training", "metrics") if name in earlier}
-    return {**same, "outcome": RECALLED, "origin": {"record": earlier["path"].name}}
+    kept = ("world_size", "training", "metrics", "warning")
+    same: dict[str, Any] = {name: earlier[name] for name in kept if name in earlier}
+    return {**same, "outcome": RECALLED, "origin": {**earlier.get("origin", {}), "record": earlier["path"].name}}
+
+
+def adopted_work(past: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `origin` of a record whose training went on from another key's work: its key, step and what differed."""
+    events = [event for event in past if "adopted" in event]
+    last = events[-1] if events else None
+    return {"origin": {"work": last["adopted"], "step": last["step"], "differs": last["differs"]}} if last else {}
 
 
 def provenance(code: Path) -> dict[str, Any]:

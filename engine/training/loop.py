@@ -23,8 +23,8 @@ from engine.training.guard import Guard
 from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
-from engine.training.position import CHECKPOINTS
-from engine.training.resume import Progress, Saved
+from engine.training.position import CHECKPOINTS, close_is_enough
+from engine.training.resume import Progress, Saved, restore
 from engine.training.settings import OptimizerSettings
 
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
@@ -151,7 +151,7 @@ def _store(work: Path, settings: LoopSettings, device: str) -> Progress:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
     numerics = fingerprint(settings.threads, settings.dtype, device)
-    return Progress(work / CHECKPOINTS, work / HISTORY, numerics, data.world().size)
+    return Progress(work / CHECKPOINTS, work / HISTORY, numerics, data.world().size, close_is_enough())
 
 
 def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> Saved | None:
@@ -160,12 +160,7 @@ def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> Saved | No
     step = data.from_first(saved.step if saved else None)
     if step is not None:
         saved = saved or store.at(step)
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-        for name, tensor in saved.tensors.items():
-            part, _, rest = name.partition(":")
-            parts[part][rest] = tensor
-        model.load_state_dict(parts["model"])
-        optimizer.load_state_dict(parts["optimizer"])
+        restore(saved, model, optimizer, f"the checkpoint of step {step} in {store.directory}")
     _require_same(_state(model, optimizer), "at the start")
     return saved
 
@@ -200,6 +195,7 @@ def _finish(work: Path, steps: int, digest: str, store: Progress, resumed_at: in
         "world_size": data.world().size,
         "worlds": store.worlds,
         "numerics": store.fingerprint,
+        "past": store.past,
     }
     if data.world().first:
         write_atomic(work / TRAINING, canonical_json(told))

@@ -3,27 +3,36 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.nn import Module
 
 from engine.artifacts.files import digest_bytes, fsync_directory, write_synced
 from engine.errors import UserError
-from engine.training.position import META
+from engine.remedy import command
+from engine.training.position import CLOSE, META, RESUME, Event, sentences
 
 KEEP = 2
 STATE = "state.safetensors"
+WORK = ".work"
+"""The folder, of a profile's data, in which stages work: <stage>/<key>/ below it."""
+CLOSE_TO_IT = {"torch", "cpu", "processor", "device"}
+"""The parts of the numerics that `close` lets differ."""
+PARAMETERS = {"threads", "dtype"}
+"""Those that are parameters: they differ only in work that was adopted from another key, whose past names them."""
 
 
 @dataclass(frozen=True)
 class Saved:
     """A verified checkpoint: completed steps, tensors by name and their digest, the history up to it.
 
-    `worlds` tells how many ranks made it: (step from which on, ranks), in order.
+    `worlds` tells how many ranks made it: (step from which on, ranks), in order; `past` what makes its bits others than
+    an undisturbed run's (engine/training/position.py); `fingerprint` the numerics that it was made under.
     """
 
     step: int
@@ -31,6 +40,14 @@ class Saved:
     digest: str
     history_bytes: int
     worlds: list[tuple[int, int]]
+    past: list[Event]
+    fingerprint: dict[str, Any]
+
+
+class Restorable(Protocol):
+    """An optimizer whose state can be put back."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...  # noqa: D102
 
 
 class Damaged(Exception):
@@ -40,12 +57,17 @@ class Damaged(Exception):
 class Progress:
     """The checkpoints of one run, under `directory`, tied to its history file.
 
-    Of all ranks the first alone calls `save` and `latest`; the others read `at` the step that it found.
+    Of all ranks the first alone calls `save` and `latest`; the others read `at` the step that it found. `close` allows
+    to go on under another torch or processor, which then stands in `past`.
     """
 
-    def __init__(self, directory: Path, history: Path, fingerprint: dict[str, Any], world_size: int = 1) -> None:
+    def __init__(
+        self, directory: Path, history: Path, fingerprint: dict[str, Any], world_size: int = 1, close: bool = False
+    ) -> None:
         self.directory, self.history, self.fingerprint, self.world_size = directory, history, fingerprint, world_size
+        self.close = close
         self.worlds = [(0, world_size)]
+        self.past: list[Event] = []
         self.notes: list[str] = []
         """What `latest` has for the watcher: the files that it found damaged."""
 
@@ -67,6 +89,7 @@ class Progress:
             "history_bytes": len(rows),
             "history_digest": digest_bytes(rows),
             "fingerprint": self.fingerprint,
+            "past": self.past,
         }
         write_synced(partial / STATE, data)
         write_synced(partial / META, json.dumps(meta, sort_keys=True).encode())
@@ -74,12 +97,9 @@ class Progress:
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         fsync_directory(self.directory)
-        for old in self._steps()[:-KEEP]:
+        for old in checkpoints(self.directory)[:-KEEP]:
             shutil.rmtree(old)
         return str(meta["digest"])
-
-    def _steps(self) -> list[Path]:
-        return sorted(path for path in self.directory.iterdir() if path.name.isdigit())
 
     def latest(self) -> Saved | None:
         """The newest checkpoint whose bytes are what was written, with the history cut to its step; None to start.
@@ -87,12 +107,12 @@ class Progress:
         Damaged ones are passed over, and `notes` says so.
 
         Raises UserError where it was made under other numerics: going on would not end in the same bits. Another
-        number of ranks is allowed (the order of the data does not hang on it) and for the caller to say.
+        number of ranks is allowed (the order of the data does not depend on it) and for the caller to say.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        for directory in reversed(self._steps()):
+        for directory in reversed(checkpoints(self.directory)):
             try:
-                saved = self._read(directory)
+                saved = self._same(directory)
             except Damaged as error:
                 self.notes.append(f"{error}; looking for an older checkpoint")
                 continue
@@ -101,6 +121,9 @@ class Progress:
                 self.worlds = [*saved.worlds, (saved.step, self.world_size)]
             else:
                 self.worlds = saved.worlds
+            if saved.past[len(self.past) :]:
+                self.notes.append(f"its end need not be that of an undisturbed training: {sentences(saved.past)}")
+            self.past = saved.past
             return saved
         if self.notes:
             self.notes.append(f"no checkpoint in {self.directory} is whole: starting again from step 0")
@@ -111,35 +134,102 @@ class Progress:
         """The checkpoint of a step that the first rank has verified. Raises UserError where it reads otherwise here."""
         directory = self.directory / f"{step:08d}"
         try:
-            return self._read(directory)
+            return self._same(directory)
         except Damaged as error:
             raise UserError(
                 f"this rank reads other bytes than the first ({error}); is the file system shared?"
             ) from None
 
-    def _read(self, directory: Path) -> Saved:
-        """The checkpoint in `directory`. Raises Damaged, or UserError where it was made under other numerics."""
-        file = directory / META
-        try:
-            meta = json.loads(file.read_bytes())
-            worlds = [(int(first), int(size)) for first, size in meta["worlds"]]
-            step, kept, digest = int(meta["step"]), int(meta["history_bytes"]), str(meta["digest"])
-            file = self.history
-            rows = digest_bytes(file.read_bytes()[:kept])
-            file = directory / STATE
-            data = file.read_bytes()
-            tensors = load(data)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise Damaged(f"{file} is damaged ({type(error).__name__}: {error})") from error
-        if rows != meta.get("history_digest"):
-            raise Damaged(f"{self.history} is damaged: its rows up to step {step} are not those that were written")
-        if digest_bytes(data) != digest:
-            raise Damaged(f"{file} is damaged: its bytes are not those that were written")
-        made = meta.get("fingerprint", {})
-        if made != self.fingerprint:
-            changed = sorted(k for k in self.fingerprint if made.get(k) != self.fingerprint[k])
-            raise UserError(
-                f"{directory}: this run began with another {', '.join(changed)} and would not end in the same bits; "
-                "start the stage afresh (--fresh) or restore the machine's setting"
-            )
-        return Saved(step, tensors, digest, kept, worlds)
+    def _same(self, directory: Path) -> Saved:
+        """The checkpoint in `directory`. Raises Damaged, or UserError where it may not be gone on with here."""
+        saved = read(directory, self.history)
+        changed = {
+            name: [saved.fingerprint.get(name), now]
+            for name, now in self.fingerprint.items()
+            if saved.fingerprint.get(name) != now
+        }
+        if not changed:
+            return saved
+        refused = {name: both for name, both in changed.items() if not (_adopted_here(saved) and name in PARAMETERS)}
+        if refused and not (self.close and _is_close(refused)):
+            raise UserError(_refusal(directory, refused))
+        return replace(saved, past=[*saved.past, {"step": saved.step, "changed": changed}])
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last."""
+    return sorted(path for path in directory.iterdir() if path.name.isdigit())
+
+
+def read(directory: Path, history: Path) -> Saved:
+    """The checkpoint in `directory`, whose bytes are what was written, as are the rows of its steps in `history`.
+
+    Raises Damaged where they are not.
+    """
+    file = directory / META
+    try:
+        meta = json.loads(file.read_bytes())
+        worlds = [(int(first), int(size)) for first, size in meta["worlds"]]
+        step, kept, digest = int(meta["step"]), int(meta["history_bytes"]), str(meta["digest"])
+        past, made = list(meta.get("past", [])), dict(meta.get("fingerprint", {}))
+        file = history
+        rows = digest_bytes(file.read_bytes()[:kept])
+        file = directory / STATE
+        data = file.read_bytes()
+        tensors = load(data)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise Damaged(f"{file} is damaged ({type(error).__name__}: {error})") from error
+    if rows != meta.get("history_digest"):
+        raise Damaged(f"{history} is damaged: its rows up to step {step} are not those that were written")
+    if digest_bytes(data) != digest:
+        raise Damaged(f"{file} is damaged: its bytes are not those that were written")
+    return Saved(step, tensors, digest, kept, worlds, past, made)
+
+
+def restore(saved: Saved, model: Module, optimizer: Restorable, where: str) -> None:
+    """Put a checkpoint's state into model and optimizer. Raises UserError as `fit` does."""
+    model.load_state_dict(fit(saved, model, optimizer, where))
+
+
+def fit(saved: Saved, model: Module, optimizer: Restorable, where: str) -> dict[str, Tensor]:
+    """Put a checkpoint's state into the optimizer, and return what it holds of the model, whose names and shapes agree.
+
+    Raises UserError, which begins with `where`, where it is of another model or optimizer.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+    for name, tensor in saved.tensors.items():
+        part, _, rest = name.partition(":")
+        parts[part][rest] = tensor
+    own = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
+    kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in parts["model"].items()}
+    for name in sorted({*own, *kept}):
+        if own.get(name) != kept.get(name):
+            theirs, ours = (f"{of[name][0]}" if name in of else "absent" for of in (kept, own))
+            raise UserError(f"{where} is of another model: {name} is {theirs} there, {ours} here.")
+    try:
+        optimizer.load_state_dict(parts["optimizer"])
+    except UserError as error:
+        raise UserError(f"{where} is of another optimizer: {str(error).partition(';')[0]}.") from error
+    return parts["model"]
+
+
+def _adopted_here(saved: Saved) -> bool:
+    """Whether it is another key's work, which may have had other parameters: that it differs is known and recorded."""
+    return bool(saved.past) and "adopted" in saved.past[-1] and saved.past[-1]["step"] == saved.step
+
+
+def _is_close(changed: dict[str, list[Any]]) -> bool:
+    """Whether the same program computes the same but for rounding: another torch, processor or model of GPU."""
+    return set(changed) <= CLOSE_TO_IT and "cpu" not in changed.get("device", [])
+
+
+def _refusal(directory: Path, changed: dict[str, list[Any]]) -> str:
+    """The sentence on work that began under other numerics, with what may be done."""
+    names = ", ".join(f"{name} ({then}, now {now})" for name, (then, now) in sorted(changed.items()))
+    stage = directory.parts[directory.parts.index(WORK) + 1] if WORK in directory.parts else None
+    again = f"`{command('repro', directory, STAGE=stage, RESUME=CLOSE)}`" if stage else f"{RESUME}={CLOSE}"
+    close = f"go on all the same with {again}, which the run record will tell, " if _is_close(changed) else ""
+    return (
+        f"{directory}: this run began with another {names} and would not end in the same bits; restore the machine's "
+        f"setting, {close}or start the stage afresh (--fresh)."
+    )

@@ -137,7 +137,7 @@ def milliseconds(moment: Any) -> int:
 
 
 def _facts(record: Record) -> dict[str, str]:
-    names = ("stage", "key", "host", "outcome", "error", "attempt")
+    names = ("stage", "key", "host", "outcome", "error", "attempt", "warning", "origin")
     return {f"k2.{name}": str(record[name])[:LONGEST_VALUE] for name in names if record.get(name) is not None}
 
 

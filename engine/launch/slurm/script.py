@@ -4,6 +4,7 @@ It can be submitted by hand as well. In order: clear what an earlier attempt lef
 ranks, and say in exit.json how they ended. A job that was asked to end in time has itself requeued.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -16,7 +17,10 @@ from engine.launch.drain import DRAINED
 from engine.launch.exchange import FOLDER
 from engine.launch.slurm import shell
 from engine.launch.slurm.states import HEALTH
+from engine.training.position import RESUME
 
+HANDED_ON = (RESUME,)
+"""Variables of the driver's that its ranks heed."""
 BASE_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -115,6 +119,7 @@ def _environment(job: Job) -> str:
     slurm = Path(shutil.which("sbatch") or "/usr/bin/sbatch").parent
     path = ":".join(dict.fromkeys([str(Path(sys.executable).parent), str(slurm), *BASE_PATH.split(":")]))
     ours = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", **SHORT_SPIN}
+    ours |= {name: os.environ[name] for name in HANDED_ON if os.environ.get(name)}
     exports = [f"export {name}={shlex.quote(value)}" for name, value in {**ours, **job.where.fabric}.items()]
     lines = "\n".join([*exports, *job.where.environment])
     return _fill(shell.ENVIRONMENT, PATH=shlex.quote(path), EXPORTS=lines, CODE=shlex.quote(str(job.code)))

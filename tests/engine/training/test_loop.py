@@ -273,3 +273,52 @@ def test_rows_hold_no_infinity_even_where_no_logit_was_seen(tmp_path):
         row = {"step": 1, "loss": 2.0, "max_logit": -math.inf, "max_logit_heads": [[1.0, -math.inf]]}
         journal.write(row, 1)
     assert rows_of(tmp_path / "history.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+def under(path, **numerics):
+    """Have a checkpoint tell that it was made under other numerics."""
+    meta = json.loads(path.read_bytes())
+    path.write_text(json.dumps(meta | {"fingerprint": meta["fingerprint"] | numerics}))
+
+
+@pytest.fixture
+def at_20(straight, tmp_path):
+    """The straight run as it stood after step 20."""
+    work = shutil.copytree(straight[0], tmp_path / "pretrain" / "key")
+    shutil.rmtree(work / "checkpoints" / f"{STEPS:08d}")
+    (work / "training.json").unlink()
+    return work
+
+
+def test_another_torch_or_processor_is_refused_with_the_word_that_allows_it(at_20, monkeypatch, capfd):
+    monkeypatch.delenv("K2_RESUME", raising=False)
+    work = shutil.move(at_20, at_20.parents[1] / "data" / "smoke" / ".work" / "pretrain" / "key")
+    meta = Path(work) / "checkpoints/00000020/meta.json"
+    under(meta, torch="1.0", processor="another")
+    with pytest.raises(UserError, match=r"another processor \(another, now .*\), torch \(1\.0, now .*") as refusal:
+        run(Path(work))
+    assert "`make repro STAGE=pretrain RESUME=close PROFILE=smoke`" in str(refusal.value)
+    monkeypatch.setenv("K2_RESUME", "close")
+    run(Path(work))
+    (event,) = told(Path(work))["past"]
+    assert event["step"] == 20
+    assert event["changed"]["torch"] == ["1.0", torch.__version__]
+    assert "WARNING: its end need not be that of an undisturbed training" in capfd.readouterr().err
+    monkeypatch.delenv("K2_RESUME")
+    run(Path(work))  # made under today's since
+    assert told(Path(work))["past"] == [event], "it is not forgotten"
+
+
+@pytest.mark.parametrize("numerics", [{"threads": 7}, {"dtype": "bfloat16"}, {"device": "NVIDIA H800"}])
+def test_the_word_does_not_allow_other_parameters_or_another_kind_of_device(at_20, monkeypatch, numerics):
+    monkeypatch.setenv("K2_RESUME", "close")
+    under(at_20 / "checkpoints/00000020/meta.json", **numerics)
+    with pytest.raises(UserError, match=f"another {next(iter(numerics))}") as refusal:
+        run(at_20)
+    assert "RESUME" not in str(refusal.value)
+
+
+def test_an_unknown_word_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("K2_RESUME", "almost")
+    with pytest.raises(UserError, match="K2_RESUME=almost is unknown"):
+        run(tmp_path)
