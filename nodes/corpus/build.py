@@ -17,7 +17,7 @@ from nodes.corpus import files, installed, maths
 from nodes.corpus.clean import normal_form, refusal
 from nodes.corpus.decontaminate import contaminated
 from nodes.corpus.document import Origin, RawDocument, document_id, split_long
-from nodes.corpus.minhash import SignatureFile, shingles, signatures, similar_pairs
+from nodes.corpus.minhash import SignatureFile, Words, shingles, signatures, similar_pairs
 from nodes.corpus.schema import (
     DOCUMENTS,
     REJECTED_DOCUMENTS,
@@ -96,7 +96,7 @@ def judge(p: Parameters, spool: Spool) -> Verdicts:
     settings = p.near_duplicates
     signed = SignatureFile(spool.folder, settings.bands, settings.rows)
     verdicts = Verdicts(sorted(p.sources))
-    known: dict[str, int] = {}
+    known = Words()
     before = ""
     with progress("judging documents", spool.rows) as bar:
         for batch in spool.parts():

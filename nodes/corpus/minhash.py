@@ -25,30 +25,34 @@ _KNOWN_WORDS = 1 << 17
 _PAIRS = 1 << 14  # pairs of signatures compared at once
 
 
-def shingles(texts: Iterable[str], n: int, known: dict[str, int] | None = None) -> list[U64]:
+class Words(dict[str, int]):
+    """The 64-bit hashes of words met so far; it is emptied when it has grown large."""
+
+    def __missing__(self, word: str) -> int:
+        """Hash a word that is new."""
+        if len(self) >= _KNOWN_WORDS:
+            self.clear()
+        hashed = self[word] = int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big")
+        return hashed
+
+
+def shingles(texts: Iterable[str], n: int, known: Words | None = None) -> list[U64]:
     """For each text, the distinct 64-bit hashes of its runs of `n` lower-cased words (one run if it is shorter).
 
-    `known` carries the hashes of words from call to call; it is emptied when it has grown large.
+    `known` carries the hashes of words from call to call.
     """
-    known = {} if known is None else known
+    hash_of = (Words() if known is None else known).__getitem__
     found = []
     for text in texts:
-        if len(known) > _KNOWN_WORDS:
-            known.clear()
-        words = np.array([_word(word, known) for word in _WORD.findall(text.lower())] or [0], dtype=np.uint64)
-        runs = max(len(words) - n + 1, 1)
-        mixed = np.zeros(runs, dtype=np.uint64)
+        spelt = _WORD.findall(text.lower())
+        words = np.fromiter(map(hash_of, spelt), np.uint64, len(spelt)) if spelt else np.zeros(1, np.uint64)
+        mixed = np.zeros(max(len(words) - n + 1, 1), dtype=np.uint64)
         for i in range(min(n, len(words))):
-            mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + words[i : i + runs]
+            mixed *= np.uint64(0x9E3779B97F4A7C15)
+            mixed += words[i : i + len(mixed)]
             mixed ^= mixed >> np.uint64(29)
         found.append(np.unique(mixed))
     return found
-
-
-def _word(word: str, known: dict[str, int]) -> int:
-    if word not in known:
-        known[word] = int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big")
-    return known[word]
 
 
 def signatures(sets: Sequence[U64], hashes: int, seed: int) -> NDArray[np.uint32]:
@@ -63,9 +67,11 @@ def signatures(sets: Sequence[U64], hashes: int, seed: int) -> NDArray[np.uint32
             end += 1
         block = np.concatenate(sets[start:end])
         begins = np.cumsum([0, *(len(one) for one in sets[start : end - 1])])
+        hashed = np.empty_like(block)
         for k in range(hashes):
-            hashed = ((block * factors[k] + offsets[k]) >> np.uint64(32)).astype(np.uint32)
-            out[start:end, k] = np.minimum.reduceat(hashed, begins)
+            np.multiply(block, factors[k], out=hashed)
+            np.add(hashed, offsets[k], out=hashed)
+            out[start:end, k] = np.minimum.reduceat(hashed, begins) >> np.uint64(32)
         start = end
     return out
 
