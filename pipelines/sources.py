@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from engine.errors import UserError
 from engine.identity import located
 from engine.identity.digests import STORE, Digests
-from engine.identity.sources import UNVERSIONED, Identities, SourceSettings, identities, named
+from engine.identity.sources import LIBRARY, PYTHON, UNVERSIONED, Identities, SourceSettings, identities, named
 from pipelines import graph
 from pipelines.manifest import load_manifest
 from pipelines.parameters import stage_parameters
@@ -36,7 +36,7 @@ def stage_sources(stage: str, parameters: dict[str, Any], profile: str | None) -
         for file, identity in files.items():
             if identity == UNVERSIONED:
                 _unversioned(field, file, name)
-    waived = {f"package {one}" for one in load_manifest().waived}
+    waived = {LIBRARY if one == PYTHON else f"package {one}" for one in load_manifest().waived}
     kept = {field: {k: v for k, v in files.items() if k not in waived} for field, files in found.items()}
     return {field: files for field, files in kept.items() if files}
 

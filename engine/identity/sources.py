@@ -6,8 +6,9 @@ becomes part of the stage's key: a file's digest, a remote file's ETag, version 
 `revision` that stands beside the path in the parameters, a package's version.
 """
 
-import platform
+import os
 import re
+import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,10 @@ UNVERSIONED = "not versioned by its store"
 Identities = dict[str, dict[str, str]]
 """Field of the parameters → file (or package) → its identity."""
 
+PYTHON, LIBRARY = "python", "Python's library"
+"""How `packages_read` names Python's own library, and how its identity is shown."""
+_NO_LIBRARY = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})
+_OF_THE_BUILD = "_sysconfigdata"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -85,7 +90,9 @@ def identities(parameters: BaseModel, stage: str, root: Path, digests: Digests) 
     for source in named(parameters, stage):
         found[source.field] = of_source(source, root, digests)
     for field, name in packages(parameters, stage):
-        found.setdefault(field, {})[f"package {name}"] = package_version(field, name)
+        of_python = name == PYTHON
+        identity = python_library(digests) if of_python else package_version(field, name)
+        found.setdefault(field, {})[LIBRARY if of_python else f"package {name}"] = identity
     return found
 
 
@@ -106,12 +113,7 @@ def in_words(found: dict[str, str]) -> str:
 
 
 def package_version(field: str, name: str) -> str:
-    """The version of an installed package, or of Python.
-
-    Raises UserError where the package is not installed.
-    """
-    if name == "python":
-        return platform.python_version()
+    """Return the version of an installed package; raises UserError where it is not installed."""
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError:
@@ -119,6 +121,22 @@ def package_version(field: str, name: str) -> str:
             f"{field} wants the package {name}, which is not installed: `pip install --no-deps {name}`, or take it out "
             "of the parameters."
         ) from None
+
+
+def python_library(digests: Digests) -> str:
+    """Return one digest of the modules of the running Python's library, where a corpus may read them as text.
+
+    Builds of one version differ, and what no module says does not count: neither the patch level nor the tests.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = {}
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in _NO_LIBRARY]
+        for name in names:
+            if name.endswith(".py") and not name.startswith(_OF_THE_BUILD):
+                path = Path(folder, name)
+                found[path.relative_to(root).as_posix()] = digests.of(path)
+    return digest_bytes(canonical_json(found))
 
 
 def _identity(match: Match, digests: Digests) -> str:

@@ -53,7 +53,7 @@ class Parameters(BaseModel):
 def found(tmp_path: Path):
     """Identities in a repository at `tmp_path`."""
 
-    def find(parameters: Parameters) -> Identities:
+    def find(parameters: BaseModel) -> Identities:
         return identities(parameters, "toy", tmp_path, Digests(tmp_path / "store.json"))
 
     return find
@@ -193,6 +193,28 @@ def test_a_commit_of_the_hub_needs_no_network(tmp_path: Path) -> None:
 )
 def test_the_hub_is_read_at_the_commit_of_the_key(path: str, read: str) -> None:
     assert located._at_revision(Source("toy.path", path, COMMIT)).path == read
+
+
+def test_python_s_library_counts_by_content_not_by_patch_level(
+    tmp_path: Path, found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "lib"
+    for name in ("json/decoder.py", "json/tests/test_it.py", "_sysconfigdata_x.py", "site-packages/other.py"):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text("one")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(library)})
+
+    class OfPython(BaseModel):
+        packages_read: ClassVar = ("python",)
+
+    first = found(OfPython())
+    assert list(first["toy"]) == ["Python's library"]
+    monkeypatch.setattr("platform.python_version", lambda: "3.11.99")
+    for name in ("json/tests/test_it.py", "_sysconfigdata_x.py", "site-packages/other.py"):
+        (library / name).write_text("two")
+    assert found(OfPython()) == first
+    (library / "json/decoder.py").write_text("two")
+    assert found(OfPython()) != first
 
 
 def test_a_missing_package_is_one_sentence() -> None:
