@@ -40,6 +40,19 @@ def read_ledger(profile: str) -> dict[str, Any]:
         ) from None
 
 
+def check_ledger(profile: str) -> None:
+    """Refuse what DVC would refuse in words of its own: a damaged dvc.lock, or a dvc.yaml that is no YAML.
+
+    Raises UserError, with a remedy that heals.
+    """
+    view = graph.dvc_file(profile)
+    try:
+        read_yaml(view, view.relative_to(graph.root()).as_posix())
+    except UserError as error:
+        raise UserError(f"{str(error).rpartition(': ')[0]}: `make views` writes it anew.") from None
+    read_ledger(profile)
+
+
 def _stages(content: Any, shown: str) -> dict[str, Any]:
     """Return the stages, after checking what DVC itself checks of them."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

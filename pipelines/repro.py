@@ -28,7 +28,7 @@ from pipelines import graph
 from pipelines.code import code_file, stage_file
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
-from pipelines.ledger import read_ledger
+from pipelines.ledger import check_ledger
 from pipelines.manifest import ROOT, load_manifest
 
 CODE = "code"
@@ -120,7 +120,7 @@ def main() -> NoReturn:
         profile = load_manifest().profile(asked.env)
         stages = (load_manifest().stage(asked.stage).name,) if asked.stage else ()
         check_configuration(profile)
-        read_ledger(profile)
+        check_ledger(profile)
         take_turn(profile, asked.stage)
         begun = now()
         status, interrupted = run(command(profile, *stages, force=asked.force))

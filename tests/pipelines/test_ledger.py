@@ -1,12 +1,14 @@
 """dvc.lock: what DVC would refuse is one sentence with a remedy, wherever it is read."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from engine.errors import UserError
-from pipelines import mend, restore, status
-from pipelines.ledger import ledger_path, read_ledger
+from pipelines import graph, mend, restore, status
+from pipelines.ledger import check_ledger, ledger_path, read_ledger
 from tests.runs import Runs
 
 PROFILE = "smoke"
@@ -68,6 +70,40 @@ def test_a_damaged_one_is_refused_with_a_remedy_that_heals(lock: Path, text: str
     assert [path.name for path in mend.move_aside(PROFILE)] == ["dvc.lock"]
     assert read_ledger(PROFILE) == {}
     assert not list(mend.damaged(PROFILE))
+
+
+def test_the_remedy_for_a_merge_heals(lock: Path) -> None:
+    def git(*words: str) -> None:
+        person = ("-c", "user.name=t", "-c", "user.email=t@t")
+        subprocess.run(["git", *person, *words], cwd=graph.root(), capture_output=True, check=words[0] != "merge")
+
+    def commit(size: str) -> None:
+        lock.write_text(LOCK.replace("7512", size))
+        git("add", "-A")
+        git("commit", "-qm", size)
+
+    git("init", "-qb", "main")
+    commit("7512")
+    git("checkout", "-qb", "other")
+    commit("7513")
+    git("checkout", "-q", "main")
+    commit("7514")
+    git("merge", "other")
+    with pytest.raises(UserError, match="unfinished merge") as error:
+        read_ledger(PROFILE)
+    remedy = re.search(r"`git (checkout [^`]*)`", str(error.value))
+    assert remedy
+    git(*remedy[1].split())
+    assert read_ledger(PROFILE)["corpus"]["deps"][0]["size"] == 7513
+
+
+def test_a_damaged_view_is_refused_before_dvc_reads_it(lock: Path) -> None:
+    view = lock.with_suffix(".yaml")
+    view.write_text("stages: {}\n")
+    check_ledger(PROFILE)
+    view.write_text("<<<<<<< HEAD\nstages: {}\n")
+    with pytest.raises(UserError, match=r"smoke/dvc.yaml, line 1, holds the marks .*: `make views` writes it anew"):
+        check_ledger(PROFILE)
 
 
 def test_whatever_dvc_refuses_of_a_file_that_was_cut_is_refused() -> None:
