@@ -72,7 +72,8 @@ def test_parameters(
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """conf/ of a scratch repository, read anew."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    monkeypatch.setattr(graph, "ROOT", tmp_path)
+    for place in ("ROOT", "CODE"):
+        monkeypatch.setattr(graph, place, tmp_path)
     monkeypatch.setattr(graph, "config", functools.cache(graph.config.__wrapped__))
     return tmp_path / "conf"
 
