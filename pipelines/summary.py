@@ -38,9 +38,9 @@ def main() -> None:
         begun = graph.data_folder(profile) / ".runs" / "begun"
         if asked.begin:
             begun.parent.mkdir(parents=True, exist_ok=True)
-            begun.write_text(str(time.time()))
+            begun.touch()  # its time says it: nothing to read, so nothing to be damaged
         else:
-            print_summary(profile, time.time() - float(begun.read_text()) if begun.is_file() else None)
+            print_summary(profile, time.time() - begun.stat().st_mtime if begun.is_file() else None)
 
 
 def print_summary(profile: str, wall_seconds: float | None) -> None:

@@ -115,7 +115,7 @@ def test_a_missing_source_is_refused_before_any_stage_starts(project: Project, t
 
 
 def test_missing_input_names_the_stage_that_makes_it(project: Project) -> None:
-    assert "make repro STAGE=tokenization" in run_stage(project, "pretrain")
+    assert f"`make repro STAGE=tokenization PROFILE={PROFILE}`" in run_stage(project, "pretrain")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_foreign_or_older_manifest(project: Project, field: str, value: object, 
     (folder / "manifest.json").write_text(json.dumps({**manifest, field: value}))
     error = run_stage(project, "rephrase")
     assert words in error
-    assert "make repro STAGE=corpus" in error
+    assert f"`make repro STAGE=corpus PROFILE={PROFILE}`" in error
 
 
 def test_full_disc_keeps_what_was_there(project: Project, tmp_path: Path) -> None:

@@ -67,10 +67,21 @@ def test_stale_by_input_after_a_run_in_a_shell(room):
     assert marks["rewrites"] == "STALE"
 
 
-def test_missing_output(room):
-    shutil.rmtree(room.project.data("tooluse", "tools"))
-    plan, _ = agreed(room)
-    assert plan["tooluse"] == ("missing", "tools is not there")
+def test_an_output_that_is_gone_and_one_that_is_damaged_come_back(room):
+    for harm, word in ((shutil.rmtree, "tools is not there"), (cut, "tools is damaged")):
+        harm(room.project.data("tooluse", "tools"))
+        state, reason = agreed(room)[0]["tooluse"]
+        assert state == "recalled"
+        assert reason.startswith("comes back from ")
+        assert f", no run: {word}" in reason
+        room.project.repro("-s", f"{LEDGER}:code", f"{LEDGER}:tooluse")
+        assert agreed(room)[0]["tooluse"][0] == "fresh"
+
+
+def cut(folder):
+    """Cut a file of an artifact."""
+    path = next(path for path in sorted(folder.iterdir()) if path.name != "manifest.json")
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 def test_failed_in_a_shell_and_on_the_page(room):
