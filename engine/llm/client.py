@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.errors import UserError
 from engine.llm import local
 from engine.llm.cache import ReplyCache
-from engine.llm.http import check_address, post_chat
+from engine.llm.http import post_chat
 from engine.llm.protocol import ChatClient, ChatReply, ChatRequest, LLMSettings, Provider
 
 Template = Callable[[ChatRequest], str]
@@ -36,9 +36,6 @@ def _client(
             raise UserError(f"{where}.provider: this stage has no template for it; set it to local or openai")
         return TemplateClient(template)
     if settings.provider == "openai":
-        if not settings.base_url or not settings.model:
-            raise UserError(f"{where}: provider openai needs base_url (up to and with /v1) and model")
-        check_address(settings.base_url, where)
         return HTTPClient(settings, cache, where, f"{settings.model} at {settings.base_url}", lambda: settings.base_url)
     return HTTPClient(
         settings,

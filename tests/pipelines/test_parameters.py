@@ -47,6 +47,15 @@ def test_wrong_kind_names_the_field(given: dict[str, Any], stage: str) -> None:
         check_parameters(given, "laptop")
 
 
+@pytest.mark.parametrize("llm", [{"base_url": "localhost:8000/v1", "model": "m"}, {"model": "m"}])
+def test_a_language_model_that_cannot_be_reached_is_refused_before_a_run(
+    given: dict[str, Any], llm: dict[str, Any]
+) -> None:
+    given["rephrase"]["model"] |= {"llm": {"provider": "openai", **llm}}
+    with pytest.raises(UserError, match=r"the parameter rephrase\.model\.llm is .*openai.*base_url"):
+        check_parameters(given, "laptop")
+
+
 @pytest.mark.parametrize("address", ["https://me:hunter2@host/v1", "https://host/v1?api_key=hunter2"])
 def test_an_address_with_a_password_is_refused_since_keys_and_records_hold_parameters(
     given: dict[str, Any], address: str

@@ -191,5 +191,5 @@ def test_a_model_of_ones_own_counts_by_content(runs: Runs, given: dict[str, Any]
     assert sources.stage_sources("rephrase", given, PROFILE) == {
         "rephrase.model.llm.model": {"own.gguf": digests.Digests(runs.root / "none").of(runs.root / "own.gguf")}
     }
-    given["rephrase"]["model"]["llm"] = {"provider": "openai", "model": "own.gguf"}
+    given["rephrase"]["model"]["llm"] = {"provider": "openai", "base_url": "http://host/v1", "model": "own.gguf"}
     assert sources.stage_sources("rephrase", given, PROFILE) == {}
