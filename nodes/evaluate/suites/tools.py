@@ -35,7 +35,7 @@ ABOUT: Final = (
     "is a policy that makes one uniform legal call and says what came back."
 )
 WAYS: Final = ("sampled", "greedy", "enforced")
-CHANCE_ROUNDS: Final = 20
+CHANCE_ROUNDS: Final = 8
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:

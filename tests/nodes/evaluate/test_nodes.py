@@ -55,7 +55,7 @@ def test_report_and_metrics_are_whole(first):
     assert {"report.md", "report.html", "model_card.md", "samples.md", "table.json"} <= {
         p.name for p in report.iterdir()
     }
-    for name in ("bits_per_byte_all_base", "arithmetic_sampled_rl", "tools_success_sft", "quiz_all_extended",
+    for name in ("bits_per_byte_all_base", "arithmetic_sampled_rl", "tools_success_sampled_sft", "quiz_all_extended",
                  "lengths_last_quarter_base", "arithmetic_sampled_change_rl_low"):  # fmt: skip
         assert isinstance(metrics[name], float), name
     card = (report / "model_card.md").read_text()
