@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.artifacts.schema import TableSchema
 from engine.errors import UserError
@@ -104,11 +104,12 @@ class FileSource(_Source):
     text_column: str = Field("text", description="column or field with the text (parquet, jsonl)")
     title_column: str | None = Field(None, description="column or field with a title; without one, name and row number")
 
-    @model_validator(mode="after")
-    def _title_is_no_text(self) -> "FileSource":
-        if self.title_column == self.text_column:
+    @field_validator("title_column")
+    @classmethod
+    def _title_is_no_text(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value == info.data.get("text_column"):
             raise ValueError("title_column must not be the text_column; name another one or leave it out")
-        return self
+        return value
 
     @model_validator(mode="after")
     def _revision_is_of_a_remote_path(self) -> "FileSource":

@@ -45,8 +45,8 @@ def profile_table(
         dialogues: columns that hold conversations as JSON.
 
     Returns:
-        `row_count`; for each column `<column>.null_share`, and by type: text `.blank_share` (no visible
-        character), `.duplicate_share`, `.chars_min`, `.chars_p05`, `.chars_p50`, `.chars_p95`, `.chars_max`,
+        `row_count`; for each column `<column>.null_share`, and by type: text `.blank_share` (null or no
+        visible character), `.duplicate_share`, `.chars_min`, `.chars_p05`, `.chars_p50`, `.chars_p95`, `.chars_max`,
         `.replacement_share` (of all characters); dialogues `.silent_share` (no message with a visible character);
         numbers `.min`, `.mean`, `.max`, `.nan_share`; flags `.true_share`; lists `.items_min`, `.items_mean`,
         `.items_max`; `<column>.<value>` for each share. A statistic of no rows is nan.
@@ -78,7 +78,7 @@ def _whole(column: str, kind: str) -> "list[pl.Expr]":
     found = {"null_share": cell.is_null().mean()}
     if kind == "str":
         chars = cell.str.len_chars()
-        found["blank_share"] = (~cell.str.contains(VISIBLE)).mean()
+        found["blank_share"] = (~cell.str.contains(VISIBLE).fill_null(False)).mean()
         found["chars_min"], found["chars_max"] = chars.min(), chars.max()
         found["replacement_share"] = cell.str.count_matches(REPLACEMENT, literal=True).sum() / chars.sum()
     elif kind in ("i32", "i64", "f64"):
@@ -97,7 +97,7 @@ def _speaks(column: str) -> "pl.Expr":
     """Whether a message of a conversation in JSON has a visible character."""
     import polars as pl
 
-    return pl.col(column).str.replace_all(_UNSEEN_ESCAPE, " ").str.contains(_SPOKEN)
+    return pl.col(column).str.replace_all(_UNSEEN_ESCAPE, " ").str.contains(_SPOKEN).fill_null(False)
 
 
 def _of_sample(sample: "pl.LazyFrame", columns: list[str]) -> dict[str, Statistic]:

@@ -10,13 +10,15 @@ from engine.errors import UserError
 from engine.yaml_file import read_yaml
 
 GATES = Path(__file__).resolve().parents[2] / "conf" / "base" / "gates.yml"
+Limits = dict[str, tuple[float, str]]
+
 _FIELDS = {"key", "shares", "texts", "dialogues", "expectations"}
-_OF_TEXTS = {
-    "null_share": (0, "nothing without text"),
-    "blank_share": (0, "nothing that shows no character"),
+_OF_KEYS: Limits = {"blank_share": (0, "each row has its key")}
+_OF_TEXTS: Limits = {
+    "blank_share": (0, "nothing without a visible character"),
     "duplicate_share": (0.5, "more, and most texts repeat others"),
 }
-_OF_DIALOGUES = {**_OF_TEXTS, "silent_share": (0, "no conversation in which nobody says anything")}
+_OF_DIALOGUES: Limits = {**_OF_TEXTS, "silent_share": (0, "no conversation in which nobody says anything")}
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Suite:
         key: the column whose values must be distinct.
         shares: column → the values whose shares are measured (anything else counts as `<column>.other`).
         expectations: Great Expectations configurations: `type`, `column` (a statistic of the profile), the
-            type's own arguments, and a `description`; those that every column of texts has stand last.
+            type's own arguments, and a `description`; those of every key and text stand last.
         dialogues: columns that hold conversations as JSON.
 
     """
@@ -70,6 +72,7 @@ def _suite(path: Path, name: str, entry: Any) -> Suite:
     usual = [rule for column in texts for rule in _usual(column, _OF_TEXTS)]
     usual += [rule for column in dialogues for rule in _usual(column, _OF_DIALOGUES)]
     key, shares = entry.get("key", "id"), entry.get("shares", {})
+    usual += _usual(key, _OF_KEYS)
     return Suite(name, key, shares, [*entry["expectations"], *usual], dialogues)
 
 
@@ -88,7 +91,7 @@ def check_bounds(rule: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: min_value is above max_value, so nothing can pass: exchange them.")
 
 
-def _usual(column: str, limits: dict[str, tuple[float, str]]) -> list[dict[str, Any]]:
+def _usual(column: str, limits: Limits) -> list[dict[str, Any]]:
     """What every column of texts must satisfy, whichever table it stands in."""
     return [
         {

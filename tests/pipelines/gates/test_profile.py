@@ -43,6 +43,8 @@ def test_statistics_are_what_plain_python_finds(rows):
     assert found["row_count"] == len(rows)
     assert found["id.duplicate_share"] == pytest.approx(1 - len({row["id"] for row in rows}) / len(rows))
     assert found["text.duplicate_share"] == pytest.approx(1 - len({row["text"] for row in rows}) / len(rows))
+    blank = sum(not set(row["text"] or "") - set(" \n\u200b\u3164") for row in rows)
+    assert found["text.blank_share"] == pytest.approx(blank / len(rows))
     assert found["text.null_share"] == pytest.approx(1 - len(texts) / len(rows))
     assert found["id.a"] == pytest.approx(sum(row["id"] == "a" for row in rows) / len(rows))
     assert found["id.other"] == pytest.approx(sum(row["id"] not in "ab" for row in rows) / len(rows))
@@ -51,8 +53,6 @@ def test_statistics_are_what_plain_python_finds(rows):
     assert found["score.nan_share"] == pytest.approx(sum(math.isnan(row["score"]) for row in rows) / len(rows))
     if texts:
         assert (found["text.chars_min"], found["text.chars_max"]) == (min(map(len, texts)), max(map(len, texts)))
-        blank = sum(not set(text) - set(" \n\u200b\u3164") for text in texts)
-        assert found["text.blank_share"] == pytest.approx(blank / len(texts))
         assert min(map(len, texts)) <= found["text.chars_p50"] <= max(map(len, texts))
     if chars := sum(map(len, texts)):
         assert found["text.replacement_share"] == pytest.approx(sum(text.count("\ufffd") for text in texts) / chars)

@@ -142,8 +142,8 @@ def test_texts_that_are_missing_blank_or_all_alike_are_refused(name, column):
     first = pl.int_range(pl.len()) == 0
     most = pl.int_range(pl.len()) < N * 0.6
     for change, statistic in (
-        (pl.lit(None, dtype=pl.String), "null_share"),
-        (pl.when(first).then(NONE).otherwise(column), "null_share"),
+        (pl.lit(None, dtype=pl.String), "blank_share"),
+        (pl.when(first).then(NONE).otherwise(column), "blank_share"),
         *((pl.lit(blank), "blank_share") for blank in BLANKS),
         *((pl.when(first).then(pl.lit(blank)).otherwise(column), "blank_share") for blank in BLANKS),
         (pl.col(column).first(), "duplicate_share"),
@@ -155,6 +155,17 @@ def test_texts_that_are_missing_blank_or_all_alike_are_refused(name, column):
         rules = [rule for rule in suite.expectations if rule["column"] == f"{column}.{statistic}"]
         assert rules, f"{name} has no limit on {column}.{statistic}"
         assert float(found[f"{column}.{statistic}"]) > rules[0]["max_value"]
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("blank", [None, "", " \u200b"])
+def test_one_row_without_its_key_is_refused(name, blank):
+    suite = suites.load_suites()[name]
+    first = pl.int_range(pl.len()) == 0
+    verdict = judged(
+        name, table(name).with_columns(pl.when(first).then(pl.lit(blank)).otherwise(suite.key).alias(suite.key))
+    )
+    assert f"{suite.key}.blank_share is 0.025, expected at most 0: each row has its key" in verdict.failures
 
 
 @pytest.mark.parametrize("name", ["trajectories", "sft_examples"])
