@@ -14,6 +14,8 @@ import dagster as dg
 
 from dags.attending import attended_by_driver
 from engine.artifacts.files import object_if_sound
+from engine.identity.records import BEGUN
+from engine.launch.slurm.states import State
 from engine.remedy import move_aside
 from pipelines import graph
 from pipelines.dispatch import JOBS
@@ -44,13 +46,19 @@ class EndedJob:
 
 
 def ended_jobs(profile: str) -> Iterator[EndedJob]:
-    """The ended jobs of stages that no driver attends now (it would hold the stage's lock)."""
+    """The ended jobs of stages that no driver attends now (it would hold the stage's lock).
+
+    Only those of the work that was begun last: a run of the stage would not go on with what other keys have left. And
+    none that Ctrl-C cancelled: whoever pressed it goes on when they like.
+    """
     for stage in load_manifest().stages:
-        folder = graph.work_folder(profile) / stage
-        if attended_by_driver(profile, stage):
+        works = graph.work_folders(profile, stage)
+        if attended_by_driver(profile, stage) or not works:
             continue
-        for told in sorted(folder.glob(f"*/{JOBS}/*/exit.json")):
-            if job := _json(told.with_name("job.json")):
+        latest = max(works, key=lambda work: str(_json(work / BEGUN).get("started", "")))
+        for told in sorted(latest.glob(f"{JOBS}/*/exit.json")):
+            job = _json(told.with_name("job.json"))
+            if job and job.get("ended") != State.CANCELLED:
                 end = _json(told)
                 yield EndedJob(
                     stage, told.parent.name, told.parents[2].name, str(job["id"]), int(end["rc"]), str(end.get("end"))

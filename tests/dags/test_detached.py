@@ -6,7 +6,9 @@ import pytest
 from dags.definitions import stage_job
 from dags.detached import detached_job_sensor, ended_jobs
 from engine.artifacts.files import canonical_json, write_atomic
+from engine.identity.records import BEGUN
 from engine.launch.lifetime import lock
+from engine.launch.slurm.states import State
 from pipelines.manifest import load_manifest
 
 KEY = "0123456789abcdef"
@@ -16,9 +18,17 @@ KEY = "0123456789abcdef"
 def lay(runs):
     """Lay a run directory as the launcher does: submitted, and ended with `status` at `end`."""
 
-    def go(stage="pretrain", node="train_pretrain", job="123", status=None, end="2026-01-01T00:00:00+00:00"):
-        folder = runs.root / "data" / "smoke" / ".work" / stage / KEY / "jobs" / node
-        write_atomic(folder / "job.json", canonical_json({"id": job, "key": "k", "attempts": 1}))
+    def go(
+        stage="pretrain",
+        node="train_pretrain",
+        job="123",
+        status=None,
+        end="2026-01-01T00:00:00+00:00",
+        key=KEY,
+        **more,
+    ):
+        folder = runs.root / "data" / "smoke" / ".work" / stage / key / "jobs" / node
+        write_atomic(folder / "job.json", canonical_json({"id": job, "key": "k", "attempts": 1, **more}))
         if status is not None:
             told = {"job": job, "attempt": 0, "rc": status, "drain": 0, "done": True, "end": end}
             write_atomic(folder / "exit.json", canonical_json(told))
@@ -77,3 +87,13 @@ def test_a_stage_that_a_driver_attends_is_left_to_it(lay, runs):
     held.close()
     (found,) = ended_jobs("smoke")
     assert found.sentence == "stage pretrain, node train_pretrain: detached job 123 is done"
+
+
+def test_what_another_key_or_ctrl_c_has_left_starts_no_run(lay):
+    """Work of other keys stays for as long as it is not cleared."""
+    for key, started in ((KEY, "2026-01-01"), ("f" * 16, "2026-01-02")):
+        work = lay(status=0, key=key).parents[1]
+        write_atomic(work / BEGUN, canonical_json({"started": started}))
+    assert [job.key for job in ended_jobs("smoke")] == ["f" * 16]
+    lay(status=1, key="f" * 16, ended=str(State.CANCELLED))
+    assert list(ended_jobs("smoke")) == []
