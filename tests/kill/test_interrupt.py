@@ -114,6 +114,34 @@ def test_paused_in_the_driver_itself(pretraining: Pretraining, terminal: Termina
     check_pause(pretraining.project, terminal, None, f"stage {STAGE} stopped at {kept} of {STEPS}; ")
 
 
+def test_a_rate_changed_half_way_by_adopting_the_work(pretraining: Pretraining, terminal: Terminal) -> None:
+    """The edit deletes nothing; what comes of the adopted work says so, and the work of the first key goes on."""
+    project = pretraining.project
+    pretraining.use(0)
+    before = newest(project.data(".work", STAGE))
+    if not before:
+        terminal.type(*KEDRO)
+        terminal.wait_for(5)
+        terminal.press()
+        assert terminal.ended() == 130
+        before = newest(project.data(".work", STAGE))
+    (first,) = (path.parent.name for path in project.data(".work", STAGE).glob("*/begun.json"))
+    parameters = f"conf/{PROFILE}/parameters/pretrain.yml"
+    project.edit(parameters, "warmup: 4", "warmup: 3")
+    try:
+        project.run("python", "-m", "pipelines.adopt_work", "--env", PROFILE, "--stage", STAGE, "--key", first)
+        project.run(*KEDRO)
+        record = project.records(STAGE)[-1]
+        assert (record["outcome"], record["training"]["resumed_at"]) == ("success", before)
+        assert record["warning"] == f"adopted work of key {first} at step {before}"
+        differs = ["parameter pretrain.schedule.warmup: 4 → 3"]
+        assert record["origin"] == {"work": first, "step": before, "differs": differs}
+    finally:
+        project.edit(parameters, "warmup: 3", "warmup: 4")
+        project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    assert newest(project.data(".work", STAGE, first)) == before
+
+
 def check_pause(project: Project, terminal: Terminal, key: str | None, begin: str) -> None:
     """The command's last word and the run record say where it stopped, and nothing looks like a failure of ours."""
     said = terminal.said()
