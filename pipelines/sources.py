@@ -1,11 +1,10 @@
 """What a stage reads from outside the graph, as the profile has it: part of its code file, its key and its record."""
 
-import sys
 from typing import Any
 
 from pydantic import ValidationError
 
-from engine.errors import UserError
+from engine.errors import UserError, warn
 from engine.identity import located
 from engine.identity.digests import STORE, Digests
 from engine.identity.sources import LIBRARY, PYTHON, UNVERSIONED, Identities, SourceSettings, identities, named
@@ -67,11 +66,9 @@ def _unversioned(field: str, file: str, profile: str) -> None:
             f"{field}: the store of {file} states no ETag, version or checksum, so an edit of it would stay unnoticed: "
             f"add `revision:` beside it, a word that you change with the file (conf/{profile}/sources.yml refuses it)."
         )
-    print(
-        f"warning: {field}: the store of {file} states no ETag, version or checksum: an edit of it stays unnoticed; "
-        "add `revision:` beside it",
-        file=sys.stderr,
-        flush=True,
+    warn(
+        f"{field}: the store of {file} states no ETag, version or checksum: an edit of it stays unnoticed; add "
+        "`revision:` beside it."
     )
 
 

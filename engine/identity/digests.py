@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from engine.artifacts.files import canonical_json, digest_file
-from engine.errors import UserError
+from engine.errors import UserError, warn
 
 STORE = Path("data/.sources.json")
 """The store, below the repository: path → [size, modification time, change time, inode, blake2b]. Only a cache."""
@@ -60,16 +60,19 @@ class Digests:
         return digest
 
     def save(self) -> None:
-        """Keep what has been read since, beside what others have kept meanwhile."""
+        """Keep what has been read since, beside what others have kept meanwhile; warn where it cannot be kept."""
         if not self._added:
             return
         kept = {**_read(self._store), **self._added}
         if len(kept) > _MOST:
             kept = self._added
-        self._store.parent.mkdir(parents=True, exist_ok=True)
         partial = self._store.with_name(f"{self._store.name}.{os.getpid()}")  # each writer has its own
-        partial.write_bytes(canonical_json(kept))
-        os.replace(partial, self._store)
+        try:
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(canonical_json(kept))
+            os.replace(partial, self._store)
+        except OSError as error:  # who only looks needs no right to write
+            warn(f"{self._store} cannot be written ({error.strerror}): files that parameters name are read each time.")
         self._added = {}
 
 

@@ -101,6 +101,14 @@ def test_a_broken_store_is_made_again(store: Path, file: Path, content: bytes) -
     assert str(file) in store.read_text()
 
 
+def test_a_store_that_cannot_be_written_is_a_warning(
+    store: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.parent.write_text("no folder")
+    assert asked(store, file) == digest_bytes(b"one text")
+    assert "store.json cannot be written (" in capsys.readouterr().err
+
+
 def test_two_who_save_at_once_keep_both_answers(store: Path, file: Path, reads: list[Path]) -> None:
     other = file.with_name("other.jsonl")
     shutil.copy(file, other)
