@@ -11,6 +11,7 @@ from pathlib import Path
 from dags.home import chosen_profile, dagster_home
 from dags.versions import VERSIONS, code_versions
 from engine.artifacts.files import write_atomic
+from engine.errors import UserError
 from engine.launch.ports import require_free
 from pipelines.errors import report_errors
 from pipelines.manifest import ROOT
@@ -31,8 +32,16 @@ concurrency:
 
 
 def prepare_home(home: Path) -> None:
-    """Make Dagster's folder with its settings; what it has recorded stays."""
-    home.mkdir(parents=True, exist_ok=True)
+    """Make Dagster's folder with its settings; what it has recorded stays.
+
+    Raises UserError where a file is in the way.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (home, *home.parents) if path.exists())
+        remedy = f"move it away (`mv {file} {file}.old`)"
+        raise UserError(f"{file} is a file where Dagster's folder belongs: {remedy}.") from error
     settings = home / "dagster.yaml"
     if not settings.is_file() or settings.read_text(encoding="utf-8") != SETTINGS:
         write_atomic(settings, SETTINGS.encode())

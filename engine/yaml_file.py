@@ -45,8 +45,13 @@ def read_yaml(path: Path | str, shown: str | None = None) -> Any:
 
     """
     name = shown or str(path)
+    return parse_yaml(read_text(path, name), name)
+
+
+def read_text(path: Path | str, name: str) -> str:
+    """Return the text of a file that people write; raises UserError as `read_yaml` does."""
     try:
-        return parse_yaml(Path(path).read_text(encoding="utf-8"), name)
+        return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is no UTF-8 at byte {error.start}: convert it (iconv -t UTF-8).") from error
     except OSError as error:

@@ -40,6 +40,8 @@ def main() -> None:
     asked = parser.parse_args()
     with report_errors():
         profile = load_manifest().profile(asked.env)
+        if not asked.source:
+            raise UserError("no checkpoint is named: give SOURCE=… a directory with config.json and safetensors.")
         path = adopt(profile, Path(asked.source), asked.dataset)
         print(f"{asked.dataset} of profile {profile} is now {asked.source}; recorded in {path}")
 

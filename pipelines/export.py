@@ -6,6 +6,7 @@ The directory appears whole or not at all. `make import` brings it back.
 """
 
 import argparse
+import math
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,14 @@ def main() -> None:
     with report_errors():
         profile = load_manifest().profile(asked.env)
         default = graph.data_folder(profile) / "export" / f"{asked.checkpoint}-{asked.dtype}"
-        export(profile, asked.checkpoint, asked.dtype, Path(asked.out or default), round(asked.shard_gb * 1e9))
+        export(profile, asked.checkpoint, asked.dtype, Path(asked.out or default), shard_bytes(asked.shard_gb))
+
+
+def shard_bytes(gigabytes: float) -> int:
+    """Return the most bytes of a shard. Raises UserError where it would hold none, or has no bound."""
+    if not 1e-9 <= gigabytes < math.inf:
+        raise UserError(f"a shard of {gigabytes} GB cannot be made: give SHARD_GB=… a positive number, such as 5.")
+    return round(gigabytes * 1e9)
 
 
 def export(profile: str, checkpoint: str, dtype: str, out: Path, shard_bytes: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.identity import snapshot
-from engine.yaml_file import parse_yaml
+from engine.yaml_file import parse_yaml, read_text
 
 CODE = Path(__file__).resolve().parent.parent
 """The code and the configuration that this process runs: a snapshot's where it runs a stage, else the repository's."""
@@ -72,7 +72,7 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
 @cache
 def load_manifest() -> Manifest:
     """The repository's own kedro.yml."""
-    return parse_manifest((CODE / "kedro.yml").read_text(encoding="utf-8"))
+    return parse_manifest(read_text(CODE / "kedro.yml", "kedro.yml"))
 
 
 def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:

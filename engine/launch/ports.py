@@ -11,6 +11,8 @@ def require_free(host: str, port: int, command: str) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except OverflowError as error:
+            raise UserError(f"{port} is no port: give one from 1024 to 65535 by `{command} --port`.") from error
         except OSError as error:
             raise UserError(
                 f"{host}:{port} cannot be used ({error.strerror}): stop what listens there, or run "

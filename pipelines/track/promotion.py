@@ -86,7 +86,7 @@ def load_gates(profile: str) -> list[Gate]:
         UserError: a gate has an unknown field, names no dataset of the catalog, or asks for nothing.
 
     """
-    return [_gate(alias, dict(entry), profile) for alias, entry in graph.config(profile, SECTION).items()]
+    return [_gate(alias, entry, profile) for alias, entry in graph.config(profile, SECTION).items()]
 
 
 def model_name(profile: str) -> str:
@@ -176,6 +176,8 @@ def _judge(store: Store, gate: Gate, version: "ModelVersion", record: Record) ->
 
 def _gate(alias: str, entry: dict[str, Any], profile: str) -> Gate:
     where_ = f"conf/base/promotion.yml or conf/{profile}/promotion.yml: gate {alias}"
+    if not isinstance(entry, dict):
+        raise UserError(f"{where_} is {entry!r}: give it exactly checkpoint and metrics.")
     checkpoint, metrics = entry.get("checkpoint"), entry.get("metrics")
     if set(entry) != {"checkpoint", "metrics"} or not isinstance(metrics, dict) or not metrics:
         raise UserError(f"{where_} has the fields {', '.join(entry)}: give it exactly checkpoint and metrics.")

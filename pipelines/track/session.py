@@ -135,7 +135,10 @@ def _require_listening(uri: str) -> None:
         OSError: nothing answers there.
 
     """
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
+    try:
+        parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:  # of the host or the port
+        raise OSError(f"that is no address: {error}") from error
+    if parts.scheme in ("http", "https"):
         socket.create_connection((parts.hostname or "127.0.0.1", port), PROBE_SECONDS).close()

@@ -22,6 +22,16 @@ def test_home_is_made_once_and_what_it_holds_stays(tmp_path):
     assert settings["run_coordinator"]["class"] == "DefaultRunCoordinator"
 
 
+@pytest.mark.parametrize("name", [".dagster", ".dagster/smoke"])
+def test_a_file_in_the_place_of_the_home_is_named_with_its_remedy(name, tmp_path):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("of somebody")
+    with pytest.raises(UserError, match=f"^{file} is a file where .*`mv {file} {file}.old`"):
+        ui.prepare_home(tmp_path / ".dagster" / "smoke")
+    assert file.read_text() == "of somebody"
+
+
 def test_profiles_have_homes_of_their_own(monkeypatch):
     monkeypatch.setenv("K2_PROFILE", "smoke")
     assert dagster_home(chosen_profile()) != dagster_home("laptop")
@@ -34,6 +44,14 @@ def test_a_taken_port_is_refused_in_one_sentence():
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be used .*--port {port + 1}"):
             ui._require_free(port)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_number_that_is_no_port_is_refused_in_one_sentence(port):
+    with pytest.raises(
+        UserError, match=f"{port} is no port: give one from 1024 to 65535 by `python -m dags.ui --port`"
+    ):
+        ui._require_free(port)
 
 
 def test_code_versions_are_remembered_until_a_file_is_touched(runs, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from engine.model.checkpoint import save_checkpoint
 from engine.model.model import K2Model
 from engine.model.tensorfile import INDEX, TensorFiles
 from pipelines import graph
-from pipelines.export import export
+from pipelines.export import export, shard_bytes
 from tests.engine.tiny import config
 from tests.nodes import toy
 
@@ -59,3 +59,9 @@ def test_a_refusal_leaves_nothing(
     with pytest.raises((UserError, DatasetError), match=named):  # Kedro wraps a dataset's; the command unwraps it
         export(PROFILE, checkpoint, dtype, tmp_path / out, 30_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("gigabytes", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_shard_of_no_size_or_without_end_is_refused(gigabytes: float) -> None:
+    with pytest.raises(UserError, match="SHARD_GB"):
+        shard_bytes(gigabytes)

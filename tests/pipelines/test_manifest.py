@@ -1,8 +1,11 @@
 """kedro.yml: what it says, and what it refuses."""
 
+from pathlib import Path
+
 import pytest
 
 from engine.errors import UserError
+from pipelines import manifest
 from pipelines.manifest import load_manifest, parse_manifest
 
 GOOD = """
@@ -50,3 +53,14 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         load_manifest().profile("desktop")
     with pytest.raises(UserError, match="no stage 'sfd'.*sft"):
         load_manifest().stage("sfd")
+
+
+@pytest.mark.parametrize("content", [b"a: caf\xe9", bytes(range(256)), None])
+def test_a_file_that_is_no_text_is_one_sentence(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kedro.yml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    monkeypatch.setattr(manifest, "CODE", tmp_path)
+    with pytest.raises(UserError, match=r"^kedro\.yml (is no UTF-8|cannot be read)"):
+        load_manifest.__wrapped__()

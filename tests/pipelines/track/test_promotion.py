@@ -86,6 +86,7 @@ def test_every_profile_has_the_four_gates(profile: str):
 @pytest.mark.parametrize(
     ("gate", "says"),
     [
+        (None, "gate .* is None: give it exactly checkpoint and metrics"),
         ({"checkpoint": "base_checkpoint"}, "give it exactly checkpoint and metrics"),
         ({"checkpoint": "base", "metrics": {"loss": {"max_value": 1}}}, "names the checkpoint base"),
         (
@@ -105,7 +106,7 @@ def test_every_profile_has_the_four_gates(profile: str):
         ),
     ],
 )
-def test_a_wrong_gate_is_one_sentence(gate: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_gate_is_one_sentence(gate: dict[str, Any] | None, says: str, monkeypatch: pytest.MonkeyPatch):
     real = graph.config
     monkeypatch.setattr(graph, "config", lambda p, s: {"base": gate} if s == "promotion" else real(p, s))
     with pytest.raises(UserError, match=says):
