@@ -115,6 +115,14 @@ def test_a_dead_server_costs_a_warning_and_the_records_stay(add_run, capsys):
     assert Path(record["path"]).is_file()
 
 
+def test_after_a_pause_nothing_is_said_behind_the_commands_own_last_word(add_run, database, capsys):
+    add_run("corpus", 1)
+    assert sum_up(Session("smoke", database), quietly=True)
+    assert not capsys.readouterr().err
+    assert sum_up(Session("smoke", database))
+    assert "stage runs of profile smoke imported" in capsys.readouterr().err
+
+
 def garbage(folder: Path) -> Path:
     path = folder / "mlflow.db"
     path.write_bytes(b"no database " * 100)

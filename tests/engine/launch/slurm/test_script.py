@@ -11,6 +11,7 @@ import pytest
 
 from engine.launch.compute import ComputeClass, Container
 from engine.launch.slurm.script import Job, render
+from engine.training.position import RESUME
 
 TRAIN = ComputeClass(
     "slurm", nodes=4, gpus_per_node=8, gres_type="h800", cpus_per_task=96, mem="0", exclusive=True, time="1-00:00:00",
@@ -51,6 +52,13 @@ def test_a_job_on_several_nodes(tmp_path: Path) -> None:
     assert "--key=0123 --world >&4; echo $?)" in text
     assert "nvidia-smi -L" in text
     assert "scontrol requeue" in text
+
+
+def test_the_word_that_allows_another_torch_reaches_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RESUME, raising=False)
+    assert RESUME not in render(job(tmp_path))
+    monkeypatch.setenv(RESUME, "close")
+    assert f"export {RESUME}=close\n" in checked(render(job(tmp_path)))
 
 
 def test_paths_with_what_sbatch_would_take_for_an_end_are_quoted(tmp_path: Path) -> None:
