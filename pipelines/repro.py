@@ -30,6 +30,7 @@ from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.ledger import check_ledger
 from pipelines.manifest import ROOT, load_manifest
+from pipelines.sources import check_sources
 
 CODE = "code"
 
@@ -120,6 +121,7 @@ def main() -> NoReturn:
         profile = load_manifest().profile(asked.env)
         stages = (load_manifest().stage(asked.stage).name,) if asked.stage else ()
         check_configuration(profile)
+        check_sources(profile)
         check_ledger(profile)
         take_turn(profile, asked.stage)
         begun = now()

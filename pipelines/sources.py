@@ -40,6 +40,12 @@ def stage_sources(stage: str, parameters: dict[str, Any], profile: str | None) -
     return {field: files for field, files in kept.items() if files}
 
 
+def check_sources(profile: str) -> None:
+    """Refuse, before DVC starts anything, what a stage could not read; raises as `stage_sources` does."""
+    for stage in load_manifest().stages:
+        stage_sources(stage, graph.parameters(profile), profile)
+
+
 def changed(old: Identities, new: Identities) -> str:
     """Return the name of the first file or package whose identity differs."""
     pairs = [{(name, value) for files in one.values() for name, value in files.items()} for one in (old, new)]

@@ -114,6 +114,7 @@ def test_a_missing_file_is_the_same_sentence_in_plan_code_and_run(runs: Runs, gi
         lambda: status.stage_status(PROFILE),
         lambda: dagster_plan.plan(PROFILE),
         lambda: code.stage_file("corpus", PROFILE),
+        lambda: sources.check_sources(PROFILE),  # `make repro`
         lambda: list(files.read_files("notes", FileSource(**{**NOTES, "path": path}))),
     )
     for ask in asks:
