@@ -1,6 +1,5 @@
 """How far a training got that is not over, and what its checkpoints tell of its past: read without torch."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +40,9 @@ def position(workspace: Path) -> Position | None:
         return None
     newest = max(found, key=lambda path: path.parent.name)
     beat = left_by_training(workspace, HEARTBEAT)
+    told = object_if_sound(beat) if beat else None
     past = (object_if_sound(newest) or {}).get("past", [])
-    return Position(int(newest.parent.name), int(json.loads(beat.read_bytes())["steps"]) if beat else None, tuple(past))
+    return Position(int(newest.parent.name), int(told["steps"]) if told else None, tuple(past))
 
 
 def sentences(past: Sequence[Event]) -> str:

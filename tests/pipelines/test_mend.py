@@ -10,7 +10,9 @@ from engine.artifacts.files import object_if_sound, read_object, read_rows
 from engine.errors import UserError
 from engine.identity.records import read_records
 from engine.launch import exchange
+from engine.launch.heartbeat import HEARTBEAT
 from engine.launch.slurm.rundir import RunDirectory
+from engine.training.position import position
 from pipelines import clean, mend
 from pipelines.gates.docs import write_docs
 from pipelines.track.importer import read_all_records
@@ -99,6 +101,17 @@ def test_a_damaged_gate_report_does_not_stop_the_pages(runs: Runs, capsys) -> No
     assert write_docs(runs.root / "data/smoke/.runs").is_file()
     assert str(report) in capsys.readouterr().err
     assert mend.move_aside("smoke")
+
+
+def test_a_damaged_heartbeat_tells_no_steps_and_stops_no_plan(tmp_path: Path, capsys) -> None:
+    checkpoint = tmp_path / "checkpoints/00000004/meta.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("{}")
+    (tmp_path / HEARTBEAT).write_text('{"steps": 8}')
+    assert str(position(tmp_path)) == "4 of 8"
+    (tmp_path / HEARTBEAT).write_bytes(b"")
+    assert str(position(tmp_path)) == "4"
+    assert str(tmp_path / HEARTBEAT) in capsys.readouterr().err
 
 
 def test_rows_without_the_last_one_that_was_cut(tmp_path: Path) -> None:
