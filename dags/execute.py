@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.credentials import masked
 from pipelines.manifest import ROOT
 
 GRACE_SECONDS = 10.0
@@ -34,7 +35,7 @@ def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, lis
     with _stopped_with_us(command) as process:
         assert process.stdout is not None
         for raw in process.stdout:
-            if line := raw.decode(errors="replace").rstrip().rpartition("\r")[2]:
+            if line := masked(raw.decode(errors="replace").rstrip().rpartition("\r")[2]):
                 say(line)
                 tail = [*tail[-KEPT_LINES + 1 :], line]
         return process.wait(), tail

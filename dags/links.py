@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from engine.artifacts.names import BadName, checked_names
 from engine.credentials import masked
 from pipelines import graph
 from pipelines.ledger import ledger_path, read_ledger
@@ -54,7 +55,11 @@ def slurm_jobs(record: dict[str, Any]) -> dict[str, Any]:
         found[f"{name}/attempts"] = int(job["attempts"])
         found |= {f"{name}/{clock}": float(job[clock]) for clock in ("queue_seconds", "run_seconds") if clock in job}
         if log := job.get("log"):
-            path = repository / log
+            try:
+                path = repository / checked_names([log])[0]
+            except BadName as error:  # the record came from elsewhere, and would have a host's file shown
+                found[f"{name}/log"] = f"not shown: {error}"
+                continue
             found[f"{name}/log"] = dg.MetadataValue.path(path)
             found[f"{name}/log_end"] = dg.MetadataValue.md("\n".join(["```", *last_lines(path), "```"]))
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.artifacts import store
 from engine.artifacts.manifest import MANIFEST
+from engine.credentials import masked
 from engine.errors import UserError
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
@@ -46,7 +47,7 @@ def restore_missing(profile: str) -> None:
     back = [name for name in missing if (ROOT / name).exists()]
     print(f"back from DVC's cache: {', '.join(back) or 'none'} of {len(missing)} missing", file=sys.stderr)
     if len(back) < len(missing):
-        print(f"the rest will be made again: {' '.join(done.stderr.split())}", file=sys.stderr)
+        print(f"the rest will be made again: {masked(' '.join(done.stderr.split()))}", file=sys.stderr)
 
 
 def _own(missing: dict[Path, str]) -> list[str]:

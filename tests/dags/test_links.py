@@ -123,3 +123,11 @@ def test_a_password_in_the_server_s_address_stays_out_of_the_page(runs, monkeypa
     assert links.mlflow_page("smoke", record(runs)).text.startswith("http://***@127.0.0.1:1/ml does not answer")
     monkeypatch.setattr(links, "_find", lambda *_: ("3", "abc"))
     assert links.mlflow_page("smoke", record(runs)).value == "http://127.0.0.1:1/ml/#/experiments/3/runs/abc"
+
+
+def test_a_record_shows_no_log_from_outside_the_repository(runs):
+    job = {"id": 1, "nodes": ["a"], "attempts": 1}
+    for log in ("../../../etc/hostname", "/etc/hostname"):
+        shown = links.slurm_jobs({**runs.add("sft", 1), "jobs": {"train": {**job, "log": log}}})
+        assert shown["slurm/train/log"].startswith("not shown: ")
+        assert "slurm/train/log_end" not in shown
