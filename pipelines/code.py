@@ -7,18 +7,20 @@ cutoff re-runs exactly the stages whose code or parameters changed, or a file th
 """
 
 import argparse
+import importlib
 import os
 from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError
+from engine.identity import snapshot
 from engine.identity.library import Library
 from engine.remedy import command
 from pipelines import graph
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
+from pipelines.manifest import ROOT, load_manifest
 from pipelines.restore import relink, restore_missing
 from pipelines.sources import changed, stage_sources
 
@@ -86,11 +88,20 @@ def write_files(profile: str) -> None:
 
 
 def main() -> None:
-    """Write all code files of a profile."""
+    """Write all code files of a profile: of the snapshot that its stages are to run from, where there is one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--env", default=None, help="profile")
+    asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(parser.parse_args().env)
+        if snapshot.GIVEN in os.environ:
+            snapshot.enter(ROOT)
+    importlib.import_module("pipelines.code").refresh(asked.env)
+
+
+def refresh(profile: str | None) -> None:
+    """Write all code files of a profile, and where DVC asks bring back outputs that are missing."""
+    with report_errors():
+        profile = load_manifest().profile(profile)
         write_files(profile)
         if "DVC_STAGE" in os.environ:
             restore_missing(profile)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.artifacts.files import canonical_json
+from engine.identity import snapshot
 from engine.identity.records import INTERRUPTED, now, read_records
 from engine.launch.drain import Interrupted
 from engine.launch.lifetime import die_with_parent, holders
@@ -123,6 +124,7 @@ def main() -> NoReturn:
         check_configuration(profile)
         check_sources(profile)
         check_ledger(profile)
+        os.environ[snapshot.GIVEN] = str(snapshot.take(ROOT))  # an edit from now on concerns the next command
         take_turn(profile, asked.stage)
         begun = now()
         status, interrupted = run(command(profile, *stages, force=asked.force))

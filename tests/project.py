@@ -70,6 +70,16 @@ class Project:
                 command, cwd=self.path, env={**ENVIRONMENT, **self.environment}, stdout=log, stderr=log, text=True
             )
 
+    def rank(self, stage: str, node: str, key: str, **more: object) -> tuple[list[str], dict[str, str]]:
+        """What follows `python`, and the environment, where a job's script starts a rank under a driver's key."""
+        from engine.identity import snapshot
+
+        (held,) = self.data(".work", stage, key, snapshot.HELD).iterdir()
+        words = {"env": PROFILE, "stage": stage, "node": node, "key": key, "code": held.name, **more}
+        code = self.path / snapshot.FOLDER / held.name
+        command = ["-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
+        return command, {**ENVIRONMENT, **snapshot.environment(code)}
+
     def repro(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`dvc repro` on the smoke ledger."""
         return self.run("dvc", "repro", *(words or (LEDGER,)))
@@ -112,3 +122,12 @@ class Project:
     def ran_since(self, before: dict[str, int]) -> list[str]:
         """The stages that have run since `before`."""
         return [stage for stage, count in self.runs().items() if count != before[stage]]
+
+
+def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:
+    """A folder with a command `name` that does something before or after the real one of that name."""
+    real = shutil.which(name)
+    folder.mkdir()
+    (folder / name).write_text(f'#!/bin/sh\n{before}\n"{real}" "$@"\nstatus=$?\n{after}\nexit $status\n')
+    os.chmod(folder / name, 0o755)
+    return folder

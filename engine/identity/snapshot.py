@@ -8,6 +8,7 @@ and never changed. It says itself of which repository and commit it is. It stays
 workspace holds it.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,8 @@ FOLDER = Path("data/.snapshots")
 """Where a repository's snapshots are."""
 ORIGIN = ".snapshot.json"
 """In a snapshot: its repository, the commit, and whether the snapshot differs from that."""
+GIVEN = "K2_SNAPSHOT"
+"""Variable with the snapshot that every process below this one is to run from."""
 HELD = ".snapshots"
 """In a workspace: a file named after each snapshot whose code has worked there."""
 _CONFIGURATION = frozenset({"conf", "kedro.yml", "pyproject.toml"})
@@ -54,8 +57,13 @@ def origin(code: Path) -> dict[str, Any]:
 
 
 def take(root: Path) -> Path:
-    """Return a snapshot of the repository `root` as it stands, which lasts until this process ends."""
-    folder = (root / FOLDER).resolve()
+    """Return a snapshot of the repository `root`, which lasts until this process ends.
+
+    It is the one in the variable GIVEN, or else of the repository as it stands.
+    """
+    given, folder = Path(os.environ.get(GIVEN, "")), (root / FOLDER).resolve()
+    if given.parent == folder and _hold(given) and _is_whole(given):
+        return given
     while True:
         files = _read(root)
         files[ORIGIN] = canonical_json({"root": str(root), **_commit(root, files)})
@@ -169,17 +177,26 @@ def _is_whole(code: Path) -> bool:
     """Return whether a snapshot is there and just what its name says."""
     try:
         return _name({**_read(code), ORIGIN: (code / ORIGIN).read_bytes()}) == code.name
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
 def _write(code: Path, files: Files) -> None:
     """Write a snapshot, whole or not at all; another process may do the same at the same time."""
     partial = code.with_name(f".{code.name}.{socket.gethostname()}.{os.getpid()}")
-    for path, data in files.items():
-        (partial / path).parent.mkdir(parents=True, exist_ok=True)
-        (partial / path).write_bytes(data)
-        (partial / path).chmod(0o444)  # a traceback leads here: an edit is to be refused
+    try:
+        for path, data in files.items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_bytes(data)
+            (partial / path).chmod(0o444)  # a traceback leads here: an edit is to be refused
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise UserError(
+            f"{code.parent} cannot be written ({error.strerror}): a stage runs from a copy of the code that is kept "
+            "there. Make data/ a folder that you may write."
+        ) from error
     if code.exists() and not _is_whole(code):
         shutil.rmtree(code)  # a machine that went down may have left it so
     try:

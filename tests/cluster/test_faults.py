@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.harness import Cluster
-from tests.cluster.training import MIDDLE, Training, fill, shim, small_disc
+from tests.cluster.training import MIDDLE, Training, fill, small_disc
+from tests.project import shim
 
 pytestmark = pytest.mark.slow
 

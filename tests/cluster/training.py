@@ -5,7 +5,6 @@ Training is stopped (SIGSTOP) while something is done to it, so that a fault alw
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -266,15 +265,6 @@ class Training:
             return self.cluster.job(job)["Restarts"] == str(number)
 
         self.wait_for(restarted, f"restart {number}", driver, ASK_SECONDS)
-
-
-def shim(folder: Path, name: str, before: str = "", after: str = "") -> Path:
-    """A folder with a command `name` that does something before or after the real one of that name."""
-    real = shutil.which(name)
-    folder.mkdir()
-    (folder / name).write_text(f'#!/bin/sh\n{before}\n"{real}" "$@"\nstatus=$?\n{after}\nexit $status\n')
-    os.chmod(folder / name, 0o755)
-    return folder
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from engine.identity.reach import reach
 from pipelines.graph import JUDGES, entry_points
 from pipelines.manifest import load_manifest
 from tests.mutation.mutations import neutral
-from tests.project import LEDGER, PROFILE, Project
+from tests.project import ENVIRONMENT, LEDGER, PROFILE, Project, shim
 
 pytestmark = pytest.mark.slow
 STAGES = list(load_manifest().stages)
@@ -206,8 +206,8 @@ def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
     os.mkfifo(gate)
     monkeypatch.setitem(edited.environment, "GATE", str(gate))
 
-    def while_it_waits(act: Callable[[], object]) -> int:
-        process = edited.start("kedro", "run", "--env", PROFILE, "--pipelines", "extend")
+    def while_it_waits(act: Callable[[], object], *command: str) -> int:
+        process = edited.start(*command)
         with gate.open("w"):  # returns when the node has come to it
             act()
         return process.wait(300)
@@ -220,7 +220,7 @@ def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
         path.chmod(0o644)
         path.write_text(path.read_text() + AT_IMPORT)
 
-    assert while_it_waits(change_the_snapshot) == 1
+    assert while_it_waits(change_the_snapshot, "kedro", "run", "--env", PROFILE, "--pipelines", "extend") == 1
     assert "is not what it was when it was taken" in str(edited.records("extend")[-1]["error"])
     assert edited.digests("extend") == before
 
@@ -229,8 +229,15 @@ def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
         edited.edit("engine/optim/muon.py", "lr * orthogonalise.scale(n, m)", "2.0 * lr * orthogonalise.scale(n, m)")
         edited.run(*git, "commit", "-qam", "Double it")
 
+    # Edited as soon as the command has begun, before its stage has; checked out when the node waits.
+    run = f'exec {shutil.which("kedro")} "$@"'  # in the place of the shell: a stage dies with its parent, which is DVC
+    edit = f"echo 'raise SystemExit' >> {edited.path}/engine/model/rope.py\n{run}"
+    monkeypatch.setitem(
+        edited.environment, "PATH", f"{shim(tmp_path / 'bin', 'kedro', before=edit)}:{ENVIRONMENT['PATH']}"
+    )
     shutil.rmtree(edited.data(".work", "extend"))  # all of it is to be trained under the other checkout
-    assert while_it_waits(check_out_another) == 0
+    words = ("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", "extend", "--force")
+    assert while_it_waits(check_out_another, *words) == 0
     assert edited.digests("extend") == before
     record = edited.records("extend")[-1]
     assert (record["outcome"], record["commit"], record["dirty"]) == ("success", commit, False)

@@ -16,7 +16,7 @@ import pytest
 from engine.launch.drain import DONE, DRAINED, RUN_DIR
 from engine.launch.heartbeat import WATCHED
 from tests.kill.pretraining import KEDRO, STAGE, STEPS, Pretraining, newest
-from tests.project import ENVIRONMENT, PROFILE, Project
+from tests.project import Project
 
 pytestmark = pytest.mark.slow
 
@@ -66,10 +66,9 @@ def killed_driver(project: Project, key: str) -> Path:
 def start(project: Project, workspace: Path, ranks: int, run_dir: Path) -> "subprocess.Popen[bytes]":
     """One attempt, as its job script starts it."""
     (run_dir / WATCHED).unlink(missing_ok=True)
-    words = {"env": PROFILE, "stage": STAGE, "node": NODE, "key": workspace.name}
-    rank = ["-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
+    rank, environment = project.rank(STAGE, NODE, workspace.name)
     command = [sys.executable, *rank] if ranks == 1 else [*TORCHRUN, SIGNALS, "-m", "--", *rank[1:], "--world"]
-    environment = {**ENVIRONMENT, RUN_DIR: str(run_dir), "GLOO_SOCKET_IFNAME": "lo"}
+    environment |= {RUN_DIR: str(run_dir), "GLOO_SOCKET_IFNAME": "lo"}
     with (run_dir / "log").open("a") as log:
         return subprocess.Popen(command, cwd=project.path, env=environment, stdout=log, stderr=log)
 

@@ -10,7 +10,7 @@ import yaml
 
 from engine.errors import UserError
 from engine.launch import exchange
-from tests.project import ENVIRONMENT, PROFILE, Project
+from tests.project import PROFILE, Project
 
 pytestmark = pytest.mark.slow
 
@@ -63,9 +63,8 @@ def configured(project: Project) -> dict[str, object]:
 
 def start(project: Project, key: str, number: int, of: int) -> "subprocess.Popen[bytes]":
     """One element of an array of `of`."""
-    words = {"env": PROFILE, "stage": STAGE, "node": NODE, "key": key, "shard": number, "shards": of}
-    command = [sys.executable, "-m", "pipelines.rank", *(f"--{name}={value}" for name, value in words.items())]
-    return subprocess.Popen(command, cwd=project.path, env=ENVIRONMENT)
+    rank, environment = project.rank(STAGE, NODE, key, shard=number, shards=of)
+    return subprocess.Popen([sys.executable, *rank], cwd=project.path, env=environment)
 
 
 def made(workspace: Path) -> dict[str, int]:

@@ -85,6 +85,23 @@ def test_it_holds_code_and_configuration_alone_and_stays_as_it_is(root: Path) ->
     assert (other != code, (code / "ours/early.py").read_text()) == (True, "VALUE = 'early'")
 
 
+def test_the_one_that_a_command_took_is_its_processes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it alone: where it is not whole, or of another repository, one is taken."""
+    code = snapshot.take(root)
+    (root / "ours/early.py").write_text("VALUE = 'edited'")
+    monkeypatch.setenv(snapshot.GIVEN, str(code))
+    assert snapshot.take(root) == code
+    for path in (root, code.with_name("gone")):
+        monkeypatch.setenv(snapshot.GIVEN, str(path))
+        assert (snapshot.take(root) / "ours/early.py").read_text() == "VALUE = 'edited'"
+
+
+def test_where_none_can_be_written_a_sentence_says_so(root: Path) -> None:
+    (root / "data").write_text("in the way")
+    with pytest.raises(UserError, match=r"data/.snapshots cannot be written .* Make data/ a folder that you may write"):
+        snapshot.take(root)
+
+
 def test_late_imports_and_children_have_the_snapshots_code_and_what_has_not_is_refused(root: Path) -> None:
     script = LATE.replace("REPOSITORY", repr(str(ROOT))).replace("ROOT", repr(str(root)))
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
