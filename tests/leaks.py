@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-NOT_OURS = frozenset({"PYTEST_CURRENT_TEST", "_RJEM_MALLOC_CONF"})
-"""Environment variables of pytest, which change with every test, and of Polars, set when it is imported."""
+NOT_OURS = frozenset({"PYTEST_CURRENT_TEST", "_RJEM_MALLOC_CONF", "TORCHINDUCTOR_CACHE_DIR"})
+"""Environment variables of pytest, which change with every test, and of Polars and torch, set at their first use."""
 TIMER = signal.SIGALRM
 """The signal of pytest-timeout, which sets and resets its handler as it likes."""
 LIBRARIES_OWN = ("tqdm_monitor", "fsspecIO")

@@ -88,7 +88,7 @@ def test_profiles_merge_deeply(tmp_path, monkeypatch):
 
 
 def test_arms_are_done_in_pieces_and_never_twice(tmp_path, monkeypatch):
-    inputs = {name: tmp_path / name for name in ("tokenizer", "checkpoint", "examples", "shards")}
+    inputs = {name: tmp_path / name for name in ("tokenizer", "checkpoint", "examples", "shards", "tasks")}
     for path in inputs.values():
         path.mkdir()
     (inputs["checkpoint"] / "model.safetensors").write_bytes(b"weights")

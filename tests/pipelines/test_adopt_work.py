@@ -61,6 +61,11 @@ def today() -> str:
     return stage_key(**code.key_parts(STAGE, PROFILE))
 
 
+def changed() -> str:
+    """How the other key's peak and today's are told."""
+    return f"parameter extend.schedule.peak: 0.5 → {graph.parameters(PROFILE)[STAGE]['schedule']['peak']}"
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -68,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_work_goes_on_under_todays_key_and_says_where_it_came_from(place: Path) -> None:
     before = contents(place / OTHER)
     told = adopt_work.adopt_work(PROFILE, STAGE, OTHER[:4])
-    assert "parameter extend.schedule.peak: 0.5 → 0.001" in told
+    assert changed() in told
     assert "`make repro STAGE=extend PROFILE=smoke`" in told
     assert contents(place / OTHER) == before, "the other key's work stays"
     mine = place / today()
@@ -84,7 +89,7 @@ def test_the_work_goes_on_under_todays_key_and_says_where_it_came_from(place: Pa
     assert sentences(past) == (
         f"adopted work of key {OTHER} at step {STEP}; resumed at step {STEP} with another dtype (float32 → bfloat16)"
     )
-    origin = {"work": OTHER, "step": STEP, "differs": ["parameter extend.schedule.peak: 0.5 → 0.001"]}
+    origin = {"work": OTHER, "step": STEP, "differs": [changed()]}
     assert records.adopted_work(past) == {"origin": origin}
     earlier = {"path": Path("x.json"), "warning": sentences(past), "origin": origin}
     back = records.recalled(earlier)
