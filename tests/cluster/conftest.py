@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster import training
 from tests.cluster.harness import Cluster
+from tests.leaks import Surroundings, children, refuse
 
 TOGETHER = ("test_harness.py", "test_accounting.py", "test_partition.py")
 """Modules whose tests one worker does. They come first, for most need no scratch repository: another prepares it."""
@@ -41,6 +43,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the long ones first."""
     items.sort(key=lambda item: item.name not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def surroundings() -> Iterator[None]:
+    """Every test leaves what it met, but for daemons of the worker's cluster, which a test may start again."""
+    before = Surroundings()
+    yield
+    refuse(replace(before, children=frozenset(children())))
 
 
 @pytest.fixture(scope="session")
