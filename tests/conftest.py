@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.leaks import Surroundings, refuse
+from tests.leaks import watched
 
 # A busy machine is no failure: hypothesis' 200 ms an example is off, pytest's own timeout stays.
 settings.register_profile("k2", deadline=None)
@@ -16,9 +16,7 @@ settings.load_profile("k2")
 @pytest.fixture(autouse=True)
 def surroundings() -> Iterator[None]:
     """Every test leaves signals, environment, working directory, threads and children as it met them."""
-    before = Surroundings()
-    yield
-    refuse(before)
+    yield from watched()
 
 
 @pytest.fixture(autouse=True)

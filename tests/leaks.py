@@ -6,7 +6,8 @@ A signal that stays ignored, for one, is inherited by every process that a later
 import os
 import signal
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,16 @@ class Surroundings:
             return False
         thread.join(GRACE_SECONDS)
         return thread.is_alive()
+
+
+def watched(children_too: bool = True) -> Iterator[None]:
+    """Watch over a test, as a fixture does; `children_too` is off where tests start a shared server again.
+
+    Fails the test if it has left anything behind; what can be put back is put back first.
+    """
+    before = Surroundings()
+    yield
+    refuse(before if children_too else replace(before, children=frozenset(children())))
 
 
 def refuse(before: Surroundings) -> None:

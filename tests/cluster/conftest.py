@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster import training
 from tests.cluster.harness import Cluster
-from tests.leaks import Surroundings, children, refuse
+from tests.leaks import watched
 
 TOGETHER = ("test_harness.py", "test_accounting.py", "test_partition.py")
 """Modules whose tests one worker does. They come first, for most need no scratch repository: another prepares it."""
@@ -48,9 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def surroundings() -> Iterator[None]:
     """Every test leaves what it met, but for daemons of the worker's cluster, which a test may start again."""
-    before = Surroundings()
-    yield
-    refuse(replace(before, children=frozenset(children())))
+    yield from watched(children_too=False)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.track.promotion import model_name
 from pipelines.track.store import client
+from tests.leaks import watched
 from tests.mlflow.server import Server
 from tests.pipelines.track.stage import Stage, expected, losses, rows, sft_runs
 from tests.project import PROFILE, Project
@@ -25,6 +26,12 @@ PATIENCE_SECONDS = 180.0
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def surroundings() -> Iterator[None]:
+    """Every test leaves what it met, but for the server, which a test may start again."""
+    yield from watched(children_too=False)
 
 
 @pytest.fixture
