@@ -114,8 +114,20 @@ class StageRun:
                 self._record(folder, key, parts, begun, clock, workspace, error)
                 raise
             self._record(folder, key, parts, begun, clock, workspace, None, earlier)
-            shutil.rmtree(workspace)
+            self._drop(workspace)
             say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether all nodes of the stage are run, and not some alone that the user has named."""
+        return {node.name for node in self.nodes} == {
+            node.name for node in graph.stage_graph(self.stage).pipeline.nodes
+        }
+
+    def _drop(self, workspace: Path) -> None:
+        """Remove the workspace of a stage that is done; what other nodes have left in it stays for them."""
+        if self._is_whole:
+            shutil.rmtree(workspace)
 
     def _pause(self, workspace: Path) -> Interrupted:
         """The sentence on a stage that Ctrl-C stopped."""
@@ -228,8 +240,7 @@ class StageRun:
         """
         outline = graph.stage_graph(self.stage)
         profile, seconds = self.context.profile, self.context.node_seconds
-        whole = {node.name for node in self.nodes} == {node.name for node in outline.pipeline.nodes}
-        outcome = _outcome(error) or ("success" if whole else "partial")
+        outcome = _outcome(error) or ("success" if self._is_whole else "partial")
         record = {
             "stage": self.stage,
             "profile": profile,

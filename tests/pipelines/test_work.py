@@ -147,3 +147,14 @@ def test_the_plan_calls_unfinished_work_of_todays_key_interrupted(runs: Runs, mo
     assert status.stage_status(PROFILE)[STAGE].state == "interrupted"
     runs.add(STAGE, 2, key=today())
     assert status.stage_status(PROFILE)[STAGE].state == "fresh"
+
+
+def test_a_node_run_alone_leaves_the_work_of_the_others(runs: Runs, tmp_path: Path) -> None:
+    nodes = graph.stage_graph("sft").pipeline.nodes
+    assert len(nodes) > 1
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    StageRun("sft", nodes[:1], None, RunContext(PROFILE, {}), None, None)._drop(workspace)
+    assert workspace.is_dir()
+    StageRun("sft", nodes, None, RunContext(PROFILE, {}), None, None)._drop(workspace)
+    assert not workspace.exists()
