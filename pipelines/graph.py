@@ -5,7 +5,7 @@ Read from manifest, pipelines and catalog; nothing heavy is imported: no torch, 
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -174,6 +174,12 @@ def digest_of(profile: str | None, dataset: str) -> str | None:
     if path.suffix == ".json":
         return digest_bytes(path.read_bytes()) if path.is_file() else None
     return content_digest(path)
+
+
+def digests_of(profile: str | None, datasets: Iterable[str]) -> dict[str, str]:
+    """Return the content digests of the datasets that are there: where some nodes alone ran, not all are."""
+    digests = {name: digest_of(profile, name) for name in datasets}
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def producer(dataset: str) -> str:

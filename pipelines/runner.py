@@ -246,7 +246,7 @@ class StageRun:
             "profile": profile,
             "key": key,
             "parts": {**parts, "parameters": flatten(parts["parameters"])},
-            "outputs": {} if error else {name: graph.digest_of(profile, name) for name in outline.outputs},
+            "outputs": {} if error else graph.digests_of(profile, outline.outputs),
             "outcome": outcome,
             "error": _sentence(error, profile),
             **begun,

@@ -74,13 +74,14 @@ class Importer:
         tags = {RECORD: name, PARENT: parent, **origin(record), **_facts(record), **_job_tags(record)}
         self._take_over(record, parent)
         run_id = store.open(name, tags, milliseconds(record["started"]), record["stage"])
-        outputs = {f"output.{output}": digest for output, digest in record["outputs"].items()}
+        made = {output: digest for output, digest in record["outputs"].items() if digest}  # older ones hold None
+        outputs = {f"output.{output}": digest for output, digest in made.items()}
         metrics = [(figure, value, 0, finished) for figure, value in _metrics(record)]
         store.write(run_id, metrics, parameters_of(record), tags | outputs)
         folders = present(self._profile, record)
         store.write_curves(name, kept_curves(record) or curves(folders))
         store.write_datasets(run_id, "input", record["parts"]["inputs"])
-        store.write_datasets(run_id, "output", record["outputs"])
+        store.write_datasets(run_id, "output", made)
         for path, folder in keepsakes(folders):
             store.client.log_artifact(run_id, str(path), folder)
         store.client.set_terminated(run_id, "FAILED" if record["outcome"] == "failed" else "FINISHED", finished)

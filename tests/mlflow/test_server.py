@@ -1,10 +1,13 @@
 """The follower against a real `mlflow server`, which dies and comes back while a stage runs."""
 
 import http.client
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -30,8 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def surroundings() -> Iterator[None]:
-    """Every test leaves what it met, but for the server, which a test may start again."""
-    yield from watched(children_too=False)
+    """Every test leaves what it met, but for the server, which a test may start again, and MLflow's variables."""
+    with contextmanager(watched)(children_too=False), mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture

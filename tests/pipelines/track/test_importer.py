@@ -1,5 +1,6 @@
 """Run records in MLflow: whole, once, resumable, and never at the cost of a run."""
 
+import json
 import re
 import socket
 import subprocess
@@ -45,11 +46,19 @@ def datasets(run: Any, context: str) -> set[str]:
     }
 
 
+def leave_outputs_unmade(path):
+    """The record as it was written once where some nodes of a stage alone ran."""
+    record = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**record, "outputs": {"sft_examples": "e" * 32, "sft_checkpoint": None}}))
+
+
 def test_a_run_arrives_whole(add_run, database, profile):
     add_run("corpus", 1, profile)
     add_run("pretrain", 2, profile, lr=0.01, steps=5)
+    leave_outputs_unmade(add_run("sft", 3, profile, outcome="partial")["path"])
     track(profile, database)
     found = runs_of(database, profile)
+    assert {name for name in found["sft"].data.tags if name.startswith("output.")} == {"output.sft_examples"}
     pretrain, parent = found["pretrain"], next(run for name, run in found.items() if name.startswith(profile))
     assert pretrain.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert pretrain.data.params == {"pretrain.lr": "0.01", "pretrain.steps": "5"}
