@@ -49,16 +49,16 @@ def datasets(run: Any, context: str) -> set[str]:
 def leave_outputs_unmade(path):
     """The record as it was written once where some nodes of a stage alone ran."""
     record = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**record, "outputs": {"sft_examples": "e" * 32, "sft_checkpoint": None}}))
+    path.write_text(json.dumps({**record, "outputs": {"rollouts": "e" * 32, "rl_checkpoint": None}}))
 
 
 def test_a_run_arrives_whole(add_run, database, profile):
     add_run("corpus", 1, profile)
     add_run("pretrain", 2, profile, lr=0.01, steps=5)
-    leave_outputs_unmade(add_run("sft", 3, profile, outcome="partial")["path"])
+    leave_outputs_unmade(add_run("rl", 3, profile, outcome="partial")["path"])
     track(profile, database)
     found = runs_of(database, profile)
-    assert {name for name in found["sft"].data.tags if name.startswith("output.")} == {"output.sft_examples"}
+    assert {name for name in found["rl"].data.tags if name.startswith("output.")} == {"output.rollouts"}
     pretrain, parent = found["pretrain"], next(run for name, run in found.items() if name.startswith(profile))
     assert pretrain.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert pretrain.data.params == {"pretrain.lr": "0.01", "pretrain.steps": "5"}
