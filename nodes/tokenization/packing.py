@@ -1,4 +1,12 @@
-"""From staged documents to shards: the mixture of the training split, the whole of the held-out ones."""
+"""From staged documents to shards: the mixture of the training split, the whole of the held-out ones.
+
+Documents share training windows without an attention mask. They stand one after the other in a shard, each closed by
+[EOS], and a window begins and ends wherever its length cuts the shard, so that it may hold the end of one document and
+the beginning of the next; only domains are never mixed in a window. K2's paper states no mask, and DeepSeek-V3, whose
+architecture K2 takes over, packs documents without one (arXiv 2412.19437, section 4.1): the model learns that [EOS]
+ends what belongs together, every window has the same shape, and attention needs no second kernel for sequences of
+varying lengths.
+"""
 
 import shutil
 from pathlib import Path
