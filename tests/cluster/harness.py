@@ -146,7 +146,7 @@ class Cluster:
         def is_saved() -> bool:
             return saved.exists() and saved.stat().st_mtime > begun
 
-        changes = []
+        changes: list[str] = []
         while not changes or not (holds(is_saved, patience=20.0) or len(changes) == SAVED_AFTER_CHANGES):
             changes.append(self.command("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"))
         listing = "\n".join(f"{path.stat().st_mtime:.3f} {path.name}" for path in sorted(saved.parent.iterdir()))
