@@ -42,21 +42,21 @@ $(TESTABLE): $(READY) requirements/test.txt
 	@touch $@
 
 run: $(READY) ## the whole graph on PROFILE (laptop), through dvc; then the table, the report's path, what to try next
-	@python -m pipelines.summary --env $(PROFILE) --begin
-	@$(ALLOWED) $(FOLLOW) python -m pipelines.repro --env $(PROFILE)
-	@python -m pipelines.summary --env $(PROFILE)
+	@python -m pipelines.commands.summary --env $(PROFILE) --begin
+	@$(ALLOWED) $(FOLLOW) python -m pipelines.commands.repro --env $(PROFILE)
+	@python -m pipelines.commands.summary --env $(PROFILE)
 
 repro: $(READY) ## what is stale, or only STAGE; FORCE=1 runs it even if nothing changed; RESUME=close under another torch or CPU
-	@$(ALLOWED) $(FOLLOW) python -m pipelines.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
+	@$(ALLOWED) $(FOLLOW) python -m pipelines.commands.repro --env $(PROFILE) $(if $(STAGE),--stage $(STAGE)) $(if $(FORCE),--force)
 
 plan: $(READY) ## each stage: fresh, recalled, stale, missing, interrupted or failed, why, and how long it will take; VERIFY=1 reads every byte
-	@python -m pipelines.status --env $(PROFILE) $(if $(VERIFY),--verify)
+	@python -m pipelines.commands.plan --env $(PROFILE) $(if $(VERIFY),--verify)
 
 why: $(READY) ## what made STAGE stale, old → new, through the stages before it
-	@python -m pipelines.why $(if $(STAGE),$(STAGE),$(error name a stage: make why STAGE=sft)) --env $(PROFILE)
+	@python -m pipelines.commands.why $(if $(STAGE),$(STAGE),$(error name a stage: make why STAGE=sft)) --env $(PROFILE)
 
 smoke: $(READY) ## the whole graph at its smallest, in one process
-	@python -m pipelines.code --env smoke
+	@python -m pipelines.commands.code --env smoke
 	kedro run --env smoke --fresh
 
 ui: $(READY) ## Dagster: look at the graph, press its buttons
@@ -66,42 +66,42 @@ compare: $(READY) ## MLflow: compare runs
 	@python -m pipelines.track --env $(PROFILE) --serve
 
 chat: $(READY) ## talk to a checkpoint: CHECKPOINT=base|extended|sft|rl
-	@python -m pipelines.chat --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl)
+	@python -m pipelines.commands.chat --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl)
 
 size: $(READY) ## parameters by block, FLOPs a token, cache of decoding
-	@python -m pipelines.size --env $(PROFILE)
+	@python -m pipelines.commands.size --env $(PROFILE)
 
 export: $(READY) ## Hugging Face's layout: CHECKPOINT=base|extended|sft|rl DTYPE=float32|bfloat16|fp8 OUT=dir
-	@python -m pipelines.export --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl) --dtype $(or $(DTYPE),bfloat16) \
+	@python -m pipelines.commands.export --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl) --dtype $(or $(DTYPE),bfloat16) \
 		$(if $(OUT),--out "$(OUT)") $(if $(SHARD_GB),--shard-gb $(SHARD_GB))
 
 # AS is make's own name for the assembler, so its built-in value counts as not given.
 import: $(READY) ## start from the checkpoint in SOURCE, AS=base_checkpoint|extended_checkpoint
-	@python -m pipelines.adopt --env $(PROFILE) --source "$(SOURCE)" $(if $(filter default,$(origin AS)),,--as $(AS))
+	@python -m pipelines.commands.adopt --env $(PROFILE) --source "$(SOURCE)" $(if $(filter default,$(origin AS)),,--as $(AS))
 
 study: $(READY) ## a claim of the paper as a small experiment: NAME=muon_vs_adamw; resumes where it was stopped
-	@OMP_NUM_THREADS=1 python -m pipelines.study $(NAME) --env $(PROFILE)
+	@OMP_NUM_THREADS=1 python -m pipelines.commands.study $(NAME) --env $(PROFILE)
 
 studies: $(READY) ## all studies with their verdicts
-	@python -m pipelines.study --list
+	@python -m pipelines.commands.study --list
 
 doctor: $(READY) ## what this machine has, and which profile fits it
-	@python -m pipelines.doctor
+	@python -m pipelines.commands.doctor
 
 clean: ## remove caches and finished work (never artifacts); prints what and how much
-	@$(PYTHON) pipelines/clean.py
+	@$(PYTHON) pipelines/commands/clean.py
 
 payloads: $(READY) ## all payloads, where each is kept and who asks for it: CHECK=1 reads them, GC=1 removes what nobody asks for
-	@python -m pipelines.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc)
+	@python -m pipelines.commands.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc)
 
 work: $(READY) ## unfinished work by key: step, size, age, what differs from today's key; GC=1 removes the published and old, DAYS=30
-	@python -m pipelines.work --env $(PROFILE) $(if $(GC),--gc) $(if $(DAYS),--days $(DAYS))
+	@python -m pipelines.commands.work --env $(PROFILE) $(if $(GC),--gc) $(if $(DAYS),--days $(DAYS))
 
 mend: $(READY) ## move damaged run records and other small files that cannot be read to data/PROFILE/.damaged
-	@python -m pipelines.mend --env $(PROFILE)
+	@python -m pipelines.commands.mend --env $(PROFILE)
 
 adopt-work: $(READY) ## go on from the last checkpoint of STAGE's work under KEY, under today's key; the run record tells
-	@python -m pipelines.adopt_work --env $(PROFILE) --stage $(or $(STAGE),$(error name a stage: make adopt-work STAGE=pretrain KEY=…)) --key $(or $(KEY),$(error name a key that make work lists: KEY=…))
+	@python -m pipelines.commands.adopt_work --env $(PROFILE) --stage $(or $(STAGE),$(error name a stage: make adopt-work STAGE=pretrain KEY=…)) --key $(or $(KEY),$(error name a key that make work lists: KEY=…))
 
 views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, pipelines and catalog
 	python -m dags.dvc_yaml

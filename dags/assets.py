@@ -1,4 +1,4 @@
-"""One multi-asset a stage, derived from manifest, pipelines and catalog; it runs whole or not at all."""
+"""One multi-asset a stage, derived from kedro.yml, pipelines and catalog; it runs whole or not at all."""
 
 import inspect
 import time
@@ -15,7 +15,7 @@ from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_
 from dags.plan import ABOUT, PLAN, plan, plan_check
 from engine.identity.records import good_records, read_records
 from pipelines import graph
-from pipelines.manifest import StageSpec
+from pipelines.stages_file import StageSpec
 
 KINDS = {"TableDataset": {"parquet", "polars"}, "DirectoryDataset": {"files"}, "MetricsDataset": {"json"}}
 

@@ -1,6 +1,6 @@
 """Dagster's view of the graph: what `dagster dev -m dags.definitions` shows, for the profile in K2_PROFILE.
 
-Nothing is declared here that manifest, pipelines and catalog do not say. Loading imports no torch, no mlflow and
+Nothing is declared here that kedro.yml, pipelines and catalog do not say. Loading imports no torch, no mlflow and
 no Great Expectations.
 """
 
@@ -16,7 +16,7 @@ from dags.report import shell_run_sensor
 from dags.versions import VERSIONS, code_versions
 from pipelines import graph
 from pipelines.configuration import compute_classes
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 AT_ONCE = 4  # stages of one run
 NIGHT = "0 1 * * *"
@@ -25,7 +25,7 @@ NIGHT = "0 1 * * *"
 def definitions(profile: str) -> dg.Definitions:
     """All assets, checks, jobs, sensors and the schedule of a profile."""
     versions = code_versions(profile, dagster_home(profile) / VERSIONS)
-    stages = load_manifest().stages
+    stages = load_stages_file().stages
     whole = dg.define_asset_job("whole_graph", description=f"`make run PROFILE={profile}`")
     single = {name: stage_job(name, profile) for name in stages}
     return dg.Definitions(

@@ -19,7 +19,7 @@ from engine.launch.slurm.states import State
 from engine.remedy import move_aside
 from pipelines import graph
 from pipelines.dispatch import JOBS
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def ended_jobs(profile: str) -> Iterator[EndedJob]:
     Only those of the work that was begun last: a run of the stage would not go on with what other keys have left. And
     none that Ctrl-C cancelled: whoever pressed it goes on when they like.
     """
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         works = graph.work_folders(profile, stage)
         if attended_by_driver(profile, stage) or not works:
             continue

@@ -1,4 +1,4 @@
-"""dvc.yaml, generated: DVC's view of the manifest, the pipelines and the catalog, one file a profile.
+"""dvc.yaml, generated: DVC's view of kedro.yml, the pipelines and the catalog, one file a profile.
 
 python -m dags.dvc_yaml           writes dvc.yaml and conf/<profile>/dvc.yaml
 python -m dags.dvc_yaml --check   exits 1 if one of them is not what would be written
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipelines import graph
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 
 CURVES = {
     "pretrain_history": ("loss", "max_logit", "expert_load"),
@@ -28,7 +28,7 @@ HEADER = "# Generated from kedro.yml, the pipelines and the catalog by `make vie
 def dvc_view(profile: str) -> dict[str, Any]:
     """All stages of a profile as DVC sees them, and the files that `dvc params` and `dvc plots` compare."""
     stages: dict[str, Any] = {"code": _code_stage(profile)}
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         stages[stage] = _stage(stage, profile)
     if graph.dvc_file(profile).parent != ROOT:
         stages = {name: {"wdir": "../..", **content} for name, content in stages.items()}
@@ -42,10 +42,10 @@ def render(profile: str) -> str:
 
 def _code_stage(profile: str) -> dict[str, Any]:
     return {
-        "cmd": f"python -m pipelines.code --env {profile}",
+        "cmd": f"python -m pipelines.commands.code --env {profile}",
         "desc": "each stage's code fingerprint and parameters",
         "always_changed": True,
-        "outs": [{_code(stage, profile): {"persist": True}} for stage in load_manifest().stages],
+        "outs": [{_code(stage, profile): {"persist": True}} for stage in load_stages_file().stages],
     }
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Generate dvc.yaml.")
     parser.add_argument("--check", action="store_true", help="only compare")
     check = parser.parse_args().check
-    for profile in load_manifest().profiles:
+    for profile in load_stages_file().profiles:
         path = graph.dvc_file(profile)
         text = render(profile)
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):

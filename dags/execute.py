@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.credentials import masked
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 GRACE_SECONDS = 10.0
 KEPT_LINES = 40
@@ -18,7 +18,7 @@ KEPT_LINES = 40
 def stage_command(stage: str, profile: str, force: bool = False) -> list[str]:
     """The command that brings one stage up to date in its turn; `force` runs it even if nothing changed."""
     words = ["--env", profile, "--stage", stage, *(["--force"] if force else [])]
-    return [sys.executable, "-m", "pipelines.repro", *words]
+    return [sys.executable, "-m", "pipelines.commands.repro", *words]
 
 
 def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:

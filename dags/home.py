@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 
 PROFILE_VARIABLE = "K2_PROFILE"
 
 
 def chosen_profile() -> str:
     """The profile that K2_PROFILE names; the default one without it."""
-    return load_manifest().profile(os.environ.get(PROFILE_VARIABLE) or None)
+    return load_stages_file().profile(os.environ.get(PROFILE_VARIABLE) or None)
 
 
 def dagster_home(profile: str) -> Path:

@@ -1,4 +1,4 @@
-"""The README's picture of the graph: docs/img/graph.svg, drawn from manifest, pipelines and catalog.
+"""The README's picture of the graph: docs/img/graph.svg, drawn from kedro.yml, pipelines and catalog.
 
 python -m dags.picture [--check]
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from pipelines import graph
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 
 PATH = ROOT / "docs" / "img" / "graph.svg"
 COLOURS = {"data": "#4c78a8", "pretraining": "#f58518", "post_training": "#54a24b", "evaluation": "#b279a2"}
@@ -41,7 +41,7 @@ def place() -> dict[str, Box]:
     depth: dict[str, int] = {}
     heights: dict[int, int] = {}
     boxes: dict[str, Box] = {}
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         column = depth[stage] = max((depth[name] + 1 for name in feeders(stage)), default=0)
         lines = tuple(
             name
@@ -91,7 +91,7 @@ def _edge(a: Box, b: Box) -> str:
 
 
 def _box(box: Box) -> str:
-    spec = load_manifest().stage(box.stage)
+    spec = load_stages_file().stage(box.stage)
     colour = COLOURS[spec.group]
     header = f"M{box.x} {box.y + HEAD}V{box.y + 6}q0 -6 6 -6h{WIDTH - 12}q6 0 6 6V{box.y + HEAD}z"
     lines = "".join(

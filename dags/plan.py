@@ -26,7 +26,7 @@ from engine.artifacts.files import digest_bytes, files_below
 from engine.identity.records import read_record
 from pipelines import graph, sources
 from pipelines.errors import report_errors
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 from pipelines.status import stage_status
 
 PLAN = "plan"
@@ -84,8 +84,8 @@ def plan_sensor(profile: str) -> dg.SensorDefinition:
         description="Brings each asset's check `plan` to what `make plan` says, when a file that matters was touched.",
     )
     def report_plan(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        attended = [stage for stage in load_manifest().stages if attended_by_dagster(profile, stage)]
-        driven = [stage for stage in load_manifest().stages if attended_by_driver(profile, stage)]
+        attended = [stage for stage in load_stages_file().stages if attended_by_dagster(profile, stage)]
+        driven = [stage for stage in load_stages_file().stages if attended_by_driver(profile, stage)]
         state = digest_bytes(" ".join([touched(profile), *attended, "and", *driven]).encode())
         if state == context.cursor:
             return dg.SkipReason("no file that the plan depends on was touched")
@@ -148,7 +148,7 @@ def _sentence(entry: dict[str, str | None]) -> str:
 def main() -> None:
     """Print the plan of the profile in K2_PROFILE."""
     with report_errors():
-        load_manifest()
+        load_stages_file()
         print(json.dumps(plan(chosen_profile())))
 
 

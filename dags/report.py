@@ -21,7 +21,7 @@ from dags.versions import code_version
 from engine.identity.records import good_records
 from pipelines import graph
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
@@ -29,7 +29,7 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
     """Events for every successful run that Dagster has not seen, oldest first, and for every table just refused."""
     fresh: list[dict[str, Any]] = []
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         if attended_by_dagster(profile, stage):
             continue  # that run reports it
         records = good_records(graph.runs_folder(profile, stage))
@@ -67,7 +67,7 @@ def shell_run_sensor(profile: str) -> dg.SensorDefinition:
 
 def _refusals(instance: dg.DagsterInstance, profile: str) -> Iterator[dg.AssetCheckEvaluation]:
     """Failed checks for the tables whose latest gate report is a refusal that Dagster has not seen."""
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         for dataset in gated(graph.stage_graph(stage).outputs):
             found = verdict(profile, dataset)
             if found and not found["passed"]:

@@ -14,7 +14,7 @@ from engine.artifacts.files import write_atomic
 from engine.errors import UserError
 from engine.launch.ports import require_free
 from pipelines.errors import report_errors
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 HOST = "127.0.0.1"
 SETTINGS = """# Written by `make ui`.

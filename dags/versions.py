@@ -14,8 +14,8 @@ from engine.artifacts.files import canonical_json, digest_bytes, write_atomic
 from engine.identity.key import flatten, stage_key
 from engine.identity.sources import Identities
 from pipelines import graph
-from pipelines.manifest import ROOT, load_manifest
 from pipelines.sources import stage_sources, touched
+from pipelines.stages_file import ROOT, load_stages_file
 
 VERSIONS = "code_versions.json"
 _WATCHED = ("conf", "engine", "kernels", "nodes", "pipelines", "kedro.yml", "requirements")
@@ -42,7 +42,7 @@ def code_versions(profile: str, cache: Path) -> dict[str, str]:
     if known := _remembered(cache, state):
         return known
     resolved = graph.parameters(profile)
-    found = {stage: _current(stage, resolved, profile) for stage in load_manifest().stages}
+    found = {stage: _current(stage, resolved, profile) for stage in load_stages_file().stages}
     write_atomic(cache, canonical_json({"state": state, "versions": found}))
     return found
 

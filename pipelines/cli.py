@@ -22,7 +22,7 @@ from engine.launch.lifetime import die_with_parent
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.hooks import DETACH, DRY_RUN, FORCED, FRESH
-from pipelines.manifest import CODE, ROOT, load_manifest
+from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 RUNNER = "pipelines.runner.StageRunner"
 PARENT = "K2_PARENT"
@@ -68,13 +68,13 @@ def run_here(**options: Any) -> Any:
     for option, variable in OWN.items():
         os.environ[variable] = "1" if options.pop(option, False) else ""
     with report_errors():
-        manifest = load_manifest()
+        stages_file = load_stages_file()
         options["conf_source"] = options.get("conf_source") or str(CODE / "conf")
-        options["env"] = manifest.profile(options["env"] or os.environ.get("KEDRO_ENV"))
+        options["env"] = stages_file.profile(options["env"] or os.environ.get("KEDRO_ENV"))
         check_configuration(options["env"])  # before Kedro reads it, whose errors name no file
         for name in _chosen(options):
             if name != EVERYTHING:
-                manifest.stage(name)
+                stages_file.stage(name)
         check_selection(options)
     with report_errors(options["env"]):
         return kedro_run.callback(**options)  # type: ignore[misc]

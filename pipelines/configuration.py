@@ -6,9 +6,9 @@ from typing import Any
 from engine.launch.compute import COMPUTE, check_compute, overlaid
 from engine.training.position import close_is_enough
 from pipelines import graph
-from pipelines.manifest import COMPUTE_CLASSES
 from pipelines.parameters import check_parameters
 from pipelines.sources import source_settings
+from pipelines.stages_file import COMPUTE_CLASSES
 
 
 def check_configuration(profile: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:

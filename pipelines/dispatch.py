@@ -19,7 +19,7 @@ from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
 from engine.launch.slurm.submit import under_way
-from pipelines.manifest import CODE, ROOT
+from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
 """Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""

@@ -12,7 +12,7 @@ from engine.artifacts.files import digest_bytes, digest_file
 from engine.artifacts.manifest import MANIFEST, parsed
 from engine.artifacts.names import checked_names
 from engine.errors import UserError
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 

@@ -1,6 +1,6 @@
 """The graph as all views see it: each stage's nodes, datasets, parameters and code.
 
-Read from manifest, pipelines and catalog; nothing heavy is imported: no torch, no mlflow, no Great Expectations.
+Read from kedro.yml, pipelines and catalog; nothing heavy is imported: no torch, no mlflow, no Great Expectations.
 """
 
 import importlib
@@ -25,8 +25,8 @@ from engine.identity.fingerprint import StageCode, stage_code
 from engine.identity.key import KEY_LENGTH
 from engine.identity.library import Library, load_known, save_known
 from engine.yaml_file import read_yaml
-from pipelines.manifest import CODE, ROOT, load_manifest
 from pipelines.pipeline_registry import stage_pipeline
+from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
 GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
@@ -63,7 +63,7 @@ def stage_graph(stage: str) -> StageGraph:
 @cache
 def config(profile: str | None, section: str) -> dict[str, Any]:
     """A section (catalog, parameters, gates …) of a profile's configuration: base, overlaid. Not to be changed."""
-    name = load_manifest().profile(profile)
+    name = load_stages_file().profile(profile)
     try:
         loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
             conf_source=str(CODE / "conf"),
@@ -135,7 +135,7 @@ def root() -> Path:
 
 def data_folder(profile: str | None) -> Path:
     """data/<profile>."""
-    return ROOT / "data" / load_manifest().profile(profile)
+    return ROOT / "data" / load_stages_file().profile(profile)
 
 
 def work_folder(profile: str | None) -> Path:
@@ -160,7 +160,7 @@ def payload_store(profile: str | None) -> Path:
 
 def dvc_file(profile: str) -> Path:
     """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
-    return ROOT / "dvc.yaml" if profile == load_manifest().default_profile else ROOT / "conf" / profile / "dvc.yaml"
+    return ROOT / "dvc.yaml" if profile == load_stages_file().default_profile else ROOT / "conf" / profile / "dvc.yaml"
 
 
 def ledger(profile: str) -> str:
@@ -194,9 +194,9 @@ def code_of(stage: str, modules: Library | None = None) -> StageCode:
             return code_of(stage, own)
     graph = stage_graph(stage)
     catalog = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
-    manifest = load_manifest()
-    wiring = manifest.stage(stage).pipeline
-    return stage_code(modules, entry_points(stage), catalog, JUDGES, manifest.waived, wiring)
+    stages_file = load_stages_file()
+    wiring = stages_file.stage(stage).pipeline
+    return stage_code(modules, entry_points(stage), catalog, JUDGES, stages_file.waived, wiring)
 
 
 def entry_points(stage: str) -> list[str]:
@@ -205,7 +205,7 @@ def entry_points(stage: str) -> list[str]:
     entries = [catalog_entries(None)[name] for name in (*graph.inputs, *graph.outputs)]
     named = {str(entry[field]) for entry in entries for field in ("type", "table") if field in entry}
     return [
-        f"{load_manifest().stage(stage).pipeline}.create_pipeline",
+        f"{load_stages_file().stage(stage).pipeline}.create_pipeline",
         f"nodes.{stage}.schema.Parameters",
         *sorted(named),
     ]

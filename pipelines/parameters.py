@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from engine.credentials import holds_credentials
 from engine.errors import UserError
 from pipelines.graph import parameter_model
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 
 def check_parameters(parameters: dict[str, Any], profile: str) -> None:
@@ -23,7 +23,7 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
         UserError: an unknown stage or key, a missing key, a value of the wrong kind; the field is named.
 
     """
-    stages = load_manifest().stages
+    stages = load_stages_file().stages
     for name in parameters:
         if name not in stages:
             raise UserError(

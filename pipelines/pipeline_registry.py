@@ -4,7 +4,7 @@ import importlib
 
 from kedro.pipeline import Pipeline
 
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -13,7 +13,7 @@ def register_pipelines() -> dict[str, Pipeline]:
 
     requested: list[str] | None = getattr(kedro.framework.project.pipelines, "_requested_pipelines", None)
     everything = not requested or "__default__" in requested
-    names = [name for name in load_manifest().stages if everything or name in (requested or ())]
+    names = [name for name in load_stages_file().stages if everything or name in (requested or ())]
     found = {name: stage_pipeline(name) for name in names}
     if everything:
         found["__default__"] = sum(found.values(), Pipeline([]))
@@ -22,5 +22,5 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 def stage_pipeline(stage: str) -> Pipeline:
     """One stage's pipeline."""
-    module = importlib.import_module(load_manifest().stage(stage).pipeline)
+    module = importlib.import_module(load_stages_file().stage(stage).pipeline)
     return Pipeline(module.create_pipeline(), tags=[stage])

@@ -27,7 +27,7 @@ from engine.progress import silence
 from pipelines import gates, graph, truth
 from pipelines.datasets import TableDataset
 from pipelines.errors import refused_by_system, report_errors, user_error
-from pipelines.manifest import CODE, load_manifest
+from pipelines.stages_file import CODE, load_stages_file
 
 JOB_PATIENCE_SECONDS = 60.0
 """A job's rank waits longer for one of the attempt before, which another machine may still be ending."""
@@ -53,7 +53,7 @@ def main() -> None:
     if asked.parent is not None or drain.run_directory():
         die_with_parent(asked.parent or os.getppid())
     with report_errors():
-        workspace = graph.work_folder(load_manifest().profile(asked.env)) / asked.stage / asked.key
+        workspace = graph.work_folder(load_stages_file().profile(asked.env)) / asked.stage / asked.key
         if not workspace.is_dir():
             raise UserError(
                 f"{workspace} is missing: a rank is started by the driver, "

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.ledger import read_ledger
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 
 def missing_outputs(profile: str) -> dict[Path, str]:

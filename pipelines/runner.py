@@ -34,16 +34,16 @@ from engine.launch.slurm.submit import cancel_all
 from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from engine.training.position import position, sentences
-from pipelines import code, dispatch, gates, graph, truth
+from pipelines import code_files, dispatch, gates, graph, truth
 from pipelines.datasets import publishing_after
 from pipelines.errors import refused_by_system, user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
-from pipelines.manifest import CODE, COMPUTE_CLASSES, ROOT, load_manifest
 from pipelines.recall import made_before, recall
+from pipelines.stages_file import CODE, COMPUTE_CLASSES, ROOT, load_stages_file
 
 
 class StageRunner(SequentialRunner):
-    """Runs a pipeline stage by stage, in the manifest's order."""
+    """Runs a pipeline stage by stage, in the order of kedro.yml."""
 
     def run(
         self,
@@ -57,7 +57,7 @@ class StageRunner(SequentialRunner):
         if only_missing_outputs:
             pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
         context: RunContext = catalog.load(RUN_CONTEXT)
-        nodes = {name: [node for node in pipeline.nodes if name in node.tags] for name in load_manifest().stages}
+        nodes = {name: [node for node in pipeline.nodes if name in node.tags] for name in load_stages_file().stages}
         try:
             with drain.pausing():
                 for stage in (name for name in nodes if nodes[name]):
@@ -158,7 +158,7 @@ class StageRun:
                 )
             inputs[name] = found
         parameters = {name: self.catalog.load(f"params:{name}") for name in outline.parameters}
-        now = code.current(self.stage, self.context.profile, parameters)
+        now = code_files.current(self.stage, self.context.profile, parameters)
         return {**now, "parameters": parameters, "inputs": inputs}
 
     def _workspace(self, workspace: Path) -> Path:
@@ -221,7 +221,7 @@ class StageRun:
     def _compute_class(self, node: Node) -> ComputeClass:
         """The settings of the node's own compute class (a tag), else of its stage's."""
         own = [name for name in COMPUTE_CLASSES if name in node.tags]
-        return compute_class(self.context.compute, own[0] if own else load_manifest().stage(self.stage).compute)
+        return compute_class(self.context.compute, own[0] if own else load_stages_file().stage(self.stage).compute)
 
     def _record(
         self,

@@ -9,8 +9,8 @@ from engine.identity import located
 from engine.identity.digests import STORE, Digests
 from engine.identity.sources import LIBRARY, PYTHON, UNVERSIONED, Identities, SourceSettings, identities, named
 from pipelines import graph
-from pipelines.manifest import load_manifest
 from pipelines.parameters import stage_parameters
+from pipelines.stages_file import load_stages_file
 
 SECTION = "sources"
 
@@ -27,7 +27,7 @@ def stage_sources(stage: str, parameters: dict[str, Any], profile: str | None) -
         UserError: a file is not there or cannot be read, a remote one has no identity where one is wanted.
 
     """
-    name = load_manifest().profile(profile)
+    name = load_stages_file().profile(profile)
     digests = Digests(graph.root() / STORE)
     found = identities(stage_parameters(stage, parameters.get(stage, {}), name), stage, graph.root(), digests)
     digests.save()
@@ -35,14 +35,14 @@ def stage_sources(stage: str, parameters: dict[str, Any], profile: str | None) -
         for file, identity in files.items():
             if identity == UNVERSIONED:
                 _unversioned(field, file, name)
-    waived = {LIBRARY if one == PYTHON else f"package {one}" for one in load_manifest().waived}
+    waived = {LIBRARY if one == PYTHON else f"package {one}" for one in load_stages_file().waived}
     kept = {field: {k: v for k, v in files.items() if k not in waived} for field, files in found.items()}
     return {field: files for field, files in kept.items() if files}
 
 
 def check_sources(profile: str) -> None:
     """Refuse, before DVC starts anything, what a stage could not read; raises as `stage_sources` does."""
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         stage_sources(stage, graph.parameters(profile), profile)
 
 
@@ -55,10 +55,10 @@ def changed(old: Identities, new: Identities) -> str:
 def touched(profile: str | None) -> str:
     """Return paths, sizes and times of the local files that parameters name: what a watcher compares, unread."""
     found = []
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         given = graph.parameters(profile).get(stage, {})
         try:
-            model = stage_parameters(stage, given, load_manifest().profile(profile))
+            model = stage_parameters(stage, given, load_stages_file().profile(profile))
         except UserError:
             continue  # whoever asks for the plan reads that sentence
         found += [line for source in named(model, stage) for line in located.stamps(source, graph.root())]

@@ -1,19 +1,14 @@
-"""`make plan`: every stage's state, with the first reason and how long it will take.
+"""The state of every stage: what `make plan`, `make why`, `make work` and Dagster's badges show.
 
 A stage is fresh if a good run of it had today's key and its outputs are the ones that run left; recalled if they are
 not there but kept, so that they come back without a run. The key is the same one that the stage itself makes, so the
 plan, DVC and the Dagster badges agree. It has failed if its last run did, under today's key: another key has not been
 tried. It is interrupted if it would run, and unfinished work of today's key goes on. Else it is stale, or missing where
-there is nothing. VERIFY=1 reads every byte of what is there.
-
-    python -m pipelines.status --env laptop [--verify]
+there is nothing.
 """
 
-import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from rich.markup import escape
+from typing import Any, Literal
 
 from engine.identity.difference import differences
 from engine.identity.key import stage_key
@@ -23,16 +18,12 @@ from engine.launch.lifetime import is_locked
 from engine.remedy import command
 from engine.training.position import position, sentences
 from pipelines import graph
-from pipelines.code import stage_file
+from pipelines.code_files import stage_file
 from pipelines.configuration import check_configuration
-from pipelines.errors import report_errors
 from pipelines.estimate import estimate
 from pipelines.ledger import read_ledger
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from pipelines.standing import Standing, goes_on, harm_of, standing
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 State = Literal["fresh", "recalled", "stale", "missing", "interrupted", "failed"]
 NO_RUN = ("fresh", "recalled")
@@ -71,11 +62,11 @@ def stage_status(profile: str | None = None, *, read: bool = False) -> dict[str,
         UserError: what a run would refuse before its first stage, or a damaged dvc.lock.
 
     """
-    check_configuration(load_manifest().profile(profile))
-    read_ledger(load_manifest().profile(profile))
+    check_configuration(load_stages_file().profile(profile))
+    read_ledger(load_stages_file().profile(profile))
     found: dict[str, StageStatus] = {}
     with graph.library() as modules:
-        for stage in load_manifest().stages:
+        for stage in load_stages_file().stages:
             found[stage] = _status(stage, profile, found, modules, read)
     return found
 
@@ -165,70 +156,3 @@ def _judge(
 def _warning(record: dict[str, Any]) -> str:
     """What must be said of an output that a run from scratch would not make: its training's past."""
     return f", {record['warning']}" if "warning" in record else ""
-
-
-def main() -> None:
-    """Print the plan."""
-    parser = argparse.ArgumentParser(description="What would run, and why.")
-    parser.add_argument("--env", default=None, help="profile")
-    parser.add_argument("--verify", action="store_true", help="read every byte of what is there")
-    asked = parser.parse_args()
-    with report_errors():
-        print_plan(load_manifest().profile(asked.env), read=asked.verify)
-
-
-def print_plan(profile: str, *, read: bool = False) -> None:
-    """Print one line a stage, and how long those that would run will take."""
-    from rich.table import Table
-
-    table = Table(title=f"plan of profile {profile}", title_justify="left")
-    for column in ("stage", "state", "why"):
-        table.add_column(column, overflow="fold")
-    table.add_column("takes", justify="right", no_wrap=True)
-    statuses = list(stage_status(profile, read=read).values())
-    for status in statuses:
-        colour = COLOURS[status.state]
-        takes = "no run" if status.state == "recalled" else duration(status.estimate)
-        table.add_row(status.stage, f"[{colour}]{status.state}[/]", escape(status.reason), takes)
-    console = screen()
-    console.print(table)
-    console.print(total(statuses), soft_wrap=True)
-
-
-def total(statuses: list[StageStatus]) -> str:
-    """Say how many stages would run, how long by what past runs took, and how many come back without."""
-    due = [status for status in statuses if status.state not in NO_RUN]
-    back = sum(status.state == "recalled" for status in statuses)
-    come = f"{back} {'stage comes' if back == 1 else 'stages come'} back without a run" if back else ""
-    if not due:
-        return f"Nothing would run: {come}." if come else "All is fresh."
-    known = [status.estimate for status in due if status.estimate is not None]
-    unknown = [status.stage for status in due if status.estimate is None]
-    parts = [f"about {duration(sum(known))}"] if known else []
-    never = f"{len(unknown)} stages" if len(unknown) > 3 else ", ".join(unknown)
-    parts += [f"unknown for {never}, never timed"] if unknown else []
-    also = f" {come}." if come else ""
-    return f"{len(due)} of {len(statuses)} stages would run: {'; '.join(parts)}.{also}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people: 8 s, 3 min 20 s, 2 h 05 min; ? where nobody knows."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def screen() -> "Console":
-    """The terminal, at most 100 columns wide."""
-    from rich.console import Console
-
-    return Console(width=min(100, Console().width), highlight=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,8 @@ from engine.identity.difference import differences
 from engine.identity.fingerprint import installed
 from engine.remedy import command
 from pipelines import graph
-from pipelines.manifest import CODE
 from pipelines.sources import stage_sources
+from pipelines.stages_file import CODE
 
 Parts = dict[str, Any]
 

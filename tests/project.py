@@ -115,9 +115,9 @@ class Project:
 
     def runs(self) -> dict[str, int]:
         """How often each stage has run."""
-        from pipelines.manifest import load_manifest
+        from pipelines.stages_file import load_stages_file
 
-        return {stage: len(self.records(stage)) for stage in load_manifest().stages}
+        return {stage: len(self.records(stage)) for stage in load_stages_file().stages}
 
     def ran_since(self, before: dict[str, int]) -> list[str]:
         """The stages that have run since `before`."""

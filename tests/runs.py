@@ -12,7 +12,7 @@ from engine.artifacts.files import canonical_json, digest_bytes, files_below, wr
 from engine.artifacts.manifest import seal
 from engine.identity.records import write_record
 from pipelines import dvc_cache, graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 
 class Runs:
@@ -20,7 +20,7 @@ class Runs:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
-        for profile in (None, *load_manifest().profiles):
+        for profile in (None, *load_stages_file().profiles):
             for section in (
                 "catalog",
                 "parameters",

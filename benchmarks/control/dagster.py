@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.control.clock import measure
 from benchmarks.report import Row
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 MOST_SECONDS = 1.5
 

@@ -13,7 +13,7 @@ from engine.launch.compute import ComputeClass
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.run import run_job
 from engine.launch.slurm.script import Job
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 from tests.cluster.harness import Cluster
 
 MOST_SECONDS, PATIENCE_SECONDS = 1.0, 120.0

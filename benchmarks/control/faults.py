@@ -2,7 +2,7 @@
 
 from benchmarks.control.clock import measure
 from benchmarks.report import Row
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 MOST_SECONDS = 600.0
 SUITE = ("make", "test-cluster")

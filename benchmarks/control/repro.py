@@ -9,18 +9,18 @@ from pathlib import Path
 from benchmarks.control.clock import measure
 from benchmarks.report import Row
 from engine.errors import UserError
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from tests.project import ENVIRONMENT, LEDGER, Project
 
 MOST_SECONDS, MOST_FINGERPRINTS = 5.0, 0.5
 FINGERPRINTS = """
 import time
 from pipelines import graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 graph.catalog_entries(None), graph.config(None, "gates")
 begun = time.perf_counter()
 with graph.library() as modules:  # one for all stages, as the stage `code` has it
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         graph.code_of(stage, modules)
 print(time.perf_counter() - begun)
 """
@@ -38,7 +38,7 @@ def rows(repeats: int) -> list[Row]:
         if project.ran_since(ran):
             raise UserError(f"`dvc repro` ran {', '.join(project.ran_since(ran))} again: it was no no-op.")
         share = statistics.median(_fingerprints(project) for _ in range(repeats))
-    stages = len(load_manifest().stages)
+    stages = len(load_stages_file().stages)
     case = f"`dvc repro` with nothing to do, {stages} stages"
     return [
         Row(case, whole, "s", "limit", MOST_SECONDS, "at most 5 s", whole <= MOST_SECONDS),

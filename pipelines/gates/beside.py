@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.launch.lifetime import die_with_parent
 from pipelines.gates.profile import Statistic
 from pipelines.gates.suites import Suite
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 _started: "subprocess.Popen[str] | None" = None
 

@@ -41,12 +41,12 @@ def follow(asked: argparse.Namespace) -> None:
 def track(asked: argparse.Namespace) -> None:
     """Import until there is nothing more to wait for."""
     from pipelines import gates
-    from pipelines.manifest import load_manifest
+    from pipelines.stages_file import load_stages_file
     from pipelines.track.serve import serve
     from pipelines.track.session import Away, Session, default_uri
     from pipelines.track.watch import sum_up, watch
 
-    profile = load_manifest().profile(asked.env)
+    profile = load_stages_file().profile(asked.env)
     session = Session(profile, asked.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
     try:
         if asked.watch:

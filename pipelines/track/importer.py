@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.identity.records import DETACHED, INTERRUPTED, read_records
 from pipelines import graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from pipelines.track.curves import curves, keepsakes, kept_curves, number_like, present
 from pipelines.track.store import COMPLETE, LONGEST_VALUE, PARENT, RECORD, VERSION, Store
 from pipelines.track.versions import Record, Version, versions
@@ -18,7 +18,7 @@ COUNTS = ("attempts", "queue_seconds", "run_seconds")
 def read_all_records(profile: str) -> list[Record]:
     """Every run record of a profile but those of drivers that left, at Ctrl-C or from a job: the next one tells."""
     runs = graph.data_folder(profile) / ".runs"
-    records = [record for stage in load_manifest().stages for record in read_records(runs / stage)]
+    records = [record for stage in load_stages_file().stages for record in read_records(runs / stage)]
     return [record for record in records if record["outcome"] not in {DETACHED, INTERRUPTED}]
 
 

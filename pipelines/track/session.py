@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines import graph
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 from pipelines.track.importer import Importer, read_all_records
 from pipelines.track.live import Follower, Running, in_progress
 from pipelines.track.promotion import Verdict, promote

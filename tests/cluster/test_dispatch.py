@@ -130,7 +130,7 @@ def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluste
     before = path.read_text()
     try:
         path.write_text(before.replace("warmup: 4", "warmup: 5"))
-        training.project.run("python", "-m", "pipelines.code", "--env", "smoke")
+        training.project.run("python", "-m", "pipelines.commands.code", "--env", "smoke")
         error = refused(training)
         assert f"job {job} still works under another key" in error
         assert f"`scancel {job}`" in error
@@ -141,7 +141,7 @@ def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluste
         assert directory.exists()
     finally:
         path.write_text(before)
-        training.project.run("python", "-m", "pipelines.code", "--env", "smoke")
+        training.project.run("python", "-m", "pipelines.commands.code", "--env", "smoke")
     marker = directory / "of the first"
     marker.touch()
     assert training.project.run(*command(), "--detach", check=False).returncode == 75

@@ -19,7 +19,7 @@ def training(training: Training) -> Training:
 
 
 def test_through_dvc(training: Training) -> None:
-    words = ("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", STAGE)
+    words = ("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", STAGE)
     driver = training.start_command(words, {})
     training.check_end(driver)
     for said in ("submitted; run directory", "running on h800-[0-1]", "pretrain: 40/40", "succeeded"):

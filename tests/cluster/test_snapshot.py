@@ -47,7 +47,7 @@ def check_record(training: Training, record: dict[str, Any], commit: str) -> Non
         commit,
         training.project.records(STAGE)[0]["key"],
     )
-    plan = " ".join(training.project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout.split())
+    plan = " ".join(training.project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout.split())
     assert "definition engine.optim.muon." in plan
 
 

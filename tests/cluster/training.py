@@ -53,7 +53,7 @@ def prepare(root: Path) -> Path:
         parameters[STAGE]["checkpoint_every"] = EVERY
         path.write_text(yaml.safe_dump(parameters))
         (made / f"conf/{PROFILE}/compute.yml").write_text("train: {launcher: local, processes: 2}\n")
-        project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+        project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
         project.run(*command(*UPSTREAM, STAGE))
         end.write_text(json.dumps(_end(project)))
     return root

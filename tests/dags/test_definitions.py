@@ -1,4 +1,4 @@
-"""Dagster's definitions: quick to load, and exactly what manifest, pipelines and catalog say."""
+"""Dagster's definitions: quick to load, and exactly what kedro.yml, pipelines and catalog say."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from dags.lineage import dependencies, gated
 from dags.metadata import CHECK
 from dags.plan import PLAN
 from pipelines import graph
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 
-STAGES = load_manifest().stages
+STAGES = load_stages_file().stages
 LOAD = """
 import json, sys, time
 import dags.definitions

@@ -9,7 +9,7 @@ from engine.artifacts.files import canonical_json, write_atomic
 from engine.identity.records import BEGUN
 from engine.launch.lifetime import lock
 from engine.launch.slurm.states import State
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 KEY = "0123456789abcdef"
 
@@ -39,7 +39,7 @@ def lay(runs):
 
 @pytest.fixture
 def tick(instance):
-    sensor = detached_job_sensor("smoke", {stage: stage_job(stage, "smoke") for stage in load_manifest().stages})
+    sensor = detached_job_sensor("smoke", {stage: stage_job(stage, "smoke") for stage in load_stages_file().stages})
 
     def go():
         with dg.build_sensor_context(instance=instance) as context:

@@ -9,9 +9,9 @@ import yaml
 
 from dags.dvc_yaml import dvc_view, render
 from pipelines import graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
-PROFILES = load_manifest().profiles
+PROFILES = load_stages_file().profiles
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -22,8 +22,8 @@ def test_committed_file_is_current(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_each_stage_depends_on_its_inputs_and_its_own_code(profile: str) -> None:
     stages = yaml.safe_load(render(profile))["stages"]
-    assert list(stages) == ["code", *load_manifest().stages]
-    for stage in load_manifest().stages:
+    assert list(stages) == ["code", *load_stages_file().stages]
+    for stage in load_stages_file().stages:
         outline = graph.stage_graph(stage)
         want = {f"data/{profile}/code/{stage}.json"} | {f"data/{profile}/{graph.producer(i)}/" for i in outline.inputs}
         assert all(any(dep.startswith(prefix) for prefix in want) for dep in stages[stage]["deps"])

@@ -41,5 +41,5 @@ def test_the_cause_is_our_own_sentence_if_there_is_one(tail, sentence):
 
 
 def test_a_stage_runs_in_its_turn():
-    want = ["pipelines.repro", "--env", "k2", "--stage", "sft", "--force"]
+    want = ["pipelines.commands.repro", "--env", "k2", "--stage", "sft", "--force"]
     assert stage_command("sft", "k2", force=True)[2:] == want

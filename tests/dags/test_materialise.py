@@ -21,7 +21,7 @@ def press(runs, instance, monkeypatch):
 
         def stub(command, say):
             called.append(command)
-            status, lines = work(stage) if "pipelines.repro" in command else (0, [])
+            status, lines = work(stage) if "pipelines.commands.repro" in command else (0, [])
             for line in lines:
                 say(line)
             return status, lines
@@ -44,7 +44,7 @@ def test_a_stage_shows_rows_tokens_bytes_plot_duration_and_hash(press, runs):
 
     result, command = press("pretrain", work)
     assert result.success
-    assert command[2:] == ["pipelines.repro", "--env", "smoke", "--stage", "pretrain"]
+    assert command[2:] == ["pipelines.commands.repro", "--env", "smoke", "--stage", "pretrain"]
     found = {
         event.asset_key.to_user_string(): event.materialization for event in result.get_asset_materialization_events()
     }

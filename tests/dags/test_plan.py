@@ -8,7 +8,7 @@ from dags import report
 from dags.attending import attended_here
 from engine.artifacts.files import canonical_json
 from pipelines import graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from pipelines.status import stage_status
 
 
@@ -42,7 +42,7 @@ def test_each_state_is_said_once(runs, told):
 
 
 def test_another_reason_record_or_state_is_said_again(told):
-    stage = next(iter(load_manifest().stages))
+    stage = next(iter(load_stages_file().stages))
     entry = {"state": "fresh", "reason": "since then", "record": "a.json"}
     assert all(check.passed for check in told({stage: entry}).values())
     assert told({stage: entry}) == {}

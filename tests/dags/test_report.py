@@ -9,11 +9,11 @@ from dags.assets import stage_assets
 from dags.metadata import CHECK
 from dags.versions import code_version
 from pipelines import graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 
 def badges(instance: dg.DagsterInstance, versions: dict[str, str]) -> dict[str, StaleStatus]:
-    stages = load_manifest().stages
+    stages = load_stages_file().stages
     made = [stage_assets(spec, "smoke", versions.get(spec.name)) for spec in stages.values()]
     assets = dg.Definitions(assets=made).resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))

@@ -8,7 +8,7 @@ import yaml
 from dags import ui, versions
 from dags.home import chosen_profile, dagster_home
 from engine.errors import UserError
-from pipelines import code, graph
+from pipelines import code_files, graph
 
 
 def test_home_is_made_once_and_what_it_holds_stays(tmp_path):
@@ -78,6 +78,6 @@ def test_a_record_and_the_working_tree_give_one_version():
     resolved = graph.parameters("smoke")
     from engine.identity.key import flatten
 
-    parts = code.stage_file(stage, "smoke")
+    parts = code_files.stage_file(stage, "smoke")
     version = versions.code_version(parts["code"], flatten({"corpus": resolved["corpus"]}), parts["sources"])
     assert versions._current(stage, resolved, "smoke") == version

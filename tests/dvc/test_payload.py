@@ -7,7 +7,7 @@ import pytest
 from engine.artifacts.files import digest_file, files_below
 from engine.artifacts.manifest import MANIFEST, content_digest
 from engine.artifacts.sums import SUMS
-from pipelines.payloads import SHORT
+from pipelines.commands.payloads import SHORT
 from tests.dvc.conftest import commit, ran
 from tests.project import LEDGER, PROFILE, Project
 
@@ -78,7 +78,7 @@ def test_what_nobody_asks_for_any_more_is_listed_and_removed(project: Project) -
     assert asked_for_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "DVC's cache")
     project.run("dvc", "gc", "--workspace", "--force")
     assert asked_for_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "nobody")
-    done = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE, "--gc", "--check")
+    done = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, "--gc", "--check")
     assert done.stdout.startswith(f"{len(older)} payloads removed, ")
     assert stored(project) == published
     assert ran(project.repro(TARGET).stdout) == ["code"]
@@ -90,7 +90,7 @@ def stored(project: Project) -> set[str]:
 
 def asked_for_by(project: Project) -> dict[str, str]:
     """The table that a user reads of the store, by digest."""
-    table = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE).stdout
+    table = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE).stdout
     rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if line.count("│") > 2]
     return {digest: by for _, _, digest, by, kept, *_ in rows if kept == "store"}
 
@@ -115,7 +115,7 @@ def test_a_truncated_payload_is_refused(project: Project) -> None:
     status, said = load(project, "shards", check=False)
     assert status == 1
     assert "bytes where manifest.json says" in said.strip().splitlines()[-1]
-    checked = project.run("python", "-m", "pipelines.payloads", "--env", PROFILE, "--check", check=False)
+    checked = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, "--check", check=False)
     assert checked.returncode == 1
     assert f"changed since they were sealed: {victim.parent} (tokenization/shards)" in checked.stderr
     victim.write_bytes(whole)

@@ -56,7 +56,7 @@ def test_it_comes_back_and_is_fresh(project: Project) -> None:
     assert outcomes(project) == ["success", "success", "recalled"]
     assert back["origin"] == {"record": first["path"].name}
     assert (back["key"], back["outputs"], back["metrics"]) == (first["key"], first["outputs"], first["metrics"])
-    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    plan = project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout
     (line,) = [line for line in plan.splitlines() if STAGE in line]
     assert "fresh" in line
     assert "brought back" in plan
@@ -70,7 +70,7 @@ def test_who_asks_for_a_run_gets_one(project: Project) -> None:
     project.run("dvc", "repro", "-f", "-s", TARGET)
     project.run("dvc", "repro", "-f", TARGET)
     project.append(PARAMETERS, OTHER)
-    project.run("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", STAGE, "--force")
+    project.run("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", STAGE, "--force")
     project.edit(PARAMETERS, OTHER, "")
     begun = project.data(".work", STAGE, key)
     begun.mkdir()
@@ -101,7 +101,7 @@ def test_what_is_damaged_or_gone_is_made_again(project: Project) -> None:
 def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) -> None:
     """After `kedro run` (`make smoke`) DVC's ledger knows nothing; the plan says fresh, and DVC has nothing made."""
     project.append(PARAMETERS, "  seed: 77\n")
-    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     project.run("kedro", "run", "--env", PROFILE, "--pipelines", STAGE)
     assert state(project) == "fresh"
     before = len(outcomes(project))
@@ -148,7 +148,7 @@ def flip_without_a_trace(path: Path) -> None:
 
 def state(project: Project, *options: str) -> str:
     """The plan's word on the stage."""
-    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE, *options).stdout
+    plan = project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE, *options).stdout
     (line,) = [line for line in plan.splitlines() if f" {STAGE} " in line]
     return line.split("│")[2].strip()
 

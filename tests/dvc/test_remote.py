@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from tests.dvc.conftest import IDENTITY, ran
 from tests.project import ENVIRONMENT, LEDGER, PROFILE, Project
 
@@ -87,7 +87,7 @@ def push_and_pull(made: Project, tmp_path: Path) -> None:
     assert not (fresh.path / "data").exists()
     fresh.run("dvc", "pull", LEDGER)
     assert ran(fresh.repro().stdout) == ["code"]
-    stages = load_manifest().stages
+    stages = load_stages_file().stages
     for stage in stages:
         assert fresh.digests(stage) == made.digests(stage)
     compared = json.loads(fresh.run("dvc", "metrics", "diff", "--all", "--json", "HEAD").stdout)

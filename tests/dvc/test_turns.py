@@ -34,7 +34,7 @@ def assert_whole(project: Project) -> None:
 @pytest.mark.parametrize(("stages", "waits"), [(("corpus", "tooluse"), False), (("corpus", "rephrase"), True)])
 def test_ours_wait_where_one_reads_what_the_other_makes(made: Project, stages: tuple[str, ...], waits: bool) -> None:
     before = made.runs()
-    words = ["python", "-m", "pipelines.repro", "--env", PROFILE, "--force", "--stage"]
+    words = ["python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--force", "--stage"]
     done = at_once(made, *([*words, stage] for stage in stages))
     assert [status for status, _ in done] == [0, 0], done
     said = [re.findall(r"(\w+) of \S+ is held by process.*; waiting for it", text) for _, text in done]

@@ -18,14 +18,14 @@ def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp
 
     out = str(tmp_path / "out")
     export = ("--checkpoint", "base", "--dtype", "float32", "--out", out)
-    project.run("python", "-m", "pipelines.export", "--env", PROFILE, *export)
-    adopt = ("python", "-m", "pipelines.adopt", "--env", PROFILE, "--source", out)
+    project.run("python", "-m", "pipelines.commands.export", "--env", PROFILE, *export)
+    adopt = ("python", "-m", "pipelines.commands.adopt", "--env", PROFILE, "--source", out)
     project.run(*adopt)
     assert project.ran_since(before) == ["pretrain"]
     weights = [name for name in made if name.startswith("base_checkpoint/")]
     assert weights
     assert {name: made[name] for name in weights} == {name: project.digests("pretrain")[name] for name in weights}
-    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    plan = project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout
     assert "adopted from" in "".join(plan.split("\n")), plan
     before = project.runs()
     project.repro(f"{LEDGER}:extend")

@@ -14,12 +14,12 @@ from engine.identity import snapshot
 from engine.identity.library import Library
 from engine.identity.reach import reach
 from pipelines.graph import JUDGES, entry_points
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from tests.mutation.mutations import neutral
 from tests.project import ENVIRONMENT, LEDGER, PROFILE, Project, shim
 
 pytestmark = pytest.mark.slow
-STAGES = list(load_manifest().stages)
+STAGES = list(load_stages_file().stages)
 AT_IMPORT = "\nif True:\n    pass\n"
 """Does nothing, but as soon as the module is imported, so it counts for whoever imports it."""
 
@@ -57,7 +57,7 @@ def test_second_repro_runs_nothing_but_code(project: Project) -> None:
 
 
 def test_plan_agrees_with_dvc(project: Project) -> None:
-    plan = project.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    plan = project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout
     assert plan.count("fresh") >= len(STAGES)
     status = json.loads(project.run("dvc", "status", "--json", LEDGER).stdout)
     assert {name.rpartition(":")[2] for name in status} == {"code"}
@@ -73,7 +73,7 @@ def test_a_rerun_makes_the_same_bytes(project: Project) -> None:
 def stages_with_new_code(project: Project) -> set[str]:
     """Refresh the code files; say which changed."""
     before = {stage: project.data("code", f"{stage}.json").read_bytes() for stage in STAGES}
-    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     return {stage for stage in STAGES if project.data("code", f"{stage}.json").read_bytes() != before[stage]}
 
 
@@ -82,7 +82,7 @@ def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Projec
         "nodes/rl/objective.py",
         "engine/optim/muonclip.py",
         "engine/text/shards.py",
-        "pipelines/sft.py",
+        "pipelines/stages/sft.py",
         "engine/errors.py",
     ):
         module = name.removesuffix(".py").replace("/", ".")
@@ -122,7 +122,7 @@ def test_edits_that_change_nothing_rerun_nothing(edited: Project) -> None:
 
 def test_why_names_the_function_and_the_way_to_it(edited: Project) -> None:
     edited.edit("engine/model/rope.py", "1.0 + 0.1 * mscale", "1.0 + 0.2 * mscale")
-    done = edited.run("python", "-m", "pipelines.why", "sft", "--env", PROFILE)
+    done = edited.run("python", "-m", "pipelines.commands.why", "sft", "--env", PROFILE)
     told = " ".join(done.stdout.split())
     assert "base_checkpoint may change, because pretrain is stale" in told
     assert "changed engine/model/rope.py:" in told
@@ -132,7 +132,7 @@ def test_why_names_the_function_and_the_way_to_it(edited: Project) -> None:
 def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited: Project) -> None:
     before = edited.runs()
     edited.append("nodes/tooluse/goals.py", AT_IMPORT)
-    plan = edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout
+    plan = edited.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout
     assert "nodes.tooluse.goals" in " ".join(plan.split())
     edited.repro()
     assert edited.ran_since(before) == ["tooluse"], (
@@ -149,7 +149,7 @@ def test_a_parameter_reruns_its_readers_and_what_hangs_on_their_outputs(edited: 
     (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").write_text(
         f"{text.rstrip()}\n  seed: {int(seed[1]) + 1}\n"
     )
-    plan = " ".join(edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout.split())
+    plan = " ".join(edited.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout.split())
     assert "evaluate.seed" in plan
     edited.repro()
     assert edited.ran_since(before) == ["evaluate"]
@@ -202,7 +202,7 @@ def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
     edited.edit("nodes/extend/nodes.py", "    import json\n", f"{GATE}    import json\n")
     edited.run(*git, "commit", "-qam", "Wait")
     commit = edited.run(*git, "rev-parse", "HEAD").stdout.strip()
-    edited.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    edited.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     os.mkfifo(gate)
     monkeypatch.setitem(edited.environment, "GATE", str(gate))
 
@@ -236,12 +236,12 @@ def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
         edited.environment, "PATH", f"{shim(tmp_path / 'bin', 'kedro', before=edit)}:{ENVIRONMENT['PATH']}"
     )
     shutil.rmtree(edited.data(".work", "extend"))  # all of it is to be trained under the other checkout
-    words = ("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", "extend", "--force")
+    words = ("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", "extend", "--force")
     assert while_it_waits(check_out_another, *words) == 0
     assert edited.digests("extend") == before
     record = edited.records("extend")[-1]
     assert (record["outcome"], record["commit"], record["dirty"]) == ("success", commit, False)
-    plan = " ".join(edited.run("python", "-m", "pipelines.status", "--env", PROFILE).stdout.split())
+    plan = " ".join(edited.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout.split())
     edited.run("git", "checkout", "-q", here)
     assert "definition engine.model.rope." in plan, "the first of the two edits, and so the stage is stale"
 

@@ -22,7 +22,7 @@ class Pretraining:
         content = yaml.safe_load(parameters.read_text())
         content[STAGE] |= {"schedule": SCHEDULE, "checkpoint_every": STEPS}
         parameters.write_text(yaml.safe_dump(content))
-        self.project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+        self.project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
         self.project.run(*KEDRO[:-1], "corpus,rephrase,tooluse,tokenization")
 
     def use(self, ranks: int) -> None:

@@ -15,7 +15,7 @@ from tests.project import ENVIRONMENT, PROFILE, Project
 
 pytestmark = pytest.mark.slow
 
-REPRO = ("python", "-m", "pipelines.repro", "--env", PROFILE, "--stage", STAGE, "--force")
+REPRO = ("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", STAGE, "--force")
 SECONDS = 120
 
 
@@ -129,7 +129,7 @@ def test_a_rate_changed_half_way_by_adopting_the_work(pretraining: Pretraining, 
     parameters = f"conf/{PROFILE}/parameters/pretrain.yml"
     project.edit(parameters, "warmup: 4", "warmup: 3")
     try:
-        project.run("python", "-m", "pipelines.adopt_work", "--env", PROFILE, "--stage", STAGE, "--key", first)
+        project.run("python", "-m", "pipelines.commands.adopt_work", "--env", PROFILE, "--stage", STAGE, "--key", first)
         project.run(*KEDRO)
         record = project.records(STAGE)[-1]
         assert (record["outcome"], record["training"]["resumed_at"]) == ("success", before)
@@ -138,7 +138,7 @@ def test_a_rate_changed_half_way_by_adopting_the_work(pretraining: Pretraining, 
         assert record["origin"] == {"work": first, "step": before, "differs": differs}
     finally:
         project.edit(parameters, "warmup: 3", "warmup: 4")
-        project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+        project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     assert newest(project.data(".work", STAGE, first)) == before
 
 

@@ -98,7 +98,7 @@ def use(project: Project, setting: Setting) -> None:
         content = yaml.safe_load(path.read_text())
         content[stage] |= changes | {"threads": setting.threads}
         path.write_text(yaml.safe_dump(content))
-    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
 
 
 @dataclass(frozen=True)

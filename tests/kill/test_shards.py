@@ -56,7 +56,7 @@ def configured(project: Project) -> dict[str, object]:
     """Have the stage make `BLOCKS` blocks; its parameters as they are then resolved."""
     own = project.path / f"conf/{PROFILE}/parameters/{STAGE}.yml"
     own.write_text(yaml.safe_dump({STAGE: {"tasks": BLOCKS * 128 - 50}}))
-    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     base = yaml.safe_load((project.path / f"conf/base/parameters/{STAGE}.yml").read_text())[STAGE]
     return {**base, **yaml.safe_load(own.read_text())[STAGE]}
 

@@ -27,8 +27,8 @@ SEED = 20260707
 BEHAVIOUR_MUTATIONS = 240
 NEUTRAL_MUTATIONS = 240
 OUTSIDE = re.compile(
-    r"nodes\.studies|pipelines\.(adopt|chat|clean|cli|code|doctor|errors|export|graph|hooks|manifest|parameters|rank|"
-    r"restore|runner|settings|size|status|study|summary|why|pipeline_registry|track|gates)\b"
+    r"nodes\.studies|pipelines\.(cli|code_files|commands|errors|graph|hooks|parameters|rank|restore|runner|settings|"
+    r"stages_file|status|pipeline_registry|track|gates)\b"
 )
 """Modules that no stage is made by: commands, machinery, studies."""
 

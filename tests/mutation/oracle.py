@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from tests.mutation.mutations import Place, modules
 from tests.project import ENVIRONMENT, PROFILE
 
-STAGES = tuple(load_manifest().stages)
+STAGES = tuple(load_stages_file().stages)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import pytest
 
 from engine.identity.fingerprint import StageCode
 from engine.identity.key import flatten, stage_key
-from pipelines import code, graph
-from pipelines.manifest import load_manifest
+from pipelines import code_files, graph
+from pipelines.stages_file import load_stages_file
 
-STAGES = tuple(load_manifest().stages)
+STAGES = tuple(load_stages_file().stages)
 
 
 def with_other(parameters: dict[str, Any], dotted: str) -> dict[str, Any]:
@@ -21,13 +21,13 @@ def with_other(parameters: dict[str, Any], dotted: str) -> dict[str, Any]:
     return {**parameters, first: not value if isinstance(value, bool) else [value, "another"]}
 
 
-@pytest.mark.parametrize("profile", load_manifest().profiles)
+@pytest.mark.parametrize("profile", load_stages_file().profiles)
 def test_a_parameter_makes_exactly_its_readers_stale(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "code_of", lambda *_: StageCode({}, {}, {}, {}))
-    monkeypatch.setattr(code, "stage_sources", lambda *_: {})  # other values name no file
+    monkeypatch.setattr(code_files, "stage_sources", lambda *_: {})  # other values name no file
 
     def keys() -> dict[str, str]:
-        return {stage: stage_key(**code.stage_file(stage, profile), inputs={}) for stage in STAGES}
+        return {stage: stage_key(**code_files.stage_file(stage, profile), inputs={}) for stage in STAGES}
 
     resolved = graph.parameters(profile)
     before = keys()

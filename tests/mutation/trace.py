@@ -16,7 +16,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = tuple(f"{ROOT / top}/" for top in ("engine", "kernels", "nodes", "pipelines"))
-WIRING = tuple(str(ROOT / "pipelines" / name) for name in ("graph.py", "manifest.py", "pipeline_registry.py", "gates/"))
+WIRING = tuple(
+    str(ROOT / "pipelines" / name) for name in ("graph.py", "stages_file.py", "pipeline_registry.py", "gates/")
+)
 """What finds and judges, here as in a run: no part of a stage's code."""
 
 MODELS = "pydantic/main.py"

@@ -38,7 +38,7 @@ def refused(project: Project, *command: str) -> str:
 
 
 def run_stage(project: Project, stage: str) -> str:
-    project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     return refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", stage)
 
 
@@ -53,7 +53,7 @@ def with_source(project: Project, **source: object) -> None:
 
 def test_unknown_profile(project: Project) -> None:
     assert "no profile 'desktop'" in refused(project, "kedro", "run", "--env", "desktop")
-    assert "smoke, laptop" in refused(project, "python", "-m", "pipelines.status", "--env", "desktop")
+    assert "smoke, laptop" in refused(project, "python", "-m", "pipelines.commands.plan", "--env", "desktop")
 
 
 def test_unknown_stage(project: Project) -> None:
@@ -71,7 +71,7 @@ def test_unknown_parameter(project: Project) -> None:
     error = refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "corpus")
     assert "sft.stepps" in error
     assert "did you mean steps" in error
-    assert "sft.stepps" in refused(project, "python", "-m", "pipelines.code", "--env", PROFILE)
+    assert "sft.stepps" in refused(project, "python", "-m", "pipelines.commands.code", "--env", PROFILE)
 
 
 def test_malformed_yaml(project: Project) -> None:
@@ -109,7 +109,7 @@ def test_bad_source(
 
 def test_a_missing_source_is_refused_before_any_stage_starts(project: Project, tmp_path: Path) -> None:
     with_source(project, kind="parquet", path=str(tmp_path / "gone.parquet"))
-    error = refused(project, "python", "-m", "pipelines.code", "--env", PROFILE)
+    error = refused(project, "python", "-m", "pipelines.commands.code", "--env", PROFILE)
     assert f"corpus.sources.mine.path: there is no file at {tmp_path}/gone.parquet" in error
     assert not project.data("corpus").exists()
 

@@ -11,10 +11,10 @@ import pytest
 
 from dags import plan as dagster_plan
 from engine.errors import UserError
-from pipelines import code, graph, status
+from pipelines import code_files, graph, status
 from pipelines.configuration import check_configuration
 from pipelines.hooks import RunContextHook
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 from tests.runs import Runs
 
 PROFILE = "smoke"
@@ -34,7 +34,7 @@ ENTRIES: list[Callable[[], object]] = [
     lambda: check_configuration(PROFILE),  # `make repro` and `kedro run` begin with it
     lambda: status.stage_status(PROFILE),  # `make plan` and `make why`
     lambda: dagster_plan.plan(PROFILE),
-    lambda: code.write_files(PROFILE),
+    lambda: code_files.write_files(PROFILE),
     lambda: RunContextHook().after_context_created(Context()),  # type: ignore[arg-type]
 ]
 

@@ -8,10 +8,10 @@ import pytest
 from engine.launch.compute import check_compute, compute_class, overlaid
 from pipelines import graph
 from pipelines.dispatch import Work
-from pipelines.manifest import COMPUTE_CLASSES, ROOT, load_manifest
+from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
 
 
-@pytest.mark.parametrize("profile", load_manifest().profiles)
+@pytest.mark.parametrize("profile", load_stages_file().profiles)
 def test_every_profile_has_all_classes(profile: str) -> None:
     check_compute(graph.config(profile, "compute"), COMPUTE_CLASSES)
 
@@ -19,7 +19,7 @@ def test_every_profile_has_all_classes(profile: str) -> None:
 def works(profile: str) -> list[Work]:
     """All nodes of the graph, where the profile sends them."""
     compute, found = graph.config(profile, "compute"), []
-    for stage in load_manifest().stages.values():
+    for stage in load_stages_file().stages.values():
         where = compute_class(compute, stage.compute)
         workspace = ROOT / "data" / profile / ".work" / stage.name / "key"
         nodes = graph.stage_graph(stage.name).pipeline.nodes

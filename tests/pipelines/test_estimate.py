@@ -6,7 +6,7 @@ import pytest
 
 from pipelines import graph
 from pipelines.estimate import estimate, steps
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 SCHEDULE = {"warmup": 10, "stable": 40, "decay": 40, "anneal": 10}
 PRETRAIN = {"batch_size": 8, "sequence_length": 64, "schedule": {**SCHEDULE, "peak": 0.01}}
@@ -52,7 +52,7 @@ def test_a_run_that_was_resumed_counts_for_its_own_steps() -> None:
 
 
 def test_every_training_stage_of_the_graph_tells_its_steps() -> None:
-    trains = {stage for stage, spec in load_manifest().stages.items() if spec.compute == "train"} - {"evaluate"}
+    trains = {stage for stage, spec in load_stages_file().stages.items() if spec.compute == "train"} - {"evaluate"}
     assert trains >= {"pretrain", "extend", "sft", "rl"}
     for stage in trains:
         assert steps(stage, flat(**graph.parameters("laptop"))) > 1

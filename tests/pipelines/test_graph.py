@@ -1,11 +1,11 @@
-"""Manifest, pipelines and catalog agree."""
+"""kedro.yml, pipelines and catalog agree."""
 
 import pytest
 
 from pipelines import graph
-from pipelines.manifest import COMPUTE_CLASSES, load_manifest
+from pipelines.stages_file import COMPUTE_CLASSES, load_stages_file
 
-STAGES = tuple(load_manifest().stages)
+STAGES = tuple(load_stages_file().stages)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -40,7 +40,7 @@ def test_every_node_has_a_compute_class_and_one_stage() -> None:
 def test_profiles_keep_apart() -> None:
     paths = [
         graph.dataset_path(profile, name)
-        for profile in load_manifest().profiles
+        for profile in load_stages_file().profiles
         for name in graph.catalog_entries(profile)
     ]
     assert len(set(paths)) == len(paths)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from pipelines import graph, mend, restore, status
+from pipelines import graph, restore, status
+from pipelines.commands import mend
 from pipelines.ledger import check_ledger, ledger_path, read_ledger
 from tests.runs import Runs
 

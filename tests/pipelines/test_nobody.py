@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 ASKS = """
 import pipelines

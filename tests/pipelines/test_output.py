@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 WORKS = """
 import sys

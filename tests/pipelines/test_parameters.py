@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import UserError
 from pipelines import graph
-from pipelines.manifest import load_manifest
 from pipelines.parameters import check_parameters
+from pipelines.stages_file import load_stages_file
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def given() -> dict[str, Any]:
     return copy.deepcopy(graph.parameters("laptop"))
 
 
-@pytest.mark.parametrize("profile", load_manifest().profiles)
+@pytest.mark.parametrize("profile", load_stages_file().profiles)
 def test_every_profile_is_good(profile: str) -> None:
     check_parameters(graph.parameters(profile), profile)
 
@@ -27,7 +27,7 @@ def test_unknown_stage(given: dict[str, Any]) -> None:
         check_parameters(given, "laptop")
 
 
-@pytest.mark.parametrize("stage", load_manifest().stages)
+@pytest.mark.parametrize("stage", load_stages_file().stages)
 def test_unknown_key_is_named_with_its_stage(given: dict[str, Any], stage: str) -> None:
     given[stage]["nonsense"] = 1
     with pytest.raises(UserError, match=rf"there is no parameter {stage}\.nonsense"):
@@ -40,7 +40,7 @@ def test_close_key_is_suggested(given: dict[str, Any]) -> None:
         check_parameters(given, "laptop")
 
 
-@pytest.mark.parametrize("stage", load_manifest().stages)
+@pytest.mark.parametrize("stage", load_stages_file().stages)
 def test_wrong_kind_names_the_field(given: dict[str, Any], stage: str) -> None:
     given[stage]["seed"] = "many"
     with pytest.raises(UserError, match=rf"{stage}\.seed.*'many'"):

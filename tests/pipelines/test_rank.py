@@ -13,7 +13,7 @@ from engine.launch import exchange
 from engine.launch.lifetime import lock
 from engine.parallel import data
 from pipelines import rank
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 
 
 def test_a_rank_without_its_workspace_makes_none_and_ends_with_a_sentence() -> None:

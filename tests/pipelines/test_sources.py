@@ -24,9 +24,10 @@ from engine.identity.library import Library
 from engine.identity.sources import UNVERSIONED
 from nodes.corpus import files
 from nodes.corpus.schema import FileSource
-from pipelines import code, graph, sources, status, truth, why
+from pipelines import code_files, graph, sources, status, truth
+from pipelines.commands import why
 from pipelines.datasets import MetricsDataset, publishing_after
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 from tests.runs import Runs
 
 PROFILE = "smoke"
@@ -52,7 +53,7 @@ def runs(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("a", "b"):
         (tmp_path / f"notes/{name}.jsonl").write_text('{"text": "one"}\n')
     record = runs.add("corpus", 1)
-    parts = {**code.stage_file("corpus", PROFILE), "inputs": {}}
+    parts = {**code_files.stage_file("corpus", PROFILE), "inputs": {}}
     content = {name: value for name, value in record.items() if name != "path"}
     content |= {"parts": {**parts, "parameters": flatten(parts["parameters"])}, "key": stage_key(**parts)}
     write_atomic(record["path"], canonical_json(content))
@@ -86,16 +87,16 @@ def test_an_edited_file_makes_the_stage_stale_and_is_named(runs: Runs) -> None:
 
 
 def test_the_run_has_the_key_of_the_plan_and_refuses_what_was_edited_since(runs: Runs) -> None:
-    write_atomic(code.code_file("corpus", PROFILE), canonical_json(code.stage_file("corpus", PROFILE)))
-    now = code.current("corpus", PROFILE, parameters())
+    write_atomic(code_files.code_file("corpus", PROFILE), canonical_json(code_files.stage_file("corpus", PROFILE)))
+    now = code_files.current("corpus", PROFILE, parameters())
     assert stage_key(**now, parameters=parameters(), inputs={}) == corpus().key
     (runs.root / "notes/b.jsonl").write_text("edited")
     with pytest.raises(UserError, match=rf"corpus.json is out of date, notes/b.jsonl was edited .*PROFILE={PROFILE}"):
-        code.current("corpus", PROFILE, parameters())
+        code_files.current("corpus", PROFILE, parameters())
 
 
 def test_what_is_edited_while_it_is_read_is_not_published(runs: Runs, tmp_path: Path) -> None:
-    parts = {**code.stage_file("corpus", PROFILE), "inputs": {}}
+    parts = {**code_files.stage_file("corpus", PROFILE), "inputs": {}}
     metrics = MetricsDataset(filepath=str(tmp_path / "metrics.json"), stage="corpus")
     with publishing_after(partial(truth.check_read, PROFILE, "corpus", parts)):
         metrics.save({"documents": 1})
@@ -113,7 +114,7 @@ def test_a_missing_file_is_the_same_sentence_in_plan_code_and_run(runs: Runs, gi
     asks = (
         lambda: status.stage_status(PROFILE),
         lambda: dagster_plan.plan(PROFILE),
-        lambda: code.stage_file("corpus", PROFILE),
+        lambda: code_files.stage_file("corpus", PROFILE),
         lambda: sources.check_sources(PROFILE),  # `make repro`
         lambda: list(files.read_files("notes", FileSource(**{**NOTES, "path": path}))),
     )
@@ -177,7 +178,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
-@pytest.mark.parametrize("stage", load_manifest().stages)
+@pytest.mark.parametrize("stage", load_stages_file().stages)
 def test_whatever_is_called_a_file_is_a_source_path(stage: str) -> None:
     """A new stage that names a file as a plain text would not notice an edit of it."""
     for name, annotation in fields_of(graph.parameter_model(stage), stage):

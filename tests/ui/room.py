@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import graph
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from tests.project import ENVIRONMENT, LEDGER, PROFILE, Project
 
 MADE_IN_A_SHELL = ("corpus", "rephrase", "tooluse", "tokenization")
@@ -124,7 +124,7 @@ class Room:
 
 def outputs() -> dict[str, str]:
     """Asset → its stage."""
-    return {name: stage for stage in load_manifest().stages for name in graph.stage_graph(stage).outputs}
+    return {name: stage for stage in load_stages_file().stages for name in graph.stage_graph(stage).outputs}
 
 
 def _plan(node: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.manifest import ROOT
+from pipelines.stages_file import ROOT
 from pipelines.track.importer import Importer, read_all_records
 from pipelines.track.session import Away, Session
 from pipelines.track.store import Store, client, experiment_name

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import UserError
 from pipelines import graph
 from pipelines.gates.gate import judge_row
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 from pipelines.track.promotion import Gate, load_gates, model_name
 from pipelines.track.session import Session
 from pipelines.track.store import client
@@ -78,7 +78,7 @@ def test_what_is_no_finite_number_passes_no_gate(bound: dict[str, Any], value: A
     assert judge_row("base_checkpoint", {"loss": 0.4, "loss - other": 0.1}, gate.suite()).passed
 
 
-@pytest.mark.parametrize("profile", load_manifest().profiles)
+@pytest.mark.parametrize("profile", load_stages_file().profiles)
 def test_every_profile_has_the_four_gates(profile: str):
     assert [gate.alias for gate in load_gates(profile)] == ["base", "long", "sft", "rl"]
 

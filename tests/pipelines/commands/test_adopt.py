@@ -18,7 +18,8 @@ from engine.model.export import export_checkpoint
 from engine.model.model import K2Model
 from engine.text import bpe
 from engine.text.tokenizer import K2Tokenizer
-from pipelines import adopt, graph, status
+from pipelines import graph, status
+from pipelines.commands import adopt
 from tests.engine.conftest import texts
 from tests.engine.tiny import config
 

@@ -13,7 +13,7 @@ from engine.launch import exchange
 from engine.launch.heartbeat import HEARTBEAT
 from engine.launch.slurm.rundir import RunDirectory
 from engine.training.position import position
-from pipelines import clean, mend
+from pipelines.commands import clean, mend
 from pipelines.gates.docs import write_docs
 from pipelines.track.importer import read_all_records
 from pipelines.track.live import in_progress

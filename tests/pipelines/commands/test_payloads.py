@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import graph, payloads
-from pipelines.payloads import CACHED, IN_PLACE, PUBLISHED
+from pipelines import graph
+from pipelines.commands import payloads
+from pipelines.commands.payloads import CACHED, IN_PLACE, PUBLISHED
 from tests.runs import Runs
 
 

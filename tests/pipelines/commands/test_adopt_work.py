@@ -17,7 +17,8 @@ from engine.model.checkpoint import save_checkpoint
 from engine.model.model import K2Model
 from engine.training.journal import HISTORY, TRAINING
 from engine.training.position import position, sentences
-from pipelines import adopt_work, code, graph, status, work
+from pipelines import code_files, graph, status
+from pipelines.commands import adopt_work, work
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import run
 from tests.runs import Runs, publish
@@ -42,15 +43,15 @@ def place(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """Where the stage works, with that training under another key, in a scratch repository whose inputs are there."""
     Runs(tmp_path, monkeypatch)
     made_of = {"code": {kind: {} for kind in KINDS}, "parameters": {STAGE: graph.parameters(PROFILE)[STAGE]}}
-    monkeypatch.setattr(code, "stage_file", lambda *words: made_of)  # the working tree is not there
-    monkeypatch.setattr(code, "write_files", lambda profile: None)
+    monkeypatch.setattr(code_files, "stage_file", lambda *words: made_of)  # the working tree is not there
+    monkeypatch.setattr(code_files, "write_files", lambda profile: None)
     for name in ("tokenizer", "shards"):
         publish(PROFILE, "tokenization", name, {})
     save_checkpoint(tmp_path / "base", K2Model(config(), seed=1), {})
     graph.dataset(PROFILE, "base_checkpoint").save(tmp_path / "base")
     folder = graph.work_folder(PROFILE) / STAGE
     shutil.copytree(trained, folder / OTHER)
-    parts = code.key_parts(STAGE, PROFILE)
+    parts = code_files.key_parts(STAGE, PROFILE)
     parameters = flatten(parts["parameters"]) | {"extend.schedule.peak": 0.5}
     begun = {"parts": {**parts, "parameters": parameters}, "started": records.now(), "key": OTHER, "stage": STAGE}
     write_atomic(folder / OTHER / records.BEGUN, canonical_json(begun))
@@ -58,7 +59,7 @@ def place(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def today() -> str:
-    return stage_key(**code.key_parts(STAGE, PROFILE))
+    return stage_key(**code_files.key_parts(STAGE, PROFILE))
 
 
 def changed() -> str:

@@ -1,6 +1,6 @@
 """`make export`: a checkpoint in Hugging Face's layout, for transformers, vLLM or SGLang.
 
-    python -m pipelines.export --env laptop --checkpoint rl --dtype bfloat16 --out DIR [--shard-gb 5]
+    python -m pipelines.commands.export --env laptop --checkpoint rl --dtype bfloat16 --out DIR [--shard-gb 5]
 
 The directory appears whole or not at all. `make import` brings it back.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 from engine.artifacts import files
 from engine.errors import UserError
 from pipelines import graph
-from pipelines.chat import CHECKPOINTS
+from pipelines.commands.chat import CHECKPOINTS
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--shard-gb", type=float, default=5.0, help="most gigabytes of a shard")
     asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(asked.env)
+        profile = load_stages_file().profile(asked.env)
         default = graph.data_folder(profile) / "export" / f"{asked.checkpoint}-{asked.dtype}"
         export(profile, asked.checkpoint, asked.dtype, Path(asked.out or default), shard_bytes(asked.shard_gb))
 

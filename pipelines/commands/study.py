@@ -1,9 +1,9 @@
 """`make study NAME=…`: a claim of the paper as a small controlled experiment, outside the default graph.
 
-python -m pipelines.study muon_vs_adamw
-python -m pipelines.study --all          # one after the other; killed at any time, the same command goes on
-python -m pipelines.study --list
-python -m pipelines.study NAME --pilot 9000 9001   # other seeds, a table on the screen, nothing kept in docs
+python -m pipelines.commands.study muon_vs_adamw
+python -m pipelines.commands.study --all          # one after the other; killed at any time, the same command goes on
+python -m pipelines.commands.study --list
+python -m pipelines.commands.study NAME --pilot 9000 9001   # other seeds, a table on the screen, nothing kept in docs
 """
 
 import argparse
@@ -21,7 +21,7 @@ from nodes.studies.registration import Registration, names, register
 from nodes.studies.schema import PILOT_SEEDS
 from pipelines import graph
 from pipelines.errors import report_errors
-from pipelines.manifest import CODE, ROOT, load_manifest
+from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 if TYPE_CHECKING:
     from nodes.studies.run import Done
@@ -35,7 +35,9 @@ ENTRY = "nodes.studies.train"
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.study", description="The paper's claims, tested small.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.commands.study", description="The paper's claims, tested small."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which studies to run")
     parser.add_argument("--all", action="store_true", help="all of them, one after the other")
     parser.add_argument("--list", action="store_true", help="name them with their verdicts")
@@ -47,7 +49,7 @@ def main() -> None:
     asked = parser.parse_args()
     with report_errors():
         snapshot.enter(ROOT)  # its workers import from there too, whenever they start
-    importlib.import_module("pipelines.study").act(asked)
+    importlib.import_module("pipelines.commands.study").act(asked)
 
 
 def act(asked: argparse.Namespace) -> None:
@@ -61,7 +63,7 @@ def act(asked: argparse.Namespace) -> None:
         if asked.list or asked.report or not wanted:
             show(registrations, write=asked.report)
             return
-        profile = load_manifest().profile(asked.env)
+        profile = load_stages_file().profile(asked.env)
         for name in wanted:
             if asked.fresh:
                 shutil.rmtree(work_folder(profile, name, bool(asked.pilot)), ignore_errors=True)

@@ -1,6 +1,6 @@
 """`dvc repro` in turn: what is stale of a profile, or one stage, beside or after whoever else works on the same ledger.
 
-    python -m pipelines.repro --env laptop [--stage sft] [--force]
+    python -m pipelines.commands.repro --env laptop [--stage sft] [--force]
 
 DVC lets a second `dvc repro` fail ("is busy") where the first one holds a path that it needs. The ledger stays whole
 then, but nobody wants to type it again: every entry of ours takes locks first, in one order, and waits for them. One
@@ -26,12 +26,12 @@ from engine.identity.records import INTERRUPTED, now, read_records
 from engine.launch.drain import Interrupted
 from engine.launch.lifetime import die_with_parent, holders
 from pipelines import graph
-from pipelines.code import code_file, stage_file
+from pipelines.code_files import code_file, stage_file
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.ledger import check_ledger
-from pipelines.manifest import ROOT, load_manifest
 from pipelines.sources import check_sources
+from pipelines.stages_file import ROOT, load_stages_file
 
 CODE = "code"
 
@@ -46,12 +46,12 @@ def command(profile: str, *stages: str, force: bool = False) -> list[str]:
 def take_turn(profile: str, stage: str | None) -> None:
     """Wait until nobody else holds what this run needs; the code files are then those of the code as it stands."""
     if stage is None:
-        for name in (CODE, *load_manifest().stages):
+        for name in (CODE, *load_stages_file().stages):
             _hold(profile, name, fcntl.LOCK_EX)
         return
     _refresh_code(profile, stage)
     read_from = {graph.producer(name) for name in graph.stage_graph(stage).inputs}
-    for name in load_manifest().stages:
+    for name in load_stages_file().stages:
         if name in {stage, *read_from}:
             _hold(profile, name, fcntl.LOCK_EX if name == stage else fcntl.LOCK_SH)
 
@@ -119,8 +119,8 @@ def main() -> NoReturn:
     parser.add_argument("--force", action="store_true", help="run it even if nothing changed")
     asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(asked.env)
-        stages = (load_manifest().stage(asked.stage).name,) if asked.stage else ()
+        profile = load_stages_file().profile(asked.env)
+        stages = (load_stages_file().stage(asked.stage).name,) if asked.stage else ()
         check_configuration(profile)
         check_sources(profile)
         check_ledger(profile)
@@ -157,7 +157,7 @@ def run(words: list[str]) -> tuple[int, bool]:
 
 def stopped(profile: str, since: str) -> str:
     """The sentence of the stage that Ctrl-C stopped since then; "" if it stopped none."""
-    runs = [run for stage in load_manifest().stages for run in read_records(graph.runs_folder(profile, stage))]
+    runs = [run for stage in load_stages_file().stages for run in read_records(graph.runs_folder(profile, stage))]
     paused = [run for run in runs if run["outcome"] == INTERRUPTED and str(run["finished"]) >= since]
     return str(max(paused, key=lambda run: str(run["finished"]))["error"]) if paused else ""
 

@@ -11,7 +11,7 @@ from engine.model.checkpoint import save_checkpoint
 from engine.model.model import K2Model
 from engine.model.tensorfile import INDEX, TensorFiles
 from pipelines import graph
-from pipelines.export import export, shard_bytes
+from pipelines.commands.export import export, shard_bytes
 from tests.engine.tiny import config
 from tests.nodes import toy
 

@@ -1,6 +1,6 @@
 """`make import`: start the graph from a checkpoint in Hugging Face's layout, instead of training it here.
 
-    python -m pipelines.adopt --env laptop --source DIR [--as base_checkpoint]
+    python -m pipelines.commands.adopt --env laptop --source DIR [--as base_checkpoint]
 
 The checkpoint becomes the output of the stage that would have made it, under that stage's key of today: `dvc repro`
 does not run that stage, and runs what follows. A run record with outcome "adopted" says where it came from. Editing
@@ -19,9 +19,9 @@ from engine.errors import UserError
 from engine.identity import records
 from engine.identity.key import flatten, stage_key
 from engine.launch.lifetime import lock
-from pipelines import code, graph
+from pipelines import code_files, graph
 from pipelines.errors import report_errors
-from pipelines.manifest import CODE, ROOT, load_manifest
+from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 if TYPE_CHECKING:
     from engine.model.config import K2Config
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--as", dest="dataset", default=ADOPTABLE[0], help=f"one of {', '.join(ADOPTABLE)}")
     asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(asked.env)
+        profile = load_stages_file().profile(asked.env)
         if not asked.source:
             raise UserError("no checkpoint is named: give SOURCE=… a directory with config.json and safetensors.")
         path = adopt(profile, Path(asked.source), asked.dataset)
@@ -57,10 +57,10 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
         raise UserError(f"{source} is no directory: give SOURCE=… one with config.json and safetensors.")
     stage = graph.producer(dataset)
     folder, work = graph.data_folder(profile), graph.work_folder(profile) / stage
-    code.write_files(profile)
+    code_files.write_files(profile)
     with lock(work / "lock", f"stage {stage} of profile {profile}"):
         begun, clock = records.now(), time.monotonic()
-        parts = code.key_parts(stage, profile)
+        parts = code_files.key_parts(stage, profile)
         workspace = work / "import"
         shutil.rmtree(workspace, ignore_errors=True)
         try:

@@ -11,7 +11,7 @@ from engine.text import bpe
 from engine.text.chat import encode_chat
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.messages import assistant, tool_call
-from pipelines.chat import HELP, Chat, Toolbox
+from pipelines.commands.chat import HELP, Chat, Toolbox
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_bad_temperature_is_explained(model, tok, text):
 )
 def test_a_wrong_command_line_is_one_sentence(arguments, sentence):
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.chat", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipelines.commands.chat", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert sentence in done.stderr

@@ -1,28 +1,21 @@
-"""The `code` stage: write each stage's fingerprint, parameters and sources to data/<profile>/code/<stage>.json.
+"""A stage's code file, data/<profile>/code/<stage>.json: its fingerprint, its parameters and its sources.
 
-DVC runs it always (under a second, nothing heavy imported); each stage depends on its own file, so DVC's early
-cutoff re-runs exactly the stages whose code or parameters changed, or a file that their parameters name.
-
-    python -m pipelines.code --env laptop
+DVC's stage `code` (pipelines/commands/code.py) writes all of them, in under a second and with nothing heavy imported.
+Each stage depends on its own file, so DVC's early cutoff runs again exactly the stages whose code or parameters have
+changed, or a file that their parameters name.
 """
 
-import argparse
-import importlib
-import os
 from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError
-from engine.identity import snapshot
 from engine.identity.library import Library
 from engine.remedy import command
 from pipelines import graph
 from pipelines.configuration import check_configuration
-from pipelines.errors import report_errors
-from pipelines.manifest import ROOT, load_manifest
-from pipelines.restore import relink, restore_missing
 from pipelines.sources import changed, stage_sources
+from pipelines.stages_file import load_stages_file
 
 
 def code_file(stage: str, profile: str | None) -> Path:
@@ -80,33 +73,8 @@ def write_files(profile: str) -> None:
     """Write the code files that are not what they should be now, after checking all parameters."""
     check_configuration(profile)
     with graph.library() as modules:
-        for stage in load_manifest().stages:
+        for stage in load_stages_file().stages:
             data = canonical_json(stage_file(stage, profile, modules))
             path = code_file(stage, profile)
             if not path.is_file() or path.read_bytes() != data:
                 write_atomic(path, data)
-
-
-def main() -> None:
-    """Write all code files of a profile: of the snapshot that its stages are to run from, where there is one."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--env", default=None, help="profile")
-    asked = parser.parse_args()
-    with report_errors():
-        if snapshot.GIVEN in os.environ:
-            snapshot.enter(ROOT)
-    importlib.import_module("pipelines.code").refresh(asked.env)
-
-
-def refresh(profile: str | None) -> None:
-    """Write all code files of a profile, and where DVC asks bring back outputs that are missing."""
-    with report_errors():
-        profile = load_manifest().profile(profile)
-        write_files(profile)
-        if "DVC_STAGE" in os.environ:
-            restore_missing(profile)
-            relink(profile)
-
-
-if __name__ == "__main__":
-    main()

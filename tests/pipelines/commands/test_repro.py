@@ -10,8 +10,8 @@ import pytest
 
 from engine.artifacts.files import canonical_json, write_atomic
 from pipelines import graph
-from pipelines.code import code_file, stage_file
-from pipelines.repro import code_is_current, command
+from pipelines.code_files import code_file, stage_file
+from pipelines.commands.repro import code_is_current, command
 
 
 def test_each_profile_has_its_own_ledger() -> None:
@@ -33,7 +33,8 @@ def test_code_is_current_only_as_long_as_its_file_says_what_stands(tmp_path, mon
 TAKES = """
 import sys
 from pathlib import Path
-from pipelines import graph, repro
+from pipelines import graph
+from pipelines.commands import repro
 root = Path(sys.argv[1])
 graph.data_folder = lambda profile: root
 repro.code_is_current = lambda stage, profile: True

@@ -28,7 +28,7 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StagesFile:
     """All of kedro.yml; `stages` in the order in which they run."""
 
     default_profile: str
@@ -52,8 +52,8 @@ class Manifest:
         return self.stages[name]
 
 
-def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
-    """Parse and check the manifest.
+def parse_stages_file(text: str, path: str = "kedro.yml") -> StagesFile:
+    """Parse and check the text of kedro.yml.
 
     Raises:
         UserError: malformed YAML, a missing or unknown field, an unknown compute class.
@@ -62,7 +62,7 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
     content = parse_yaml(text, path)
     try:
         stages = {name: _stage(name, fields, path) for name, fields in content["stages"].items()}
-        return Manifest(content["default_profile"], tuple(content["profiles"]), stages, _waived(content, path))
+        return StagesFile(content["default_profile"], tuple(content["profiles"]), stages, _waived(content, path))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: the field {error} is missing or of the wrong kind: it needs default_profile, profiles and stages."
@@ -70,9 +70,9 @@ def parse_manifest(text: str, path: str = "kedro.yml") -> Manifest:
 
 
 @cache
-def load_manifest() -> Manifest:
+def load_stages_file() -> StagesFile:
     """The repository's own kedro.yml."""
-    return parse_manifest(read_text(CODE / "kedro.yml", "kedro.yml"))
+    return parse_stages_file(read_text(CODE / "kedro.yml", "kedro.yml"))
 
 
 def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:

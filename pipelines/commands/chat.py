@@ -1,6 +1,6 @@
 """`make chat`: talk to a checkpoint in the terminal; tokens appear as they are drawn, tool calls as they are made.
 
-    python -m pipelines.chat --env laptop --checkpoint rl [--tools bank]
+    python -m pipelines.commands.chat --env laptop --checkpoint rl [--tools bank]
 
 The base and extended checkpoints have never seen the chat format: they go on from your text instead.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from pipelines import graph
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 if TYPE_CHECKING:
     from engine.model.model import K2Model
@@ -220,7 +220,7 @@ def start(asked: argparse.Namespace) -> Chat:
         raise UserError(f"there is no checkpoint {asked.checkpoint!r}: choose one of {', '.join(CHECKPOINTS)}.")
     if asked.tools and asked.checkpoint in PLAIN:
         raise UserError(f"--tools needs a checkpoint that knows the chat format: sft or rl, not {asked.checkpoint}.")
-    profile = load_manifest().profile(asked.env)
+    profile = load_stages_file().profile(asked.env)
     tokenizer = graph.dataset(profile, "tokenizer").load()
     checkpoint = graph.dataset(profile, CHECKPOINTS[asked.checkpoint]).load()
     from engine.model.checkpoint import load_checkpoint

@@ -1,6 +1,6 @@
 """The table at the end of `make run`: stage, time, artifact, size, headline metric; then where to look next.
 
-python -m pipelines.summary --env laptop [--begin]
+python -m pipelines.commands.summary --env laptop [--begin]
 """
 
 import argparse
@@ -11,7 +11,7 @@ from typing import Any
 from engine.artifacts.files import files_below
 from pipelines import graph
 from pipelines.errors import report_errors
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 from pipelines.status import StageStatus, stage_status
 
 HEADLINES: dict[str, tuple[str, ...]] = {
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--begin", action="store_true", help="note the time, to tell the whole run's length later")
     asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(asked.env)
+        profile = load_stages_file().profile(asked.env)
         begun = graph.data_folder(profile) / ".runs" / "begun"
         if asked.begin:
             begun.parent.mkdir(parents=True, exist_ok=True)

@@ -6,19 +6,23 @@ import sys
 import pytest
 
 from engine.errors import UserError
-from pipelines import study
-from pipelines.manifest import ROOT
+from pipelines.commands import study
+from pipelines.stages_file import ROOT
 
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "pipelines.study", *words], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-m", "pipelines.commands.study", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
 
 
 def test_list_names_all_and_loads_nothing_heavy() -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "pipelines.study", "--list"],
+        [sys.executable, "-X", "importtime", "-m", "pipelines.commands.study", "--list"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0

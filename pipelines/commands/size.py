@@ -1,6 +1,6 @@
 """`make size`: parameters by block of a profile's model, FLOPs a token, and the cache of decoding; nothing is trained.
 
-python -m pipelines.size --env k2
+python -m pipelines.commands.size --env k2
 """
 
 import argparse
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines import graph
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
+from pipelines.stages_file import load_stages_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Parameters by block.")
     parser.add_argument("--env", default=None, help="profile")
     with report_errors():
-        profile = load_manifest().profile(parser.parse_args().env)
+        profile = load_stages_file().profile(parser.parse_args().env)
         check_configuration(profile)
         print_size(profile)
 

@@ -13,10 +13,11 @@ from engine.identity.key import flatten
 from engine.identity.records import BEGUN
 from engine.launch.heartbeat import HEARTBEAT
 from engine.launch.lifetime import lock
-from pipelines import clean, graph, status, work
+from pipelines import graph, status
+from pipelines.commands import clean, work
 from pipelines.hooks import FRESH, RunContext
-from pipelines.manifest import load_manifest
 from pipelines.runner import StageRun
+from pipelines.stages_file import load_stages_file
 from tests.runs import Runs
 
 PROFILE, STAGE = "smoke", "corpus"
@@ -28,7 +29,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """A scratch repository whose stages all have the same small code."""
     made = Runs(tmp_path, monkeypatch)
     code = {"definitions": {"f": "1"}, "files": {}, "catalog": {}, "distributions": {}}
-    parts = {stage: {"code": code, "parameters": {stage: {"rate": 2}}} for stage in load_manifest().stages}
+    parts = {stage: {"code": code, "parameters": {stage: {"rate": 2}}} for stage in load_stages_file().stages}
     monkeypatch.setattr(status, "stage_file", lambda stage, *_: parts[stage])
     return made
 

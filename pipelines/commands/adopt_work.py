@@ -5,7 +5,7 @@ other key's work stays as it is. The run record has the `origin` (key, step, wha
 `make plan` and `make why` show, since a run from scratch under the same key would end in other weights. Where such a
 result comes back by its key later (pipelines/recall.py) it brings both along.
 
-    python -m pipelines.adopt_work --env laptop --stage pretrain --key 0123456789abcdef
+    python -m pipelines.commands.adopt_work --env laptop --stage pretrain --key 0123456789abcdef
 """
 
 import argparse
@@ -24,11 +24,11 @@ from engine.launch.lifetime import lock
 from engine.remedy import command, move_aside
 from engine.training.journal import HISTORY, left_by_training
 from engine.training.position import CHECKPOINTS, META, position
-from pipelines import code, graph
+from pipelines import code_files, graph
 from pipelines.dispatch import refuse_beside
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
 from pipelines.parameters import stage_parameters
+from pipelines.stages_file import load_stages_file
 
 if TYPE_CHECKING:
     from engine.model.config import K2Config
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--key", required=True, help="of unfinished work, or its first digits; `make work` lists them")
     asked = parser.parse_args()
     with report_errors():
-        profile, stage = load_manifest().profile(asked.env), load_manifest().stage(asked.stage).name
+        profile, stage = load_stages_file().profile(asked.env), load_stages_file().stage(asked.stage).name
         print(adopt_work(profile, stage, asked.key))
 
 
@@ -58,11 +58,11 @@ def adopt_work(profile: str, stage: str, key: str) -> str:
             key has work or a result of its own; something is at work. Nothing is changed then.
 
     """
-    code.write_files(profile)
+    code_files.write_files(profile)
     place = graph.work_folder(profile) / stage
     with lock(place / "lock", f"stage {stage} of profile {profile}"):
         source = _named(profile, stage, key)
-        parts = code.key_parts(stage, profile)
+        parts = code_files.key_parts(stage, profile)
         workspace = place / stage_key(**parts)
         again = command("repro", profile, STAGE=stage)
         _refuse_what_is_there(profile, stage, source, workspace, again)

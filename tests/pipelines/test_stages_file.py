@@ -5,21 +5,21 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from pipelines import manifest
-from pipelines.manifest import load_manifest, parse_manifest
+from pipelines import stages_file
+from pipelines.stages_file import load_stages_file, parse_stages_file
 
 GOOD = """
 default_profile: laptop
 profiles: [laptop]
 stages:
-  corpus: { pipeline: pipelines.corpus, group: data, compute: cpu }
+  corpus: { pipeline: pipelines.stages.corpus, group: data, compute: cpu }
 """
 
 
 def test_our_own() -> None:
-    manifest = load_manifest()
-    assert manifest.default_profile == "laptop"
-    assert list(manifest.stages) == [
+    stages_file = load_stages_file()
+    assert stages_file.default_profile == "laptop"
+    assert list(stages_file.stages) == [
         "corpus",
         "rephrase",
         "tooluse",
@@ -30,7 +30,7 @@ def test_our_own() -> None:
         "rl",
         "evaluate",
     ]
-    assert set(manifest.profiles) == {"smoke", "laptop", "h200", "moonlight", "k2"}
+    assert set(stages_file.profiles) == {"smoke", "laptop", "h200", "moonlight", "k2"}
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_our_own() -> None:
 )
 def test_refusals(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        parse_manifest(text)
+        parse_stages_file(text)
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="no profile 'desktop'.*laptop"):
-        load_manifest().profile("desktop")
+        load_stages_file().profile("desktop")
     with pytest.raises(UserError, match="no stage 'sfd'.*sft"):
-        load_manifest().stage("sfd")
+        load_stages_file().stage("sfd")
 
 
 @pytest.mark.parametrize("content", [b"a: caf\xe9", bytes(range(256)), None])
@@ -61,6 +61,6 @@ def test_a_file_that_is_no_text_is_one_sentence(
 ) -> None:
     path = tmp_path / "kedro.yml"
     path.mkdir() if content is None else path.write_bytes(content)
-    monkeypatch.setattr(manifest, "CODE", tmp_path)
+    monkeypatch.setattr(stages_file, "CODE", tmp_path)
     with pytest.raises(UserError, match=r"^kedro\.yml (is no UTF-8|cannot be read)"):
-        load_manifest.__wrapped__()
+        load_stages_file.__wrapped__()

@@ -4,7 +4,7 @@ A damaged run record is as good as no record: the stage counts as not run under 
 in progress, a node's own hand-over is made again from its last checkpoint. DVC writes its ledger anew. Nothing is
 deleted.
 
-    python -m pipelines.mend --env laptop
+    python -m pipelines.commands.mend --env laptop
 """
 
 import argparse
@@ -20,7 +20,7 @@ from engine.remedy import command
 from pipelines import dispatch, graph
 from pipelines.errors import report_errors
 from pipelines.ledger import ledger_path, read_ledger
-from pipelines.manifest import ROOT, load_manifest
+from pipelines.stages_file import ROOT, load_stages_file
 
 ASIDE = ".damaged"
 """Below data/<profile>, with each file at the path that it had there."""
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Move files that cannot be read out of the way.")
     parser.add_argument("--env", default=None, help="profile")
     with report_errors():
-        profile = load_manifest().profile(parser.parse_args().env)
+        profile = load_stages_file().profile(parser.parse_args().env)
         moved = move_aside(profile)
         for path in moved:
             print(f"moved to {path.relative_to(ROOT)}")

@@ -7,7 +7,8 @@ import pytest
 
 from engine.artifacts.store import FOLDER
 from engine.errors import UserError
-from pipelines import clean, graph, payloads
+from pipelines import graph
+from pipelines.commands import clean, payloads
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ A payload is kept in place (the dataset's own directory), in DVC's cache (an old
 One in the store is asked for by a dataset that is published, or by its manifest in DVC's cache: so `dvc gc` decides
 which versions are kept, and what it has let go of goes here. CHECK=1 reads every file anew and says which have changed.
 
-    python -m pipelines.payloads --env k2 [--check] [--gc]
+    python -m pipelines.commands.payloads --env k2 [--check] [--gc]
 """
 
 import argparse
@@ -24,8 +24,8 @@ from engine.remedy import make_again, remake
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.errors import report_errors
-from pipelines.manifest import ROOT, load_manifest
-from pipelines.status import screen
+from pipelines.output import screen
+from pipelines.stages_file import ROOT, load_stages_file
 
 PUBLISHED, CACHED, NOBODY = "published", "DVC's cache", "nobody"
 STORE, IN_PLACE = "store", "in place"
@@ -65,7 +65,7 @@ def _in_place(profile: str) -> Iterator[Payload]:
 def _in_cache(profile: str) -> Iterator[Payload]:
     """The older versions that the profile's runs have left and DVC's cache keeps."""
     cache = DvcCache()
-    runs = [run for stage in load_manifest().stages for run in good_records(graph.runs_folder(profile, stage))]
+    runs = [run for stage in load_stages_file().stages for run in good_records(graph.runs_folder(profile, stage))]
     made = {(name, digest) for run in runs for name, digest in run["outputs"].items()}
     older = {digest for name, digest in made if graph.digest_of(profile, name) != digest}
     for digest in older & set(cache.directories):
@@ -118,7 +118,7 @@ def collect(profile: str) -> list[Payload]:
             f"removed: `make payloads PROFILE={profile}` lists them; remove by hand those that nobody asks for."
         )
     with ExitStack() as stack:
-        for stage in load_manifest().stages:
+        for stage in load_stages_file().stages:
             path = graph.work_folder(profile) / stage / "lock"
             stack.enter_context(lock(path, f"stage {stage} of profile {profile}", patience=0))
         for aside in folder.glob("*.old"):
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--gc", action="store_true", help="remove those that nobody asks for")
     asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(asked.env)
+        profile = load_stages_file().profile(asked.env)
         if asked.gc:
             gone = collect(profile)
             print(f"{len(gone)} payloads removed, {gigabytes(gone)}")

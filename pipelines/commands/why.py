@@ -1,6 +1,6 @@
 """`make why STAGE=sft`: what made a stage stale, old → new, through the chain of the stages before it.
 
-    python -m pipelines.why sft --env laptop
+    python -m pipelines.commands.why sft --env laptop
 
 It reads what `make plan` reads: run records, today's keys, the digests of what is published.
 """
@@ -19,8 +19,9 @@ from engine.identity.library import Library
 from engine.identity.records import GOOD, read_records
 from pipelines import graph
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
-from pipelines.status import COLOURS, NO_RUN, StageStatus, duration, screen, stage_status
+from pipelines.output import duration, screen
+from pipelines.stages_file import load_stages_file
+from pipelines.status import COLOURS, NO_RUN, StageStatus, stage_status
 
 MOST = 12
 """Changes shown of one stage: all of it is to fit on one screen."""
@@ -29,17 +30,17 @@ _SHORT = 10
 
 def main() -> None:
     """Print why one stage is what it is."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.why", description="Why a stage would run.")
+    parser = argparse.ArgumentParser(prog="python -m pipelines.commands.why", description="Why a stage would run.")
     parser.add_argument("stage", help="a stage of kedro.yml")
     parser.add_argument("--env", default=None, help="profile")
     asked = parser.parse_args()
     with report_errors():
-        manifest = load_manifest()
-        profile, stage = manifest.profile(asked.env), manifest.stage(asked.stage).name
+        stages_file = load_stages_file()
+        profile, stage = stages_file.profile(asked.env), stages_file.stage(asked.stage).name
         with graph.library() as modules:
             screen().print(Why(profile, stage_status(profile), modules).tree(stage))
-        if manifest.waived:
-            print(f"waived in kedro.yml, so never a reason: {', '.join(sorted(manifest.waived))}")
+        if stages_file.waived:
+            print(f"waived in kedro.yml, so never a reason: {', '.join(sorted(stages_file.waived))}")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`make why` and `make plan`: what changed, through the chain of ancestors, on one screen."""
+"""`make why`, and the states behind it: what changed, through the chain of ancestors, on one screen."""
 
 import io
 from pathlib import Path
@@ -10,9 +10,10 @@ from rich.console import Console
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.identity.difference import ABSENT, Change, differences
 from engine.identity.library import Library
-from pipelines import graph, status, why
-from pipelines.manifest import ROOT, load_manifest
-from pipelines.status import StageStatus
+from pipelines import graph, status
+from pipelines.commands import why
+from pipelines.commands.plan import total
+from pipelines.stages_file import ROOT, load_stages_file
 from tests.runs import Runs
 
 PROFILE = "smoke"
@@ -21,10 +22,10 @@ PROFILE = "smoke"
 @pytest.fixture(scope="module")
 def now() -> dict[str, dict[str, Any]]:
     """Each stage's code and parameters today."""
-    from pipelines.code import stage_file
+    from pipelines.code_files import stage_file
 
     with graph.library() as modules:
-        return {stage: stage_file(stage, PROFILE, modules) for stage in load_manifest().stages}
+        return {stage: stage_file(stage, PROFILE, modules) for stage in load_stages_file().stages}
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def fresh(runs, now, monkeypatch):
     from engine.identity.key import flatten, stage_key
 
     monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
-    for minute, stage in enumerate(load_manifest().stages):
+    for minute, stage in enumerate(load_stages_file().stages):
         record = runs.add(stage, minute)
         parts = {**now[stage], "inputs": record["parts"]["inputs"]}
         content = {name: value for name, value in record.items() if name != "path"}
@@ -138,7 +139,7 @@ def test_never_run(runs, now, monkeypatch) -> None:
     assert told("corpus") == "corpus is missing: never run"
     plan = status.stage_status(PROFILE)
     assert {one.state for one in plan.values()} == {"missing"}
-    assert status.total(list(plan.values())) == "9 of 9 stages would run: unknown for 9 stages, never timed."
+    assert total(list(plan.values())) == "9 of 9 stages would run: unknown for 9 stages, never timed."
 
 
 def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch) -> None:
@@ -148,19 +149,6 @@ def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch
     assert found.state == "stale"
     assert "made under an older fingerprint" in told("corpus")
     assert differences({"code": {"modules": {}}, "parameters": {}, "inputs": {}}, {**now["corpus"], "inputs": {}})
-
-
-def test_the_time_is_that_of_the_stages_that_would_run() -> None:
-    def stage(name: str, state: status.State, estimate: float | None) -> StageStatus:
-        return StageStatus(name, state, "", None, None, 1, estimate)
-
-    statuses = [stage("a", "stale", 200.0), stage("b", "missing", None), stage("c", "fresh", 5.0)]
-    assert status.total(statuses) == "2 of 3 stages would run: about 3 min 20 s; unknown for b, never timed."
-    assert status.total(statuses[2:]) == "All is fresh."
-    back = stage("d", "recalled", 0.0)
-    assert status.total([*statuses[:1], back]).endswith("about 3 min 20 s. 1 stage comes back without a run.")
-    assert status.total([*statuses[2:], back, back]) == "Nothing would run: 2 stages come back without a run."
-    assert [status.duration(one) for one in (None, 8.2, 61, 7500)] == ["?", "8 s", "1 min 01 s", "2 h 05 min"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ edited learning rate, say) and is gone on with when the key returns, or under to
 GC=1 removes the work whose key was published after the work began, and what has not been touched for DAYS days (30).
 It keeps the work of today's key, the newest unpublished work of each stage, and whatever a process or job works on.
 
-    python -m pipelines.work --env laptop [--gc [--days 30]]
+    python -m pipelines.commands.work --env laptop [--gc [--days 30]]
 """
 
 import argparse
@@ -29,8 +29,9 @@ from engine.training.position import position
 from pipelines import graph
 from pipelines.dispatch import run_directories
 from pipelines.errors import report_errors
-from pipelines.manifest import load_manifest
-from pipelines.status import StageStatus, duration, screen, stage_status
+from pipelines.output import duration, screen
+from pipelines.stages_file import load_stages_file
+from pipelines.status import StageStatus, stage_status
 
 DAYS = 30.0
 BLOCKS = "[0-9]" * 8 + "-" + "[0-9]" * 8 + ".parquet"
@@ -67,7 +68,7 @@ class Unfinished:
 def unfinished(profile: str, stage: str | None = None) -> list[Unfinished]:
     """All unfinished work of a profile, or of one stage: by stage, the newest of a stage first."""
     found: list[Unfinished] = []
-    for name in [stage] if stage else load_manifest().stages:
+    for name in [stage] if stage else load_stages_file().stages:
         mine = [_read(name, path) for path in graph.work_folders(profile, name)]
         found += sorted(mine, key=lambda work: -work.touched)
     return found
@@ -129,7 +130,7 @@ def megabytes(works: list[Unfinished]) -> str:
 def collect(profile: str, days: float) -> tuple[list[tuple[Unfinished, str]], list[str]]:
     """Remove what the rule lets go: each such work with the reason; and the sentences on what is in use."""
     statuses, gone, refused = stage_status(profile), [], []
-    for stage in load_manifest().stages:
+    for stage in load_stages_file().stages:
         due = _due(
             unfinished(profile, stage), good_records(graph.runs_folder(profile, stage)), statuses[stage].key, days
         )
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--days", type=float, default=DAYS, help="how old work is that --gc removes")
     asked = parser.parse_args()
     with report_errors():
-        profile = load_manifest().profile(asked.env)
+        profile = load_stages_file().profile(asked.env)
         refused: list[str] = []
         if asked.gc:
             gone, refused = collect(profile, asked.days)

@@ -1,0 +1,41 @@
+"""The `code` stage: write each stage's code file anew where it is not what it should be (pipelines/code_files.py).
+
+DVC runs it before all others. Where DVC asks, outputs that are missing come back too.
+
+    python -m pipelines.commands.code --env laptop
+"""
+
+import argparse
+import importlib
+import os
+
+from engine.identity import snapshot
+from pipelines.code_files import write_files
+from pipelines.errors import report_errors
+from pipelines.restore import relink, restore_missing
+from pipelines.stages_file import ROOT, load_stages_file
+
+
+def main() -> None:
+    """Write all code files of a profile: of the snapshot that its stages are to run from, where there is one."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--env", default=None, help="profile")
+    asked = parser.parse_args()
+    with report_errors():
+        if snapshot.GIVEN in os.environ:
+            snapshot.enter(ROOT)
+    importlib.import_module("pipelines.commands.code").refresh(asked.env)
+
+
+def refresh(profile: str | None) -> None:
+    """Write all code files of a profile, and where DVC asks bring back outputs that are missing."""
+    with report_errors():
+        profile = load_stages_file().profile(profile)
+        write_files(profile)
+        if "DVC_STAGE" in os.environ:
+            restore_missing(profile)
+            relink(profile)
+
+
+if __name__ == "__main__":
+    main()
