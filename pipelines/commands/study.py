@@ -17,19 +17,19 @@ from engine.errors import UserError
 from engine.identity import snapshot
 from engine.identity.fingerprint import fingerprint, stage_code
 from engine.launch.lifetime import lock
-from nodes.studies.registration import Registration, names, register
-from nodes.studies.schema import PILOT_SEEDS
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.stages_file import CODE, ROOT, load_stages_file
+from studies.registration import Registration, names, register
+from studies.schema import PILOT_SEEDS
 
 if TYPE_CHECKING:
-    from nodes.studies.run import Done
+    from studies.run import Done
 
 REGISTRATIONS = ROOT / "conf" / "studies"
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 DOCS = ROOT / "docs" / "studies"
-ENTRY = "nodes.studies.train"
+ENTRY = "studies.train"
 """What decides a run's bits is what this module can reach."""
 
 
@@ -72,7 +72,7 @@ def act(asked: argparse.Namespace) -> None:
 
 def run(registrations: dict[str, Registration], name: str, profile: str, pilot: list[int] | None, workers: int) -> None:
     """Run one study and, unless it is a pilot, keep its results and judge the table again."""
-    from nodes.studies.run import run_study
+    from studies.run import run_study
 
     if pilot and min(pilot) < PILOT_SEEDS:
         raise UserError(f"--pilot: seed {min(pilot)} may be a study's own; take seeds from {PILOT_SEEDS} on.")
@@ -121,8 +121,8 @@ def code() -> str:
 def keep(registrations: dict[str, Registration], name: str, done: "Done", data: str) -> None:
     """Write the results, and the whole table's pages."""
     from engine.origin import machine
-    from nodes.studies.report.write import publish
-    from nodes.studies.store import write_results
+    from studies.report.write import publish
+    from studies.store import write_results
 
     ran = snapshot.origin(CODE)
     commit = f"{ran['commit'] or 'unknown'}{'-dirty' if ran['dirty'] else ''}"
@@ -138,9 +138,9 @@ def show(registrations: dict[str, Registration], write: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nodes.studies.report.content import pages
-    from nodes.studies.report.write import publish
-    from nodes.studies.store import read_results
+    from studies.report.content import pages
+    from studies.report.write import publish
+    from studies.store import read_results
 
     if write:
         publish(registrations, RESULTS, DOCS, None)

@@ -8,7 +8,7 @@ import pytest
 from engine import remedy
 from tests.project import ROOT
 
-FLOORS = ("engine", "nodes", "pipelines", "dags", "benchmarks")
+FLOORS = ("engine", "nodes", "studies", "pipelines", "dags", "benchmarks")
 CODE = {
     path: re.sub(r'"""(?:.|\n)*?"""', "", path.read_text()) for floor in FLOORS for path in (ROOT / floor).rglob("*.py")
 }

@@ -9,12 +9,12 @@ import time
 import psutil
 import pytest
 
-from nodes.studies.registration import register
-from nodes.studies.run import run_study
+from studies.registration import register
+from studies.run import run_study
 from tests.nodes import text
-from tests.nodes.studies import run_toy
-from tests.nodes.studies.toy import register_at, study
 from tests.project import ENVIRONMENT, ROOT
+from tests.studies import run_toy
+from tests.studies.toy import register_at, study
 
 pytestmark = pytest.mark.slow
 

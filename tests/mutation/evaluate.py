@@ -27,7 +27,7 @@ SEED = 20260707
 BEHAVIOUR_MUTATIONS = 240
 NEUTRAL_MUTATIONS = 240
 OUTSIDE = re.compile(
-    r"nodes\.studies|pipelines\.(cli|code_files|commands|errors|graph|hooks|parameters|rank|restore|runner|settings|"
+    r"studies\b|pipelines\.(cli|code_files|commands|errors|graph|hooks|parameters|rank|restore|runner|settings|"
     r"stages_file|status|pipeline_registry|track|gates)\b"
 )
 """Modules that no stage is made by: commands, machinery, studies."""
@@ -168,7 +168,7 @@ def _files(root: Path, bench: Bench) -> Row:
     """Prompts, templates and tables beside the code: each concerns a stage that imports from its package at least."""
     row = Row("prompt or template file", neutral=False)
     for path in sorted([*(root / "engine").rglob("*"), *(root / "nodes").rglob("*")]):
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and "studies" not in path.parts:
+        if path.is_file() and path.suffix not in {".py", ".pyc"}:
             text = path.read_bytes()
             wanted = {"evaluate"} if "evaluate" in path.parts else {"tooluse"} if "toolworld" in path.parts else {"sft"}
             path.write_bytes(text + b"\nx")

@@ -50,7 +50,9 @@ class Site:
     edit: Callable[[], None]
 
 
-def modules(root: Path, tops: tuple[str, ...] = ("engine", "kernels", "nodes", "pipelines")) -> dict[str, str]:
+def modules(
+    root: Path, tops: tuple[str, ...] = ("engine", "kernels", "nodes", "pipelines", "studies")
+) -> dict[str, str]:
     """Dotted name → path of every module."""
     found = {}
     for top in tops:

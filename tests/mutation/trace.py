@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = tuple(f"{ROOT / top}/" for top in ("engine", "kernels", "nodes", "pipelines"))
+OURS = tuple(f"{ROOT / top}/" for top in ("engine", "kernels", "nodes", "pipelines", "studies"))
 WIRING = tuple(
     str(ROOT / "pipelines" / name) for name in ("graph.py", "stages_file.py", "pipeline_registry.py", "gates/")
 )

@@ -33,8 +33,9 @@ def test_floors_are_ours() -> None:
     import kernels
     import nodes
     import pipelines
+    import studies
 
     root = Path(pipelines.__file__).parent.parent
-    for floor in (dags, pipelines, nodes, engine, kernels):
+    for floor in (dags, pipelines, nodes, studies, engine, kernels):
         assert floor.__file__ is not None
         assert Path(floor.__file__).parent.parent == root

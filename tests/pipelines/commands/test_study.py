@@ -53,5 +53,5 @@ def test_the_code_of_a_run_is_what_its_training_reaches() -> None:
     from engine.identity.reach import reach
 
     reached = reach(Library(ROOT), [study.ENTRY]).modules
-    assert {"engine.optim.muonclip", "engine.training.loop", "nodes.studies.figures"} <= reached.keys()
-    assert not any(name.startswith(("nodes.studies.report", "nodes.studies.verdict", "pipelines")) for name in reached)
+    assert {"engine.optim.muonclip", "engine.training.loop", "studies.figures"} <= reached.keys()
+    assert not any(name.startswith(("studies.report", "studies.verdict", "pipelines")) for name in reached)

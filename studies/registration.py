@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from engine.artifacts.files import canonical_json, digest_bytes
 from engine.errors import UserError
 from engine.yaml_file import read_yaml
-from nodes.studies.schema import Study
+from studies.schema import Study
 
 COMMON = "common.yml"
 """The settings that all studies start from; part of each registration."""

@@ -7,10 +7,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.artifacts.files import write_atomic
-from nodes.studies.registration import Registration
-from nodes.studies.report.content import Page, arm_rows, criterion_rows, pages, scale_of
-from nodes.studies.report.plot import draw
-from nodes.studies.store import read_curves, read_results
+from studies.registration import Registration
+from studies.report.content import Page, arm_rows, criterion_rows, pages, scale_of
+from studies.report.plot import draw
+from studies.store import read_curves, read_results
 
 TEMPLATES = Path(__file__).with_name("templates")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 COMMON = yaml.safe_load((ROOT / "conf/studies/common.yml").read_text())
 SMALL = {
     "model": {

@@ -7,11 +7,11 @@ from typing import Any
 
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.text.shards import TokenShards
-from nodes.studies.execute import WORKERS, Bench, Result, execute
-from nodes.studies.registration import Registration
-from nodes.studies.schema import Study
-from nodes.studies.train import NATURAL
-from nodes.studies.units import arm_units, mean_loss, sweep_units, winner
+from studies.execute import WORKERS, Bench, Result, execute
+from studies.registration import Registration
+from studies.schema import Study
+from studies.train import NATURAL
+from studies.units import arm_units, mean_loss, sweep_units, winner
 
 BASELINES = {1: "unigram", 2: "bigram", 3: "Kneser–Ney 3-gram"}
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from nodes.studies import run
-from nodes.studies.execute import Bench
-from nodes.studies.registration import register
-from nodes.studies.report.write import publish
-from nodes.studies.store import confirmatory, read_curves, read_results, write_results
-from nodes.studies.units import arm_units
+from studies import run
+from studies.execute import Bench
+from studies.registration import register
+from studies.report.write import publish
+from studies.store import confirmatory, read_curves, read_results, write_results
+from studies.units import arm_units
 from tests.nodes import text
-from tests.nodes.studies.toy import register_at, study
+from tests.studies.toy import register_at, study
 
 ORIGIN = {
     "commit": "c", "machine": {"processor": "p", "torch": "t"}, "data": "data", "baselines": {"bigram": 5.0},

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import UserError
-from nodes.studies.schema import Settings, Study
-from nodes.studies.units import arm_units, schedule_of, step_flops, sweep_units, winner
-from tests.nodes.studies.test_schema import whole
-from tests.nodes.studies.toy import SMALL, study
+from studies.schema import Settings, Study
+from studies.units import arm_units, schedule_of, step_flops, sweep_units, winner
+from tests.studies.test_schema import whole
+from tests.studies.toy import SMALL, study
 
 WINNERS = {"rate": {"optimizer.lr": 0.02}}
 

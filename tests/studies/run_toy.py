@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    from nodes.studies.registration import register
-    from nodes.studies.run import run_study
+    from studies.registration import register
+    from studies.run import run_study
 
     conf, shards, work = (Path(argument) for argument in sys.argv[1:])
     run_study(register(conf, "toy"), shards, work, ("code", "data"))

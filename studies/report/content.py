@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from nodes.studies.registration import Registration
-from nodes.studies.schema import Study
-from nodes.studies.store import confirmatory
-from nodes.studies.verdict import Judged, Outcome, Verdict, assess, judge
+from studies.registration import Registration
+from studies.schema import Study
+from studies.store import confirmatory
+from studies.verdict import Judged, Outcome, Verdict, assess, judge
 
 ARM_FIGURES = ("loss", "bits_per_byte", "peak_max_logit", "clipped_head_steps", "clip_norm", "spikes")
 SYMBOLS = {"below": "<", "above": ">", "within": "within ±", "each_at_most": "each ≤", "each_at_least": "each ≥"}

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from nodes.studies.schema import Study
-from nodes.studies.verdict import ALPHA, assess, judge
-from tests.nodes.studies.test_schema import whole
-from tests.nodes.studies.toy import study
+from studies.schema import Study
+from studies.verdict import ALPHA, assess, judge
+from tests.studies.test_schema import whole
+from tests.studies.toy import study
 
 SEEDS = (1, 2, 3, 4, 5)
 NOISE = (0.001, -0.002, 0.0015, -0.001, 0.0005)

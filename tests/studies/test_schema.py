@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from engine.errors import UserError
-from nodes.studies.registration import names, overlay, register
-from nodes.studies.schema import LEAST_SEEDS, Study
-from tests.nodes.studies.toy import COMMON, ROOT, STUDY, register_at, study
+from studies.registration import names, overlay, register
+from studies.schema import LEAST_SEEDS, Study
+from tests.studies.toy import COMMON, ROOT, STUDY, register_at, study
 
 
 def whole(content):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.artifacts.files import read_object, write_atomic
-from nodes.studies.registration import Registration
+from studies.registration import Registration
 
 SCHEMA = 1
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodes.studies.figures import POINTS, clip_rates, curves_of, figures_of, tokens_to
+from studies.figures import POINTS, clip_rates, curves_of, figures_of, tokens_to
 
 
 def row(step, **figures):

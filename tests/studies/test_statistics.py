@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.studies.statistics import estimate, holm, p_above, p_below, p_outside, p_within
+from studies.statistics import estimate, holm, p_above, p_below, p_outside, p_within
 
 VALUES = st.lists(st.floats(-5, 5), min_size=2, max_size=12).filter(lambda v: np.std(v) > 1e-3)
 SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]

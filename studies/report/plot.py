@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.plots import COLOURS, axes, figure, legend, save_png
-from nodes.studies.schema import Study
+from studies.schema import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from engine.errors import UserError
 from engine.model.flops import flops_per_token
 from engine.model.size import config_from_parameters
 from engine.training.settings import Schedule
-from nodes.studies.registration import overlay
-from nodes.studies.schema import Arm, Settings, Study, Sweep
+from studies.registration import overlay
+from studies.schema import Arm, Settings, Study, Sweep
 
 KEY_LENGTH = 16
 

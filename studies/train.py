@@ -18,10 +18,10 @@ from engine.training.history import read_history
 from engine.training.language import Loss, losses_by_domain, next_token_loss, rate_of
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.numerics import settle
-from nodes.studies.clip_meter import ClipMeter
-from nodes.studies.figures import curves_of, figures_of
-from nodes.studies.schema import OptimizerSettings, Settings
-from nodes.studies.units import Unit, schedule_of, step_flops
+from studies.clip_meter import ClipMeter
+from studies.figures import curves_of, figures_of
+from studies.schema import OptimizerSettings, Settings
+from studies.units import Unit, schedule_of, step_flops
 
 CHECKPOINT_EVERY = 200  # steps; what a kill may cost: some ten seconds
 NATURAL = ("natural",)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import isfinite, log
 from typing import Any, Literal
 
-from nodes.studies.schema import CONTROLS, LEAST_SEEDS, Criterion, Study
-from nodes.studies.statistics import Estimate, estimate, holm, p_above, p_below, p_outside, p_within
+from studies.schema import CONTROLS, LEAST_SEEDS, Criterion, Study
+from studies.statistics import Estimate, estimate, holm, p_above, p_below, p_outside, p_within
 
 ALPHA = 0.05
 Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]

@@ -19,7 +19,7 @@ from engine.errors import UserError
 from engine.identity.records import now
 from engine.launch.lifetime import die_with_parent
 from engine.progress import progress
-from nodes.studies.units import Unit
+from studies.units import Unit
 
 RESULT = "result.json"
 WORKERS = 2
@@ -120,7 +120,7 @@ def _tick() -> None:
 def _train(bench: Bench, unit: Unit) -> None:
     """In a worker: train one unit and write its result; a run that diverged is a result too."""
     from engine.text.shards import TokenShards
-    from nodes.studies.train import train_unit
+    from studies.train import train_unit
 
     folder, shards = bench.folder(unit), TokenShards.open(bench.shards)
     folder.mkdir(parents=True, exist_ok=True)

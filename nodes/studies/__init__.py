@@ -1,1 +1,0 @@
-"""studies: claims of the paper as small controlled experiments, registered before they run."""
