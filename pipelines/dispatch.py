@@ -24,7 +24,7 @@ from pipelines.stages_file import CODE, ROOT
 PARALLEL = "parallel"
 """Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
 SHARDED = "sharded"
-"""Tag of the nodes whose items several processes may share (engine/launch/shards)."""
+"""Tag of the nodes whose items several processes may share (engine/launch/job_array)."""
 JOBS = "jobs"
 """Folder of a workspace in which each dispatched node has its run directory."""
 

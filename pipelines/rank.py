@@ -20,7 +20,7 @@ from engine.artifacts import sums
 from engine.artifacts.files import read_object
 from engine.errors import UserError
 from engine.identity.records import BEGUN
-from engine.launch import drain, exchange, fence, shards
+from engine.launch import drain, exchange, fence, job_array
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
@@ -63,7 +63,7 @@ def main() -> None:
     with hand_over_errors(workspace, asked.node, rank):
         check_place(asked.code)
         if asked.shard is not None:
-            shards.become(asked.shard, asked.shards)
+            job_array.become(asked.shard, asked.shards)
         if asked.world:
             run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
         else:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine.launch import shards
+from engine.launch import job_array
 
 
 @contextmanager
 def one_shard(number: int, of: int) -> Iterator[None]:
     """Make this process one shard inside the `with`."""
-    shards.become(number, of)
+    job_array.become(number, of)
     try:
         yield
     finally:
-        shards._mine = None
+        job_array._mine = None

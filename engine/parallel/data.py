@@ -24,7 +24,7 @@ BUCKET = 1 << 24
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """Which process this is, of how many."""
 
     rank: int = 0
@@ -36,7 +36,7 @@ class World:
         return self.rank == 0
 
 
-ALONE = World()
+ALONE = Ranks()
 
 
 class RankLost(Exception):
@@ -51,19 +51,19 @@ _GONE = re.compile(
 """How gloo, NCCL and the store put it that the other side is not there, all of them as a RuntimeError."""
 
 
-def world() -> World:
+def ranks() -> Ranks:
     """Which process of how many is this; alone where no process group was started."""
-    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
-def start() -> World:
+def start() -> Ranks:
     """Join the process group that torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR …) describes."""
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     _together(lambda: dist.init_process_group(backend))
-    return world()
+    return ranks()
 
 
 def stop() -> None:
@@ -95,7 +95,7 @@ def _reduce_(tensors: Sequence[Tensor], op: Any) -> None:
 
 def sum_(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its sum over the ranks; types and devices may differ."""
-    if world().size == 1:
+    if ranks().size == 1:
         return
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
@@ -116,7 +116,7 @@ def max_(tensors: Sequence[Tensor]) -> None:
 
     gloo's MAX compares with <, so that a NaN of any rank but the first is lost: a flag for it travels beside.
     """
-    if world().size == 1 or not tensors:
+    if ranks().size == 1 or not tensors:
         return
     numbers = torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
     lost = numbers.isnan()
@@ -129,7 +129,7 @@ def max_(tensors: Sequence[Tensor]) -> None:
 
 def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Sum each parameter's gradient over the ranks. Where only some ranks have one, it counts as zero on the others."""
-    if world().size == 1 or not parameters:
+    if ranks().size == 1 or not parameters:
         return
     have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
     _together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX))
@@ -142,7 +142,7 @@ def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 def from_first(value: T) -> T:
     """Rank 0's `value`, on every rank."""
-    if world().size == 1:
+    if ranks().size == 1:
         return value
     box: list[Any] = [value]
     _together(lambda: dist.broadcast_object_list(box, src=0))
@@ -151,7 +151,7 @@ def from_first(value: T) -> T:
 
 def require_same(value: Any, what: str) -> None:
     """Stop on every rank unless all ranks hold an equal `value`, small and picklable; `what` is named in the error."""
-    size = world().size
+    size = ranks().size
     if size == 1:
         return
     values: list[Any] = [None] * size

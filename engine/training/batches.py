@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.parallel.data import World
+from engine.parallel.data import Ranks
 
 Batch = Any
 
@@ -21,7 +21,7 @@ def pieces(micro_batches: int, size: int) -> int:
     return -(-micro_batches // size) * size
 
 
-def share(batch: Batch, micro_batches: int, world: World, device: torch.device, title: str) -> Iterator[Batch]:
+def share(batch: Batch, micro_batches: int, ranks: Ranks, device: torch.device, title: str) -> Iterator[Batch]:
     """The micro-batches of this rank, on `device`: consecutive pieces of the batch, every row in one rank's share.
 
     A 0-d tensor stands for a total over the batch, such as a number of tokens; each piece gets an equal part of it, so
@@ -31,7 +31,7 @@ def share(batch: Batch, micro_batches: int, world: World, device: torch.device, 
 
     Raises UserError naming the batch size where it does not.
     """
-    parts = pieces(micro_batches, world.size)
+    parts = pieces(micro_batches, ranks.size)
     if not (isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())):
         if parts > 1:
             raise ValueError("only a mapping of tensors can be split into micro-batches")
@@ -42,10 +42,10 @@ def share(batch: Batch, micro_batches: int, world: World, device: torch.device, 
         if tensor.ndim and tensor.shape[0] % parts and not uneven:
             raise UserError(
                 f"{title}: a batch of {tensor.shape[0]} rows ({name}) does not split into {parts} micro-batches "
-                f"({micro_batches} asked for, {world.size} processes); make {title}.batch_size a multiple of {parts}, "
+                f"({micro_batches} asked for, {ranks.size} processes); make {title}.batch_size a multiple of {parts}, "
                 "or change processes in compute.yml"
             )
-    for part in range(world.rank * (parts // world.size), (world.rank + 1) * (parts // world.size)):
+    for part in range(ranks.rank * (parts // ranks.size), (ranks.rank + 1) * (parts // ranks.size)):
         yield {name: _piece(tensor, part, parts).to(device) for name, tensor in batch.items()}
 
 

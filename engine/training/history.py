@@ -23,12 +23,12 @@ def write_history(history: Path, directory: Path, title: str, baselines: Mapping
     `baselines`, name → nats a token, are drawn as level lines beside the loss. The first rank alone draws: of the
     others nothing is kept.
     """
-    from engine.parallel.data import world
+    from engine.parallel.data import ranks
 
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     shutil.copyfile(history, directory / HISTORY)
-    if not world().first:
+    if not ranks().first:
         return directory
     rows = read_history(history)
     _draw_loss(rows, directory / "loss.png", title, baselines or {})

@@ -24,7 +24,7 @@ from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
 from engine.training.position import CHECKPOINTS, close_is_enough
-from engine.training.resume import Progress, Saved, restore
+from engine.training.resume import CheckpointStore, Saved, restore
 from engine.training.settings import OptimizerSettings
 
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
@@ -105,19 +105,19 @@ def train_loop(
     (engine/launch/drain.py); what is left of the steps is another attempt's.
     """
     settle(settings.threads)
-    world, work = data.world(), data.from_first(work)
+    ranks, work = data.ranks(), data.from_first(work)
     store = _store(work, settings, next(model.parameters()).device.type)
     saved = _resume(model, optimizer, store)
     guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
     guard.recall(read_history(work / HISTORY))  # which the first rank has cut to the checkpoint
     done, digest = (saved.step, saved.digest) if saved else (0, "")
-    with drain.heeded(), Journal(work, title, settings.steps, done, world.first) as journal:
+    with drain.heeded(), Journal(work, title, settings.steps, done, ranks.first) as journal:
         for note in store.notes:
             journal.say(f"{title}: WARNING: {note}")
-        if saved and saved.worlds[-1][1] != world.size:
+        if saved and saved.worlds[-1][1] != ranks.size:
             journal.say(
                 f"{title}: WARNING: begun with {saved.worlds[-1][1]} processes and resumed at step {done} with "
-                f"{world.size}: the data keeps its order, the result will differ in its last bits"
+                f"{ranks.size}: the data keeps its order, the result will differ in its last bits"
             )
         for step in range(done, settings.steps):
             batch = batch_at(step)
@@ -146,17 +146,17 @@ def train_loop(
     return work / HISTORY
 
 
-def _store(work: Path, settings: LoopSettings, device: str) -> Progress:
-    if data.world().first:
+def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
+    if data.ranks().first:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
     numerics = fingerprint(settings.threads, settings.dtype, device)
-    return Progress(work / CHECKPOINTS, work / HISTORY, numerics, data.world().size, close_is_enough())
+    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, data.ranks().size, close_is_enough())
 
 
-def _resume(model: K2Model, optimizer: Optimizer, store: Progress) -> Saved | None:
+def _resume(model: K2Model, optimizer: Optimizer, store: CheckpointStore) -> Saved | None:
     """Take up the latest checkpoint, if any; the first rank says which, and all then hold the same state."""
-    saved = store.latest() if data.world().first else None
+    saved = store.latest() if data.ranks().first else None
     step = data.from_first(saved.step if saved else None)
     if step is not None:
         saved = saved or store.at(step)
@@ -171,19 +171,19 @@ def _state(model: K2Model, optimizer: Optimizer) -> dict[str, Tensor]:
     return tensors | {f"optimizer:{name}": tensor for name, tensor in optimizer.state_dict().items()}
 
 
-def _checkpoint(model: K2Model, optimizer: Optimizer, store: Progress, step: int) -> str:
+def _checkpoint(model: K2Model, optimizer: Optimizer, store: CheckpointStore, step: int) -> str:
     """Write a checkpoint, the ranks' states being equal; its digest, "" on other ranks than the first."""
     state = _state(model, optimizer)
     _require_same(state, f"after step {step}")
-    return store.save(step, state) if data.world().first else ""
+    return store.save(step, state) if data.ranks().first else ""
 
 
 def _require_same(state: Mapping[str, Tensor], when: str) -> None:
-    if data.world().size > 1:
+    if data.ranks().size > 1:
         data.require_same(data.checksum(state.values()), f"the weights {when}")
 
 
-def _finish(work: Path, steps: int, digest: str, store: Progress, resumed_at: int) -> None:
+def _finish(work: Path, steps: int, digest: str, store: CheckpointStore, resumed_at: int) -> None:
     """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state.
 
     And how it was reached: the step that the last attempt went on from, and from which step on how many ranks trained.
@@ -192,12 +192,12 @@ def _finish(work: Path, steps: int, digest: str, store: Progress, resumed_at: in
         "steps": steps,
         "state_digest": digest,
         "resumed_at": resumed_at,
-        "world_size": data.world().size,
+        "world_size": data.ranks().size,
         "worlds": store.worlds,
         "numerics": store.fingerprint,
         "past": store.past,
     }
-    if data.world().first:
+    if data.ranks().first:
         write_atomic(work / TRAINING, canonical_json(told))
     data.from_first(None)  # nobody reads the history before it is whole
 
@@ -210,11 +210,11 @@ def _backward(
     And ASKED, above 0 where any rank is to end soon, which is for the loop.
     Largest logits and expert loads, which the forwards left in the model, are reduced over the ranks too.
     """
-    device, world = next(model.parameters()).device, data.world()
-    parts = pieces(micro_batches, world.size)
+    device, ranks = next(model.parameters()).device, data.ranks()
+    parts = pieces(micro_batches, ranks.size)
     means: dict[str, float] = {}
     largest: dict[str, float] = {ASKED: float(drain.asked())}
-    for micro in share(batch, micro_batches, world, device, title):
+    for micro in share(batch, micro_batches, ranks, device, title):
         with autocast(settings.dtype, device.type):
             loss, aux = loss_fn(micro)
         (loss / parts).backward()
@@ -239,7 +239,7 @@ def _larger(a: float, b: float) -> float:
 
 def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Figures:
     """The row's figures over all ranks, in the order of their names; reduces maxima and loads in the model as well."""
-    if data.world().size == 1:
+    if data.ranks().size == 1:
         return {**means, **largest}
     device = next(model.parameters()).device
     sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64, device=device) for of in (means, largest))

@@ -1,4 +1,4 @@
-"""Progress of a training run on disc: checkpoints written whole, verified when read, the last two kept."""
+"""The checkpoints of a training run on disc: written whole, verified when read, the last two kept."""
 
 import json
 import os
@@ -54,7 +54,7 @@ class Damaged(Exception):
     """A file does not hold what was written; the message names it."""
 
 
-class Progress:
+class CheckpointStore:
     """The checkpoints of one run, under `directory`, tied to its history file.
 
     Of all ranks the first alone calls `save` and `latest`; the others read `at` the step that it found. `close` allows

@@ -23,7 +23,7 @@ def rephrase_documents(
     import polars as pl
 
     from engine.artifacts.tables import polars_schema
-    from engine.launch import shards
+    from engine.launch import job_array
     from engine.llm import client
     from nodes.rephrase.model import ModelWriter
     from nodes.rephrase.template import TemplateWriter
@@ -36,10 +36,10 @@ def rephrase_documents(
         model = ModelWriter(chat, p.model.max_tokens, p.model.temperature, p.seed)
         slow = (partial(fulfil, p, order, model, p.model.chunk_bytes) for order in by_model)
         fast = (partial(fulfil, p, order, template, p.chunk_bytes) for order in orders(p, train))
-        rows = shards.table(
+        rows = job_array.table(
             workspace / "rewritten",
             "rephrasing",
-            chain(shards.blocks(slow, 1), shards.blocks(fast, ORDERS_A_BLOCK)),
+            chain(job_array.blocks(slow, 1), job_array.blocks(fast, ORDERS_A_BLOCK)),
             len(by_model) + count(p, train),
             lambda block: (rewrite() for rewrite in block),
             polars_schema(REJECTED_REWRITES),

@@ -33,7 +33,7 @@ class Candidates:
         if not (last or iteration % self.p.select_every == 0):
             return
         verdict = self.directory / f"{iteration:06d}" / "verdict.json"
-        if data.world().first and not verdict.exists():
+        if data.ranks().first and not verdict.exists():
             self._judge(iteration, verdict)
         data.from_first(None)
 

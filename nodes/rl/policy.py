@@ -98,7 +98,7 @@ class PolicyTraining:
             rollouts = [collect(self.model, family, iteration, self.p) for family in self.families]
             rows = [row for drawn in rollouts for row in drawn.rows]
             data.require_same(_digest(rows), f"the rollouts of iteration {iteration}")
-            if data.world().first:
+            if data.ranks().first:
                 write_rollouts(rows, self.work / "rollouts", iteration)
             self.drawn = (iteration, rollouts)
             if self.p.reset_optimizer:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.model.model import K2Model
 from engine.parallel import data
-from engine.parallel.data import ALONE, World
+from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
 from engine.rollout.seeds import generator, key
 from nodes.rl.families import Drawn, Family
@@ -74,21 +74,21 @@ def collect(model: K2Model, family: Family, iteration: int, p: Parameters) -> Ro
         table_row(family.name, response, reward, iteration, temperature)
         for response, reward in zip(responses, rewards_NK.flatten().tolist(), strict=True)
     ]
-    world = data.world()
-    minibatches = [minibatch(responses, rewards_NK, part, p.minibatches, world) for part in range(p.minibatches)]
-    trained = sum(len(one.counts_M) for one in minibatches) * world.size  # averaged over the ranks' shares
+    ranks = data.ranks()
+    minibatches = [minibatch(responses, rewards_NK, part, p.minibatches, ranks) for part in range(p.minibatches)]
+    trained = sum(len(one.counts_M) for one in minibatches) * ranks.size  # averaged over the ranks' shares
     return Rollouts(rows, minibatches, temperature, figures_of(responses, rewards_NK) | {"rows_trained": trained})
 
 
-def minibatch(responses: Sequence[Drawn], rewards_NK: Tensor, part: int, parts: int, world: World = ALONE) -> Minibatch:
-    """Every `parts`-th prompt from `part` on, as one step takes them, dealt to the ranks of `world` in turn.
+def minibatch(responses: Sequence[Drawn], rewards_NK: Tensor, part: int, parts: int, ranks: Ranks = ALONE) -> Minibatch:
+    """Every `parts`-th prompt from `part` on, as one step takes them, dealt to the ranks in turn.
 
     `responses` are K in a row for each prompt.
     """
     samples = rewards_NK.shape[1]
     advantages_NK, live_N = advantages(rewards_NK), informative(rewards_NK)
     of_step = range(part, len(rewards_NK), parts)
-    live = [prompt for prompt in of_step[world.rank :: world.size] if live_N[prompt]]
+    live = [prompt for prompt in of_step[ranks.rank :: ranks.size] if live_N[prompt]]
     distinct = [
         one
         for prompt in live
@@ -105,8 +105,8 @@ def minibatch(responses: Sequence[Drawn], rewards_NK: Tensor, part: int, parts: 
         drawn_logprobs_M=torch.tensor([sum(_logprobs(one.response)) for one in distinct]),
         advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for one in distinct]),
         counts_M=torch.tensor([float(len(one.advantages)) for one in distinct]),
-        total=len(of_step) * samples / world.size,
-        live=int(live_N[list(of_step)].sum()) * samples / world.size,
+        total=len(of_step) * samples / ranks.size,
+        live=int(live_N[list(of_step)].sum()) * samples / ranks.size,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from engine.launch import shards
+from engine.launch import job_array
 from engine.text.shard_writer import Entry, token_dtype
 from engine.text.shards import Raw
 from engine.text.tokenizer import K2Tokenizer
@@ -44,8 +44,8 @@ class Staging:
 
         Returns all documents in order, with `start` (in ids) to find each one's tokens.
         """
-        encoded = shards.table(
-            self.directory, "encode", shards.blocks(rows, chunk_documents), total, self._rows_of, _COLUMNS
+        encoded = job_array.table(
+            self.directory, "encode", job_array.blocks(rows, chunk_documents), total, self._rows_of, _COLUMNS
         )
         with self._ids.open("wb") as file:
             for batch in encoded.select("ids").collect_batches(chunk_size=chunk_documents, maintain_order=True):

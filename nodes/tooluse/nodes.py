@@ -61,12 +61,12 @@ def build_trajectories(
     p = Parameters.model_validate(parameters)
     import polars as pl
 
-    from engine.launch import shards
+    from engine.launch import job_array
     from nodes.tooluse.trajectories import PLAYED, TASKS_A_BLOCK, metrics_of, play_all, read_tasks
 
     difficulties = tasks.select("difficulty").collect()["difficulty"].to_list()
-    todo = shards.blocks(read_tasks(tasks), TASKS_A_BLOCK)
-    played = shards.table(
+    todo = job_array.blocks(read_tasks(tasks), TASKS_A_BLOCK)
+    played = job_array.table(
         workspace / "played", "trajectories", todo, len(difficulties), lambda block: play_all(block, p), PLAYED
     )
     passing = played.filter(pl.col("passed")).select(list(TRAJECTORIES))

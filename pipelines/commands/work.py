@@ -35,7 +35,7 @@ from pipelines.status import StageStatus, stage_status
 
 DAYS = 30.0
 BLOCKS = "[0-9]" * 8 + "-" + "[0-9]" * 8 + ".parquet"
-"""The files of finished blocks (engine/launch/shards)."""
+"""The files of finished blocks (engine/launch/job_array)."""
 
 
 @dataclass(frozen=True)

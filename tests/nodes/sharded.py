@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from engine.launch import shards
+from engine.launch import job_array
 from tests.shards import one_shard
 
 Node = Callable[..., tuple[Any, ...]]
@@ -33,7 +33,7 @@ def assert_shards_do_not_matter(
         assert len(made) > 3, "too few blocks to tell"
         for of in (3, 7):
             for number in reversed(range(of)):
-                with pytest.raises(shards.ShardDone), one_shard(number, of):
+                with pytest.raises(job_array.ShardDone), one_shard(number, of):
                     run(node, given, root / f"{of}")
             assert files(root / f"{of}", blocks) == made
             assert contents(run(node, given, root / f"{of}")) == expected
@@ -64,13 +64,13 @@ def kill_in_the_middle(
 
 def run_slowly(node: Node, given: tuple[Any, ...], workspace: Path, size: tuple[str, int] | None) -> None:
     """The node in a process of its own, which rests behind every block so as to be hit."""
-    write = shards._write_whole
+    write = job_array._write_whole
 
     def write_and_rest(path: Path, frame: pl.DataFrame) -> None:
         write(path, frame)
         time.sleep(0.2)
 
-    shards._write_whole = write_and_rest
+    job_array._write_whole = write_and_rest
     with small_blocks(size):
         run(node, given, workspace)
 

@@ -42,7 +42,7 @@ def talk(rank, size):
     data.require_same("alike", "the answers")
     grads = [None if p.grad is None else p.grad.tolist() for p in parameters]
     return {"max": mine[:, :2].tolist(), "rest": rest.tolist(), "sum": wide.tolist(), "ints": whole.tolist(),
-            "grads": grads, "first": data.from_first(f"rank {rank}"), "said": said, "world": data.world()}  # fmt: skip
+            "grads": grads, "first": data.from_first(f"rank {rank}"), "said": said, "world": data.ranks()}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_sums_are_alike_on_all_ranks_and_a_missing_gradient_counts_as_zero(told)
 
 
 def test_ranks_know_their_place_and_take_the_firsts_word(told):
-    assert [answer["world"] for answer in told] == [data.World(rank, 4) for rank in range(4)]
+    assert [answer["world"] for answer in told] == [data.Ranks(rank, 4) for rank in range(4)]
     assert {answer["first"] for answer in told} == {"rank 0"}
 
 
@@ -91,7 +91,7 @@ def test_alone_nothing_moves():
     data.sum_([tensor])
     assert tensor[0] == 1.0
     assert data.from_first(3) == 3
-    assert data.world() == data.ALONE
+    assert data.ranks() == data.ALONE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])

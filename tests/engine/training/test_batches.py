@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.parallel.data import World
+from engine.parallel.data import Ranks
 from engine.training.batches import pieces, share, tokens_of
 from engine.training.padded import group_loss, pack_groups, pad
 from tests.nodes import toy
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def dealt(batch, micro_batches, size):
     """The micro-batches of all ranks, in order."""
-    return [micro for r in range(size) for micro in share(batch, micro_batches, World(r, size), CPU, "pretrain")]
+    return [micro for r in range(size) for micro in share(batch, micro_batches, Ranks(r, size), CPU, "pretrain")]
 
 
 @settings(max_examples=200)

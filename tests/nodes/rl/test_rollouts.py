@@ -5,7 +5,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from engine.parallel.data import World
+from engine.parallel.data import Ranks
 from engine.rollout.generate import Completion
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
@@ -151,7 +151,7 @@ def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
     responses = sums(toy.model(), tokenizer, p).draw(toy.model(), 0, 3.0)
     rewards_NK = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
     whole = minibatch(responses, rewards_NK, 0, 1)
-    shares = [minibatch(responses, rewards_NK, 0, 1, World(rank, size)) for rank in range(size)]
+    shares = [minibatch(responses, rewards_NK, 0, 1, Ranks(rank, size)) for rank in range(size)]
 
     def objective(part):
         now_M = part.drawn_logprobs_M * 1.01

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from engine.errors import UserError
-from engine.launch import drain, shards
+from engine.launch import drain, job_array
 from engine.launch.drain import DRAIN, DRAINED, RUN_DIR
 from tests.shards import one_shard
 
@@ -43,7 +43,7 @@ class Work:
 
 
 def make(folder: Path, work: Work) -> pl.LazyFrame:
-    return shards.table(folder, "items", shards.blocks(iter(range(ITEMS)), SIZE), ITEMS, work, SCHEMA)
+    return job_array.table(folder, "items", job_array.blocks(iter(range(ITEMS)), SIZE), ITEMS, work, SCHEMA)
 
 
 def child(folder: Path, work: Work, shard: tuple[int, int] | None, run_dir: Path | None) -> None:
@@ -51,7 +51,7 @@ def child(folder: Path, work: Work, shard: tuple[int, int] | None, run_dir: Path
     if run_dir:
         os.environ[RUN_DIR] = str(run_dir)
     if shard:
-        shards.become(*shard)
+        job_array.become(*shard)
     make(folder, work)
 
 
@@ -145,18 +145,18 @@ def test_an_item_that_fails_fails_its_own_shard_alone_and_leaves_no_half_block(t
     folder, work = tmp_path / "blocks", Work(tmp_path / "log", bad=20)
     with pytest.raises(ValueError, match="20"), one_shard(0, 2):
         make(folder, work)
-    with pytest.raises(shards.ShardDone), one_shard(1, 2):
+    with pytest.raises(job_array.ShardDone), one_shard(1, 2):
         make(folder, work)
     assert [name.split("-")[0] for name in made(folder)] == ["00000000", "00000007", "00000021", "00000035"]
     assert len(list(folder.iterdir())) == 4, "no draft is left"
 
 
 def test_no_items_make_an_empty_table(tmp_path: Path) -> None:
-    rows = shards.table(tmp_path, "none", iter([]), 0, Work(tmp_path / "log"), SCHEMA).collect()
+    rows = job_array.table(tmp_path, "none", iter([]), 0, Work(tmp_path / "log"), SCHEMA).collect()
     assert (rows.height, rows.schema) == (0, SCHEMA)
 
 
 @pytest.mark.parametrize(("number", "of"), [(3, 3), (-1, 3), (0, 0)])
 def test_a_shard_that_there_is_not_is_refused(number: int, of: int) -> None:
     with pytest.raises(UserError, match=f"--shard {number} --shards {of}: "):
-        shards.become(number, of)
+        job_array.become(number, of)
