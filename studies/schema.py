@@ -2,12 +2,12 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.model.config import K2Config
+from engine.model.parameters import ModelBlock
+from engine.training.settings import OptimizerSettings
 
 Role = Literal["claim", "precondition", "negative_control", "positive_control"]
 CONTROLS: tuple[Role, ...] = ("negative_control", "positive_control")
@@ -16,24 +16,17 @@ PILOT_SEEDS = 9000
 """Seeds from here on belong to pilots; a study never uses them."""
 
 TESTS = ("below", "above", "within", "identical", "each_at_most", "each_at_least")
-MODEL_FIELDS = frozenset(field.name for field in fields(K2Config)) - {"vocab_size", "max_position_embeddings"}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class OptimizerSettings(_Strict):
-    """MuonClip's numbers; `kind` adamw moves every weight by AdamW. `tau` null: no clipping (τ = ∞)."""
+class TunedOptimizer(OptimizerSettings):
+    """The optimizer of one run, its learning rate included, which a sweep may choose."""
 
-    kind: Literal["muon", "adamw"]
     lr: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    momentum: float = Field(ge=0, lt=1)
-    tau: float | None = Field(gt=0)
-    clip_per: Literal["head", "layer"]
-    rms_target: float = Field(gt=0)
-    adamw_lr_factor: float = Field(gt=0)
+    newton_schulz_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class ScheduleSettings(_Strict):
@@ -53,10 +46,10 @@ class ScheduleSettings(_Strict):
 class Settings(_Strict):
     """Everything that decides one run, but seed and number of steps."""
 
-    model: dict[str, int | float | None]
+    model: ModelBlock
     sequence_length: int = Field(ge=2)
     batch_size: int = Field(ge=1)
-    optimizer: OptimizerSettings
+    optimizer: TunedOptimizer
     schedule: ScheduleSettings
     router_bias_rate: float = Field(ge=0)
     eval_every: int = Field(ge=1, description="steps between points of the validation curve")
@@ -64,14 +57,6 @@ class Settings(_Strict):
     final_windows: int = Field(ge=1, description="windows of the final loss")
     target_loss: float | None = Field(description="nats a token: tokens_to_target counts up to this validation loss")
     seed_offset: int = Field(ge=0, description="added to the seed: a repetition that must show no difference")
-
-    @model_validator(mode="after")
-    def _known_model(self) -> Self:
-        if unknown := sorted(self.model.keys() - MODEL_FIELDS):
-            raise ValueError(f"model.{unknown[0]} is no field of the model's configuration; remove it")
-        if missing := sorted(MODEL_FIELDS - self.model.keys() - {"rope_scaling"}):
-            raise ValueError(f"model.{missing[0]} is missing; add it")
-        return self
 
 
 class Arm(_Strict):

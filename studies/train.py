@@ -10,17 +10,16 @@ import torch
 
 from engine.artifacts.files import digest_bytes
 from engine.model.model import K2Model
-from engine.model.size import config_from_parameters, n_params
-from engine.optim.groups import is_muon
-from engine.optim.muonclip import MuonClip
+from engine.model.parameters import config_from_parameters
+from engine.model.size import n_params
 from engine.text.shards import TokenShards
 from engine.training.history import read_history
-from engine.training.language import Loss, losses_by_domain, next_token_loss, rate_of
+from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss, rate_of
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.numerics import settle
 from studies.clip_meter import ClipMeter
 from studies.figures import curves_of, figures_of
-from studies.schema import OptimizerSettings, Settings
+from studies.schema import Settings
 from studies.units import Unit, schedule_of, step_flops
 
 CHECKPOINT_EVERY = 200  # steps; what a kill may cost: some ten seconds
@@ -36,8 +35,8 @@ def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None
     """
     settle(1)
     s = unit.settings
-    model = K2Model(config_from_parameters(dict(s.model), shards.vocab_size, s.sequence_length), _seed(unit))
-    optimizer = ClipMeter(make_optimizer(model, s.optimizer))
+    model = K2Model(config_from_parameters(s.model, shards.vocab_size, s.sequence_length), _seed(unit))
+    optimizer = ClipMeter(make_optimizer(model, s.optimizer.lr, s.optimizer))
     if trunk is not None:
         copy_whole(trunk / snapshot(unit.leaves), folder / "run")
     start, made = time.process_time(), _Count(tick)
@@ -56,7 +55,7 @@ def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None
         "loss": loss.nats_per_token,
         "bits_per_byte": loss.bits_per_byte,
         **figures_of(
-            rows, warmup=s.schedule.warmup, tau=s.optimizer.tau, target=s.target_loss, step_tokens=step_tokens
+            rows, warmup=s.schedule.warmup, tau=s.optimizer.tau or None, target=s.target_loss, step_tokens=step_tokens
         ),
         "weights": weights_digest(model),
         "parameters": size.total,
@@ -67,23 +66,6 @@ def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None
         "cpu_seconds": round(cpu_seconds * unit.steps / made.steps, 1) if made.steps else 0.0,
     }
     return {"figures": figures, "curves": curves_of(rows)}
-
-
-def make_optimizer(model: K2Model, settings: OptimizerSettings) -> MuonClip:
-    """MuonClip as the settings describe it; `kind` adamw leaves Muon nothing to move."""
-    o = settings
-    return MuonClip(
-        model,
-        o.lr,
-        weight_decay=o.weight_decay,
-        momentum=o.momentum,
-        tau=0.0 if o.tau is None else o.tau,
-        rms_target=o.rms_target,
-        adamw_lr_factor=o.adamw_lr_factor,
-        clip_per=o.clip_per,
-        is_muon=is_muon if o.kind == "muon" else lambda *_: False,
-        ns_dtype=torch.float32,
-    )
 
 
 def final_loss(model: K2Model, shards: TokenShards, unit: Unit) -> Loss:
@@ -146,7 +128,9 @@ def _train_to(
         batch_at,
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
         rate_of(schedule_of(s, unit.steps)),
-        LoopSettings(stop, CHECKPOINT_EVERY, threads=1, dtype="float32", heads_every=1),
+        LoopSettings.of(
+            s.optimizer, steps=stop, checkpoint_every=CHECKPOINT_EVERY, threads=1, dtype="float32", heads_every=1
+        ),
         run,
         unit.folder,
         after_step=after_step,

@@ -10,7 +10,7 @@ from typing import Any
 from engine.artifacts.files import canonical_json, digest_bytes
 from engine.errors import UserError
 from engine.model.flops import flops_per_token
-from engine.model.size import config_from_parameters
+from engine.model.parameters import config_from_parameters
 from engine.training.settings import Schedule
 from studies.registration import overlay
 from studies.schema import Arm, Settings, Study, Sweep
@@ -124,7 +124,7 @@ def _steps(
 
 def step_flops(settings: Settings, vocab_size: int) -> int:
     """FLOPs of one training step's forward and backward."""
-    config = config_from_parameters(dict(settings.model), vocab_size, settings.sequence_length)
+    config = config_from_parameters(settings.model, vocab_size, settings.sequence_length)
     tokens = settings.batch_size * settings.sequence_length
     return tokens * flops_per_token(config, settings.sequence_length).training
 

@@ -15,7 +15,7 @@ from benchmarks.report import Row
 from engine.model.balance import load_floor
 from engine.model.config import K2Config
 from engine.model.model import K2Model
-from engine.model.moe import gate_factor
+from engine.model.parameters import gate_factor
 from engine.text import bpe
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.language import make_optimizer, next_token_loss, rate_of

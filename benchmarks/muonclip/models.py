@@ -9,7 +9,7 @@ from torch import Tensor
 from engine.model.checkpoint import state_dict
 from engine.model.config import K2Config
 from engine.model.model import K2Model
-from engine.model.size import config_from_parameters
+from engine.model.parameters import config_from_parameters
 
 VOCABULARY = 4096
 EXPERTS = ("eager", "grouped_mm")

@@ -3,9 +3,6 @@
 Shapes: B batch, T positions, N = B·T tokens, D model channels, E routed experts, k chosen ones, F hidden channels.
 """
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,25 +11,6 @@ from engine.model.config import K2Config
 from engine.model.layers import SwiGLU, WideBuffers
 from kernels.experts import experts
 from kernels.precision import operand_type, wide
-
-
-@lru_cache
-def gate_factor(n_experts: int, k: int, samples: int = 20_000) -> float:
-    """The routed scaling factor that gives a mixture the output size of a dense feed-forward.
-
-    Mean of 1/‖p‖₂ over Gaussian router logits, sigmoid, top k, normalised to sum 1 (Moonlight, figure 6):
-    2.446 for 64 choose 6, 2.828 for 384 choose 8. Rounded to 3 places, from a fixed stream.
-    """
-    random = np.random.Generator(np.random.Philox(key=[n_experts, k]))
-    total, done = 0.0, 0
-    while done < samples:
-        rows = min(samples - done, max(1, 2_000_000 // n_experts))
-        logits = random.standard_normal((rows, n_experts))
-        top = np.sort(1 / (1 + np.exp(-np.partition(logits, n_experts - k, axis=1)[:, n_experts - k :])), axis=1)
-        p = top / top.sum(axis=1, keepdims=True)
-        total += float((1 / np.sqrt((p * p).sum(axis=1))).sum())
-        done += rows
-    return round(total / samples, 3)
 
 
 class Router(WideBuffers):

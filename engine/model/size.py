@@ -1,15 +1,12 @@
 """How many parameters a configuration has, block by block, in total and active for one token."""
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
-from engine.errors import UserError
 from engine.model.config import K2Config
 from engine.model.model import K2Model
-from engine.model.moe import gate_factor
 
 BLOCKS = (
     ("embed_tokens", "input embedding"),
@@ -66,24 +63,3 @@ def cache_size(config: K2Config, itemsize: int = 2) -> CacheSize:
     width = config.kv_lora_rank + config.qk_rope_head_dim
     heads = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
     return CacheSize(width, width * itemsize * config.num_hidden_layers, heads / width)
-
-
-def config_from_parameters(model: dict[str, Any], vocab_size: int, max_position_embeddings: int) -> K2Config:
-    """The configuration that a `model:` block of the parameters describes.
-
-    The vocabulary is the tokenizer's unless the block fixes one; a routed_scaling_factor of null is computed
-    from the numbers of experts. Raises UserError where the block fixes a vocabulary too small for the tokenizer, or
-    names a field that there is not.
-    """
-    values = {**model}
-    fixed = values.pop("vocab_size", None)
-    if fixed is not None and fixed < vocab_size:
-        raise UserError(
-            f"parameters: model.vocab_size is {fixed}, but the tokenizer has {vocab_size} tokens; raise it or set null"
-        )
-    lengths = {"vocab_size": fixed or vocab_size, "max_position_embeddings": max_position_embeddings}
-    factor = values.pop("routed_scaling_factor", None)
-    config = K2Config.from_fields({**values, **lengths, "routed_scaling_factor": factor or 1.0}, "parameters: model")
-    if factor is not None:
-        return config
-    return replace(config, routed_scaling_factor=gate_factor(config.n_routed_experts, config.num_experts_per_tok))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.model.model import K2Model
+from engine.optim.groups import is_muon
 from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import WSD
 from engine.text.shards import EvalWindows
@@ -69,7 +70,7 @@ def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32
 
 
 def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> MuonClip:
-    """MuonClip as the parameters describe it."""
+    """Return MuonClip as the settings describe it; of `kind` adamw it leaves Muon nothing to move."""
     return MuonClip(
         model,
         lr,
@@ -79,6 +80,8 @@ def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> Mu
         tau=settings.tau,
         rms_target=settings.rms_target,
         adamw_lr_factor=settings.adamw_lr_factor,
+        clip_per=settings.clip_per,
+        is_muon=is_muon if settings.kind == "muon" else lambda *_: False,
         ns_dtype=torch.float32 if settings.newton_schulz_dtype == "float32" else torch.bfloat16,
         coefficients=settings.coefficients,
         per_head=settings.per_head,

@@ -1,8 +1,8 @@
 """Parameters that training stages share: schedule and optimizer. Light to import, for the stages' schemas."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Schedule(BaseModel):
@@ -49,9 +49,11 @@ class OptimizerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["muon", "adamw"] = Field(default="muon", description="adamw moves every weight by AdamW")
     weight_decay: float = Field(ge=0)
     momentum: float = Field(ge=0, lt=1)
-    tau: float = Field(ge=0, description="QK-Clip's threshold; 0 switches it off")
+    tau: float = Field(ge=0, description="QK-Clip's threshold; 0 or null switches it off")
+    clip_per: Literal["head", "layer"] = Field(default="head", description="what QK-Clip scales where one head exceeds")
     adamw_lr_factor: float = Field(gt=0)
     newton_schulz_dtype: Literal["float32", "bfloat16"]
     coefficients: Literal["jordan", "polar_express"] = Field(default="jordan", description="of Newton–Schulz's steps")
@@ -65,3 +67,8 @@ class OptimizerSettings(BaseModel):
         ge=1,
         description="steps in a row without a finite loss and gradient that stop the run; all are skipped",
     )
+
+    @field_validator("tau", mode="before")
+    @classmethod
+    def _off(cls, tau: Any) -> Any:
+        return 0.0 if tau is None else tau

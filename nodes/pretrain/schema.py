@@ -4,33 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.model.parameters import ModelBlock
 from engine.training.settings import OptimizerSettings, Schedule
-
-
-class ModelShape(BaseModel):
-    """The architecture's sizes, under Hugging Face's DeepseekV3 names; see engine/model/config.py."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    vocab_size: int | None = Field(default=None, description="null: the tokenizer's")
-    hidden_size: int
-    intermediate_size: int
-    moe_intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    q_lora_rank: int | None
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
-    n_routed_experts: int
-    num_experts_per_tok: int
-    n_shared_experts: int
-    first_k_dense_replace: int
-    routed_scaling_factor: float | None = Field(description="null: recomputed for (experts, k), k2-facts 1.3")
-    rope_theta: float
-    rms_norm_eps: float
-    initializer_range: float
 
 
 class Validation(BaseModel):
@@ -51,7 +26,7 @@ class Parameters(BaseModel):
     seed: int
     threads: int = Field(ge=1)
     dtype: Literal["float32", "bfloat16"]
-    model: ModelShape
+    model: ModelBlock
     sequence_length: int = Field(ge=2)
     batch_size: int = Field(ge=1)
     micro_batches: int = Field(ge=1)

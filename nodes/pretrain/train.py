@@ -8,7 +8,8 @@ import torch
 
 from engine.model.config import K2Config
 from engine.model.model import K2Model
-from engine.model.size import config_from_parameters, n_params
+from engine.model.parameters import config_from_parameters
+from engine.model.size import n_params
 from engine.text.shards import EvalWindows, TokenShards
 from engine.training.history import Row, curve, mean_of, mishaps
 from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss, rate_of
@@ -20,7 +21,7 @@ NATURAL = ("natural",)
 
 def configuration(p: Parameters, vocab_size: int) -> K2Config:
     """The model's configuration; its context is the length it is trained at."""
-    return config_from_parameters(p.model.model_dump(), vocab_size, p.sequence_length)
+    return config_from_parameters(p.model, vocab_size, p.sequence_length)
 
 
 def final_windows(shards: TokenShards, p: Parameters) -> EvalWindows:

@@ -34,7 +34,8 @@ def print_size(profile: str) -> None:
     """Parameters by block, FLOPs by sequence length, bytes of the cache."""
     from rich.console import Console
 
-    from engine.model.size import cache_size, config_from_parameters
+    from engine.model.parameters import config_from_parameters
+    from engine.model.size import cache_size
 
     given = graph.parameters(profile)
     length = given["pretrain"]["sequence_length"]

@@ -6,7 +6,7 @@ import torch
 from engine.model.cache import LatentCache
 from engine.model.decoder import Decoder
 from engine.model.model import K2Model
-from engine.model.size import config_from_parameters
+from engine.model.parameters import config_from_parameters
 from kernels.experts import FEW
 from pipelines import graph
 from tests.engine.tiny import DECODED, config

@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.model.cache import LatentCache
 from engine.model.config import K2Config
 from engine.model.model import K2Model
-from engine.model.moe import Router, gate_factor
+from engine.model.moe import Router
 from engine.model.rope import inverse_frequencies, rotation, softmax_scale
 from kernels.latent_attention import rotate
 from tests.engine.tiny import config
@@ -170,11 +170,6 @@ def test_a_wider_model_has_wider_buffers_and_comes_back_unchanged():
     model.bfloat16()
     assert {buffer.dtype for buffer in model.buffers()} == {torch.float32, torch.int64}
     assert torch.equal(model.frequencies_P, before)
-
-
-@pytest.mark.parametrize(("n_experts", "k", "factor"), [(64, 6, 2.446), (384, 8, 2.827)])
-def test_gate_factor_gives_moonlights_and_k2s_values(n_experts, k, factor):
-    assert gate_factor(n_experts, k) == pytest.approx(factor, abs=0.002)
 
 
 def test_rotary_products_know_distances_only():

@@ -1,17 +1,15 @@
 """Sizes of the released K2: parameters by block, FLOPs a token, the cache; and a counter's word for the formulas."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from engine.errors import UserError
 from engine.model.cache import LatentCache
 from engine.model.flops import flops_per_token, matmuls
 from engine.model.model import K2Model
-from engine.model.size import cache_size, config_from_parameters, n_params
+from engine.model.parameters import config_from_parameters
+from engine.model.size import cache_size, n_params
 from kernels.latent_attention import BLOCK
 from tests.engine.model.held import held_bytes
 from tests.engine.tiny import config
@@ -132,21 +130,3 @@ def test_the_cache_holds_the_latents_and_no_more(k2):
     assert held == cache_size(c, itemsize=4).bytes_per_token * 3 * 11
     assert cache_size(k2).bytes_per_token == 70_272
     assert cache_size(k2).mha_ratio == pytest.approx(64 * (192 + 128) / 576)
-
-
-def test_a_vocabulary_too_small_for_the_tokenizer_is_refused():
-    with pytest.raises(UserError, match=r"model\.vocab_size is 10"):
-        config_from_parameters({"vocab_size": 10}, 11, 64)
-
-
-def test_parameters_with_an_unknown_or_missing_field_are_refused():
-    with pytest.raises(UserError, match=r"parameters: model: field hiden_size is unknown"):
-        config_from_parameters({**SHAPE, "hiden_size": 3}, 100, 64)
-    with pytest.raises(UserError, match=r"parameters: model: field kv_lora_rank is missing"):
-        config_from_parameters({k: v for k, v in SHAPE.items() if k != "kv_lora_rank"}, 100, 64)
-
-
-def test_a_factor_of_null_is_computed_for_the_experts():
-    c = config_from_parameters({**SHAPE, "routed_scaling_factor": None}, 163840, 4096)
-    assert c.routed_scaling_factor == pytest.approx(2.827, abs=0.002)
-    assert replace(c, routed_scaling_factor=2.827) == config_from_parameters(SHAPE, 163840, 4096)

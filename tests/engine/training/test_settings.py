@@ -25,12 +25,19 @@ NEEDED = {
 def test_fields_left_out_are_muonclips_own_defaults():
     defaults = {name: p.default for name, p in inspect.signature(MuonClip.__init__).parameters.items()}
     settings = OptimizerSettings(**NEEDED)
-    for name in ("coefficients", "nesterov", "rms_target", "per_head"):
+    for name in ("coefficients", "nesterov", "rms_target", "per_head", "clip_per"):
         assert getattr(settings, name) == defaults[name]
 
 
 @pytest.mark.parametrize(
-    "change", [{"coefficients": "polar_express"}, {"nesterov": False}, {"rms_target": 0.1}, {"per_head": True}]
+    "change",
+    [
+        {"coefficients": "polar_express"},
+        {"nesterov": False},
+        {"rms_target": 0.1},
+        {"per_head": True},
+        {"clip_per": "layer", "tau": 1e-3},
+    ],
 )
 def test_each_field_reaches_the_optimizer(change):
     """The step by the parameters is that of a MuonClip given the same by hand, and not the default's."""
@@ -41,14 +48,36 @@ def test_each_field_reaches_the_optimizer(change):
         made(model).step()
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    by_settings = weights(lambda model: make_optimizer(model, 0.02, OptimizerSettings(**NEEDED, **change)))
+    by_settings = weights(lambda model: make_optimizer(model, 0.02, OptimizerSettings(**(NEEDED | change))))
     assert torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32, **change)))
-    assert not torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32)))
+    tau = change.get("tau", 100.0)
+    assert not torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32, tau=tau)))
+
+
+def test_of_kind_adamw_every_weight_is_adamws():
+    optimizer = make_optimizer(K2Model(config()), 0.02, OptimizerSettings(**NEEDED, kind="adamw"))
+    assert not optimizer.muon
+    assert make_optimizer(K2Model(config()), 0.02, OptimizerSettings(**NEEDED)).muon
+
+
+@pytest.mark.parametrize("tau", [None, 0])
+def test_a_threshold_of_null_or_zero_switches_the_clipping_off(tau):
+    settings = OptimizerSettings(**(NEEDED | {"tau": tau}))
+    assert settings.tau == 0.0
+    assert not make_optimizer(K2Model(config()), 0.02, settings).clips
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"coefficients": "newton"}, {"rms_target": 0.0}, {"nesterov": "perhaps"}, {"per_head": 3}, {"clip_per": "layer"}],
+    [
+        {"coefficients": "newton"},
+        {"rms_target": 0.0},
+        {"nesterov": "perhaps"},
+        {"per_head": 3},
+        {"clip_per": "matrix"},
+        {"kind": "sgd"},
+        {"ns_steps": 3},
+    ],
 )
 def test_what_an_optimizer_cannot_have_is_refused_by_name(change):
     with pytest.raises(ValidationError, match=next(iter(change))):
