@@ -1,1 +1,1 @@
-"""The machine: what stages share, knowing no orchestrator."""
+"""The engine: code that the stages share and that knows no orchestrator."""

@@ -1,7 +1,7 @@
-"""Passwords, keys and tokens: where they are read from, and how a text is shown that may hold one.
+"""Read passwords, keys and tokens, and mask them in text that may contain one.
 
-They come from the environment or from a file, on the machine that needs them; parameters, compute classes, records and
-messages never hold one.
+Secrets come from the environment or from a file, on the machine that needs them; parameters, compute classes, records
+and messages never contain one.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 MASK = "***"
 FILE = "_FILE"
-"""What is added to a variable's name where the variable holds the path of a file with the secret in it."""
+"""Suffix of a variable's name when the variable holds the path of a file with the secret."""
 _PASSWORD = re.compile(r"""(\w://)(?!\[|[^\s'"/@:]*:\d+(?:[/?#\s'"]|$))[^\s'"/@:]*:[^\s'"]*@""")
 _TOKEN = re.compile(r"""(https?://)[^\s'"/@:?#]+@""", re.IGNORECASE)
 _QUERY = re.compile(
@@ -39,12 +39,12 @@ def masked(text: str, *secrets: str) -> str:
 
 
 def holds_credentials(text: str) -> bool:
-    """Whether a URL in `text` holds a password, a key or a token, or a variable is set to one."""
+    """Return whether a URL in `text` holds a password, a key or a token, or a variable is set to one."""
     return masked(text) != text
 
 
 def names_secret(variable: str) -> bool:
-    """Whether a variable of this name holds a secret itself, not the path of a file that does.
+    """Return whether a variable of this name holds a secret itself, not the path of a file with one.
 
     >>> names_secret("OPENAI_API_KEY"), names_secret("OPENAI_API_KEY_FILE"), names_secret("TOKENIZERS_PARALLELISM")
     (True, False, False)
@@ -53,24 +53,24 @@ def names_secret(variable: str) -> bool:
 
 
 def secret(variable: str) -> str:
-    """Return what `variable` holds, else the content of the file that `<variable>_FILE` names, else "".
+    """Return the value of `variable`, else the content of the file that `<variable>_FILE` names, else "".
 
     Raises:
-        engine.errors.UserError: the file cannot be read, or holds no single line.
+        engine.errors.UserError: the file cannot be read, or does not hold exactly one word.
 
     """
     path = os.environ.get(f"{variable}{FILE}", "")
     if os.environ.get(variable) or not path:
         return os.environ.get(variable, "")
-    from engine.errors import UserError  # which masks by this module
+    from engine.errors import UserError  # imported here, because errors imports this module for masking
 
     try:
         content = Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # the last for ~ where nobody has a home
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: "~" where the user has no home
         raise UserError(
             f"{variable}{FILE}: {path} cannot be read ({getattr(error, 'strerror', None) or error}): "
             "name a file with the secret in it that this machine can read."
         ) from None
     if not content or len(content.split()) > 1:
-        raise UserError(f"{variable}{FILE}: {path} holds no single word: write the secret alone into it.")
+        raise UserError(f"{variable}{FILE}: {path} does not hold one single word: write only the secret into it.")
     return content

@@ -1,4 +1,4 @@
-"""Where a measured figure comes from: the commit, and the machine as far as a figure may hang on it."""
+"""Where a measured figure comes from: the commit, and the parts of the machine that it may depend on."""
 
 import os
 import platform
@@ -11,14 +11,14 @@ from engine.processor import processor
 
 
 def commit() -> str:
-    """The commit that was measured, marked where the tree differs from it."""
-    asked = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return found.stdout.strip() or "unknown"
+    """Return the measured commit, marked "-dirty" if the tree differs from it."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return result.stdout.strip() or "unknown"
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, Python and torch: what a figure may hang on. No host name."""
+    """Return processor, cores, Python and torch, on which a figure may depend; never the host name."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),

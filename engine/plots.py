@@ -1,4 +1,4 @@
-"""The house style of every plot, and one writer of PNG files whose bytes depend on the figure alone.
+"""The common style of all plots, and a writer of PNG files whose bytes depend only on the figure.
 
     fig = figure(6, 3.5)
     ax = axes(fig, title="Loss", xlabel="step", ylabel="nats a token")
@@ -6,8 +6,8 @@
     legend(ax)
     save_png(fig, path)
 
-matplotlib is imported inside the functions (a command that draws nothing should not pay for it) and through its
-object interface, never pyplot: no global state, no display, safe in threads and child processes.
+matplotlib is imported inside the functions, so that commands without plots do not load it, and used through its object
+interface, never pyplot: no global state, no display, safe in threads and child processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#2f5d8c", "#c8553d", "#5b8e7d", "#8c6bb1", "#d9a441", "#4a4a4a")
-"""In the order series are drawn; told apart also without colour vision and in grey print."""
+"""Colours in the order in which series are drawn; distinguishable without colour vision and in grey print."""
 INK, FAINT, GRID = "#22262b", "#6b7280", "#e3e6ea"
 DPI = 144
 
 
 def figure(width: float, height: float) -> "Figure":
-    """An empty figure of `width` × `height` inches with a layout that leaves nothing cut off."""
+    """Return an empty figure of `width` × `height` inches with a layout that cuts nothing off."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,7 +35,7 @@ def figure(width: float, height: float) -> "Figure":
 
 
 def axes(fig: "Figure", title: str, xlabel: str, ylabel: str, position: tuple[int, int, int] = (1, 1, 1)) -> "Axes":
-    """Axes in the house style at `position` (rows, columns, index from 1); every axis must say what it shows."""
+    """Return axes in the common style at `position` (rows, columns, index from 1); every axis needs a label."""
     ax = fig.add_subplot(*position)
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     ax.set_xlabel(xlabel, fontsize=9, color=INK)
@@ -51,7 +51,7 @@ def axes(fig: "Figure", title: str, xlabel: str, ylabel: str, position: tuple[in
 
 
 def legend(ax: "Axes", **options: Any) -> None:
-    """A legend without a box, in small type; `options` go to matplotlib."""
+    """Add a legend without a box, in small type; `options` go to matplotlib."""
     ax.legend(frameon=False, fontsize=8, labelcolor=INK, **options)
 
 
@@ -61,7 +61,7 @@ def grouped_bars(
     series: Mapping[str, Sequence[float]],
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> None:
-    """Bars side by side: one cluster a group, one colour a series; `intervals` (low, high) draw as whiskers."""
+    """Draw bars side by side: a cluster per group, a colour per series; `intervals` (low, high) become whiskers."""
     width = 0.8 / max(len(series), 1)
     for i, (name, values) in enumerate(series.items()):
         centres = [g + (i - (len(series) - 1) / 2) * width for g in range(len(groups))]
@@ -81,7 +81,7 @@ def grouped_bars(
 
 
 def save_png(fig: "Figure", path: Path) -> Path:
-    """Write `fig` as PNG at `path` (parents are made) without date or software name: same figure, same bytes."""
+    """Write `fig` as PNG at `path` (parents are created) without date or software name: equal figures, equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
     return path

@@ -1,4 +1,4 @@
-"""Progress on long work: a rich bar on a terminal, one line every few seconds in a log file."""
+"""Show progress of long work: a rich bar on a terminal, a line every few seconds in a log file."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ _silent = False
 
 
 def silence() -> None:
-    """Show no progress in this process: another one does the same work and shows it."""
-    global _silent  # noqa: PLW0603 - as the standard error it stands for, there is one a process
+    """Show no progress in this process, because another process does the same work and shows it."""
+    global _silent  # noqa: PLW0603 - like standard error, this exists once per process
     _silent = True
 
 
 class Bar:
-    """One running piece of work; `advance` moves it and shows the latest figures beside it."""
+    """The progress of one piece of work; `advance` moves it and shows the latest figures."""
 
     def __init__(self, title: str, total: int, rich_bar: Progress | None, task: TaskID | None) -> None:
         self.title, self.total, self.done = title, total, 0
@@ -27,7 +27,7 @@ class Bar:
         self._last = self._start = time.monotonic()
 
     def advance(self, n: int = 1, **figures: str) -> None:
-        """Move on by `n` of `total`; `figures` (name → already formatted value) stand beside the bar."""
+        """Advance by `n` of `total`; `figures` (name → formatted value) are shown next to the bar."""
         self.done += n
         note = "  ".join(f"{name} {value}" for name, value in figures.items())
         if self._rich is not None and self._task is not None:

@@ -1,8 +1,8 @@
-"""The commands that an error names as its remedy: each says which profile it is for, so that typing it heals.
+"""The commands that error messages give as remedy; each names its profile, so that it can be typed as it stands.
 
-Without PROFILE a command is about the default profile. What knows no profile finds it in the path that it speaks of,
-data/<profile>/<stage>/…; what has no path either (a node that reads a table) leaves it out, and `completed` puts it in
-where the sentence leaves the run.
+Without PROFILE a command applies to the default profile. Code that does not know the profile takes it from the path in
+question, data/<profile>/<stage>/…; code that has no path either (a node that reads a table) leaves it out, and
+`completed` adds it before the message leaves the run.
 """
 
 import re
@@ -10,15 +10,15 @@ from pathlib import Path
 
 DATA = "data"
 _COMMAND = re.compile(r"`make (?!clean|doctor|views)[a-z-]+(?: (?!PROFILE=)[A-Z]+=[^ `]+)*`")
-"""A command of ours in a sentence that is about a profile and names none."""
+"""A command in a message that applies to a profile and does not name one."""
 
 
 def command(verb: str, place: Path | str | None, **options: str) -> str:
-    """Return `make VERB NAME=value … PROFILE=…` for a profile, or for the one that a path lies in.
+    """Return `make VERB NAME=value … PROFILE=…` for a profile, or for the profile that contains a path.
 
     Args:
         verb: a target of the Makefile.
-        place: the profile's name, or a path below data/<profile>; None where nobody knows yet.
+        place: the profile's name, or a path below data/<profile>; None if it is not known yet.
         options: variables of the target, in order.
 
     """
@@ -28,32 +28,32 @@ def command(verb: str, place: Path | str | None, **options: str) -> str:
 
 
 def make_again(stage: str, place: Path | str | None, force: bool = False) -> str:
-    """Return the words that send a reader to `make repro` of the stage which makes what is missing or damaged.
+    """Return the advice to run `make repro` for the stage that makes the missing or damaged artifact.
 
-    `force` is for what DVC cannot see: it holds the stage to be fresh.
+    `force` is for damage that DVC cannot see: DVC takes the stage for fresh.
     """
     again = {"FORCE": "1"} if force else {}
     return f"run `{command('repro', place, STAGE=stage, **again)}` to make it again"
 
 
 def remake(path: Path) -> str:
-    """Return the words on how to get a damaged artifact again: by its stage, or where it came from if it is foreign."""
+    """Return advice on how to get a damaged artifact again: from its stage, or from its origin if it is foreign."""
     _, stage = _profile_and_stage(path)
     return make_again(stage, path) if stage else "make it again, or name another directory"
 
 
 def move_aside(path: Path) -> str:
-    """Return the words that send a reader to `make mend`, which takes a damaged file out of the way."""
+    """Return the advice to run `make mend`, which moves a damaged file aside."""
     return f"`{command('mend', path)}` moves it aside"
 
 
 def completed(sentence: str, profile: str) -> str:
-    """Return a sentence whose commands all name a profile."""
-    return _COMMAND.sub(lambda found: f"{found[0][:-1]} PROFILE={profile}`", sentence)
+    """Return a message after adding the profile to its commands that lack one."""
+    return _COMMAND.sub(lambda match: f"{match[0][:-1]} PROFILE={profile}`", sentence)
 
 
 def _profile_and_stage(path: Path) -> tuple[str | None, str | None]:
-    """The profile whose data a path lies in, and the stage that made it; None for what it has not."""
+    """Return the profile whose data a path is in, and the stage that made it; None for what the path does not have."""
     below = [number for number, part in enumerate(path.parts[:-1], 1) if part == DATA]
     if not below:
         return None, None

@@ -1,7 +1,7 @@
-"""JSON that a language model wrote, read so that every reader takes the same value from it or none does.
+"""Read JSON from a language model strictly, so that all readers get the same value or all refuse it.
 
-Python's own reader takes what RFC 8259 does not define alike for all (repeated keys, NaN, half a surrogate pair), and
-ends in errors of three kinds on text that is long or deep. A tool, the judge and the reward must agree on a call.
+Python's own reader accepts what RFC 8259 leaves undefined (repeated keys, NaN, half a surrogate pair), and fails with
+three kinds of errors on long or deep text. A tool, the judge and the reward must agree on a call.
 """
 
 import json
@@ -9,15 +9,15 @@ import math
 from typing import Any, Final
 
 MAX_DEPTH: Final = 64
-"""Containers within each other; fixed, so that the verdict does not depend on how deep the caller's stack is."""
+"""The most levels of nesting; fixed, so that the verdict does not depend on the caller's stack depth."""
 
 
 def loads(text: str | bytes) -> Any:
     """Return the value of `text`.
 
     Raises:
-        ValueError: the text is no JSON, nests more than `MAX_DEPTH` deep, repeats a key, or holds a number that is
-            not finite or too long, or half a surrogate pair. Never anything else.
+        ValueError: the text is not JSON, nests more than `MAX_DEPTH` levels, repeats a key, or holds a number that is
+            not finite or too long, or half a surrogate pair. No other exception is raised.
 
     """
     try:
@@ -29,7 +29,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def load_object(text: str | bytes) -> dict[str, Any] | None:
-    """Return the JSON object that `text` holds, or None if `loads` refuses it or it is no object."""
+    """Return the JSON object that `text` holds, or None if `loads` refuses it or it is not an object."""
     try:
         value = loads(text)
     except (ValueError, TypeError):  # TypeError: not text at all
@@ -45,11 +45,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check(value: Any) -> None:
-    """Refuse what the grammar lets through, without recursion."""
+    """Refuse what JSON's grammar allows but we do not, without recursion."""
     left = [(value, 1)]
     while left:
         item, depth = left.pop()

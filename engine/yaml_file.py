@@ -1,4 +1,4 @@
-"""YAML that people write, read in one place: what is wrong with a file is one sentence with its name, line and key."""
+"""Read YAML that people write; an error is one sentence with the file's name, line and key."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -13,7 +13,7 @@ _Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Fast):  # type: ignore[misc]
-    """PyYAML's safe loader, which of two values under one key takes the last and says nothing; this one refuses."""
+    """PyYAML's safe loader, which also refuses a repeated key instead of silently taking the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[str, int] = {}
@@ -27,21 +27,21 @@ class _Loader(_Fast):  # type: ignore[misc]
 
 
 class _Twice(Exception):
-    """A key stands twice in one mapping: which, and in which lines."""
+    """A key that occurs twice in one mapping; the message names the key and the lines."""
 
     def __init__(self, key: str, line: int, before: int) -> None:
         super().__init__(f"line {line}: the key {key} stands twice in one mapping (before in line {before}): keep one")
 
 
 def read_yaml(path: Path | str, shown: str | None = None) -> Any:
-    """Return what a YAML file holds; None for an empty one.
+    """Return the content of a YAML file; None for an empty file.
 
     Args:
         path: the file.
-        shown: what an error calls it; else its path.
+        shown: the file's name in error messages; by default its path.
 
     Raises:
-        UserError: it cannot be read, is no YAML, has a key twice in one mapping, or holds the marks of a merge.
+        UserError: the file cannot be read, is not YAML, repeats a key in a mapping, or has merge conflict markers.
 
     """
     name = shown or str(path)
@@ -53,13 +53,13 @@ def read_text(path: Path | str, name: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is no UTF-8 at byte {error.start}: convert it (iconv -t UTF-8).") from error
+        raise UserError(f"{name} is not UTF-8 at byte {error.start}: convert it (iconv -t UTF-8).") from error
     except OSError as error:
-        raise UserError(f"{name} cannot be read ({error.strerror}): restore it, or mend its permissions.") from error
+        raise UserError(f"{name} cannot be read ({error.strerror}): restore it, or correct its permissions.") from error
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Return what YAML text of the file `name` holds; raises UserError as `read_yaml` does."""
+    """Return the content of YAML text from the file `name`; raises UserError as `read_yaml` does."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith(_MARKS):
             raise UserError(

@@ -1,1 +1,1 @@
-"""The hot loops: one module a fused op, its plain-torch reference the specification beside it."""
+"""The hot loops: one module per fused op, with a plain-torch reference as its specification."""

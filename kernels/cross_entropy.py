@@ -1,4 +1,4 @@
-"""The head and its loss in one op: next-token cross-entropy without ever holding all logits.
+"""The head and its loss in one op: next-token cross-entropy without holding all logits at once.
 
 Shapes: N tokens, D model channels, V vocabulary.
 """
@@ -16,15 +16,15 @@ CHUNK = 256
 
 
 def reference(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """The specification: mean of -log softmax(x Wᵀ)[target], nats."""
+    """Specify the op: the mean of -log softmax(x Wᵀ)[target], in nats."""
     logits = x_ND @ weight_VD.T
     return F.cross_entropy(logits.to(wide(logits.dtype)), targets_N)
 
 
 def _chunk(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses of a chunk, (n,), and the softmax of its logits, (n, V), in fp32 or better.
+    """Return the losses of a chunk, (n,), and the softmax of its logits, (n, V), in fp32 or better.
 
-    One exponential a logit: the largest logit's share of the softmax gives the log-sum-exp back.
+    One exponential per logit: the largest logit's share of the softmax gives the log-sum-exp.
     """
     logits = x_ND @ weight_VD.T
     logits = logits.to(wide(logits.dtype))
@@ -35,7 +35,7 @@ def _chunk(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, 
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Forms the gradients in the forward, chunk by chunk, so that logits live only as long as their chunk."""
+    """Computes the gradients in the forward, chunk by chunk, so that logits exist only as long as their chunk."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
@@ -62,10 +62,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """Mean cross-entropy of the head's logits against `targets_N` (N,) int64, in nats.
+    """Return the mean cross-entropy of the head's logits against `targets_N` (N,) int64, in nats.
 
-    Products are formed in autocast's type if that is on, else in x's; softmax and sums in fp32. Memory holds
-    256 rows of logits at a time, which stay in the processor's cache.
+    Products are computed in autocast's type if it is on, else in x's; softmax and sums in fp32. Memory holds 256 rows
+    of logits at a time, which stay in the processor's cache.
     """
     device = x_ND.device.type
     operand = operand_type(x_ND)

@@ -1,6 +1,6 @@
-"""The routed experts: each token through its k experts, one grouped matrix product for all experts.
+"""The routed experts: each token goes through its k experts, in one grouped matrix product for all experts.
 
-Shapes: N tokens, k experts a token, M = N·k rows sorted by expert, E experts, D model channels, F hidden channels.
+Shapes: N tokens, k experts per token, M = N·k rows sorted by expert, E experts, D model channels, F hidden channels.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ from torch.autograd.function import once_differentiable
 from kernels.precision import product_type, without_autocast
 
 FEW = 64
-"""Up to so many tokens, decoding multiplies by all experts at once: cheaper than a small product for each."""
+"""Up to this many tokens, decoding multiplies by all experts at once, which is cheaper than many small products."""
 GROUPED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What `grouped_mm` takes; fp64 is for proofs."""
+"""The types that `grouped_mm` accepts; fp64 is for proofs."""
 
 
 def reference(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
-    """The specification, expert by expert: y_n = Σ_e gate_ne · down_e(silu(gate_e x_n) · up_e x_n); (N, D)."""
+    """Specify the op expert by expert: y_n = Σ_e gate_ne · down_e(silu(gate_e x_n) · up_e x_n); (N, D)."""
     y_ND = torch.zeros_like(x_ND)
     for e in range(gate_up_EFD.shape[0]):
         tokens, slot = (chosen_Nk == e).nonzero(as_tuple=True)
@@ -29,8 +29,8 @@ def reference(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Ten
 
 
 def grouped(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
-    """Rows of a (M, I), in runs that end at `ends_E`, each times its own b (E, I, J): (M, J); or, for a (I, M) and
-    b (M, J), the runs' own products: (E, I, J).
+    """Multiply rows of a (M, I), in groups that end at `ends_E`, by their own b (E, I, J): (M, J); or, for a (I, M) and
+    b (M, J), form the groups' own products: (E, I, J).
     """
     if a.dtype in GROUPED_TYPES and _aligned(a) and _aligned(b):
         return F.grouped_mm(a, b, offs=ends_E)
@@ -42,12 +42,12 @@ def grouped(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
 
 
 def _aligned(matrix: Tensor) -> bool:
-    """Whether rows (columns, if it is a transpose) are multiples of 16 bytes, as `grouped_mm` demands."""
+    """Return whether rows (columns of a transpose) are multiples of 16 bytes, as `grouped_mm` requires."""
     return max(matrix.stride()[-2:]) * matrix.element_size() % 16 == 0
 
 
 def gather_sum(rows: Tensor, index_Nk: Tensor) -> Tensor:
-    """Σ_k rows[index_nk], (N, D), in one pass and a fixed order."""
+    """Return Σ_k rows[index_nk], (N, D), in one pass and a fixed order."""
     return F.embedding_bag(index_Nk, rows, mode="sum")
 
 
@@ -57,7 +57,7 @@ def _swiglu(gate_up: Tensor) -> Tensor:
 
 
 def _swiglu_gradient(gate_up: Tensor, dy: Tensor) -> Tensor:
-    """The gradient by [g, u] together, (…, 2F), from dy (…, F), which is used up."""
+    """Return the gradient by [g, u] together, (…, 2F), from dy (…, F), which is overwritten."""
     g, u = gate_up.chunk(2, dim=-1)
     out = torch.empty_like(gate_up)
     dg, du = out.chunk(2, dim=-1)
@@ -67,8 +67,8 @@ def _swiglu_gradient(gate_up: Tensor, dy: Tensor) -> Tensor:
 
 
 class _Experts(torch.autograd.Function):
-    """Forward and backward by hand. The gate weighs an expert's hidden row, half as wide as its output; sums over k
-    are gathers, so nothing is ever scattered and the order of every sum is fixed.
+    """Forward and backward written by hand. The gate scales an expert's hidden row, half as wide as its output;
+    sums over k are gathers, so nothing is scattered and the order of every sum is fixed.
     """
 
     @staticmethod
@@ -102,7 +102,7 @@ class _Experts(torch.autograd.Function):
 
 
 def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Every token through every expert, those not chosen at a gate of zero. Tokens are columns: no weight is turned."""
+    """Send every token through every expert, with a gate of zero if not chosen; tokens are columns."""
     E, N = gate_up_EFD.shape[0], x_ND.shape[0]
     gate_EN = gate_Nk.new_zeros(E, N).scatter_(0, chosen_Nk.T, gate_Nk.T).to(x_ND.dtype)
     g, u = torch.mm(gate_up_EFD.flatten(0, 1), x_ND.T).view(E, -1, N).chunk(2, dim=1)
@@ -112,10 +112,10 @@ def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD:
 
 @without_autocast
 def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Routed experts by sorting tokens to their experts and one grouped product each way; (N, D).
+    """Apply the routed experts by sorting tokens by expert, with one grouped product each way; (N, D).
 
-    `gate_up_EFD` (E, 2F, D) holds gate then up rows, `down_EDF` (E, D, F). `grouped_mm` does not follow autocast:
-    products are formed in x's type.
+    `gate_up_EFD` (E, 2F, D) holds gate then up rows, `down_EDF` is (E, D, F). `grouped_mm` does not follow autocast:
+    products are computed in x's type.
     """
     E, few = gate_up_EFD.shape[0], x_ND.shape[0] <= FEW
     dtype = product_type(x_ND.dtype, x_ND.device.type)

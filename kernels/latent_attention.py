@@ -1,7 +1,7 @@
 """Causal attention of MLA in one op: rotation, logits with their per-head maximum, softmax, values, all gradients.
 
-The maximum is what QK-Clip steers by (arXiv 2507.20534, section 2.1). Taken where the logits are at hand anyway it
-costs one more read of them; beside a fused attention that hides its logits, their product a second time.
+The maximum is what QK-Clip acts on (arXiv 2507.20534, section 2.1). Where the logits exist anyway, it costs one more
+read of them; next to a fused attention that hides its logits, it costs their product a second time.
 
 Shapes: B rows, T positions, H heads, N content and d = 2P rotary channels of a query or key head, V channels of a value
 head, C queries of a block, G = B·H heads of all rows.
@@ -20,25 +20,25 @@ from kernels.precision import wide, without_autocast
 
 BLOCK = 64
 CACHED = 2**17
-"""Logits that a lot of heads may have in a block of queries: half a MiB in fp32, what a core's own cache holds."""
+"""Logits that a group of heads may have in a block of queries: half a MiB in fp32, which fits a core's own cache."""
 KEEP = 2**25
-"""Up to so many attention weights are kept for the backward; beyond, each block forms its own again."""
+"""Up to this many attention weights are kept for the backward; beyond, each block recomputes its own."""
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn the interleaved pairs of x (…, d) by the complex numbers `turn` (…, P), in fp32 or better; type of x."""
+    """Rotate the interleaved pairs of x (…, d) by the complex numbers `turn` (…, P), in fp32 or better; type of x."""
     return torch.view_as_real(_pairs(x.to(wide(x.dtype))) * turn).flatten(-2).to(x.dtype)
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """The last axis of x as complex numbers: (…, d) → (…, P). A view, unless an odd head width misaligns the pairs."""
+    """Return the last axis of x as complex numbers, (…, d) → (…, P): a view unless an odd width misaligns pairs."""
     if x.storage_offset() % 2 or any(stride % 2 for stride in x.stride()[:-1]):
         x = x.contiguous()
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def heads(q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -> tuple[Tensor, ...]:
-    """Queries and keys (B, H, T, N+d) and values (B, H, T, V), written out per head from what the projections give."""
+    """Return queries and keys (B, H, T, N+d) and values (B, H, T, V), expanded per head from the projections."""
     d = k_rotary_BTd.shape[-1]
     content = q_BTHE.shape[-1] - d
     q_content, q_rotary = q_BTHE.split((content, d), -1)
@@ -56,7 +56,7 @@ def reference(
     scale: float,
     valid_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The specification: all logits at once. Returns y (B, T, H, V) and each head's largest logit (H,), as below."""
+    """Specify the op with all logits at once; return y (B, T, H, V) and each head's largest logit (H,), as below."""
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     logits = (q @ k.mT).to(wide(q.dtype)) * scale
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
@@ -68,7 +68,7 @@ def reference(
 
 
 def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor:
-    """One contiguous (B, H, T, N+d) from (B, T, H, N) and (B, T, H or 1, d), the latter turned; all times `scale`."""
+    """Join (B, T, H, N) and the rotated (B, T, H or 1, d) into one contiguous (B, H, T, N+d); all times `scale`."""
     B, T, H, N = content.shape
     out = content.new_empty(B, H, T, N + rotary.shape[-1])
     torch.mul(content.transpose(1, 2), scale, out=out[..., :N])
@@ -78,7 +78,7 @@ def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor
 
 
 def _blocks(count: int, T: int) -> Iterator[tuple[slice, range]]:
-    """Lots of heads (of all rows) and blocks of queries whose logits stay in a core's cache from product to product."""
+    """Yield groups of heads (of all rows) and blocks of queries whose logits stay in a core's cache."""
     lot = max(1, CACHED // (min(BLOCK, T) * T))
     for first in range(0, count, lot):
         for start in range(0, T, BLOCK):
@@ -86,15 +86,15 @@ def _blocks(count: int, T: int) -> Iterator[tuple[slice, range]]:
 
 
 def _n_weights(count: int, T: int) -> int:
-    """Attention weights of all blocks: about half of count·T²."""
+    """Return the number of attention weights of all blocks: about half of count·T²."""
     return count * sum(len(block) * block.stop for _, block in _blocks(1, T))
 
 
 def _logits(q_GTE: Tensor, k_GTE: Tensor, block: range, future_CC: Tensor) -> Tensor:
-    """Softmax input of a block of queries over the keys up to its end, the future at -inf.
+    """Return the softmax input of a block of queries over the keys up to its end, with the future at -inf.
 
-    `future_CC` is -inf above the diagonal, else 0. Zero first: what is masked may be no number. (Filling under a mask
-    takes four times as long.)
+    `future_CC` is -inf above the diagonal, else 0. The future is zeroed first, since masked entries may be NaN.
+    (Filling under a mask takes four times as long.)
     """
     logits = torch.bmm(q_GTE[:, block.start : block.stop], k_GTE[:, : block.stop].mT)
     logits[..., block.start :].tril_().add_(future_CC[: len(block), : len(block)])
@@ -102,7 +102,7 @@ def _logits(q_GTE: Tensor, k_GTE: Tensor, block: range, future_CC: Tensor) -> Te
 
 
 class _LatentAttention(torch.autograd.Function):
-    """Lots of heads, blocks of queries: the masked half of the logits is never formed. In fp32 or fp64."""
+    """Works on groups of heads and blocks of queries, without the masked half of the logits; fp32 or fp64."""
 
     @staticmethod
     @without_autocast
@@ -165,7 +165,7 @@ class _LatentAttention(torch.autograd.Function):
 def _split(
     dq: Tensor, dk: Tensor, dv: Tensor, turn: Tensor, content: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of heads (B, H, T, …) back in the projections' layout; the rotary key's is summed over its heads."""
+    """Return gradients of heads (B, H, T, …) in the projections' layout; the rotary key's is summed over its heads."""
     B, H, T, E = dq.shape
     back = turn.conj()
     dq_BTHE, dkv_BTHX = dq.new_empty(B, T, H, E), dq.new_empty(B, T, H, content + dv.shape[-1])
@@ -187,21 +187,20 @@ def latent_attention(
     maximum: bool = True,
     valid_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Causal attention over a whole sequence and, where `maximum` is asked for, each head's largest softmax input.
+    """Attend causally over a whole sequence; if `maximum`, also return each head's largest softmax input.
 
     `q_BTHE` (B, T, H, N+d) holds content then rotary channels, `kv_BTHX` (B, T, H, N+V) key content then values,
-    `k_rotary_BTd` the rotary key that all heads share; the complex `turn` (T or B×T, P)
-    turns the interleaved pairs.
-    Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, future pairs left out
-    and, with `valid_BT`, the queries that are only padding; y is the same with it and without.
-    A CPU forms products in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
+    `k_rotary_BTd` the rotary key that all heads share; the complex `turn` (T or B×T, P) rotates the interleaved pairs.
+    Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, without future pairs and,
+    with `valid_BT`, without the queries that are only padding; y does not depend on `valid_BT`. A CPU computes products
+    in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
     """
     if q_BTHE.device.type == "cpu":
         operands = (t.to(wide(t.dtype)) for t in (q_BTHE, kv_BTHX, k_rotary_BTd))
         y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum, valid_BT)
         return y.to(q_BTHE.dtype), largest_H if maximum else None
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
-    # Fused attention wants heads of one width; without the padding it would write out all logits.
+    # Fused attention needs heads of one width; without the padding it would write out all logits.
     padded = F.pad(v, (0, max(0, q.shape[-1] - v.shape[-1])))
     y = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)[..., : v.shape[-1]].transpose(1, 2)
     return y, max_logit(q.detach(), k.detach(), scale, valid_BT) if maximum else None

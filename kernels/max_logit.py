@@ -1,4 +1,4 @@
-"""Per-head maximum of the softmax input: what QK-Clip steers by (arXiv 2507.20534, section 2.1).
+"""The per-head maximum of the softmax input, on which QK-Clip acts (arXiv 2507.20534, section 2.1).
 
 Shapes: B batch, H heads, T positions, S keys, E channels of a query or key head.
 """
@@ -12,7 +12,7 @@ CHUNK = 128
 
 
 def reference(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
-    """The specification: all logits at once, masked pairs left out, shape (H,), fp32 or better."""
+    """Specify the op with all logits at once, masked pairs left out; shape (H,), fp32 or better."""
     T = q_BHTE.shape[2]
     q, k = (t.to(wide(t.dtype)) for t in (q_BHTE, k_BHTE))
     logits = q @ k.mT * scale
@@ -21,7 +21,7 @@ def reference(q_BHTE: Tensor, k_BHTE: Tensor, scale: float) -> Tensor:
 
 
 def largest(logits_BHTS: Tensor, valid_BT: Tensor | None) -> Tensor:
-    """Each head's largest logit, (H,), over the queries that are `valid_BT` (None: all); -inf where none is."""
+    """Return each head's largest logit, (H,), over the queries that are `valid_BT` (None: all); -inf if none is."""
     if valid_BT is None:
         return logits_BHTS.amax((0, 2, 3))
     return logits_BHTS.amax(-1).masked_fill(~valid_BT[:, None], float("-inf")).amax((0, 2))
@@ -30,9 +30,9 @@ def largest(logits_BHTS: Tensor, valid_BT: Tensor | None) -> Tensor:
 @torch.no_grad()
 @without_autocast
 def max_logit(q_BHTE: Tensor, k_BHTE: Tensor, scale: float, valid_BT: Tensor | None = None) -> Tensor:
-    """The same exact maximum, computed in chunks of queries so that memory is linear in T; (H,), signed.
+    """Return the exact maximum, computed in chunks of queries so that memory is linear in T; (H,), signed.
 
-    Products are formed in fp32 (fp64 for fp64) from the inputs' own values, as the attention kernel forms them.
+    Products are computed in fp32 (fp64 for fp64) from the inputs' own values, as in the attention kernel.
     Queries that are not `valid_BT` are left out.
     """
     _, H, T, _ = q_BHTE.shape

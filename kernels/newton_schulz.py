@@ -1,9 +1,9 @@
 """Newton–Schulz orthogonalisation, batched over matrices of equal shape (Muon; Moonlight, arXiv 2502.16982).
 
-Each step takes every singular value s to as + bs³ + cs⁵. Two ways to get there, equal in exact arithmetic: dense, on X
+Each step maps every singular value s to as + bs³ + cs⁵. There are two ways, equal in exact arithmetic: dense, on X
 itself, and Gram, on the n×n matrix R = XXᵀ, applied to X once at the end. `plan` chooses by cost.
 
-Shapes: … any batch axes, G matrices, n rows, m columns with n ≤ m inside (a tall matrix goes in turned).
+Shapes: … any batch axes, G matrices, n rows, m columns with n ≤ m inside (a tall matrix is transposed first).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Coefficients = Literal["jordan", "polar_express"]
 Triple = tuple[float, float, float]
 
 JORDAN: Triple = (3.4445, -4.7750, 2.0315)
-"""K. Jordan's quintic, every step: fast from below; values from 0.01 up end between 0.68 and 1.13, and never settle."""
+"""K. Jordan's quintic, in every step: fast from below; values from 0.01 up end between 0.68 and 1.13, not settling."""
 POLAR_EXPRESS: tuple[Triple, ...] = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -28,27 +28,27 @@ POLAR_EXPRESS: tuple[Triple, ...] = (
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
     (1.875, -1.25, 0.375),
 )
-"""The best quintic of each step for values from 1e-3 to 1 (Amsel et al., arXiv 2505.16932); the last one goes on."""
+"""The best quintic of each step for values from 1e-3 to 1 (Amsel et al., arXiv 2505.16932); the last one repeats."""
 SAFETY = 1.01
-"""Polar Express is tuned to end at 1 exactly; its steps but the last get this room for rounding (their section 3.4)."""
+"""Polar Express is tuned to end at 1 exactly; all steps but the last get this room for rounding (section 3.4)."""
 STEPS = 5
 GUARD = 1e-7
 
 RESTART = 2
-"""Steps between two formings of R below fp32: rounding leaves R eigenvalues near -1e-2, which every step multiplies by
-up to a²; after two they are harmless, after three or five they are not (only ill-conditioned inputs show it)."""
+"""Steps between two computations of R below fp32: rounding gives R eigenvalues near -1e-2, which every step
+multiplies by up to a²; after two steps they are harmless, after three or five not (ill-conditioned inputs show it)."""
 TOGETHER = {"cpu": 2**18, "cuda": 2**28}
-"""Numbers in the matrices iterated on together. On a CPU a megabyte in fp32, which stays in the cache: the whole of
-384 matrices 64×128 at once takes 1.4 times as long. On a GPU a gigabyte, so that memory stays bounded."""
+"""Numbers in the matrices iterated on together. On a CPU a megabyte in fp32, which stays in the cache: 384 matrices
+64×128 at once take 1.4 times as long. On a GPU a gigabyte, so that memory stays bounded."""
 CALL = 6e-6
-"""Seconds to start one operation, from Python."""
+"""Seconds to start one operation from Python."""
 RATE = {"cpu": 80e9, "cuda": 400e12}
-"""Multiplications and additions a second. CPU: measured on one AVX2 core in fp32, batches of 1 to 128 matrices from
-16×64 to 384×384. GPU: not measured; there the ratio of the ways' products decides, which no rate changes."""
+"""Multiplications and additions per second. CPU: measured on one AVX2 core in fp32, batches of 1 to 128 matrices from
+16×64 to 384×384. GPU: not measured; there the ratio of the ways' products decides, whatever the rate is."""
 
 
 def coefficients_of(name: Coefficients, steps: int) -> tuple[Triple, ...]:
-    """(a, b, c) of each step. Raises ValueError for an unknown name."""
+    """Return (a, b, c) of each step; raises ValueError for an unknown name."""
     if name == "jordan":
         return (JORDAN,) * steps
     if name != "polar_express":
@@ -58,7 +58,7 @@ def coefficients_of(name: Coefficients, steps: int) -> tuple[Triple, ...]:
 
 
 def reference(x_nm: Tensor, steps: int = STEPS, coefficients: Coefficients = "jordan") -> Tensor:
-    """The specification in fp64, by singular values: each s goes through as + bs³ + cs⁵, `steps` times."""
+    """Specify the op in fp64 by singular values: each s is mapped to as + bs³ + cs⁵, `steps` times."""
     u, s, vt = torch.linalg.svd(x_nm.double(), full_matrices=False)
     s = s / (s.norm() + GUARD)
     for a, b, c in coefficients_of(coefficients, steps):
@@ -69,7 +69,7 @@ def reference(x_nm: Tensor, steps: int = STEPS, coefficients: Coefficients = "jo
 
 @dataclass(frozen=True)
 class Plan:
-    """`chunk` matrices at a time (1: a loop); R is formed anew every `restart` steps (1: dense, all steps: Gram)."""
+    """`chunk` matrices at a time (1: a loop); R is recomputed every `restart` steps (1: dense, all steps: Gram)."""
 
     chunk: int
     restart: int
@@ -77,10 +77,10 @@ class Plan:
 
 @lru_cache(maxsize=4096)
 def plan(count: int, n: int, m: int, dtype: torch.dtype, device: str, steps: int = STEPS) -> Plan:
-    """The cheapest way for `count` matrices n×m, n ≤ m, in `dtype` on a device type.
+    """Return the cheapest way for `count` matrices n×m, n ≤ m, in `dtype` on a device type.
 
-    A function of its arguments alone. It must not time the machine at hand: the ways round differently, and two
-    machines would make different weights under one stage key.
+    It depends on its arguments alone and must not time the machine: the ways round differently, and two machines would
+    make different weights under one stage key.
     """
     longest = steps if dtype in (torch.float32, torch.float64) else RESTART
     room = TOGETHER.get(device, TOGETHER["cuda"])
@@ -90,7 +90,7 @@ def plan(count: int, n: int, m: int, dtype: torch.dtype, device: str, steps: int
 
 
 def cost(how: Plan, count: int, n: int, m: int, device: str, steps: int = STEPS) -> float:
-    """Seconds for `count` matrices: operations to start, and products in units of two n×n matrices."""
+    """Return the seconds for `count` matrices: operations to start, and products in units of two n×n matrices."""
     segments = -(-steps // how.restart)
     if how.restart == 1:
         calls, products = 3 * steps, steps * (1 + 2 * m / n)
@@ -107,14 +107,14 @@ def newton_schulz(
     coefficients: Coefficients = "jordan",
     how: Plan | None = None,
 ) -> Tensor:
-    """Nearly orthogonalise each matrix of x (…, n, m): U·Vᵀ of its singular vectors; type and shape of x.
+    """Return each matrix of x (…, n, m) nearly orthogonalised, U·Vᵀ of its singular vectors, with x's type and shape.
 
     Computes in `dtype`; `how` None lets `plan` choose. A zero matrix stays zero.
     """
     tall = x.shape[-2] > x.shape[-1]
     y = (x.mT if tall else x).flatten(0, -3) if x.ndim > 2 else (x.mT if tall else x)[None]
     count, n, m = y.shape
-    if how is None:  # is_cpu: device.type costs a small matrix 3 % of its time
+    if how is None:  # is_cpu: device.type would cost a small matrix 3 % of its time
         how = plan(count, n, m, dtype, "cpu" if x.is_cpu else "cuda", steps)
     triples = coefficients_of(coefficients, steps)
     iterate = _dense if how.restart == 1 else _gram
@@ -134,7 +134,7 @@ def _normalised(x_Gnm: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _dense(x_Gnm: Tensor, triples: tuple[Triple, ...], _: int) -> Tensor:
-    """X ← aX + (bR + cR²)X with R = XXᵀ."""
+    """Compute X ← aX + (bR + cR²)X with R = XXᵀ in each step."""
     for a, b, c in triples:
         r = torch.bmm(x_Gnm, x_Gnm.mT)
         x_Gnm = torch.baddbmm(x_Gnm, torch.baddbmm(r, r, r, beta=b, alpha=c), x_Gnm, beta=a)
@@ -142,7 +142,7 @@ def _dense(x_Gnm: Tensor, triples: tuple[Triple, ...], _: int) -> Tensor:
 
 
 def _gram(x_Gnm: Tensor, triples: tuple[Triple, ...], restart: int) -> Tensor:
-    """With P = aI + bR + cR² a step is X ← PX and R ← PRP: only R and the product Q of the P are kept."""
+    """Compute steps on R: with P = aI + bR + cR², X ← PX and R ← PRP, keeping only R and the product Q of the P."""
     for start in range(0, len(triples), restart):
         segment = triples[start : start + restart]
         r = torch.bmm(x_Gnm, x_Gnm.mT)

@@ -1,4 +1,4 @@
-"""In which type sums are formed, and products where the processor has no multiplier for the operands' own."""
+"""The types of sums, and of products if the processor has no multiplier for the operands' own type."""
 
 from collections.abc import Callable
 from functools import cache, wraps
@@ -12,7 +12,7 @@ Op = TypeVar("Op", bound=Callable[..., Any])
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type in which sums over `dtype` are formed: fp32, or fp64 where that was given."""
+    """Return the type in which sums over `dtype` are computed: fp32, or fp64 for fp64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -22,25 +22,25 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def product_type(dtype: torch.dtype, device: str) -> torch.dtype:
-    """The type to form products of `dtype` in: fp32 for bf16 on a CPU that only emulates it (a fiftieth of the speed).
+    """Return the type for products of `dtype`: fp32 for bf16 on a CPU that emulates bf16 (at a fiftieth of the speed).
 
-    Products of bf16 values summed in fp32 are what a bf16 multiplier forms too; only the order of the sum differs.
+    Products of bf16 values summed in fp32 equal those of a bf16 multiplier, except for the order of the sum.
     """
     emulated = dtype == torch.bfloat16 and device == "cpu" and not _cpu_multiplies_bf16()
     return torch.float32 if emulated else dtype
 
 
 def operand_type(x: Tensor) -> torch.dtype:
-    """The type that the operands of a product are rounded to: autocast's where it is on, else x's."""
+    """Return the type to which the operands of a product are rounded: autocast's if it is on, else x's."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def without_autocast(op: Op) -> Op:
-    """Run `op` with autocast off on the device of its first tensor: products are formed in their operands' own types.
+    """Run `op` with autocast off on its first tensor's device, so that products use their operands' own types.
 
-    Autocast would narrow fp32 products, in a backward only where the caller's is still on: gradients and what the
-    forward formed would not be of one function.
+    Autocast would narrow fp32 products, and in a backward only if the caller's is still on: gradients and forward would
+    not belong to the same function.
     """
 
     @wraps(op)
@@ -53,7 +53,7 @@ def without_autocast(op: Op) -> Op:
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """X Wᵀ as `F.linear` gives it, autocast included, at the speed that the processor allows."""
+    """Return x Wᵀ as `F.linear` does, autocast included, at the speed that the processor allows."""
     operand, device = operand_type(x), x.device.type
     product = product_type(operand, device)
     if product == operand:

@@ -1,4 +1,4 @@
-"""RMSNorm in one op: on a CPU its parts, left to autograd, take four times as many passes over memory.
+"""RMSNorm in one op, because on a CPU its parts under autograd take four times as many passes over memory.
 
 Shapes: … any leading axes, D channels, N rows.
 """
@@ -14,14 +14,14 @@ from kernels.precision import wide, without_autocast
 
 
 def reference(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-    """The specification: y = x / √(mean x² + eps) · gain, in fp32 or better; type of x."""
+    """Specify the op: y = x / √(mean x² + eps) · gain, in fp32 or better; type of x."""
     x_wide = x.to(wide(x.dtype))
     y: Tensor = x_wide * torch.rsqrt(x_wide.square().mean(-1, keepdim=True) + eps) * gain_D
     return y.to(x.dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
-    """Keeps x and one number a row; dx = r·(gain·dy) - x·r³·mean(x·gain·dy)."""
+    """Keeps x and one number per row; dx = r·(gain·dy) - x·r³·mean(x·gain·dy)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
@@ -45,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-    """Normalise the last axis; shape and type of x."""
+    """Normalise the last axis; the result has x's shape and type."""
     if torch.is_grad_enabled():
         y: Tensor = _RMSNorm.apply(x, gain_D, eps)
         return y

@@ -1,1 +1,1 @@
-"""Artifacts: directories with a manifest, published whole, verified when loaded."""
+"""Artifacts: directories with a manifest, published as a whole and verified when loaded."""

@@ -1,4 +1,4 @@
-"""Files that are either wholly there or not there at all."""
+"""Read and write files that are either complete or absent, never half written."""
 
 import ctypes
 import hashlib
@@ -17,12 +17,12 @@ _BLOCK = 1 << 20
 
 
 def digest_bytes(data: bytes) -> str:
-    """blake2b of `data`, 32 hex digits: the content hash used everywhere."""
+    """Return the blake2b digest of `data`, 32 hex digits: the content hash used everywhere."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """blake2b of a file's content, read in blocks so that memory stays flat."""
+    """Return the blake2b digest of a file's content, read in blocks so that memory stays flat."""
     state = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -31,7 +31,7 @@ def digest_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON form that is hashed and stored: sorted keys, two spaces, a newline at the end."""
+    """Return the one JSON form that is hashed and stored: sorted keys, indent 2, a newline at the end."""
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -39,28 +39,28 @@ def read_object(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Return the JSON object in a file that this pipeline wrote.
 
     Args:
-        path: the file.
-        remedy: what heals a damaged one; else it is removed, since what wrote it writes it again.
+            path: the file.
+            remedy: what the user does about a damaged file; by default: remove it, since a rerun writes it again.
 
     Raises:
-        UserError: it is empty, torn, no JSON or no object.
-        FileNotFoundError: it is not there.
+            UserError: the file is empty, cut off, not JSON or not an object.
+            FileNotFoundError: there is no such file.
 
     """
     data = path.read_bytes()
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        what = f"is damaged and no JSON ({error})" if data.strip() else "is empty"
+        problem = f"is damaged and not JSON ({error})" if data.strip() else "is empty"
     else:
-        if isinstance(found, dict):
-            return found
-        what = f"holds a JSON {type(found).__name__} and no object"
-    raise UserError(f"{path} {what}: {remedy or f'remove it (`rm {path}`) and run the same command again'}.")
+        if isinstance(content, dict):
+            return content
+        problem = f"holds a JSON {type(content).__name__} and not an object"
+    raise UserError(f"{path} {problem}: {remedy or f'remove it (`rm {path}`) and run the same command again'}.")
 
 
 def object_if_sound(path: Path, remedy: str | None = None) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None where there is no such file, and, with a warning, where it is damaged."""
+    """Return the JSON object in a file; None if the file is missing or, with a warning, if it is damaged."""
     try:
         return read_object(path, remedy)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,7 +71,7 @@ def object_if_sound(path: Path, remedy: str | None = None) -> dict[str, Any] | N
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file, without a last one that was cut or is still being written.
+    """Return the rows of a JSON-lines file, leaving out a last line that was cut or is still being written.
 
     Raises:
         UserError: a row is damaged.
@@ -89,7 +89,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a kill, sees the old file or the new one, never a part."""
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part, even after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     write_synced(partial, data)
@@ -98,7 +98,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write `data` to `path` and wait until it is on the disc."""
+    """Write `data` to `path` and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -112,7 +112,7 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make renames inside `path` durable."""
+    """Make renames inside `path` durable by an fsync of the directory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -121,7 +121,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def files_below(directory: Path) -> Iterator[Path]:
-    """All regular files below `directory`, in a fixed order."""
+    """Yield all regular files below `directory`, sorted by path."""
     yield from sorted(path for path in directory.rglob("*") if path.is_file())
 
 
@@ -133,7 +133,7 @@ def fsync_tree(directory: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Swap two existing paths in one step (Linux RENAME_EXCHANGE). False where the file system cannot."""
+    """Swap two existing paths in one step (Linux RENAME_EXCHANGE); return False where the file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
@@ -142,19 +142,19 @@ def exchange(a: Path, b: Path) -> bool:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Put the finished directory `source` at `target` whole; what stood there before is removed afterwards.
+    """Move the finished directory `source` to `target` in one step and remove the previous content of `target`.
 
-    Both must lie on one file system. Killed at any moment, `target` is the old directory or the new one
-    (where the file system has no exchange, for an instant it stands aside as `.old`; `heal` brings it back).
+    Both must be on one file system. If the process is killed at any moment, `target` is the old directory or the new
+    one. Where the file system cannot exchange, the old one may be left as `.old`, from which `heal` restores it.
     """
     publish_all({target: source})
 
 
 def publish_all(ready: dict[Path, Path]) -> None:
-    """Put finished directories and files (target → source) in place: all of them, or none where one cannot be.
+    """Move finished directories and files (target → source) into place: all of them, or none if one cannot be moved.
 
-    What stood there is removed when all are in place; where one cannot be, what stood there is put back and every
-    source is where it was. Killed in between, each target is wholly the old or the new one.
+    The previous contents are removed once all are in place; if one move fails, the previous contents and all sources
+    are put back. If the process is killed in between, each target is completely the old or the new one.
     """
     for source in ready.values():
         fsync_tree(source) if source.is_dir() else fsync_file(source)
@@ -170,13 +170,13 @@ def publish_all(ready: dict[Path, Path]) -> None:
             _swap(ready[target], target) if ready[target].exists() else os.rename(target, ready[target])
         raise
     for target, source in ready.items():
-        if source.exists():  # the older one
+        if source.exists():  # after the swap this is the previous content
             shutil.rmtree(source) if source.is_dir() else source.unlink()
         fsync_directory(target.parent)
 
 
 def _swap(source: Path, target: Path) -> None:
-    """Put `source` at `target`, and at `source` what stood there, if anything did."""
+    """Move `source` to `target`, and the previous content of `target`, if any, to `source`."""
     if not target.exists():
         os.rename(source, target)
     elif not exchange(source, target):

@@ -1,7 +1,7 @@
-"""manifest.json: what a directory holds, so that whoever loads it can tell whole from partial, ours from foreign.
+"""manifest.json lists what a directory holds, so that a loader can refuse a partial or foreign directory.
 
-It names only what the content determines (schema version, stage, dataset, each file's hash and size, row
-counts); who made it, when and how long it took stand in the run record.
+It contains only what the content determines (schema version, stage, dataset, each file's hash and size, row
+counts). Who made the directory, when, and how long it took are in the run record.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ SCHEMA = 1
 def seal(
     directory: Path, *, stage: str, dataset: str, counts: dict[str, Any], digests: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Write the manifest of everything below `directory` and return it.
+    """Write the manifest of all files below `directory` and return it.
 
     Args:
         directory: a finished directory with at least one file.
-        stage: the stage that made it.
-        dataset: its name in the catalog.
-        counts: rows, columns or whatever else the content determines.
-        digests: path → blake2b where they are known (engine/artifacts/sums); else every file is read.
+        stage: the stage that made the directory.
+        dataset: the dataset's name in the catalog.
+        counts: rows, columns or anything else that the content determines.
+        digests: path → blake2b where they are known already (engine/artifacts/sums); without it every file is read.
 
     Raises:
-        UserError: the directory is empty, or holds a link, a device, or a name that no manifest may have.
+        UserError: the directory is empty, or contains a link, a device, or a file name that a manifest cannot have.
 
     """
     try:
@@ -60,10 +60,10 @@ def _sizes(directory: Path) -> dict[str, int]:
 
 
 def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any]:
-    """Read a directory's manifest and check that it is of this schema, stage and dataset.
+    """Read a directory's manifest and check its schema version, stage and dataset.
 
     Raises:
-        UserError: it is missing, not JSON, of another schema version, or another dataset's.
+        UserError: the manifest is missing, not JSON, of another schema version, or of another dataset.
 
     """
     path = directory / MANIFEST
@@ -73,19 +73,19 @@ def read_manifest(directory: Path, *, stage: str, dataset: str) -> dict[str, Any
     if not path.is_file():
         raise UserError(f"{directory} has no {MANIFEST}, so it is partial or was not made by this pipeline: {remedy}.")
     manifest = parsed(path, remedy)
-    found = manifest["schema"], manifest["stage"], manifest["dataset"]
-    if found[0] != SCHEMA:
-        raise UserError(f"{path}: field schema is {found[0]!r}, this version reads {SCHEMA}: {remedy}.")
-    if found[1:] != (stage, dataset):
-        raise UserError(f"{path}: it belongs to {found[1]}/{found[2]}, not to {stage}/{dataset}: {remedy}.")
+    identity = manifest["schema"], manifest["stage"], manifest["dataset"]
+    if identity[0] != SCHEMA:
+        raise UserError(f"{path}: field schema is {identity[0]!r}, this version reads {SCHEMA}: {remedy}.")
+    if identity[1:] != (stage, dataset):
+        raise UserError(f"{path}: it belongs to {identity[1]}/{identity[2]}, not to {stage}/{dataset}: {remedy}.")
     return manifest
 
 
 def parsed(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a manifest of any stage: its fields are there, and its names are those of files in its own directory.
+    """Read a manifest of any stage and check that it has all fields and lists only files of its own directory.
 
     Raises:
-        UserError: it is not JSON, lacks a field, or names what is no file of its directory; `remedy` is appended.
+        UserError: it is not JSON, lacks a field, or lists a path outside its directory; `remedy` ends the message.
 
     """
     try:
@@ -93,7 +93,7 @@ def parsed(path: Path, remedy: str) -> dict[str, Any]:
         for field in ("schema", "stage", "dataset"):
             manifest[field]
         if not isinstance(manifest["files"], dict):
-            raise TypeError("field files is no mapping")
+            raise TypeError("field files is not a mapping")
         names = checked_names(manifest["files"])
         if MANIFEST in names:
             raise BadName(f"{MANIFEST!r} lists itself")
@@ -109,7 +109,7 @@ def parsed(path: Path, remedy: str) -> dict[str, Any]:
 
 
 class Damaged(UserError):
-    """A file of a sealed directory is not what its manifest says; `what` says it without path and remedy."""
+    """A file of a sealed directory differs from its manifest; `what` says how, without path and remedy."""
 
     def __init__(self, directory: Path, name: str, harm: str, remedy: str) -> None:
         super().__init__(f"{directory / name} {harm}: {remedy}.")
@@ -120,13 +120,13 @@ def verify(directory: Path, *, stage: str, dataset: str, since: float | None = N
     """Check every file of a published directory against its manifest; return the manifest.
 
     Args:
-        directory: the directory.
+        directory: the published directory.
         stage: the stage that made it.
-        dataset: its name in the catalog.
-        since: files that were not touched since this time (POSIX) are taken by their size; None reads all of them.
+        dataset: the dataset's name in the catalog.
+        since: only the size is checked of files not modified since this time (POSIX seconds); None reads every file.
 
     Raises:
-        UserError: a file is missing, truncated, changed, unknown, a link or a device.
+        UserError: a file is missing, truncated, changed, not in the manifest, a link or a device.
 
     """
     manifest = read_manifest(directory, stage=stage, dataset=dataset)
@@ -147,7 +147,7 @@ def verify(directory: Path, *, stage: str, dataset: str, since: float | None = N
 
 
 def _harm(path: Path, want: dict[str, Any], since: float | None) -> str | None:
-    """What is wrong with a file, in words; None if nothing is."""
+    """Return what is wrong with a file, in words; None if nothing is."""
     if not path.is_file():
         return f"is missing although {MANIFEST} lists it"
     state = path.stat()
@@ -161,12 +161,12 @@ def _harm(path: Path, want: dict[str, Any], since: float | None) -> str | None:
 
 
 def _mark_as_touched(path: Path) -> None:
-    """Give a file that changed without a trace (a bad disc) the time of now: DVC reads what was touched, no more."""
-    with contextlib.suppress(OSError):  # a read-only disc: whoever heals it is told by the error itself
+    """Set the time of a silently damaged file to now, because DVC rereads only files whose time has changed."""
+    with contextlib.suppress(OSError):  # the disk is read-only: the caller's error names the file all the same
         os.utime(path)
 
 
 def content_digest(directory: Path) -> str | None:
-    """The digest of a published directory (of its manifest, which holds each file's); None if it has none."""
+    """Return the digest of a published directory's manifest, which holds each file's digest; None if it has none."""
     path = directory / MANIFEST
     return digest_bytes(path.read_bytes()) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""What a list of files that others may have written can name: regular files inside its own directory, nothing else."""
+"""Check that a list of file names, perhaps written by others, names only regular files inside its own directory."""
 
 import os
 import re
@@ -10,28 +10,28 @@ _CACHED = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 class BadName(ValueError):
-    """A name that would lead out of its directory, or to what is no file; the message says which and why."""
+    """A name leads out of its directory or is not a regular file; the message says which name and why."""
 
 
 def checked_names(names: Iterable[object]) -> list[str]:
-    """Return the names, each relative to its directory, in parts that are neither empty nor `.` nor `..`.
+    """Return the names after checking that each is relative, without an empty part, `.` or `..`.
 
     Raises:
-        BadName: one is no text, absolute, leads upwards, has a backslash, a drive or a control character, or is the
-            folder of another.
+        BadName: a name is not a string, is absolute, leads upwards, contains a backslash, a drive or a control
+            character, or is also the folder of another name.
 
     """
-    found = [_checked(name) for name in names]
-    folders = {parent.as_posix() for name in found for parent in Path(name).parents}
-    for name in found:
+    checked = [_checked(name) for name in names]
+    folders = {parent.as_posix() for name in checked for parent in Path(name).parents}
+    for name in checked:
         if name in folders:
-            raise BadName(f"{name!r} is a file and the folder of another one")
-    return found
+            raise BadName(f"{name!r} is listed as a file and as the folder of another file")
+    return checked
 
 
 def _checked(name: object) -> str:
     if not isinstance(name, str):
-        raise BadName(f"{name!r} is no name of a file")
+        raise BadName(f"{name!r} is not a file name")
     if set(name.split("/")) & {"", ".", ".."} or "\\" in name or name[1:2] == ":":
         raise BadName(f"{name!r} does not stay in its directory")
     if any(ord(letter) < 32 for letter in name):
@@ -40,12 +40,12 @@ def _checked(name: object) -> str:
 
 
 def refuse_links(directory: Path, cached: bool = False) -> None:
-    """Refuse a directory in which anything is neither a regular file nor a directory.
+    """Refuse a directory that contains anything but regular files and directories.
 
-    With `cached`, a link to a file of DVC's cache is one too: `dvc config cache.type symlink` asks for them.
+    With `cached`, links to files of DVC's cache are allowed too: `dvc config cache.type symlink` makes such links.
 
     Raises:
-        BadName: a link, a device, a pipe or a socket; it is named.
+        BadName: the directory contains a link, a device, a pipe or a socket; the message names it.
 
     """
     for path in _below(directory):
@@ -53,8 +53,8 @@ def refuse_links(directory: Path, cached: bool = False) -> None:
         if cached and stat.S_ISLNK(mode) and _CACHED.search(str(path.resolve())):
             mode = path.resolve().lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            what = "a link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
-            raise BadName(f"{path} is {what}, not a file")
+            kind = "a link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
+            raise BadName(f"{path} is {kind}, not a file")
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -63,10 +63,10 @@ def _below(directory: Path) -> Iterator[Path]:
 
 
 def refuse_linked_folders(directory: Path, names: Iterable[str]) -> None:
-    """Refuse a directory where the folder of one of the names is a link, so that a file put there lands elsewhere.
+    """Refuse a directory in which the folder of one of the names is a link, since files put there would land elsewhere.
 
     Raises:
-        BadName: it is named.
+        BadName: a folder is a link; the message names it.
 
     """
     for folder in sorted({parent for name in names for parent in Path(name).parents if parent.parts}):

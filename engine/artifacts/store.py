@@ -1,8 +1,8 @@
-"""Payloads by content hash: `<store>/<digest>/` holds the files, the published directory its manifest and links.
+"""Store payloads by content hash: `<store>/<digest>/` holds the files, the published directory manifest and links.
 
-The digest is that of manifest.json, which holds each file's hash. So an older manifest that is put back (by `dvc
-checkout`, which knows the manifest alone) names its older payload, and `link` finds it again. Nothing here reads
-content that has been hashed before (engine/artifacts/sums).
+The digest is that of manifest.json, which holds each file's hash. When an older manifest is put back (by `dvc
+checkout`, which tracks only the manifest), it names its older payload, and `link` finds that payload again. Nothing
+here reads content that has been hashed before (engine/artifacts/sums).
 """
 
 import os
@@ -18,34 +18,34 @@ from engine.errors import UserError
 from engine.remedy import make_again
 
 FOLDER = ".store"
-"""Its name below data/<profile>."""
+"""The store's name below data/<profile>."""
 PAYLOADS = "[0-9a-f]*/"
-"""What of it is payloads, as a pattern."""
+"""A glob pattern for the payloads in the store."""
 
 
 def publish_by_hash(source: Path, target: Path, store: Path) -> None:
-    """Move the sealed directory `source` into `store` under its hash and put manifest and links at `target`, whole.
+    """Move the sealed directory `source` into `store` under its hash and publish its manifest and links at `target`.
 
-    `source`, `target` and `store` lie on one file system. A payload that is in the store already is exchanged for the
-    new one of the same content, which heals it if it was damaged. Killed at any moment, `target` is as it was or as it
-    shall be; a payload nobody names yet waits for the next try.
+    `source`, `target` and `store` are on one file system. If the store already has this payload, it is replaced by the
+    new one with the same content, which repairs a damaged payload. If the process is killed at any moment, `target` is
+    the old or the new version; a payload that no target names yet is used by the next attempt.
     """
     digest = content_digest(source)
     assert digest is not None, f"{source} is not sealed"
-    held = store / digest
-    publish(source, held)
-    publish_links(held, target)
+    payload = store / digest
+    publish(source, payload)
+    publish_links(payload, target)
 
 
-def publish_links(held: Path, target: Path) -> None:
-    """Put the manifest of a payload in the store, and links to its files, at `target`, whole."""
+def publish_links(payload: Path, target: Path) -> None:
+    """Publish at `target`, in one step, the manifest of a stored payload and links to its files."""
     partial = target.with_name(f".{target.name}.links")
-    lay_links(held, partial, at=target)
+    lay_links(payload, partial, at=target)
     publish(partial, target)
 
 
 def link(directory: Path, store: Path, *, stage: str, dataset: str) -> Path:
-    """Make the links of a published directory those of its manifest; return the payload's place in the store.
+    """Make a published directory's links match its manifest; return the path of its payload in the store.
 
     Raises:
         UserError: the manifest is not of this dataset, or its payload is not in the store.
@@ -53,92 +53,92 @@ def link(directory: Path, store: Path, *, stage: str, dataset: str) -> Path:
     """
     wanted = set(read_manifest(directory, stage=stage, dataset=dataset)["files"])
     digest = content_digest(directory)
-    held = store / str(digest)
-    if not (held / MANIFEST).is_file():
+    payload = store / str(digest)
+    if not (payload / MANIFEST).is_file():
         raise UserError(
             f"{directory}: its payload {digest} is gone from {store}: copy it back there, or "
             f"{make_again(stage, directory, force=True)}."
         )
-    _link_files(directory, held, wanted, at=directory)
+    _link_files(directory, payload, wanted, at=directory)
     for path in [path for path in directory.rglob("*") if path.is_symlink()]:
         if path.relative_to(directory).as_posix() not in wanted:
             path.unlink()
-    return held
+    return payload
 
 
-def verify_payload(held: Path, *, stage: str, dataset: str, files: dict[str, dict[str, int | str]]) -> None:
-    """Check a payload against its manifest: sizes always, content where it is not remembered to have been checked.
+def verify_payload(payload: Path, *, stage: str, dataset: str, files: dict[str, dict[str, int | str]]) -> None:
+    """Check a payload against its manifest: always sizes, and the content of files that were not checked before.
 
     Raises:
         UserError: a file is missing, a link, of another size or of another content.
 
     """
-    remedy = f"restore it, or {make_again(stage, held, force=True)}"
+    remedy = f"restore it, or {make_again(stage, payload, force=True)}"
     try:
-        refuse_links(held)
+        refuse_links(payload)
     except BadName as error:
         raise UserError(f"{error}, though {dataset} has one there: {remedy}.") from error
     for name, want in files.items():
-        path = held / name
+        path = payload / name
         if not path.is_file():
             raise UserError(f"{path} is missing although the manifest of {dataset} lists it: {remedy}.")
         if path.stat().st_size != want["size"]:
             raise UserError(f"{path} has {path.stat().st_size} bytes where {MANIFEST} says {want['size']}; {remedy}.")
-    found = sums.remember(held)
+    digests = sums.remember(payload)
     for name, want in files.items():
-        if found[name] != want["blake2b"]:
-            raise UserError(f"{held / name} does not match its hash in {MANIFEST}: {remedy}.")
+        if digests[name] != want["blake2b"]:
+            raise UserError(f"{payload / name} does not match its hash in {MANIFEST}: {remedy}.")
 
 
-def check(held: Path, *, stage: str, dataset: str, read: bool) -> None:
-    """Check that a payload is the one of its name and whole; `read` looks at every byte, remembered or not.
+def check(payload: Path, *, stage: str, dataset: str, read: bool) -> None:
+    """Check that a payload is complete and has the digest that its name says; `read` rereads every byte.
 
     Raises:
-        UserError: it is not there, another's, or damaged.
+        UserError: the payload is missing, has another digest, or is damaged.
 
     """
-    if content_digest(held) != held.name:
-        raise UserError(f"{held} does not hold what its name says: {make_again(stage, held, force=True)}.")
+    if content_digest(payload) != payload.name:
+        raise UserError(f"{payload} does not hold what its name says: {make_again(stage, payload, force=True)}.")
     if read:
-        sums.forget(held)
-    wanted = read_manifest(held, stage=stage, dataset=dataset)["files"]
-    verify_payload(held, stage=stage, dataset=dataset, files=wanted)
+        sums.forget(payload)
+    wanted = read_manifest(payload, stage=stage, dataset=dataset)["files"]
+    verify_payload(payload, stage=stage, dataset=dataset, files=wanted)
 
 
-def lay_links(held: Path, directory: Path, at: Path) -> None:
-    """Make `directory`, from scratch, the manifest and links of a payload as they must read when it stands at `at`."""
+def lay_links(payload: Path, directory: Path, at: Path) -> None:
+    """Write a payload's manifest and links into an emptied `directory`, as they must read once it is moved to `at`."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    shutil.copyfile(held / MANIFEST, directory / MANIFEST)
-    _link_files(directory, held, set(_files(held)), at=at)
+    shutil.copyfile(payload / MANIFEST, directory / MANIFEST)
+    _link_files(directory, payload, set(_files(payload)), at=at)
 
 
 def unnamed(store: Path, named: Iterable[str]) -> list[Path]:
-    """Payloads in the store that none of the digests `named` asks for."""
+    """Return the payloads in the store that are not among the digests `named`."""
     keep = set(named)
     return sorted(path for path in store.glob(PAYLOADS) if path.name not in keep and not path.is_symlink())
 
 
-def is_whole(held: Path) -> bool:
-    """Whether the content of a payload is what its own manifest says, every file read anew."""
-    sums.forget(held)
-    found = sums.remember(held)
-    return all(found.get(name) == want["blake2b"] for name, want in _files(held).items())
+def is_whole(payload: Path) -> bool:
+    """Return whether a payload's content matches its own manifest, after reading every file."""
+    sums.forget(payload)
+    digests = sums.remember(payload)
+    return all(digests.get(name) == want["blake2b"] for name, want in _files(payload).items())
 
 
-def _files(held: Path) -> dict[str, dict[str, int | str]]:
-    return dict(parsed(held / MANIFEST, f"remove the payload (`rm -r {held}`)")["files"])
+def _files(payload: Path) -> dict[str, dict[str, int | str]]:
+    return dict(parsed(payload / MANIFEST, f"remove the payload (`rm -r {payload}`)")["files"])
 
 
-def _link_files(directory: Path, held: Path, names: set[str], at: Path) -> None:
-    """Relative links in `directory` to the files of `held`, as they must read when the directory stands at `at`."""
+def _link_files(directory: Path, payload: Path, names: set[str], at: Path) -> None:
+    """Create in `directory` relative links to the files of `payload`, as they must read once it is moved to `at`."""
     try:
         refuse_linked_folders(directory, names)
     except BadName as error:
         raise UserError(f"{error}, so its files would land elsewhere: remove the link.") from error
     for name in names:
         path = directory / name
-        to = os.path.relpath(held / name, (at / name).parent)
+        to = os.path.relpath(payload / name, (at / name).parent)
         if path.is_symlink() and os.readlink(path) == to:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)

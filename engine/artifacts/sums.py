@@ -1,7 +1,7 @@
-"""Content hashes that are remembered, so that a payload of terabytes is read once and not at every load.
+"""Remember content hashes, so that a payload of terabytes is read once and not at every load.
 
-A hash counts while the file's size and modification time are what they were when it was taken. Whoever makes a large
-directory (a rank, on its node) remembers its hashes there; who seals and verifies it afterwards reads no content.
+A hash stays valid while the file's size and modification time are the same as when it was taken. The process that
+makes a large directory (a rank, on its node) writes the hashes there; sealing and verifying then read no content.
 """
 
 from pathlib import Path
@@ -10,13 +10,13 @@ from engine.artifacts.files import canonical_json, digest_file, files_below, rea
 from engine.errors import UserError
 
 SUMS = ".sums.json"
-"""The file in the directory: path → [bytes, modification time in ns, blake2b]. No part of the content."""
+"""The file in the directory: path → [bytes, modification time in ns, blake2b]. It does not count as content."""
 
 Sums = dict[str, list[int | str]]
 
 
 def remember(directory: Path) -> dict[str, str]:
-    """Hash what is not known yet of the files below `directory`, keep it there, and return path → blake2b."""
+    """Hash the files below `directory` that have no valid hash yet, save all hashes there, return path → blake2b."""
     known = _read(directory)
     now = {name: _sum(directory / name, known.get(name)) for name in _names(directory)}
     if now != known:
@@ -25,7 +25,7 @@ def remember(directory: Path) -> dict[str, str]:
 
 
 def forget(directory: Path) -> None:
-    """Drop what is remembered, so that the next question reads every file."""
+    """Drop the saved hashes, so that the next `remember` reads every file."""
     (directory / SUMS).unlink(missing_ok=True)
 
 
@@ -41,7 +41,7 @@ def _sum(path: Path, known: list[int | str] | None) -> list[int | str]:
 
 
 def _read(directory: Path) -> Sums:
-    """What is remembered; nothing where there is no such file or a kill of the machine left it torn."""
+    """Return the saved hashes; nothing if there is no such file or a power cut left it damaged."""
     try:
         return read_object(directory / SUMS)
     except (FileNotFoundError, UserError):

@@ -22,22 +22,22 @@ Table = pl.DataFrame | pl.LazyFrame | Iterator[pl.DataFrame]
 
 
 def polars_schema(schema: TableSchema) -> pl.Schema:
-    """The declared schema in Polars' own types."""
+    """Return the declared schema in Polars' own types."""
     return pl.Schema({name: _TYPES[kind] for name, kind in schema.items()})
 
 
 def empty(schema: TableSchema) -> pl.DataFrame:
-    """A table of this schema with no rows."""
+    """Return a table of this schema with no rows."""
     return pl.DataFrame(schema=polars_schema(schema))
 
 
 def scan(directory: Path, schema: TableSchema) -> pl.LazyFrame:
-    """A written table, lazily, its columns in the declared order."""
+    """Return a written table as a lazy frame, its columns in the declared order."""
     return pl.scan_parquet(sorted(directory.glob("part-*.parquet"))).select(list(schema))
 
 
 def write(data: Table, directory: Path, schema: TableSchema, *, name: str) -> int:
-    """Write `data` below `directory` (made, must not exist); return the number of rows.
+    """Write `data` to the new folder `directory`; return the number of rows.
 
     Raises:
         UserError: columns or types differ from the declared schema; the message names them.
@@ -61,14 +61,14 @@ def write(data: Table, directory: Path, schema: TableSchema, *, name: str) -> in
     return max(rows, 0)
 
 
-def _check(found: pl.Schema, want: pl.Schema, name: str) -> None:
-    if found == want:
+def _check(actual: pl.Schema, want: pl.Schema, name: str) -> None:
+    if actual == want:
         return
     for column, kind in want.items():
-        if column not in found:
+        if column not in actual:
             raise UserError(f"table {name}: the column {column} ({kind}) is missing.")
-        if found[column] != kind:
-            raise UserError(f"table {name}: the column {column} is {found[column]}, the schema says {kind}.")
-    if extra := [column for column in found if column not in want]:
+        if actual[column] != kind:
+            raise UserError(f"table {name}: the column {column} is {actual[column]}, the schema says {kind}.")
+    if extra := [column for column in actual if column not in want]:
         raise UserError(f"table {name}: the columns {', '.join(extra)} are not in its schema.")
-    raise UserError(f"table {name}: the columns stand in the order {list(found)}, the schema says {list(want)}.")
+    raise UserError(f"table {name}: the columns stand in the order {list(actual)}, the schema says {list(want)}.")

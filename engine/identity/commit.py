@@ -1,4 +1,4 @@
-"""Which commit a set of files is of, and whether they differ from it: by content, so that no edit comes in between."""
+"""Find the commit of a set of files and whether they differ from it, by content, so that no edit gets in between."""
 
 import hashlib
 import subprocess
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def commit_of(root: Path, files: Mapping[str, bytes], belongs: Callable[[str], bool]) -> dict[str, Any]:
-    """Return the commit that is checked out and whether the files differ from it (`dirty`); None where there is none.
+    """Return the commit that is checked out and whether the files differ from it (`dirty`); None without a repository.
 
     Args:
         root: a folder in a git repository.
         files: path relative to `root` → content.
-        belongs: whether a tracked path would have to be among them.
+        belongs: whether a tracked path should be among them.
 
     """
     commit = _git(root, "rev-parse", "HEAD").strip()
@@ -27,13 +27,13 @@ def commit_of(root: Path, files: Mapping[str, bytes], belongs: Callable[[str], b
 
 
 def _blob(data: bytes, kind: str) -> str:
-    """Return git's name of a file's content."""
+    """Return git's object name of a file's content."""
     return hashlib.new(kind, b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _git(root: Path, *words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""  # git is needed to clone, not to run
-    return done.stdout if done.returncode == 0 else ""
+    return result.stdout if result.returncode == 0 else ""

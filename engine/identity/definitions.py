@@ -1,8 +1,8 @@
-"""A module taken apart: its definitions, what each refers to, and what happens as soon as it is imported.
+"""Take a module apart: its definitions, what each refers to, and what happens when it is imported.
 
-A definition is a function, a class with its methods, or an assignment to a plain name. What else stands at a module's
-top level, and definitions that may act when they are made (a decorator that may register, a call that may do
-anything), counts for whoever imports the module.
+A definition is a function, a class with its methods, or an assignment to a plain name. All other statements at a
+module's top level, and definitions that may act when they are made (a decorator that may register something, a call
+that may do anything), count for every importer of the module.
 """
 
 import ast
@@ -15,7 +15,7 @@ from engine.identity.normal_form import BLIND, decorator_name, normal_form
 from engine.identity.scope import FUNCTIONS, absolute, imported
 
 AT_IMPORT = "<import>"
-"""The name under which a module's import-time statements count."""
+"""The name under which a module's import-time statements are recorded."""
 
 _OPAQUE = frozenset({"globals", "locals", "eval", "exec", "__import__"})
 _DYNAMIC = frozenset({"import_module", "__import__", "run_module", "run_path"})
@@ -33,12 +33,12 @@ _HARMLESS = frozenset({
     "partial", "range", "replace", "resolve", "rstrip", "set", "sorted", "split", "splitlines", "sqrt", "str",
     "strip", "sum", "tuple", "upper", "values", "with_name", "with_suffix", "zip",
 })  # fmt: skip
-"""Callables, by their last name, that do nothing but give a value."""
+"""Callables, by their last name, that only compute a value."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One definition: hashes of its normal form, and what it refers to as dotted names."""
+    """One definition: hashes of its normal form, and the dotted names that it refers to."""
 
     form: str
     annotations: str
@@ -53,7 +53,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Module:
-    """A module's parts. `bindings` are the names that its imports bind; `always`, what counts once it is imported."""
+    """A module's parts: `bindings` are the names that its imports bind, `always` what counts once it is imported."""
 
     name: str
     path: str
@@ -67,13 +67,13 @@ class Module:
     computed_import: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for the store."""
+        """Return plain data for the store."""
         return asdict(self)
 
     @staticmethod
     def from_dict(plain: dict[str, Any]) -> "Module":
-        """What `as_dict` gave."""
-        kept = {name: Definition(**_tuples(one)) for name, one in plain["definitions"].items()}
+        """Build a module from what `as_dict` returned."""
+        kept = {name: Definition(**_tuples(definition)) for name, definition in plain["definitions"].items()}
         return Module(**_tuples({**plain, "definitions": kept}))
 
 
@@ -83,7 +83,7 @@ def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Parts:
-    """A module's top level, sorted."""
+    """A module's top-level statements, sorted by kind."""
 
     named: dict[str, list[ast.stmt]] = field(default_factory=dict)
     loose: list[ast.stmt] = field(default_factory=list)
@@ -95,27 +95,27 @@ class _Parts:
 
 
 def take_apart(source: str, name: str, path: str) -> Module:
-    """Parse a module.
+    """Parse a module into its parts.
 
     Args:
-        source: its text.
-        name: its dotted name.
-        path: its file, relative to the repository.
+        source: the module's text.
+        name: the module's dotted name.
+        path: the module's file, relative to the repository.
 
     """
     tree = ast.parse(source, filename=path)
     package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
     parts = _Parts()
     _sort(tree.body, package, parts)
-    made = {one: _define(nodes, name, package, parts) for one, nodes in parts.named.items()}
+    definitions = {defined: _define(nodes, name, package, parts) for defined, nodes in parts.named.items()}
     if parts.loose:
-        made[AT_IMPORT] = _define(parts.loose, name, package, parts)
+        definitions[AT_IMPORT] = _define(parts.loose, name, package, parts)
         parts.always.add(AT_IMPORT)
     mentioned = set(_mentioned(tree))
     return Module(
         name=name,
         path=path,
-        definitions=dict(sorted(made.items())),
+        definitions=dict(sorted(definitions.items())),
         bindings=dict(sorted(parts.bindings.items())),
         imports=tuple(sorted(parts.imports)),
         always=tuple(sorted(parts.always)),
@@ -131,10 +131,10 @@ def _sort(body: list[ast.stmt], package: str, parts: _Parts) -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             _bind_import(node, package, parts)
         elif names := _names(node):
-            for one in names:
-                parts.named.setdefault(one, []).append(node)
+            for defined in names:
+                parts.named.setdefault(defined, []).append(node)
                 if _acts(node):
-                    parts.always.add(one)
+                    parts.always.add(defined)
         elif isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
             _sort(node.orelse, package, parts)
         elif not (isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))):
@@ -153,34 +153,36 @@ def _bind_import(node: ast.Import | ast.ImportFrom, package: str, parts: _Parts)
 
 
 def _bind_loose(node: ast.stmt, package: str, parts: _Parts) -> None:
-    """What a statement such as `try: import x` binds: its names are the module's, but no definitions of their own."""
-    for one in ast.walk(node):
-        if isinstance(one, (ast.Import, ast.ImportFrom)):
-            _bind_import(one, package, parts)
-        elif isinstance(one, (*FUNCTIONS, ast.ClassDef)):
-            parts.loose_names.add(one.name)
-        elif isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Load):
-            parts.loose_names.add(one.id)
+    """Record what a statement such as `try: import x` binds: names of the module without definitions of their own."""
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.Import, ast.ImportFrom)):
+            _bind_import(inner, package, parts)
+        elif isinstance(inner, (*FUNCTIONS, ast.ClassDef)):
+            parts.loose_names.add(inner.name)
+        elif isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
+            parts.loose_names.add(inner.id)
 
 
 def _names(node: ast.stmt) -> list[str]:
-    """The plain names that a top-level statement defines; none for one that does something else."""
+    """Return the plain names that a top-level statement defines; an empty list if it does something else."""
     if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
         return [node.name]
     if isinstance(node, ast.Assign):
-        flat = [one for target in node.targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
-        return [one.id for one in flat if isinstance(one, ast.Name)] if _all_names(flat) else []
+        flat = [
+            item for target in node.targets for item in (target.elts if isinstance(target, ast.Tuple) else [target])
+        ]
+        return [item.id for item in flat if isinstance(item, ast.Name)] if _all_names(flat) else []
     if isinstance(node, (ast.AnnAssign, ast.AugAssign)) and isinstance(node.target, ast.Name):
         return [node.target.id]
     return []
 
 
 def _all_names(nodes: list[ast.expr]) -> bool:
-    return all(isinstance(one, ast.Name) for one in nodes)
+    return all(isinstance(item, ast.Name) for item in nodes)
 
 
 def _acts(node: ast.stmt) -> bool:
-    """Whether making a definition may do more than bind its name."""
+    """Return whether making a definition may do more than bind its name."""
     if isinstance(node, FUNCTIONS):
         return _decorated(node) or any(map(_calls, [*node.args.defaults, *filter(None, node.args.kw_defaults)]))
     if isinstance(node, ast.ClassDef):
@@ -191,11 +193,11 @@ def _acts(node: ast.stmt) -> bool:
 
 
 def _decorated(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
-    return any(decorator_name(one) not in BLIND for one in node.decorator_list)
+    return any(decorator_name(decorator) not in BLIND for decorator in node.decorator_list)
 
 
 def _calls(node: ast.AST) -> bool:
-    """Whether evaluating an expression calls what may act. The body of a lambda is not evaluated."""
+    """Return whether evaluating an expression calls something that may act; a lambda's body is not evaluated."""
     if isinstance(node, ast.Lambda):
         return any(map(_calls, node.args.defaults))
     if isinstance(node, ast.Call) and decorator_name(node) not in _HARMLESS:
@@ -221,20 +223,20 @@ def _define(nodes: list[ast.stmt], module: str, package: str, parts: _Parts) -> 
 
 
 def _resolve(uses: set[str], module: str, parts: _Parts) -> tuple[tuple[str, ...], list[str]]:
-    """Chains as full dotted names, and what the module's imports bind their first names to (it is part of the form)."""
-    found: set[str] = set()
+    """Return chains as full dotted names, and what imports bind their first names to (which is part of the form)."""
+    dotted: set[str] = set()
     bound: set[str] = set()
     for use in uses:
         if not use.startswith(":"):
-            found.add(use)
+            dotted.add(use)
             continue
         first, _, rest = use[1:].partition(".")
         if first in parts.named or first in parts.loose_names:
-            found.add(f"{module}.{first}")
+            dotted.add(f"{module}.{first}")
         if first in parts.bindings:
-            found.add(".".join(filter(None, (parts.bindings[first], rest))))
+            dotted.add(".".join(filter(None, (parts.bindings[first], rest))))
             bound.add(f" {first}={parts.bindings[first]}")
-    return tuple(sorted(found)), sorted(bound)
+    return tuple(sorted(dotted)), sorted(bound)
 
 
 def _digest(text: Iterable[str]) -> str:
@@ -242,7 +244,7 @@ def _digest(text: Iterable[str]) -> str:
 
 
 def _mentioned(tree: ast.Module) -> Iterator[str]:
-    """Every name and attribute that a module's code mentions; `model.eval` is another thing than `eval`."""
+    """Yield every name and attribute that a module's code mentions; `model.eval` is not the same as `eval`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id
@@ -258,7 +260,7 @@ def _mentioned(tree: ast.Module) -> Iterator[str]:
 
 
 def _computed_imports(tree: ast.Module) -> Iterator[int]:
-    """Lines of imports whose name is computed."""
+    """Yield the lines of imports whose name is computed."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and decorator_name(node) in _DYNAMIC:
             named = node.args and isinstance(node.args[0], ast.Constant)

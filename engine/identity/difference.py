@@ -1,4 +1,4 @@
-"""What differs between the parts of two stage keys, piece by piece."""
+"""Compare the parts of two stage keys, piece by piece."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from engine.identity.key import flatten
 ABSENT = "absent"
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 OLDER = "fingerprint"
-"""Kind of the one change that stands for all code of a record whose fingerprint was made in another way."""
+"""The kind of the one change that covers all code of a record whose fingerprint was made in another way."""
 
 NOUNS = {"definitions": "definition", "files": "file", "catalog": "catalog entry", "distributions": "distribution"}
 
@@ -40,12 +40,12 @@ class Change:
 
     @property
     def _is_stated(self) -> bool:
-        """Whether both identities of a source are words (a version, an ETag), not digests, nor absent."""
-        return not any(one == ABSENT or _DIGEST.fullmatch(one) for one in (self.old, self.new))
+        """Whether both identities of a source are words (a version, an ETag), neither a digest nor absent."""
+        return not any(identity == ABSENT or _DIGEST.fullmatch(identity) for identity in (self.old, self.new))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Every change between the parts of a run record (flat parameters) and today's (nested or flat)."""
+    """Return every change between the parts of a run record (flat parameters) and today's (nested or flat)."""
     if set(old["code"]) != set(KINDS):
         return [Change(OLDER, "", "", ""), *_parameters(old, new), *_sources(old, new), *_inputs(old, new)]
     return [*_parameters(old, new), *_sources(old, new), *_inputs(old, new), *_code(old["code"], new["code"])]
@@ -60,8 +60,11 @@ def _parameters(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
 
 
 def _sources(old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
-    """Files and packages that parameters name, by their own name, whichever field names them."""
-    then, now = ({k: v for one in parts.get("sources", {}).values() for k, v in one.items()} for parts in (old, new))
+    """Yield changes of files and packages that parameters name, by their own name, whichever field names them."""
+    then, now = (
+        {k: v for identities in parts.get("sources", {}).values() for k, v in identities.items()}
+        for parts in (old, new)
+    )
     for name in sorted({*then, *now}):
         a, b = then.get(name, ABSENT), now.get(name, ABSENT)
         if a != b:

@@ -1,9 +1,9 @@
-"""Digests of files that lie outside the repository's care, remembered until a file changes.
+"""Digests of files outside the repository, remembered until a file changes.
 
-A digest counts while the file's size, times and inode are what they were before it was read. The change time is among
-them, so an edit that gives back the old modification time (`touch -r`, `rsync -t`) is noticed as well. A file that was
-written a moment ago is not remembered: the clock of a file system ticks coarsely, and an edit within the same tick
-would leave the same times.
+A digest stays valid while the file's size, times and inode equal those from before it was read. They include the change
+time, so an edit that restores the old modification time (`touch -r`, `rsync -t`) is noticed as well. The digest of a
+file written a moment ago is not remembered: a file system's clock is coarse, and an edit within the same tick would
+leave the same times.
 """
 
 import json
@@ -18,7 +18,7 @@ from engine.errors import UserError, warn
 STORE = Path("data/.sources.json")
 """The store, below the repository: path → [size, modification time, change time, inode, blake2b]. Only a cache."""
 YOUNG_NS = 2_000_000_000
-"""Age from which a file's times tell every later edit: the coarsest clock of a file system ticks every two seconds."""
+"""The age from which a file's times reveal every later edit: the coarsest file system clock ticks every two seconds."""
 _MOST = 200_000
 _LARGE = 1 << 30
 
@@ -26,7 +26,7 @@ Stamp = list[int]
 
 
 class Digests:
-    """Digests by path; those that `store` remembers are taken from there, where the file was not touched since."""
+    """Digests by path; those in `store` are used for files that have not been touched since."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -34,7 +34,7 @@ class Digests:
         self._added: dict[str, list[int | str]] = {}
 
     def of(self, path: Path) -> str:
-        """The blake2b digest of a file's content.
+        """Return the blake2b digest of a file's content.
 
         Raises:
             UserError: the file cannot be read, or is written while it is read.
@@ -52,15 +52,15 @@ class Digests:
             digest = digest_file(path)
             after = _stamp(path)
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): mend the file or its permissions.") from error
+            raise UserError(f"{path} cannot be read ({error.strerror}): repair the file or its permissions.") from error
         if after != before:
-            raise UserError(f"{path} is being written: wait until it is whole, then run the same command again.")
+            raise UserError(f"{path} is being written: wait until it is complete, then run the same command again.")
         if begun - max(before[1], before[2]) > YOUNG_NS:
             self._known[name] = self._added[name] = [*before, digest]
         return digest
 
     def save(self) -> None:
-        """Keep what has been read since, beside what others have kept meanwhile; warn where it cannot be kept."""
+        """Save the new digests together with those that other processes saved meanwhile; warn if that fails."""
         if not self._added:
             return
         kept = {**_read(self._store), **self._added}
@@ -71,7 +71,7 @@ class Digests:
             self._store.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(canonical_json(kept))
             os.replace(partial, self._store)
-        except OSError as error:  # who only looks needs no right to write
+        except OSError as error:  # a user who only looks needs no right to write
             warn(f"{self._store} cannot be written ({error.strerror}): files that parameters name are read each time.")
         self._added = {}
 
@@ -82,7 +82,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _read(store: Path) -> dict[str, list[int | str]]:
-    """What is remembered; nothing where the store is missing, foreign or broken."""
+    """Return the saved digests; nothing if the store is missing, foreign or broken."""
     try:
         return {str(name): list(entry) for name, entry in json.loads(store.read_bytes()).items() if len(entry) == 5}
     except (OSError, ValueError, AttributeError, TypeError):

@@ -1,7 +1,7 @@
-"""A stage's code fingerprint: everything about the code that can change what the stage makes.
+"""A stage's code fingerprint: everything in the code that can change what the stage makes.
 
-Each definition that the stage can reach (normal form), each non-Python file of the packages it imports (prompts,
-templates), the catalog entries of its data, and the versions of the distributions it reaches.
+It covers each definition that the stage can reach (in normal form), each non-Python file of the packages it imports
+(prompts, templates), the catalog entries of its data, and the versions of the distributions it reaches.
 """
 
 import importlib.metadata
@@ -29,12 +29,12 @@ class StageCode:
     distributions: dict[str, str]
 
     def as_dict(self) -> dict[str, dict[str, str]]:
-        """Plain data, as it stands in data/<profile>/code/<stage>.json."""
+        """Return plain data, as in data/<profile>/code/<stage>.json."""
         return {kind: getattr(self, kind) for kind in KINDS}
 
 
 def fingerprint(code: dict[str, dict[str, str]]) -> str:
-    """One hash over all parts of a stage's code."""
+    """Return one hash over all parts of a stage's code."""
     return digest_bytes(canonical_json(code))
 
 
@@ -57,32 +57,32 @@ def stage_code(
         wiring: the module whose functions' annotations a framework may read.
 
     """
-    found = reach(library, entries, leave_out, wiring)
-    folders = sorted({(library.root / module.path).parent for module in found.modules.values()})
+    reached = reach(library, entries, leave_out, wiring)
+    folders = sorted({(library.root / module.path).parent for module in reached.modules.values()})
     return StageCode(
-        definitions=_definitions(found),
+        definitions=_definitions(reached),
         files=dict(sorted(item for folder in folders for item in library.data_files(folder).items())),
         catalog={name: digest_bytes(canonical_json(entry)) for name, entry in sorted(catalog.items())},
-        distributions={name: version for name, version in _versions(found.foreign).items() if name not in waived},
+        distributions={name: version for name, version in _versions(reached.foreign).items() if name not in waived},
     )
 
 
-def _definitions(found: Reach) -> dict[str, str]:
-    """Dotted name → hash, with annotations and docstrings where something may read them."""
-    hashes = {name: digest_bytes(f"import {target}".encode()) for name, target in found.reexports.items()}
-    for name, one in found.definitions.items():
-        hashes[name] = one.form
-        if found.reads_text:
-            hashes[name] = digest_bytes(f"{one.form} {one.annotations} {one.docstrings}".encode())
-        elif name in found.wired:
-            hashes[name] = digest_bytes(f"{one.form} {one.annotations}".encode())
+def _definitions(reached: Reach) -> dict[str, str]:
+    """Return dotted name → hash, including annotations and docstrings if something may read them."""
+    hashes = {name: digest_bytes(f"import {target}".encode()) for name, target in reached.reexports.items()}
+    for name, definition in reached.definitions.items():
+        hashes[name] = definition.form
+        if reached.reads_text:
+            hashes[name] = digest_bytes(f"{definition.form} {definition.annotations} {definition.docstrings}".encode())
+        elif name in reached.wired:
+            hashes[name] = digest_bytes(f"{definition.form} {definition.annotations}".encode())
     return dict(sorted(hashes.items()))
 
 
 def _versions(names: set[str]) -> dict[str, str]:
     """Return distribution → version for imported top-level names, and Python's own.
 
-    The local build tag (`+cpu`) is not identity, nor is Python's patch level.
+    The local build tag (`+cpu`) does not count, nor does Python's patch level.
     """
     owners = _owners()
     reached = {PYTHON, *(distribution for name in names for distribution in owners.get(name, []))}
@@ -90,7 +90,7 @@ def _versions(names: set[str]) -> dict[str, str]:
 
 
 def installed(distributions: Iterable[str]) -> dict[str, str]:
-    """Return distribution → version of what is installed at this moment."""
+    """Return distribution → version as installed now."""
     return {name: _version(name) for name in sorted(distributions)}
 
 
@@ -108,7 +108,7 @@ _known_version = cache(_version)
 
 @cache
 def _owners() -> dict[str, list[str]]:
-    """Import name → distributions that provide it, from each distribution's own list of top-level names."""
+    """Return import name → distributions that provide it, from each distribution's list of top-level names."""
     owners: dict[str, list[str]] = {}
     for distribution in importlib.metadata.distributions():
         tops = distribution.read_text("top_level.txt")

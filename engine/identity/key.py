@@ -1,4 +1,4 @@
-"""The stage key: the one answer to "is it the same?"."""
+"""The stage key, which answers the question "is it the same?"."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ def stage_key(
 
     """
     parts: dict[str, Any] = {"code": fingerprint(code), "parameters": parameters, "inputs": inputs}
-    if sources:  # the key of a stage that reads none is what it was before there were any
+    if sources:  # so that a stage without sources keeps the key it had before sources existed
         parts["sources"] = sources
     return digest_bytes(canonical_json(parts))[:KEY_LENGTH]
 
 
 def flatten(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters as dotted names → values, lists kept whole."""
+    """Return nested parameters as dotted names → values; lists stay whole."""
     flat: dict[str, Any] = {}
     for name, value in parameters.items():
         dotted = f"{prefix}{name}"

@@ -1,7 +1,7 @@
-"""The repository's modules, taken apart once for each content: the answers are kept on disc under their hash.
+"""The repository's modules, taken apart once per content; the results are saved on disk under the content's hash.
 
-The store is a cache: a missing, foreign or broken one is made again, and two runs that write it at once leave the
-one's or the other's, never a mixture.
+The store is a cache: if it is missing, foreign or broken, it is made again; if two runs write it at once, it holds one
+version or the other, never a mixture.
 """
 
 import json
@@ -25,31 +25,31 @@ class Library:
 
     Args:
         root: the repository; its top-level packages are ours, everything else is foreign.
-        known: modules taken apart before, by hash of name and content; added to.
+        known: modules taken apart before, by hash of name and content; new ones are added.
 
     """
 
     def __init__(self, root: Path, known: dict[str, Module] | None = None) -> None:
         self.root = root
         self._known = {} if known is None else known
-        self._found: dict[str, Module | None] = {}
+        self._modules: dict[str, Module | None] = {}
         self._files: dict[Path, dict[str, str]] = {}
         self._splits: dict[str, tuple[str, str]] = {}
 
     def module(self, name: str) -> Module | None:
-        """The module called `name`; None if it is not ours.
+        """Return the module called `name`; None if it is not in the repository.
 
         Raises:
-            UserError: it is not Python, or imports by a computed name.
+            UserError: the module is not Python, or imports by a computed name.
 
         """
-        if name not in self._found:
+        if name not in self._modules:
             path = self._find(name)
-            self._found[name] = None if path is None else self._read(name, path)
-        return self._found[name]
+            self._modules[name] = None if path is None else self._read(name, path)
+        return self._modules[name]
 
     def split(self, name: str) -> tuple[str, str]:
-        """The longest module of ours that a dotted name begins with, and the rest; nothing and all if there is none."""
+        """Return the longest module of ours that begins a dotted name, and the rest; ("", name) if there is none."""
         if name not in self._splits:
             parts = name.split(".")
             lengths = (n for n in range(len(parts), 0, -1) if self.module(".".join(parts[:n])) is not None)
@@ -58,11 +58,11 @@ class Library:
         return self._splits[name]
 
     def is_foreign(self, top: str) -> bool:
-        """Whether a top-level name belongs to a distribution: neither ours nor the standard library's."""
+        """Return whether a top-level name belongs to a distribution: neither ours nor the standard library's."""
         return top not in _STANDARD and not (self.root / top).exists()
 
     def data_files(self, package: Path) -> dict[str, str]:
-        """Path → hash of the non-Python files of a package, in its folders that are not packages themselves."""
+        """Return path → hash of a package's non-Python files, in its folders that are not packages themselves."""
         if package not in self._files:
             paths = (path for path in package.rglob("*") if path.suffix not in _NOT_CODE and path.is_file())
             own = (path for path in paths if "__pycache__" not in path.parts and _in_package(path.parent, package))
@@ -70,11 +70,11 @@ class Library:
         return self._files[package]
 
     def with_source(self, name: str, source: str) -> "Library":
-        """The same library with another text for one module, on disc or not."""
+        """Return this library with another text for one module, which need not exist on disk."""
         path = self._find(name)
         other = Library(self.root, self._known)
-        other._files, other._splits = self._files, self._splits  # which modules there are stays the same
-        other._found = {**self._found, name: take_apart(source, name, self._relative(path) if path else name)}
+        other._files, other._splits = self._files, self._splits  # the set of modules stays the same
+        other._modules = {**self._modules, name: take_apart(source, name, self._relative(path) if path else name)}
         return other
 
     def _find(self, name: str) -> Path | None:
@@ -92,20 +92,20 @@ class Library:
                 self._known[key] = take_apart(data.decode(), name, self._relative(path))
             except (SyntaxError, ValueError) as error:
                 raise UserError(f"{path} is not valid Python ({error}): correct it.") from error
-        found = self._known[key]
-        if found.computed_import:
+        module = self._known[key]
+        if module.computed_import:
             raise UserError(
-                f"{path}, line {found.computed_import}: an import by a computed name hides what the "
+                f"{path}, line {module.computed_import}: an import by a computed name hides what the "
                 "stage depends on; write a plain import."
             )
-        return found
+        return module
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
 
 def _in_package(folder: Path, package: Path) -> bool:
-    """Whether `package` is the nearest package at or above `folder`."""
+    """Return whether `package` is the nearest package at or above `folder`."""
     while folder != package and not (folder / "__init__.py").is_file():
         folder = folder.parent
     return folder == package
@@ -113,7 +113,7 @@ def _in_package(folder: Path, package: Path) -> bool:
 
 @cache
 def _maker() -> str:
-    """Hash of the code that takes modules apart: an edit of it makes the store foreign."""
+    """Return the hash of the code that takes modules apart: after an edit of it, the store is foreign."""
     here = Path(__file__).parent
     return digest_bytes(
         b"".join((here / f"{name}.py").read_bytes() for name in ("definitions", "normal_form", "scope"))
@@ -121,24 +121,24 @@ def _maker() -> str:
 
 
 def load_known(root: Path) -> dict[str, Module]:
-    """The modules taken apart by earlier runs; empty if the store is not there, foreign or broken."""
+    """Return the modules taken apart by earlier runs; empty if the store is missing, foreign or broken."""
     try:
         stored = json.loads((root / STORE).read_bytes())
         if stored["maker"] != _maker():
             return {}
-        return {key: Module.from_dict(one) for key, one in stored["modules"].items()}
+        return {key: Module.from_dict(module) for key, module in stored["modules"].items()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def save_known(root: Path, known: dict[str, Module], before: int) -> None:
-    """Keep what has been added since `before` entries were known; a store grown too large starts again."""
+    """Save the modules if any were added to the first `before`; a store grown too large starts again."""
     if len(known) == before:
         return
     kept = known if len(known) <= _MOST else dict(list(known.items())[before:])
-    plain = {key: one.as_dict() for key, one in kept.items()}
+    plain = {key: module.as_dict() for key, module in kept.items()}
     path = root / STORE
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")  # each writer has its own
+    partial = path.with_name(f"{path.name}.{os.getpid()}")  # a separate file for each writer
     partial.write_text(json.dumps({"maker": _maker(), "modules": plain}))
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""Where the files are that a parameter names, and what their store says of them: one answer for key and reader."""
+"""Find the files that a parameter names, and what their store says of them; used by the key and by the readers."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _STRONG = (
     "ETag", "etag", "VersionId", "version_id", "generation", "md5Hash", "Content-MD5", "content_md5", "Digest",
     "sha256", "checksum", "blob_id", "oid", "sha",
 )  # fmt: skip
-"""What stores call a checksum or a version of a file's content."""
+"""Field names that stores use for a checksum or a version of a file's content."""
 _TIMES = ("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "created", "CRC")
 _HUB = ("hf://", "huggingface://")
 _CHECK = "check the address, the network and, for hf:// or s3://, that its fsspec package is installed"
@@ -22,7 +22,7 @@ _CACHING = re.compile(r"(?:^|::)(simplecache|filecache|blockcache|cached)(?:::|:
 
 @dataclass(frozen=True)
 class Source:
-    """What one field of the parameters names."""
+    """The file or files that one field of the parameters names."""
 
     field: str
     path: str
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Match:
-    """A file that a source's path matches: where `file_system` (fsspec's) has it, and what that says of it."""
+    """A file that a source's path matches: its path in `file_system` (fsspec's), and the information there."""
 
     path: str
     file_system: Any
@@ -39,32 +39,32 @@ class Match:
 
 
 def matches(source: Source, root: Path = Path()) -> list[Match]:
-    """The files that a source's path matches, in the order of their names.
+    """Return the files that a source's path matches, in the order of their names.
 
     Raises:
-        UserError: there is none, they cannot be reached, or the path is that of a directory.
+        UserError: there is no file, it cannot be reached, or the path is that of a directory.
 
     """
     try:
-        found = _found(_at_revision(source), root)
+        candidates = _candidates(_at_revision(source), root)
     except UserError:
         raise
-    except Exception as error:  # fsspec's back ends raise what they like: name resolution, TLS, HTTP, import
+    except Exception as error:  # fsspec's back ends raise errors of any type: name resolution, TLS, HTTP, import
         remedy = "check the path and its permissions" if is_local(source.path) else _CHECK
         problem = f"cannot be reached ({type(error).__name__}: {_first_line(error)})"
         raise UserError(f"{source.field}: {source.path} {problem}; {remedy}") from None
-    if not found:
+    if not candidates:
         raise UserError(f"{source.field}: there is no file at {source.path}; correct the path or take the source out")
-    if [match.info.get("type") for match in found] == ["directory"]:
+    if [match.info.get("type") for match in candidates] == ["directory"]:
         raise UserError(
             f"{source.field}: {source.path} is a directory; name its files, such as {source.path.rstrip('/')}/*"
         )
-    files = [match for match in found if match.info.get("type") != "directory"]
+    files = [match for match in candidates if match.info.get("type") != "directory"]
     for match in files:
         if match.info.get("type") not in {"file", None}:
-            raise UserError(f"{source.field}: {match.path} is no regular file; name one")
+            raise UserError(f"{source.field}: {match.path} is not a regular file; name one")
     if not files:
-        raise UserError(f"{source.field}: {source.path} matches directories alone; name their files")
+        raise UserError(f"{source.field}: {source.path} matches only directories; name their files")
     return sorted(files, key=lambda match: match.path)
 
 
@@ -73,22 +73,22 @@ def _first_line(error: Exception) -> str:
 
 
 def is_local(path: str) -> bool:
-    """Whether a source's path is one of this machine's file system."""
+    """Return whether a source's path is on this machine's file system."""
     return "://" not in path or path.startswith(("file://", "local://"))
 
 
 def stamps(source: Source, root: Path) -> Iterator[str]:
-    """Path, size and time of each local file that a source names; nothing where there is none, or it is remote."""
+    """Yield path, size and time of each local file that a source names; nothing if there is none, or it is remote."""
     if is_local(source.path):
         try:
-            found = matches(source, root)
+            local = matches(source, root)
         except UserError:
             return
-        for match in found:
+        for match in local:
             yield f"{match.path} {match.info.get('size')} {match.info.get('mtime')} {match.info.get('ino')}\n"
 
 
-def _found(source: Source, root: Path) -> list[Match]:
+def _candidates(source: Source, root: Path) -> list[Match]:
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
@@ -102,18 +102,18 @@ def _found(source: Source, root: Path) -> list[Match]:
         file_system, inside = fsspec.core.url_to_fs(path)
     else:
         file_system, inside = LocalFileSystem(), os.path.join(root.absolute(), os.path.expanduser(path))
-    file_system.invalidate_cache()  # what a listing said a while ago is no answer
-    as_it_stands = isinstance(file_system, LocalFileSystem) and os.path.exists(inside)  # a name may hold [, * or ::
+    file_system.invalidate_cache()  # an earlier listing may be out of date
+    is_literal = isinstance(file_system, LocalFileSystem) and os.path.exists(inside)  # names may contain [, * or ::
     patterns = "*[" if path.startswith("http") else "*?["
-    if not as_it_stands and any(character in inside for character in patterns):
-        found = file_system.glob(inside, detail=True)
-        return [Match(one, file_system, info) for one, info in found.items()]
+    if not is_literal and any(character in inside for character in patterns):
+        listing = file_system.glob(inside, detail=True)
+        return [Match(name, file_system, info) for name, info in listing.items()]
     info = info_of(file_system, inside)
     return [] if info is None else [Match(inside, file_system, info)]
 
 
 def info_of(file_system: Any, path: str) -> dict[str, Any] | None:
-    """What a store says of a file; None where it has none. Without network, HTTP's claims that there is no file."""
+    """Return a store's information on a file; None if there is none. A network failure raises instead."""
     try:
         return dict(file_system.info(path))
     except FileNotFoundError as error:
@@ -125,7 +125,7 @@ def info_of(file_system: Any, path: str) -> dict[str, Any] | None:
 
 
 def stated(info: dict[str, Any]) -> str | None:
-    """What identifies a file's content in what its store says of it: a checksum or version, else size and time."""
+    """Return what identifies a file's content in its store's information: a checksum or version, else size and time."""
     for name in _STRONG:
         if value := info.get(name):
             return f"{name} {value.hex() if isinstance(value, bytes) else value}"
@@ -137,12 +137,12 @@ def stated(info: dict[str, Any]) -> str | None:
 
 
 def is_hub(path: str) -> bool:
-    """Whether a path is one of the Hugging Face hub, which names a state by its commit."""
+    """Return whether a path is on the Hugging Face hub, which identifies a state by its commit."""
     return path.startswith(_HUB)
 
 
 def _at_revision(source: Source) -> Source:
-    """The source with the hub's revision in its path, where the file is read."""
+    """Return the source with the hub's revision in its path, where fsspec reads it."""
     if source.revision is None or not is_hub(source.path):
         return source
     (repository, _, inside) = hub_parts(source.path)
@@ -150,7 +150,7 @@ def _at_revision(source: Source) -> Source:
 
 
 def hub_parts(path: str) -> tuple[str, str | None, str]:
-    """Repository with protocol, revision in the path, path inside: hf://datasets/owner/name@revision/inside."""
+    """Return repository with protocol, revision in the path, path inside: hf://datasets/owner/name@revision/inside."""
     protocol, _, rest = path.partition("://")
     parts = rest.split("/")
     length = 3 if parts[0] in {"datasets", "spaces", "models", "kernels"} else 2

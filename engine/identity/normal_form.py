@@ -1,9 +1,9 @@
-"""The normal form of a definition: its syntax tree without what cannot change what it does, and what it refers to.
+"""The normal form of a definition: its syntax tree without parts that cannot change its behaviour, and what it uses.
 
-Left out: comments, layout, docstrings, annotations of functions, log text, the names of true locals. Kept: everything
-else, annotations of classes' fields among it. Our own walk over `ast`, because `ast.dump` and `ast.unparse` differ
-between Python versions: fields that are empty are left out, so a field that a newer Python adds changes nothing until
-code uses it. Annotations and docstrings are digested apart, for the few places where something reads them.
+Left out: comments, layout, docstrings, annotations of functions, log text, the names of true locals. Everything else is
+kept, including annotations of classes' fields. We walk over `ast` ourselves, because `ast.dump` and `ast.unparse`
+differ between Python versions: empty fields are left out, so a field that a newer Python adds changes nothing until
+code uses it. Annotations and docstrings are digested separately, for the few places where something reads them.
 """
 
 import ast
@@ -29,18 +29,18 @@ BLIND = frozenset({
     "final", "inference_mode", "lru_cache", "model_validator", "no_grad", "once_differentiable", "overload",
     "override", "property", "runtime_checkable", "setter", "staticmethod", "total_ordering", "wraps",
 })  # fmt: skip
-"""Decorators that neither read a function's annotations nor put it into a registry."""
+"""Decorators that neither read a function's annotations nor register the function."""
 
 
 @dataclass
 class Form:
-    """What a walk over a definition has found."""
+    """The result of a walk over a definition."""
 
     text: list[str] = field(default_factory=list)
     annotations: list[str] = field(default_factory=list)
     docstrings: list[str] = field(default_factory=list)
     uses: set[str] = field(default_factory=set)
-    """Chains `name.attribute.…` whose name the module or the built-ins give; local imports by their full name."""
+    """Chains `name.attribute.…` whose name comes from the module or the built-ins; local imports by their full name."""
     annotation_uses: set[str] = field(default_factory=set)
     imports: set[str] = field(default_factory=set)
     """Modules imported inside functions."""
@@ -49,13 +49,13 @@ class Form:
 
 
 def decorator_name(node: ast.expr) -> str:
-    """The last name of a decorator: `@torch.no_grad()` → no_grad."""
+    """Return the last name of a decorator: `@torch.no_grad()` → no_grad."""
     called = node.func if isinstance(node, ast.Call) else node
     return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
 def normal_form(nodes: list[ast.stmt], package: str) -> Form:
-    """Walk over a definition's statements; `package` is where its relative imports start."""
+    """Return the form of a definition's statements; `package` is where its relative imports start."""
     writer = _Writer(package)
     for node in nodes:
         writer.write(node)
@@ -63,12 +63,12 @@ def normal_form(nodes: list[ast.stmt], package: str) -> Form:
 
 
 def digest(tree: ast.Module, package: str = "") -> str:
-    """Hash of a whole module's normal form."""
+    """Return the hash of a whole module's normal form."""
     return digest_bytes("".join(normal_form(_body(tree.body), package).text).encode())
 
 
 def _body(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Statements without docstrings and other strings that stand alone."""
+    """Return the statements without docstrings and other strings that are statements."""
     return [node for node in body if not _is_string(node)]
 
 
@@ -102,7 +102,7 @@ class _Writer:
             self._out.append(f"{type(value).__name__}:{value!a}")
 
     def _node(self, node: ast.AST, **instead: object) -> None:
-        """A node with all its fields; `instead` gives other values for some, None to leave one out."""
+        """Append a node with all its fields; `instead` gives other values for some, None to leave one out."""
         self._out.append(f"({type(node).__name__}")
         for name in node._fields:
             child = instead[name] if name in instead else getattr(node, name, None)
@@ -115,7 +115,7 @@ class _Writer:
     # names
 
     def _look_up(self, name: str) -> tuple[str, str | None, bool]:
-        """How a name is shown, what a local import binds it to, and whether a scope of ours binds it at all."""
+        """Return how a name is shown, what a local import binds it to, and whether one of the scopes here binds it."""
         for depth, scope in enumerate(reversed(self._scopes)):
             if name in scope.shown and not (scope.is_class and depth):
                 return scope.shown[name], scope.imports.get(name), True
@@ -151,13 +151,13 @@ class _Writer:
         self._out.append(f"({type(node.value).__name__}:{node.value!a})")
 
     def _JoinedStr(self, node: ast.JoinedStr) -> None:
-        """An f-string, its text in whole pieces: how it is cut differs between Python versions."""
+        """Append an f-string with adjacent text joined, since Python versions split it differently."""
         pieces: list[object] = []
-        for one in node.values:
-            if isinstance(one, ast.Constant) and pieces and isinstance(pieces[-1], str):
-                pieces[-1] += str(one.value)
-            elif not (isinstance(one, ast.Constant) and one.value == ""):
-                pieces.append(str(one.value) if isinstance(one, ast.Constant) else one)
+        for part in node.values:
+            if isinstance(part, ast.Constant) and pieces and isinstance(pieces[-1], str):
+                pieces[-1] += str(part.value)
+            elif not (isinstance(part, ast.Constant) and part.value == ""):
+                pieces.append(str(part.value) if isinstance(part, ast.Constant) else part)
         self._node(node, values=pieces)
 
     def _named(self, node: ast.ExceptHandler | ast.MatchAs | ast.MatchStar) -> None:
@@ -183,7 +183,7 @@ class _Writer:
     # scopes
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        keep = any(decorator_name(one) not in BLIND for one in node.decorator_list)
+        keep = any(decorator_name(decorator) not in BLIND for decorator in node.decorator_list)
         self._docstrings(node.body)
         self._annotations(node, keep)
         self._out.append(f"({type(node).__name__} {node.name}")
@@ -195,23 +195,27 @@ class _Writer:
     _FunctionDef = _AsyncFunctionDef = _function
 
     def _arguments(self, node: ast.arguments) -> None:
-        """Parameters without annotations."""
+        """Append parameters without annotations."""
         for kind in ("posonlyargs", "args", "kwonlyargs"):
-            self._out.append(f" {kind}={','.join(one.arg for one in getattr(node, kind))}")
+            self._out.append(f" {kind}={','.join(argument.arg for argument in getattr(node, kind))}")
         self._out.append(f" *{node.vararg.arg if node.vararg else ''} **{node.kwarg.arg if node.kwarg else ''}")
         self.write(node.defaults)
-        self.write([one or "required" for one in node.kw_defaults])
+        self.write([default or "required" for default in node.kw_defaults])
 
     def _annotations(self, node: ast.FunctionDef | ast.AsyncFunctionDef, keep: bool) -> None:
-        """Annotations of a function: into the form where its decorator may read them, else apart."""
+        """Append a function's annotations: to the form if its decorator may read them, else to a separate list."""
         every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        found = [one.annotation for one in [*every, node.args.vararg, node.args.kwarg] if one and one.annotation]
-        found += [node.returns] if node.returns else []
+        annotations = [
+            argument.annotation
+            for argument in [*every, node.args.vararg, node.args.kwarg]
+            if argument and argument.annotation
+        ]
+        annotations += [node.returns] if node.returns else []
         if keep:
-            self.write(found)
+            self.write(annotations)
             return
         self._out, self._uses = self.form.annotations, self.form.annotation_uses
-        self.write(found)
+        self.write(annotations)
         self._out, self._uses = self.form.text, self.form.uses
 
     def _docstrings(self, body: list[ast.stmt]) -> None:
@@ -237,8 +241,8 @@ class _Writer:
         self._out.append(f"({type(node).__name__} over=")
         self.write(node.generators[0].iter)
         self._scopes.append(comprehension_scope(node, len(self._scopes)))
-        for number, one in enumerate(node.generators):
-            self._node(one, **({"iter": None} if number == 0 else {}))
+        for number, generator in enumerate(node.generators):
+            self._node(generator, **({"iter": None} if number == 0 else {}))
         for name in ("elt", "key", "value"):
             self.write(getattr(node, name, None))
         self._scopes.pop()
@@ -264,17 +268,17 @@ class _Writer:
         if isinstance(node.value, ast.Call) and _is_log(node.value):
             self._node(node, value=None)
             call = node.value
-            for part in (call.func, [_without_text(one) for one in call.args], call.keywords):
+            for part in (call.func, [_without_text(argument) for argument in call.args], call.keywords):
                 self.write(part)
         else:
             self._node(node)
 
 
 def _is_log(call: ast.Call) -> bool:
-    """Whether a call whose value goes nowhere only tells a person: logging, journal.say, print to standard error."""
+    """Return whether a call without a used value only informs people: logging, journal.say, print to standard error."""
     function = call.func
     if isinstance(function, ast.Name):
-        streams = [one.value for one in call.keywords if one.arg == "file"]
+        streams = [keyword.value for keyword in call.keywords if keyword.arg == "file"]
         return function.id == "print" and len(streams) == 1 and _dotted(streams[0]) == "sys.stderr"
     if not isinstance(function, ast.Attribute):
         return False
@@ -289,9 +293,9 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _without_text(node: ast.expr) -> object:
-    """A log call's argument without literal text; the values shown in it are evaluated, so they count."""
+    """Return a log call's argument without literal text; the values shown in it are evaluated, so they count."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return "text"
     if isinstance(node, ast.JoinedStr):
-        return [one for one in node.values if isinstance(one, ast.FormattedValue)]
+        return [value for value in node.values if isinstance(value, ast.FormattedValue)]
     return node

@@ -1,10 +1,10 @@
-"""Which definitions an entry can reach, without importing anything.
+"""Find the definitions that an entry can reach, without importing anything.
 
-From the entries on, each definition's uses are followed through imports, `from` or plain, at the top or inside a
+Starting at the entries, each definition's uses are followed through imports, `from` or plain, at the top or inside a
 function, and through re-exports. A module that is imported on the way counts with what it does at import; so do the
-packages above it. Where a use cannot be decided the whole module counts: a module handed on as a value, a name that it
-does not visibly define, one that looks into `globals()` or imports `*`. A string that names a module of ours counts as
-a use of it (`python -m engine.llm.local`).
+packages above it. If a use cannot be decided, the whole module counts: a module passed on as a value, a name that it
+does not visibly define, a module that looks into `globals()` or imports `*`. A string that names a module of ours
+counts as a use of it (`python -m engine.llm.local`).
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from engine.identity.library import Library
 
 @dataclass
 class Reach:
-    """What entries reach: definitions by dotted name, modules imported, top-level names of foreign packages."""
+    """What entries reach: definitions by dotted name, imported modules, top-level names of foreign packages."""
 
     definitions: dict[str, Definition] = field(default_factory=dict)
     reexports: dict[str, str] = field(default_factory=dict)
-    """Names that a module hands on from another: dotted name → what it stands for."""
+    """Names that a module re-exports from another: dotted name → the name it stands for."""
     modules: dict[str, Module] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     wired: set[str] = field(default_factory=set)
@@ -33,12 +33,12 @@ class Reach:
 
 
 def reach(library: Library, entries: list[str], leave_out: frozenset[str] = frozenset(), wiring: str = "") -> Reach:
-    """Follow uses from `entries`.
+    """Follow uses from `entries` and return what they reach.
 
     Args:
-        library: the modules.
-        entries: dotted names: a module counts whole, a definition with what it uses.
-        leave_out: modules (and what is below them) that cannot change what the entries make.
+        library: the repository's modules.
+        entries: dotted names; a module counts as a whole, a definition with what it uses.
+        leave_out: modules (and those below them) that cannot change what the entries make.
         wiring: the module that hands functions to a framework, which may read their annotations.
 
     Raises:
@@ -54,13 +54,13 @@ def reach(library: Library, entries: list[str], leave_out: frozenset[str] = froz
             )
         walk.use(entry)
     walk.finish()
-    return walk.found
+    return walk.reached
 
 
 class _Walk:
     def __init__(self, library: Library, leave_out: frozenset[str], wiring: str) -> None:
         self.library = library
-        self.found = Reach()
+        self.reached = Reach()
         self._leave_out = leave_out
         self._wiring = wiring
         self._waiting: list[str] = []
@@ -68,20 +68,20 @@ class _Walk:
         self._annotated: set[str] = set()
 
     def is_ours(self, name: str) -> bool:
-        """Whether a dotted name is a module of ours or may be defined in one."""
+        """Return whether a dotted name is a module of ours or may be defined in one."""
         module, rest = self._split(name)
         return module is not None and (not rest or "." not in rest)
 
     def finish(self) -> None:
-        """Follow everything that waits, until nothing new is found."""
+        """Follow everything in the queue until nothing new appears."""
         while self._waiting or self._registered() or self._read():
             name = self._waiting.pop()
-            one = self.found.definitions[name]
-            for imported in one.imports:
+            definition = self.reached.definitions[name]
+            for imported in definition.imports:
                 self._import(imported)
-            for use in one.uses:
+            for use in definition.uses:
                 self.use(use, wired=name.rpartition(".")[0] == self._wiring)
-            for string in one.strings:
+            for string in definition.strings:
                 if self.library.module(string.partition(".")[0]) is not None:
                     self.use(string)
 
@@ -100,13 +100,13 @@ class _Walk:
             self._reach(module, first, wired)
         elif first in module.bindings:
             target = module.bindings[first]
-            self.found.reexports[f"{module.name}.{first}"] = target
+            self.reached.reexports[f"{module.name}.{first}"] = target
             self.use(f"{target}.{more}" if more else target, wired)
         else:
             self._all_of(module)
 
     def _split(self, name: str) -> tuple[Module | None, str]:
-        """The longest module of ours that a dotted name begins with, and the rest."""
+        """Return the longest module of ours that a dotted name begins with, and the rest."""
         owner, rest = self.library.split(name)
         return (self.library.module(owner), rest) if owner else (None, name)
 
@@ -116,32 +116,32 @@ class _Walk:
     def _foreign(self, name: str) -> None:
         top = name.partition(".")[0]
         if top and self.library.is_foreign(top):
-            self.found.foreign.add(top)
+            self.reached.foreign.add(top)
 
     def _import(self, name: str) -> None:
-        """Import a module: the packages above it, its own imports, what it does then."""
+        """Import a module: the packages above it, its own imports, and what it does at import."""
         module = self.library.module(name)
-        if module is None or name in self.found.modules or self._left_out(name):
+        if module is None or name in self.reached.modules or self._left_out(name):
             if module is None:
                 self._foreign(name)
             return
-        self.found.modules[name] = module
+        self.reached.modules[name] = module
         if "." in name:
             self._import(name.rpartition(".")[0])
         for imported in module.imports:
             self._import(imported)
-        for one in module.always:
-            self._reach(module, one)
+        for name_ in module.always:
+            self._reach(module, name_)
         if module.opaque:
             self._all_of(module)
 
     def _all_of(self, module: Module) -> None:
-        """A module whole; where it looks its names up by itself, with all that it imports, whole too."""
+        """Reach a whole module; if it looks names up dynamically, also everything that it imports."""
         if module.name in self._whole:
             return
         self._whole.add(module.name)
-        for one in module.definitions:
-            self._reach(module, one)
+        for name in module.definitions:
+            self._reach(module, name)
         if module.opaque:
             for target in module.bindings.values():
                 self.use(target.removesuffix(".*"))
@@ -149,26 +149,26 @@ class _Walk:
     def _reach(self, module: Module, name: str, wired: bool = False) -> None:
         dotted = f"{module.name}.{name}"
         if wired:
-            self.found.wired.add(dotted)
-        if dotted not in self.found.definitions:
-            self.found.definitions[dotted] = module.definitions[name]
+            self.reached.wired.add(dotted)
+        if dotted not in self.reached.definitions:
+            self.reached.definitions[dotted] = module.definitions[name]
             self._waiting.append(dotted)
 
     def _read(self) -> bool:
-        """Reach what annotations name that something may read; whether any was new."""
-        read = self.found.definitions.keys() if self.found.reads_text else self.found.wired
+        """Reach what annotations name if something may read them; return whether anything was new."""
+        read = self.reached.definitions.keys() if self.reached.reads_text else self.reached.wired
         for name in read - self._annotated:
             self._annotated.add(name)
-            for use in self.found.definitions[name].annotation_uses:
+            for use in self.reached.definitions[name].annotation_uses:
                 self.use(use)
         return bool(self._waiting)
 
     def _registered(self) -> bool:
-        """Reach the classes that a module imported on the way may find by itself; whether any was new."""
-        if not any(module.finds_classes for module in self.found.modules.values()):
+        """Reach the classes that an imported module may discover by itself; return whether any was new."""
+        if not any(module.finds_classes for module in self.reached.modules.values()):
             return False
-        for module in list(self.found.modules.values()):
-            for name, one in module.definitions.items():
-                if one.is_subclass:
+        for module in list(self.reached.modules.values()):
+            for name, definition in module.definitions.items():
+                if definition.is_subclass:
                     self._reach(module, name)
         return bool(self._waiting)

@@ -1,7 +1,7 @@
-"""Run records: one JSON file an execution, never an input of a stage.
+"""Run records: one JSON file per execution, never an input of a stage.
 
-data/<profile>/.runs/<stage>/<key>-<UTC time>.json holds the key and its parts, who, when, how long, host,
-commit, attempt, outcome and headline metrics; a folder of the same stem may hold the history and its clocks.
+data/<profile>/.runs/<stage>/<key>-<UTC time>.json holds the key and its parts, user, time, duration, host, commit,
+attempt, outcome and headline metrics; a folder with the same stem may hold the history and its clocks.
 """
 
 import getpass
@@ -19,10 +19,10 @@ from engine.remedy import move_aside
 SCHEMA = 1
 ADOPTED, RECALLED, INTERRUPTED, DETACHED = "adopted", "recalled", "interrupted", "detached"
 BEGUN = "begun.json"
-"""In the workspace of a stage that is running: what its record will say of key, start and origin."""
+"""In the workspace of a running stage: what its record will say about key, start and origin."""
 GOOD = ("success", ADOPTED, RECALLED)
-"""Outcomes that left the stage's outputs: it ran, an existing checkpoint was taken in its place, or what it had made
-under the same key before came back."""
+"""Outcomes that left the stage's outputs: it ran, an existing checkpoint was adopted, or what it had made before under
+the same key was recalled."""
 
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -30,11 +30,11 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("parts", "outputs", "metrics", "node_seconds"), dict),
     "seconds": (int, float),
 }
-"""What every reader of a record counts on."""
+"""The fields that every reader of a record relies on."""
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601 with microseconds."""
+    """Return the time, UTC, in ISO 8601 with microseconds."""
     return datetime.now(UTC).isoformat()
 
 
@@ -46,7 +46,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def record_path(folder: Path, record: dict[str, Any]) -> Path:
-    """Where a record under `folder` stands: by its key and the time when the run finished."""
+    """Return the path of a record under `folder`: by its key and the time when the run finished."""
     stamp = str(record["finished"])[:26].replace(":", "").replace("-", "")
     return folder / f"{record['key']}-{stamp}.json"
 
@@ -55,19 +55,21 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return the run record in a file, with its `path`.
 
     Raises:
-        UserError: it is damaged, or lacks what every record has.
-        FileNotFoundError: it is not there.
+        UserError: the record is damaged, or lacks a field that every record has.
+        FileNotFoundError: there is no such file.
 
     """
     record = read_object(path, move_aside(path))
     for name, kind in _FIELDS.items():
         if not isinstance(record.get(name), kind):
-            raise UserError(f"{path} is no run record, its field {name} is {record.get(name)!r}: {move_aside(path)}.")
+            raise UserError(
+                f"{path} is not a run record, its field {name} is {record.get(name)!r}: {move_aside(path)}."
+            )
     return {**record, "path": path}
 
 
 def read_records(folder: Path, key: str = "") -> list[dict[str, Any]]:
-    """Return the run records of one stage, or of one key, oldest first; a damaged one is passed over with a warning."""
+    """Return the run records of one stage, or of one key, oldest first; skip a damaged one with a warning."""
     records = []
     for path in folder.glob(f"{key}*.json"):
         try:
@@ -80,24 +82,24 @@ def read_records(folder: Path, key: str = "") -> list[dict[str, Any]]:
 
 
 def good_records(folder: Path) -> list[dict[str, Any]]:
-    """Those of one stage that left its outputs, oldest first."""
+    """Return the records of one stage that left its outputs, oldest first."""
     return [record for record in read_records(folder) if record["outcome"] in GOOD]
 
 
 def recalled(earlier: dict[str, Any]) -> dict[str, Any]:
-    """What the record of a stage whose outputs came back repeats of the one of the run that made them, and its name."""
+    """Return what a recalled stage's record repeats of the record of the run that made its outputs."""
     kept = ("world_size", "training", "metrics", "warning")
     same: dict[str, Any] = {name: earlier[name] for name in kept if name in earlier}
     return {**same, "outcome": RECALLED, "origin": {**earlier.get("origin", {}), "record": earlier["path"].name}}
 
 
 def adopted_work(past: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The `origin` of a record whose training went on from another key's work: its key, step and what differed."""
+    """Return the `origin` of a record whose training continued another key's work: its key, step and differences."""
     events = [event for event in past if "adopted" in event]
     last = events[-1] if events else None
     return {"origin": {"work": last["adopted"], "step": last["step"], "differs": last["differs"]}} if last else {}
 
 
 def provenance(code: Path) -> dict[str, Any]:
-    """Return who and where: user, host, git commit and whether the `code` that runs differs from it."""
+    """Return user, host, git commit and whether the running `code` differs from it."""
     return {"user": getpass.getuser(), "host": socket.gethostname(), **snapshot.origin(code)}

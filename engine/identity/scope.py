@@ -1,7 +1,7 @@
-"""Which names a function binds for itself, as Python's own scoping says, so that a local's name need not count.
+"""Find the names that a function binds itself, by Python's own scoping, so that a local's name need not count.
 
-Parameters, nested functions and classes, and local imports keep their names: a keyword call, `__name__` or the import
-itself can see them. True locals get a number instead.
+Parameters, nested functions and classes, and local imports keep their names, because a keyword call, `__name__` or the
+import itself can see them. True locals get a number instead.
 """
 
 import ast
@@ -23,7 +23,7 @@ class Scope:
 
 
 def absolute(node: ast.ImportFrom, package: str) -> str:
-    """The module that a `from` statement in `package` names."""
+    """Return the module that a `from` statement in `package` names."""
     if not node.level:
         return node.module or ""
     parts = package.split(".")
@@ -32,7 +32,7 @@ def absolute(node: ast.ImportFrom, package: str) -> str:
 
 
 def imported(node: ast.Import | ast.ImportFrom, package: str) -> dict[str, str]:
-    """Name → dotted target for what an import statement binds (`import a.b` binds a)."""
+    """Return name → dotted target for what an import statement binds (`import a.b` binds a)."""
     if isinstance(node, ast.ImportFrom):
         base = absolute(node, package)
         return {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names}
@@ -43,37 +43,37 @@ def imported(node: ast.Import | ast.ImportFrom, package: str) -> dict[str, str]:
 
 
 def function_scope(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, package: str, depth: int) -> Scope:
-    """The scope of a function: its parameters as they are, its true locals numbered in order of appearance."""
+    """Return a function's scope: parameters keep their names, true locals are numbered in order of appearance."""
     scope = Scope({name: name for name in parameters(node.args)})
     body = node.body if isinstance(node.body, list) else [node.body]
-    if any(isinstance(one, ast.Name) and one.id in _SEES_LOCALS for part in body for one in ast.walk(part)):
+    if any(isinstance(inner, ast.Name) and inner.id in _SEES_LOCALS for part in body for inner in ast.walk(part)):
         scope.shown |= {name: name for name in _bound(body)}
     _bind(scope, body, package, depth)
     return scope
 
 
 def class_scope(node: ast.ClassDef, package: str) -> Scope:
-    """The scope of a class body, whose names are attributes and so count."""
+    """Return the scope of a class body, whose names are attributes and therefore count."""
     scope = Scope({name: name for name in _bound(node.body)}, is_class=True)
     _bind(scope, node.body, package, 0)
     return scope
 
 
 def comprehension_scope(node: ast.AST, depth: int) -> Scope:
-    """The scope of a comprehension: its targets."""
+    """Return the scope of a comprehension with its targets."""
     names = [
-        one.id
+        inner.id
         for generator in node.generators  # type: ignore[attr-defined]
-        for one in ast.walk(generator.target)
-        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+        for inner in ast.walk(generator.target)
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)
     ]
     return Scope({name: f"%{depth}.{number}" for number, name in enumerate(dict.fromkeys(names))})
 
 
 def parameters(arguments: ast.arguments) -> list[str]:
-    """All parameter names of a function."""
+    """Return all parameter names of a function."""
     plain = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    return [one.arg for one in [*plain, *filter(None, (arguments.vararg, arguments.kwarg))]]
+    return [argument.arg for argument in [*plain, *filter(None, (arguments.vararg, arguments.kwarg))]]
 
 
 def _bind(scope: Scope, body: list[ast.stmt] | list[ast.expr], package: str, depth: int) -> None:
@@ -96,22 +96,22 @@ def _bind(scope: Scope, body: list[ast.stmt] | list[ast.expr], package: str, dep
 
 
 def _bound(body: list[ast.stmt] | list[ast.expr]) -> dict[str, None]:
-    """Names that statements of a scope assign, in order."""
-    found: dict[str, None] = {}
+    """Return the names that statements of a scope assign, in order."""
+    names: dict[str, None] = {}
     for node in _own(body):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            found[node.id] = None
+            names[node.id] = None
         elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
-            found[node.name] = None
+            names[node.name] = None
         elif isinstance(node, ast.MatchMapping) and node.rest:
-            found[node.rest] = None
+            names[node.rest] = None
         elif isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-            found[node.name] = None
-    return found
+            names[node.name] = None
+    return names
 
 
 def _own(body: list[ast.stmt] | list[ast.expr]) -> Iterator[ast.AST]:
-    """The nodes of a scope in order, without what belongs to scopes inside it."""
+    """Yield the nodes of a scope in order, without what belongs to scopes inside it."""
     waiting: list[ast.AST] = list(reversed(body))
     while waiting:
         node = waiting.pop()
@@ -125,9 +125,9 @@ def _own(body: list[ast.stmt] | list[ast.expr]) -> Iterator[ast.AST]:
 
 
 def _outside(node: ast.AST) -> list[ast.AST]:
-    """The parts of a definition that its surroundings evaluate: decorators, defaults, bases."""
+    """Return the parts of a definition that its surroundings evaluate: decorators, defaults, bases."""
     if isinstance(node, ast.ClassDef):
-        return [*node.decorator_list, *node.bases, *(one.value for one in node.keywords)]
+        return [*node.decorator_list, *node.bases, *(keyword.value for keyword in node.keywords)]
     if isinstance(node, ast.Lambda):
         return [*node.args.defaults, *filter(None, node.args.kw_defaults)]
     assert isinstance(node, FUNCTIONS)
@@ -135,5 +135,5 @@ def _outside(node: ast.AST) -> list[ast.AST]:
 
 
 def _walrus(node: ast.AST) -> list[ast.AST]:
-    """Targets of `:=` in a comprehension, which the function around it owns."""
-    return [one.target for one in ast.walk(node) if isinstance(one, ast.NamedExpr)]
+    """Return the targets of `:=` in a comprehension, which belong to the surrounding function."""
+    return [inner.target for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr)]

@@ -1,11 +1,11 @@
-"""A snapshot of the code: what a stage's key is made from, and what all of its processes import.
+"""A snapshot of the code, from which a stage's key is made and from which all of its processes import.
 
-A process that runs a stage takes one before it makes the key, and imports from it alone from then on. So do its ranks
-and its jobs, whenever they start: an edit or a checkout during a run concerns the next run.
+A process that runs a stage takes a snapshot before it makes the key, and imports only from it from then on. So do its
+ranks and jobs, whenever they start: an edit or a checkout during a run affects the next run.
 
-A snapshot is a directory of the repository's packages and configuration, named by the hash of its content, written once
-and never changed. It says itself of which repository and commit it is. It stays as long as a process runs from it or a
-workspace holds it.
+A snapshot is a directory with the repository's packages and configuration, named by the hash of its content, written
+once and never changed. It records its repository and commit. It exists as long as a process runs from it or a workspace
+holds it.
 """
 
 import errno
@@ -25,13 +25,13 @@ from engine.errors import UserError
 from engine.identity.commit import commit_of
 
 FOLDER = Path("data/.snapshots")
-"""Where a repository's snapshots are."""
+"""The folder of a repository's snapshots."""
 ORIGIN = ".snapshot.json"
-"""In a snapshot: its repository, the commit, and whether the snapshot differs from that."""
+"""A file in a snapshot with its repository, the commit, and whether the snapshot differs from that."""
 GIVEN = "K2_SNAPSHOT"
-"""Variable with the snapshot that every process below this one is to run from."""
+"""Variable with the snapshot from which every process below this one runs."""
 HELD = ".snapshots"
-"""In a workspace: a file named after each snapshot whose code has worked there."""
+"""Folder in a workspace with a file named after each snapshot whose code has worked there."""
 _CONFIGURATION = frozenset({"conf", "kedro.yml", "pyproject.toml"})
 _ABOVE = frozenset({"benchmarks", "dags", "tests"})
 """Packages that no stage may import."""
@@ -42,7 +42,7 @@ Files = dict[str, bytes]
 
 
 def root_of(code: Path) -> Path:
-    """Return the repository of a tree of code: that of a snapshot as it says, else the tree itself."""
+    """Return the repository of a tree of code: the one recorded in a snapshot, else the tree itself."""
     try:
         return Path(json.loads((code / ORIGIN).read_bytes())["root"])
     except FileNotFoundError:
@@ -50,16 +50,16 @@ def root_of(code: Path) -> Path:
 
 
 def origin(code: Path) -> dict[str, Any]:
-    """Return the commit of a tree of code and whether the code differs from it; None and None where git knows none."""
-    made = code / ORIGIN
-    said = json.loads(made.read_bytes()) if made.exists() else _commit(code, _read(code))
-    return {"commit": said["commit"], "dirty": said["dirty"]}
+    """Return the commit of a tree of code and whether the code differs from it; both None if git knows no commit."""
+    file = code / ORIGIN
+    record = json.loads(file.read_bytes()) if file.exists() else _commit(code, _read(code))
+    return {"commit": record["commit"], "dirty": record["dirty"]}
 
 
 def take(root: Path) -> Path:
-    """Return a snapshot of the repository `root`, which lasts until this process ends.
+    """Return a snapshot of the repository `root`, which exists until this process ends.
 
-    It is the one in the variable GIVEN, or else of the repository as it stands.
+    It is the snapshot in the variable GIVEN, or else one of the repository as it is now.
     """
     given, folder = Path(os.environ.get(GIVEN, "")), (root / FOLDER).resolve()
     if given.parent == folder and _hold(given) and _is_whole(given):
@@ -76,12 +76,12 @@ def take(root: Path) -> Path:
 
 
 def enter(root: Path) -> Path:
-    """Have this process and its children import from a snapshot of the repository from now on; return the snapshot.
+    """Make this process and its children import from a snapshot of the repository from now on; return the snapshot.
 
-    Modules that were imported from the repository before are forgotten: who needs one imports it again.
+    Modules imported from the repository before are removed, so that the next import takes them from the snapshot.
     """
     code = take(root)
-    kept = [one for one in sys.path if one and Path(one).resolve() != root]
+    kept = [entry for entry in sys.path if entry and Path(entry).resolve() != root]
     sys.path[:] = [str(code), *kept]
     for name in list(sys.modules):
         if _is_ours(name, code):
@@ -91,19 +91,19 @@ def enter(root: Path) -> Path:
 
 
 def environment(code: Path, path: str = "") -> dict[str, str]:
-    """Return the variables that have a Python process import from `code`, whatever its working directory is.
+    """Return the variables that make a Python process import from `code`, whatever its working directory is.
 
     Args:
         code: a snapshot, or the repository.
-        path: a PYTHONPATH to search after it; the repository itself is taken out.
+        path: a PYTHONPATH to search after it, from which the repository itself is removed.
 
     """
-    others = [one for one in path.split(os.pathsep) if one and Path(one).resolve() not in {code, root_of(code)}]
+    others = [entry for entry in path.split(os.pathsep) if entry and Path(entry).resolve() not in {code, root_of(code)}]
     return {"PYTHONPATH": os.pathsep.join([str(code), *others]), "PYTHONSAFEPATH": "1"}
 
 
 def check(code: Path) -> None:
-    """Refuse code that is not what the name of its snapshot says, and a process that has imported from elsewhere.
+    """Refuse code that does not match its snapshot's name, and a process that has imported from elsewhere.
 
     Raises UserError, which names the file.
     """
@@ -116,13 +116,13 @@ def check(code: Path) -> None:
 
 
 def keep_for(workspace: Path, code: Path) -> None:
-    """Keep the snapshot as long as the workspace is there: its jobs may start, and start again, when no driver runs."""
+    """Keep the snapshot while the workspace exists, because its jobs may start (again) when no driver runs."""
     (workspace / HELD).mkdir(exist_ok=True)
     (workspace / HELD / code.name).touch()
 
 
 def is_kept_for(workspace: Path, name: str) -> bool:
-    """Return whether the snapshot called `name` is one whose code makes the key of this workspace."""
+    """Return whether the snapshot called `name` has worked in this workspace, under its key."""
     return bool(name) and (workspace / HELD / name).exists()
 
 
@@ -138,7 +138,7 @@ def _read(tree: Path) -> Files:
             with open(path, "rb") as file:
                 files[os.path.relpath(path, tree)] = file.read()
         except FileNotFoundError:
-            continue  # removed a moment ago, or a link to nothing
+            continue  # removed a moment ago, or a broken link
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): it belongs to the code of a run.") from error
     return files
@@ -152,11 +152,11 @@ def _paths(tree: Path) -> Iterator[str]:
         elif top.name in (packages - _ABOVE) | _CONFIGURATION:
             for folder, _, names in os.walk(top.path):
                 below = os.path.relpath(folder, tree)
-                yield from (f"{folder}/{one}" for one in names if _belongs(f"{below}/{one}", packages))
+                yield from (f"{folder}/{file}" for file in names if _belongs(f"{below}/{file}", packages))
 
 
 def _belongs(path: str, packages: set[str]) -> bool:
-    """Return whether a path relative to the repository is of code or configuration that a stage may read."""
+    """Return whether a path relative to the repository is code or configuration that a stage may read."""
     parts = path.split("/")
     if len(parts) == 1:
         return path in _CONFIGURATION or path.endswith(".py")
@@ -174,7 +174,7 @@ def _name(files: Files) -> str:
 
 
 def _is_whole(code: Path) -> bool:
-    """Return whether a snapshot is there and just what its name says."""
+    """Return whether a snapshot exists and matches its name."""
     try:
         return _name({**_read(code), ORIGIN: (code / ORIGIN).read_bytes()}) == code.name
     except (FileNotFoundError, NotADirectoryError):
@@ -182,13 +182,13 @@ def _is_whole(code: Path) -> bool:
 
 
 def _write(code: Path, files: Files) -> None:
-    """Write a snapshot, whole or not at all; another process may do the same at the same time."""
+    """Write a snapshot, completely or not at all; another process may do the same at the same time."""
     partial = code.with_name(f".{code.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         for path, data in files.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_bytes(data)
-            (partial / path).chmod(0o444)  # a traceback leads here: an edit is to be refused
+            (partial / path).chmod(0o444)  # tracebacks lead here, and an edit should be refused
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -198,7 +198,7 @@ def _write(code: Path, files: Files) -> None:
             "there. Make data/ a folder that you may write."
         ) from error
     if code.exists() and not _is_whole(code):
-        shutil.rmtree(code)  # a machine that went down may have left it so
+        shutil.rmtree(code)  # a machine that crashed may have left it damaged
     try:
         partial.rename(code)
     except OSError:
@@ -208,17 +208,17 @@ def _write(code: Path, files: Files) -> None:
 
 
 def _hold(code: Path) -> bool:
-    """Keep others from removing the snapshot until this process ends; False where it is gone or about to be."""
+    """Keep others from removing the snapshot until this process ends; return False if it is gone or about to be."""
     try:
         handle = os.open(code / ORIGIN, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    fcntl.flock(handle, fcntl.LOCK_SH)  # it stays open: nobody closes it
+    fcntl.flock(handle, fcntl.LOCK_SH)  # nobody closes it, so it stays locked
     return (code / ORIGIN).exists()
 
 
 def _drop_unused(folder: Path) -> None:
-    """Remove the snapshots that no process runs from and no workspace holds."""
+    """Remove the snapshots from which no process runs and which no workspace holds."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
@@ -231,9 +231,9 @@ def _drop_unused(folder: Path) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not any(folder.parent.glob(f"*/.work/*/*/{HELD}/{path.name}")):
-                (path / ORIGIN).unlink()  # first: who waits for the lock sees that it is gone
+                (path / ORIGIN).unlink()  # first, so that a process waiting for the lock sees that it is gone
                 shutil.rmtree(path)
         except BlockingIOError:
-            pass  # a process runs from it, this one perhaps
+            pass  # a process runs from it, perhaps this one
         finally:
             os.close(handle)

@@ -1,4 +1,4 @@
-"""A content-addressed store of replies: the same request to the same model is sent once, whoever kills the run."""
+"""A content-addressed store of replies: the same request to the same model is sent once, even if a run is killed."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from engine.llm.protocol import ChatReply, ChatRequest
 
 
 class ReplyCache:
-    """One small JSON file a reply, under the hash of model and request; written whole or not at all."""
+    """One small JSON file per reply, named by the hash of model and request, and written atomically."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def get(self, request: ChatRequest, identity: str) -> ChatReply | None:
-        """The stored reply, or None; a file cut short by a crash counts as absent."""
+        """Return the stored reply, or None; a file cut short by a crash counts as missing."""
         try:
             stored = json.loads(self._path(request, identity).read_text(encoding="utf-8"))
             return replace(ChatReply(**stored["reply"]), cached=True)
@@ -23,7 +23,7 @@ class ReplyCache:
             return None
 
     def put(self, request: ChatRequest, identity: str, reply: ChatReply) -> None:
-        """Store a reply beside its request, so that the store can be read by people."""
+        """Store a reply together with its request, so that people can read the store."""
         path = self._path(request, identity)
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"model": identity, "request": asdict(request), "reply": asdict(replace(reply, cached=False))}

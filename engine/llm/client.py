@@ -1,4 +1,4 @@
-"""One way in: `client(settings, …)` gives a chat client that calls, caches and cleans up."""
+"""The entry point: `client(settings, …)` gives a chat client that calls, caches and cleans up."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,18 +11,18 @@ from engine.llm.http import post_chat
 from engine.llm.protocol import ChatClient, ChatReply, ChatRequest, LLMSettings, Provider
 
 Template = Callable[[ChatRequest], str]
-"""A deterministic generator: the whole reply from the request alone."""
+"""A deterministic generator: a function from the request to the whole reply."""
 
 
 @contextmanager
 def client(
     settings: LLMSettings, cache: Path | None = None, where: str = "llm", template: Template | None = None
 ) -> Iterator[ChatClient]:
-    """A chat client for `settings`, open for the length of a `with`.
+    """Open a chat client for `settings`, to be used in a `with` block.
 
-    `cache` is the directory of the reply cache (a stage's `workspace / "llm"`), None for none; `where` names the
-    settings in messages to the user ("rephrase.llm"); `template` answers if the provider is `template`. The local
-    server starts at the first request that the cache cannot answer, so that a finished run starts none.
+    `cache` is the directory of the reply cache (a stage's `workspace / "llm"`) or None; `where` names the settings in
+    messages to the user ("rephrase.llm"); `template` answers if the provider is `template`. The local server starts at
+    the first request that is not in the cache, so that a finished run starts none.
     """
     with ExitStack() as stack:
         yield _client(settings, ReplyCache(cache) if cache else None, where, template, stack)
@@ -47,7 +47,7 @@ def _client(
 
 
 class TemplateClient:
-    """Answers from a function of ours: nothing to call, nothing to cache."""
+    """A client that answers from one of our functions, without calls or cache."""
 
     provider: Provider = "template"
     identity = "template"
@@ -56,12 +56,12 @@ class TemplateClient:
         self._template = template
 
     def chat(self, request: ChatRequest) -> ChatReply:
-        """The template's text; token counts are zero, since no tokens were spent."""
+        """Return the template's text; token counts are zero, since no tokens were used."""
         return ChatReply(self._template(request), "stop", 0, 0)
 
 
 class HTTPClient:
-    """Asks an OpenAI-compatible server, through the cache; `address` is called once, at the first real call."""
+    """A client for an OpenAI-compatible server with a cache; `address` is called once, before the first real call."""
 
     def __init__(
         self, settings: LLMSettings, cache: ReplyCache | None, where: str, identity: str, address: Callable[[], str]
@@ -77,7 +77,7 @@ class HTTPClient:
         return self._identity
 
     def chat(self, request: ChatRequest) -> ChatReply:
-        """One reply; raises UserError if the server cannot be reached or refuses."""
+        """Return one reply; raises UserError if the server cannot be reached or refuses."""
         stored = self._cache.get(request, self._identity) if self._cache else None
         if stored is not None:
             return stored

@@ -1,6 +1,6 @@
-"""POST /chat/completions to an OpenAI-compatible server, with the standard library alone.
+"""POST /chat/completions to an OpenAI-compatible server, using only the standard library.
 
-The key goes to the host of `base_url` and nowhere else: redirects are not followed, and no message repeats it.
+The key is sent only to the host of `base_url`: redirects are not followed, and no message repeats the key.
 """
 
 import http.client
@@ -19,11 +19,11 @@ from engine.llm.protocol import ChatReply, ChatRequest, LLMSettings
 _RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FIRST_WAIT_SECONDS = 0.5
-_SHOWN = 200  # bytes of a server's words in a message
+_SHOWN = 200  # bytes of a server's text shown in a message
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The handler that leaves every redirect to the caller, as an HTTPError; urllib's takes the key to any host."""
+    """Leaves every redirect to the caller as an HTTPError, because urllib would send the key to any host."""
 
     def http_error_302(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing, so that urllib raises the error."""
@@ -37,11 +37,11 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def post_chat(base_url: str, model: str, request: ChatRequest, settings: LLMSettings, where: str) -> ChatReply:
-    """Send one request; `where` names the parameter that a user would change.
+    """Send one request; `where` names the parameter that the user would change.
 
-    A lost connection or an overloaded server is tried again `settings.retries` times, each wait twice as long.
-    Raises UserError if the server stays out of reach, refuses the request, redirects it, or answers with something
-    else than a completion.
+    After a lost connection or from an overloaded server, the request is repeated up to `settings.retries` times, each
+    wait twice as long. Raises UserError if the server stays out of reach, refuses the request, redirects it, or answers
+    with something other than a completion.
     """
     body = json.dumps(request.payload(model)).encode()
     key = _key(settings, where)
@@ -63,7 +63,7 @@ def post_chat(base_url: str, model: str, request: ChatRequest, settings: LLMSett
 
 
 def _key(settings: LLMSettings, where: str) -> str:
-    """Return the key that this machine holds, or nothing; one that no header can carry is refused unseen."""
+    """Return the key on this machine, or ""; a key that no header can carry is refused without being shown."""
     key = secret(settings.api_key_env).strip() if settings.provider == "openai" else ""
     if not (key.isascii() and key.isprintable()):
         raise UserError(
@@ -122,7 +122,7 @@ def _key_remedy(settings: LLMSettings) -> str:
 
 
 def _body(error: urllib.error.HTTPError) -> bytes:
-    """Return what a refusal says, as far as it arrives."""
+    """Return the text of a refusal, as far as it arrives."""
     try:
         return error.read(64 * _SHOWN)
     except (OSError, http.client.HTTPException):
@@ -130,7 +130,7 @@ def _body(error: urllib.error.HTTPError) -> bytes:
 
 
 def _said(raw: bytes, key: str) -> str:
-    """Return a server's words, short and on one line, with the key masked where the server repeats it."""
+    """Return a server's text, short and on one line, with the key masked if the server repeats it."""
     text = " ".join(raw.decode(errors="replace").split())
     return masked(text, key)[:_SHOWN]
 
@@ -141,4 +141,4 @@ def _origin(location: str, base_url: str) -> str:
         parts = urlsplit(urljoin(base_url, location))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     except ValueError:
-        return "an address that is none"
+        return "an invalid address"

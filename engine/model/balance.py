@@ -1,7 +1,7 @@
-"""What perfect balance looks like: the load of the busiest expert when only chance is at work.
+"""The load of the busiest expert under perfect balance, when only chance is at work.
 
-A router without preferences still loads its experts unevenly, the more so the fewer tokens there are; max/mean of a
-real router means something only beside that floor.
+Even a router without preferences loads its experts unevenly, more so with fewer tokens; max/mean of a real router is
+meaningful only in comparison with this floor.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 @lru_cache
 def expected_maximum(n: int) -> float:
-    """Mean of the largest of `n` independent standard normal numbers: 0 for one, 2.38 for 64, 2.97 for 384."""
+    """Return the mean of the largest of `n` independent standard normal numbers: 0 for 1, 2.38 for 64, 2.97 for 384."""
     x = np.linspace(-9.0, 9.0, 20_001)
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in x]) ** n
     # ∫ x dF = upper end − ∫ F, F the distribution of the maximum
@@ -20,10 +20,10 @@ def expected_maximum(n: int) -> float:
 
 
 def load_floor(tokens: int, n_experts: int, k: int) -> float:
-    """Expected max/mean load if each of `tokens` tokens chose `k` distinct experts by chance.
+    """Return the expected max/mean load if each of `tokens` tokens chose `k` distinct experts by chance.
 
-    Each load is then binomial, with mean Nk/E and standard deviation over mean √((E−k)/(kN)); taken as normal, which
-    is within 2 % from some ten tokens an expert on. 1 where every expert takes every token.
+    Each load is then binomial, with mean Nk/E and standard deviation over mean √((E−k)/(kN)); the normal approximation
+    used here is within 2 % from about ten tokens per expert on. It is 1 if every expert takes every token.
     """
     if tokens <= 0:
         return 1.0

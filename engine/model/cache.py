@@ -1,4 +1,4 @@
-"""The cache of decoding: what MLA keeps of a token is its key-value latent and its rotary key, nothing per head.
+"""The cache for decoding: MLA keeps of each token its key-value latent and its rotary key, nothing per head.
 
 Shapes: B rows, S slots, R latent channels, d rotary channels.
 """
@@ -10,10 +10,10 @@ from engine.model.config import K2Config
 
 
 class LatentCache:
-    """Latents of the tokens seen so far, for all layers, right-aligned rows sharing one length.
+    """The latents of the tokens so far for all layers; rows are right-aligned and share one length.
 
-    Rows of unequal length are padded on the left; `start_B` is the first slot that belongs to the row. Room
-    for `capacity` slots is taken at once, so that a step writes in place.
+    Rows of unequal length are padded on the left; `start_B` is the first slot that belongs to the row. Space for
+    `capacity` slots is allocated at once, so that a step writes in place.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class LatentCache:
         self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
 
     def end(self, new: int) -> int:
-        """Slots taken once `new` more tokens are in. Raises ValueError where there is no room for them."""
+        """Return the number of slots used once `new` more tokens are in; raises ValueError if they do not fit."""
         end = self.length + new
         if end > self.capacity:
             raise ValueError(f"cache of {self.capacity} slots cannot take token {end}")
@@ -47,9 +47,9 @@ class LatentCache:
         return store[:, :end]
 
     def visible(self, new: int) -> Tensor | None:
-        """Which slots each of `new` next tokens sees, (B, 1, new, length+new) bool: its own past, no padding.
+        """Return which slots each of `new` next tokens sees, (B, 1, new, length+new) bool: its own past, no padding.
 
-        None where every one of them sees every slot.
+        Returns None if every one of them sees every slot.
         """
         if new == 1 and not self.padded:
             return None
@@ -57,10 +57,10 @@ class LatentCache:
         queries = slots[self.length :]
         past = slots[None, :] <= queries[:, None]
         owned = slots[None, :] >= self.start_B[:, None]
-        itself = slots[None, :] == queries[:, None]  # so that a padding query has something to look at
+        itself = slots[None, :] == queries[:, None]  # so that a padding query has at least one slot to attend to
         return (past[None] & (owned[:, None, :] | itself[None]))[:, None]
 
     def select(self, rows: Tensor) -> None:
-        """Keep only `rows` (indices, repeats allowed): drops finished rows, or copies one prefix for many samples."""
+        """Keep only `rows` (indices, repeats allowed), to drop finished rows or copy one prefix for many samples."""
         self.start_B = self.start_B[rows]
         self.layers = [store[rows] for store in self.layers]

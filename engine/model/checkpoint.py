@@ -1,7 +1,7 @@
-"""Checkpoints to hand off: model.safetensors and config.json, as the released K2 names its weights.
+"""Checkpoints for other stages: model.safetensors and config.json, with the weight names of the released K2.
 
-The experts' stacked weights are written apart, one gate, up and down a expert, so that Hugging Face's
-DeepseekV3 reads the file; loading stacks them again. The same model gives the same bytes.
+The experts' stacked weights are written separately, one gate, up and down per expert, so that Hugging Face's DeepseekV3
+can read the file; loading stacks them again. Equal models give equal bytes.
 """
 
 import json
@@ -25,7 +25,7 @@ STACKED = ("gate_up_proj", "down_proj")
 
 
 def state_dict(model: K2Model) -> dict[str, Tensor]:
-    """Weights and router biases under the released names, experts one by one. Tensors are views of the model's."""
+    """Return weights and router biases under the released names, experts one by one; tensors are views."""
     out: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         outer = name if name.startswith("lm_head.") else f"model.{name}"
@@ -43,25 +43,25 @@ def state_dict(model: K2Model) -> dict[str, Tensor]:
 
 
 def released_shapes(config: K2Config) -> dict[str, tuple[int, ...]]:
-    """Released name → shape of every tensor of a model, in the model's order; takes no memory at any size."""
+    """Return released name → shape of every tensor of a model, in the model's order; takes no memory at any size."""
     with torch.device("meta"):
         model = K2Model(config, seed=None)
     return {name: tuple(tensor.shape) for name, tensor in state_dict(model).items()}
 
 
 def check_names(names: Iterable[str], wanted: Mapping[str, Any], source: str) -> None:
-    """Refuse a foreign or a missing tensor by name."""
-    found = set(names)
-    foreign = sorted(found - set(wanted))
+    """Refuse a foreign or a missing tensor, naming it."""
+    present = set(names)
+    foreign = sorted(present - set(wanted))
     if foreign:
         raise UserError(f"{source}: tensor {foreign[0]} does not belong to this model; check its {CONFIG}")
     for name in wanted:
-        if name not in found:
+        if name not in present:
             raise UserError(f"{source}: tensor {name} is missing: {remake(Path(source))}")
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str) -> None:
-    """Refuse a tensor of another shape, or with NaN or infinity in it."""
+    """Refuse a tensor of another shape, or with NaN or infinity."""
     if tuple(tensor.shape) != shape:
         shapes = f"{tuple(tensor.shape)}, but {CONFIG} asks for {shape}"
         raise UserError(f"{source}: tensor {name} has shape {shapes}; they are of two models")
@@ -72,7 +72,7 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str)
 def checked(
     weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str
 ) -> Callable[[str], Tensor]:
-    """A way to read `weights`, which must be those of `shapes`; each tensor is checked when it is read."""
+    """Return a reader of `weights`, whose names must be those of `shapes`; each tensor is checked when it is read."""
     check_names(weights, shapes, source)
 
     def read(name: str) -> Tensor:
@@ -84,7 +84,7 @@ def checked(
 
 
 def load_state_dict(model: K2Model, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy released-name `weights` into the model. Raises UserError naming `source` and the first wrong tensor."""
+    """Copy `weights` (released names) into the model; raises UserError naming `source` and the first wrong tensor."""
     with torch.no_grad():
         wanted = state_dict(model)
         read = checked(weights, {name: tuple(place.shape) for name, place in wanted.items()}, source)
@@ -93,7 +93,7 @@ def load_state_dict(model: K2Model, weights: Mapping[str, Tensor], source: str) 
 
 
 def save_checkpoint(directory: Path, model: K2Model, extra: dict[str, Any]) -> None:
-    """Write the model into `directory` (made if needed). `extra` goes to config.json's `k2_pipeline`."""
+    """Write the model into `directory` (created if needed). `extra` goes into config.json as `k2_pipeline`."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = state_dict(model)
     specs = {name: Spec(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
@@ -102,7 +102,7 @@ def save_checkpoint(directory: Path, model: K2Model, extra: dict[str, Any]) -> N
 
 
 def write_config(directory: Path, config: K2Config, extra: dict[str, Any]) -> None:
-    """Write config.json, `extra` as its `k2_pipeline`."""
+    """Write config.json with `extra` as its `k2_pipeline`."""
     values = {**config.to_dict(), EXTRA: extra}
     (directory / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -122,14 +122,14 @@ def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
     path, values = directory / CONFIG, read_config(directory)
     extra = values.get(EXTRA) or {}
     if not isinstance(extra, dict):
-        raise UserError(f"{path}: {EXTRA} is {extra!r}, which is no object; take it out")
+        raise UserError(f"{path}: {EXTRA} is {extra!r}, which is not an object; take it out")
     return K2Config.from_dict(values, str(path)), dict(extra)
 
 
 def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
-    """The model of a checkpoint, on the CPU in fp32, in training mode. Raises UserError for a bad file.
+    """Return the model of a checkpoint, on the CPU in fp32, in training mode; raises UserError for a bad file.
 
-    With `tokenizer`, a digest, refuse a checkpoint that says it was trained with another one.
+    With `tokenizer`, a digest, refuse a checkpoint that names another tokenizer.
     """
     config, extra = load_config(directory)
     named = extra.get("tokenizer", tokenizer)

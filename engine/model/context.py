@@ -1,14 +1,14 @@
-"""How many positions a checkpoint may be asked for."""
+"""Check how many positions a checkpoint can read."""
 
 from engine.errors import UserError
 from engine.model.config import K2Config
 
 
 def require_context(config: K2Config, tokens: int, field: str) -> None:
-    """Refuse `tokens` positions, as parameter `field` asks for, where the checkpoint was not made to read so far.
+    """Refuse `tokens` positions, the value of parameter `field`, if the checkpoint was not made for that many.
 
-    `max_position_embeddings` is the trained length, or what YaRN stretches it to. Beyond it rotary angles are new to
-    the model and it degrades without an error, so this is asked before any training starts.
+    `max_position_embeddings` is the trained length, or what YaRN stretches it to. Beyond it, rotary angles are new to
+    the model and it degrades without an error, so this is checked before any training starts.
     """
     limit = config.max_position_embeddings
     if tokens > limit:

@@ -1,8 +1,8 @@
-"""One more token a row: what the model's forward through a cache computes, in under half of the calls.
+"""Decode one more token per row: the same as the model's forward through a cache, in under half of the calls.
 
-A step's products are so small that modules, autocast and type checks around them cost as much again. A decoder looks
-the weights up once, forms the first projections of queries and latents together and turns all layers by one table.
-The full forward stays the specification; it and the forward through the cache read prompts and train policies.
+A step's products are so small that modules, autocast and type checks around them take as long again. A decoder looks up
+the weights once, computes the first projections of queries and latents together and rotates all layers with one
+table. The full forward remains the specification; prompts and policy training use it and the cached forward.
 
 Shapes: B rows, S slots, D model channels, H heads, N content and d rotary channels of a query head, V channels of a
 value head, R latent channels.
@@ -29,9 +29,9 @@ Map = Callable[[Tensor], Tensor]
 
 
 class Decoder:
-    """Steps of one batch through `model`, whose prompts `cache` holds; to be made anew when weights change.
+    """Decodes one batch through `model`, whose prompts are in `cache`; make a new one when weights change.
 
-    Nothing is recorded, no gradient kept; activations are in fp32 or better. Call it in inference mode.
+    Nothing is recorded and no gradient kept; activations are in fp32 or better. Call it in inference mode.
     """
 
     def __init__(self, model: K2Model, cache: LatentCache) -> None:
@@ -43,7 +43,7 @@ class Decoder:
         self.norm = _norm(model.norm)
 
     def step(self, ids_B: Tensor) -> Tensor:
-        """Take up one more token a row; the next one's logits, (B, vocabulary). ValueError where the cache is full."""
+        """Add one token per row; return the next one's logits, (B, vocabulary). ValueError if the cache is full."""
         cache, end = self.cache, self.cache.end(1)
         turn, visible = self.turns[end - 1], cache.visible(1)
         hidden_B1S = None if visible is None else ~visible[:, 0]
@@ -55,7 +55,7 @@ class Decoder:
 
 
 class _Layer:
-    """`Block` for one token a row."""
+    """`Block` for one token per row."""
 
     def __init__(self, block: Block) -> None:
         self.attention = _Attention(block.self_attn, block.layer)
@@ -68,7 +68,7 @@ class _Layer:
 
 
 class _Attention:
-    """`LatentAttention` in its absorbed form for one token a row; the softmax's scale is in the query's weight."""
+    """`LatentAttention` in its absorbed form for one token per row; the query's weight includes the softmax's scale."""
 
     def __init__(self, attention: LatentAttention, layer: int) -> None:
         c, self.layer = attention.config, layer
@@ -103,12 +103,12 @@ class _Attention:
 
 
 def _weight(weight: Tensor) -> Tensor:
-    """The weight itself, without gradient; a copy in fp32 where it is narrower."""
+    """Return the weight itself, without gradient; a copy in fp32 if it is narrower."""
     return weight.detach().to(wide(weight.dtype))
 
 
 def _norm(norm: RMSNorm) -> Map:
-    """RMSNorm as x / √(‖x‖² + D·eps) · (√D · gain): half the op's calls."""
+    """Return RMSNorm as x / √(‖x‖² + D·eps) · (√D · gain), with half the op's calls."""
     width = norm.weight.numel()
     gain = _weight(norm.weight) * width**0.5
     floor = gain.new_tensor((width * norm.eps) ** 0.5)
@@ -120,13 +120,13 @@ def _norm(norm: RMSNorm) -> Map:
 
 
 def _second(norm: RMSNorm, query: Tensor) -> Map:
-    """The query's second projection, of the normalised result of its first."""
+    """Return the query's second projection, applied to the normalised result of its first."""
     normalised = _norm(norm)
     return lambda q: torch.mm(normalised(q), query.T)
 
 
 def _swiglu(mlp: SwiGLU) -> Map:
-    """The dense feed-forward, or the shared expert."""
+    """Return the dense feed-forward, or the shared expert."""
     gate, up, down = (_weight(part.weight).T for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
     def apply(x: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _swiglu(mlp: SwiGLU) -> Map:
 
 
 def _mixture(moe: MoE) -> Map:
-    """`MoE`: the router's choice, the routed experts, the shared one."""
+    """Return `MoE` as a function: the router's choice, the routed experts, the shared expert."""
     router, shared = moe.gate, _swiglu(moe.shared_experts)
     scores = _weight(router.weight).T
     gate_up, down = _weight(moe.experts.gate_up_proj), _weight(moe.experts.down_proj)

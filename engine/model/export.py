@@ -1,7 +1,8 @@
-"""A checkpoint for other software: Hugging Face's layout with sharded safetensors, tokenizer and chat template.
+"""Export a checkpoint for other software: Hugging Face's layout with sharded safetensors, tokenizer, chat template.
 
-Three formats: fp32 as it is, bf16 rounded to nearest, and the released one (engine/model/fp8). Router biases stay in
-fp32 in each: they move by 1e-3 and decide who is chosen. Tensors go through one by one, so memory stays flat.
+Three formats: fp32 unchanged, bf16 rounded to nearest, and the released one (engine/model/fp8). Router biases stay in
+fp32 in each, since they move by 1e-3 and decide which expert is chosen. Tensors are converted one by one, so memory
+stays flat.
 """
 
 import json
@@ -30,7 +31,7 @@ SHARD_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: shards, tensors and their bytes."""
+    """The result of an export: the number of shards and tensors, and their bytes."""
 
     shards: int
     tensors: int
@@ -45,13 +46,13 @@ def export_checkpoint(
     Args:
         checkpoint: a directory of `save_checkpoint`.
         tokenizer: a directory with tokenizer.json, tokenizer_config.json and chat_template.jinja.
-        out: made if needed.
+        out: created if needed.
         dtype: one of `DTYPES`.
-        shard_bytes: most bytes of a shard's tensors; a larger tensor gets a shard of its own.
+        shard_bytes: most bytes of a shard's tensors; a larger tensor gets its own shard.
 
     Raises:
-        UserError: an unknown dtype, or a checkpoint that is of another tokenizer or damaged: its directory is named,
-            and the tensor that is missing, foreign, misshapen or holds NaN or infinity.
+        UserError: an unknown dtype, or a checkpoint of another tokenizer or a damaged one; the message names the
+            directory and the tensor that is missing, foreign, misshapen or holds NaN or infinity.
 
     """
     if dtype not in DTYPES:
@@ -68,14 +69,14 @@ def export_checkpoint(
     ids = {"bos_token_id": tok.special(BOS), "eos_token_id": tok.eos_id, "pad_token_id": tok.pad_id}
     values = {**config.to_dict(), **ids, EXTRA: extra, "torch_dtype": "float32" if dtype == "float32" else "bfloat16"}
     _write_json(out / CONFIG, values | ({"quantization_config": QUANTIZATION} if dtype == "fp8" else {}))
-    # A turn ends in <|im_end|>, which the released config leaves out: without it a chat would run on.
+    # A turn ends in <|im_end|>, which the released config leaves out: without it a chat would not stop.
     _write_json(out / "generation_config.json", ids | {"eos_token_id": [tok.im_end_id, tok.eos_id]})
     _write_tokenizer(tokenizer, out, config.max_position_embeddings)
     return done
 
 
 def stored_specs(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Spec]:
-    """What a weight is stored as: itself, or in FP8 itself and its scales."""
+    """Return how a weight is stored: itself, or in FP8 itself and its scales."""
     if dtype == "float32" or name.endswith("e_score_correction_bias"):
         return {name: Spec(torch.float32, shape)}
     if dtype == "fp8" and is_quantised(name):
@@ -92,7 +93,7 @@ def _stored(read: Callable[[str], Tensor], name: str, spec: Spec) -> Tensor:
 
 
 def _shards(parts: Iterable[dict[str, Spec]], shard_bytes: int) -> Iterator[dict[str, Spec]]:
-    """Deal the weights, each with its scales, into shards in their order."""
+    """Yield shards with the weights, each with its scales, in order."""
     shard: dict[str, Spec] = {}
     held = 0
     for part in parts:

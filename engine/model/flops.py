@@ -1,4 +1,4 @@
-"""FLOPs a token, from the shapes of the matrix products that a forward executes (k2-facts 1.5).
+"""FLOPs per token, from the shapes of the matrix products in a forward (k2-facts 1.5).
 
 One multiply-add is two FLOPs. Element-wise work (norms, softmax, rotation) is left out, as is usual: it is below 1 %.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.model.config import K2Config
 
 BACKWARD = 2
-"""A backward forms two products of each forward one's size: by the weight and by the input."""
+"""A backward has two products of the size of each forward one: for the weight and for the input."""
 
 
 @dataclass(frozen=True)
@@ -22,30 +22,30 @@ class MatMul:
 
     @property
     def flops(self) -> int:
-        """Of all of them, for one token."""
+        """The FLOPs of all these products, for one token."""
         return 2 * self.inputs * self.outputs * self.times
 
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs a token of one forward: `linear` in weight matrices, `attention` in scores and mixed values."""
+    """FLOPs per token of one forward: `linear` in weight matrices, `attention` in scores and mixed values."""
 
     linear: int
     attention: int
 
     @property
     def forward(self) -> int:
-        """All of a forward."""
+        """The FLOPs of a forward."""
         return self.linear + self.attention
 
     @property
     def training(self) -> int:
-        """A forward and its backward; recomputation is extra."""
+        """The FLOPs of a forward and its backward, without recomputation."""
         return (1 + BACKWARD) * self.forward
 
 
 def matmuls(c: K2Config) -> list[MatMul]:
-    """Every weight matrix that one token is multiplied by, the input embedding (a lookup) left out."""
+    """Return every weight matrix that one token is multiplied by, without the input embedding (a lookup)."""
     D, H, L = c.hidden_size, c.num_attention_heads, c.num_hidden_layers
     sparse = L - c.first_k_dense_replace
     queries = (
@@ -70,9 +70,9 @@ def matmuls(c: K2Config) -> list[MatMul]:
 
 
 def flops_per_token(config: K2Config, sequence_length: int) -> Flops:
-    """FLOPs a token, averaged over a causal sequence of `sequence_length` tokens.
+    """Return FLOPs per token, averaged over a causal sequence of `sequence_length` tokens.
 
-    A token sees itself and its past, (S + 1)/2 keys on average; a kernel that forms all S² scores and masks half of
+    A token sees itself and its past, (S + 1)/2 keys on average; a kernel that computes all S² scores and masks half of
     them executes up to twice the attention counted here.
     """
     c = config

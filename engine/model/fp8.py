@@ -13,9 +13,9 @@ from engine.errors import UserError
 
 BLOCK = 128
 LARGEST = 448.0
-"""E4M3's largest number: a block's largest weight is stored as it."""
+"""E4M3's largest number, as which a block's largest weight is stored."""
 SUFFIX = "_scale_inv"
-"""The scale of `x.weight` is `x.weight_scale_inv`: what the stored numbers are multiplied by."""
+"""The scale of `x.weight` is `x.weight_scale_inv`, by which the stored numbers are multiplied."""
 
 QUANTIZATION: dict[str, Any] = {
     "quant_method": "fp8",
@@ -25,17 +25,17 @@ QUANTIZATION: dict[str, Any] = {
 }
 """config.json's quantization_config."""
 _WITHOUT_EFFECT = frozenset({"scale_fmt", "modules_to_not_convert", "ignored_layers", "dequantize"})
-"""Further fields of it that leave open nothing of what the stored numbers mean: each tensor's type says it."""
+"""Its further fields that do not affect the meaning of the stored numbers, which each tensor's type defines."""
 
 
 def check_quantization(settings: Any, source: str) -> None:
-    """Refuse a quantization_config of another format than this one, by the field; None means that there is none."""
+    """Refuse a quantization_config of another format, naming the field; None means that there is none."""
     if settings is None:
         return
     where = f"{source}: quantization_config"
     remedy = "take a checkpoint in fp32, bf16, fp16 or the released FP8"
     if not isinstance(settings, dict):
-        raise UserError(f"{where} is {settings!r}, which is no object; {remedy}")
+        raise UserError(f"{where} is {settings!r}, which is not an object; {remedy}")
     for name, released in QUANTIZATION.items():
         given = settings.get(name)
         allowed = {"activation_scheme": ("dynamic", "static", None), "fmt": (released, None)}.get(name, (released,))
@@ -47,18 +47,18 @@ def check_quantization(settings: Any, source: str) -> None:
 
 
 def is_quantised(name: str) -> bool:
-    """Whether the release stores a weight so: all projections; not embedding, head, norms and router."""
+    """Return whether the release quantises a weight: all projections; not embedding, head, norms and router."""
     return "_proj" in name and name.endswith(".weight")
 
 
 def scale_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(n, m) for a weight of shape (N, M)."""
+    """Return (n, m) for a weight of shape (N, M)."""
     rows, columns = shape
     return -(-rows // BLOCK), -(-columns // BLOCK)
 
 
 def block_scales(weight_NM: Tensor) -> Tensor:
-    """Each block's largest magnitude over 448, fp32 (n, m); 1 for a block of zeros."""
+    """Return each block's largest magnitude over 448, fp32 (n, m); 1 for a block of zeros."""
     rows, columns = weight_NM.shape
     n, m = scale_shape((rows, columns))
     padded = F.pad(weight_NM.float().abs(), (0, m * BLOCK - columns, 0, n * BLOCK - rows))
@@ -67,16 +67,16 @@ def block_scales(weight_NM: Tensor) -> Tensor:
 
 
 def quantise(weight_NM: Tensor, scale_nm: Tensor) -> Tensor:
-    """The weight over its blocks' scales, rounded to the nearest E4M3 number; (N, M)."""
+    """Return the weight over its blocks' scales, rounded to the nearest E4M3 number; (N, M)."""
     scaled = weight_NM.float() / _spread(scale_nm, weight_NM.shape)
     return scaled.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
 
 
 def dequantise(stored_NM: Tensor, scale_nm: Tensor) -> Tensor:
-    """What the stored weight means, in fp32; (N, M)."""
+    """Return the values of the stored weight in fp32; (N, M)."""
     return stored_NM.float() * _spread(scale_nm, stored_NM.shape)
 
 
 def _spread(scale_nm: Tensor, shape: torch.Size) -> Tensor:
-    """The scale of each element, (N, M)."""
+    """Return the scale of each element, (N, M)."""
     return scale_nm.repeat_interleave(BLOCK, 0)[: shape[0]].repeat_interleave(BLOCK, 1)[:, : shape[1]]

@@ -17,12 +17,12 @@ from kernels.rms_norm import rms_norm
 class WideBuffers(nn.Module):
     """A module whose own buffers stay in fp32 or better when its weights become narrower.
 
-    Rotary frequencies, router biases and largest logits hold more than bf16 can tell: angles grow with the position,
+    Rotary frequencies, router biases and largest logits need more precision than bf16: angles grow with the position,
     biases move by 1e-3, and clipping is exact.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Convert as `.to`, `.half` and the like ask."""
+        """Convert the module as `.to`, `.half` and similar calls request."""
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, old in before.items():
@@ -33,7 +33,7 @@ class WideBuffers(nn.Module):
 
 
 class Linear(nn.Linear):
-    """A bias-free linear map whose weight is left for the model to fill: one keyed initialisation for all."""
+    """A bias-free linear map whose weight the model fills, so that all weights share one keyed initialisation."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)

@@ -37,14 +37,14 @@ class Block(nn.Module):
         visible: Tensor | None,
         valid_BT: Tensor | None = None,
     ) -> Tensor:
-        """One block over (B, T, D)."""
+        """Apply the block to (B, T, D)."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible, valid_BT)
         x = self.post_attention_layernorm(x_BTD)
         return x_BTD + cast(Tensor, self.mlp(x, valid_BT) if isinstance(self.mlp, MoE) else self.mlp(x))
 
 
 class K2Model(WideBuffers):
-    """Kimi K2's architecture at any size. Weights are drawn from `seed`, each by its name; None leaves them unset."""
+    """Kimi K2's architecture at any size. Each weight depends on `seed` and its name; seed None leaves them unset."""
 
     frequencies_P: Tensor
 
@@ -65,7 +65,7 @@ class K2Model(WideBuffers):
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """N(0, initializer_range²) for every matrix; gains stay 1. Adding a layer leaves the others' draws alone."""
+        """Draw every matrix from N(0, initializer_range²); gains stay 1. Adding a layer does not change other draws."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not parameter.is_meta:
                 key = hashlib.blake2b(f"{seed}/init/{name}".encode(), digest_size=8).digest()
@@ -79,11 +79,11 @@ class K2Model(WideBuffers):
         positions: Tensor | None = None,
         valid_BT: Tensor | None = None,
     ) -> Tensor:
-        """The last block's normalised output, (B, T, D): what the head reads.
+        """Return the last block's normalised output, (B, T, D), which the head reads.
 
-        With a cache the T tokens follow those it holds, and it takes them up. `positions` (T or B×T) default to
-        the tokens' places in the sequence. Tokens that are not `valid_BT` (None: all are) are padding: what training
-        forwards record, the largest logits and the experts' loads, leaves them out; the output is the same.
+        With a cache the T tokens follow those in it, and are added to it. `positions` (T or B×T) default to the tokens'
+        positions in the sequence. Tokens that are not `valid_BT` (None: all are) are padding: what training forwards
+        record, the largest logits and the experts' loads, leaves them out; the output is the same.
         """
         past, new = (cache.length if cache is not None else 0), ids_BT.shape[1]
         if positions is None:
@@ -98,14 +98,14 @@ class K2Model(WideBuffers):
         return cast(Tensor, self.norm(x_BTD))
 
     def forward(self, ids_BT: Tensor, cache: LatentCache | None = None, positions: Tensor | None = None) -> Tensor:
-        """Logits of the next token after each position, (B, T, V). See `hidden`."""
+        """Return the logits of the next token after each position, (B, T, V). See `hidden`."""
         return cast(Tensor, self.lm_head(self.hidden(ids_BT, cache, positions)))
 
     def attentions(self) -> list[LatentAttention]:
-        """The attention of each layer, in order."""
+        """Return the attention of each layer, in order."""
         return [cast(Block, block).self_attn for block in self.layers]
 
     def routers(self) -> dict[int, Router]:
-        """Layer number → router, for the layers that have one."""
+        """Return layer number → router, for the layers that have one."""
         blocks = [cast(Block, block) for block in self.layers]
         return {block.layer: block.mlp.gate for block in blocks if isinstance(block.mlp, MoE)}

@@ -14,7 +14,7 @@ from kernels.precision import operand_type, wide
 
 
 class Router(WideBuffers):
-    """Scores in fp32; the bias only chooses, the gates come from the unbiased scores (k2-facts 1.3).
+    """The router, with scores in fp32; the bias affects only the choice, gates use unbiased scores (k2-facts 1.3).
 
     `load_E` counts the tokens each expert received in training forwards since `balance_`.
     """
@@ -30,23 +30,23 @@ class Router(WideBuffers):
         self.register_buffer("load_E", torch.zeros(config.n_routed_experts, dtype=torch.int64), persistent=False)
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """The chosen experts (N, k) and their gates (N, k) in fp32, summing to the scaling factor."""
+        """Return the chosen experts (N, k) and their gates (N, k) in fp32, which sum to the scaling factor."""
         with torch.autocast(x_ND.device.type, enabled=False):
             scores = torch.sigmoid(F.linear(x_ND.to(wide(x_ND.dtype)), self.weight.to(wide(self.weight.dtype))))
         return self.choose(scores)
 
     def choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from the scores."""
+        """Return chosen experts and gates from the scores."""
         chosen = (scores_NE.detach() + self.e_score_correction_bias).topk(self.k, dim=-1).indices
         gates = scores_NE.gather(-1, chosen)
         return chosen, gates / (gates.sum(-1, keepdim=True) + 1e-20) * self.factor
 
     @torch.no_grad()
     def balance_(self, rate: float) -> float:
-        """Move the bias one step towards even load and start counting anew; the max/mean load seen, 1 if none.
+        """Move the bias one step towards even load and reset the counts; return the max/mean load, 1 if there was none.
 
-        b ← b + rate·(sign(e) − mean sign(e)), e the shortfall of an expert's load: Moonlight's form, which keeps
-        the bias from drifting and chooses the same experts as DeepSeek-V3's.
+        b ← b + rate·(sign(e) − mean sign(e)), e the shortfall of an expert's load: Moonlight's form, which keeps the
+        bias from drifting and chooses the same experts as DeepSeek-V3's.
         """
         load = self.load_E.float()
         mean = load.mean()
@@ -79,7 +79,7 @@ class MoE(nn.Module):
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None = None) -> Tensor:
         """Map (B, T, D) to (B, T, D); under autocast the experts compute in its type.
 
-        Tokens that are not `valid_BT` are padding and not counted in the load.
+        Tokens that are not `valid_BT` are padding and do not count in the load.
         """
         x_ND = x_BTD.flatten(0, -2)
         chosen, gates = self.gate(x_ND)

@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere, in Hugging Face's layout: one file or shards; floats or the released FP8 blocks."""
+"""Import a checkpoint from elsewhere, in Hugging Face's layout: one file or shards; floats or released FP8 blocks."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,26 +16,26 @@ from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
 COMPUTED = "rotary_emb.inv_freq"
 """A buffer that some releases store although the configuration determines it."""
 PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What a weight that stands for itself may be stored as, and a scale."""
+"""The types in which an unquantised weight, or a scale, may be stored."""
 
 
 class ReleasedWeights(Mapping[str, Tensor]):
-    """The weights of a released checkpoint by name, each in fp32 when asked for."""
+    """The weights of a released checkpoint by name, each converted to fp32 when it is read."""
 
     def __init__(self, files: Mapping[str, Tensor], source: str) -> None:
         self._files, self._source = files, source
 
     def __getitem__(self, name: str) -> Tensor:
-        """The weight; KeyError if there is none.
+        """Return the weight; KeyError if there is none.
 
-        Raises UserError for a type that is neither `PLAIN` nor FP8 E4M3, and where an FP8 weight lacks scales of its
-        shape, all positive and finite, or another has some.
+        Raises UserError for a type that is neither `PLAIN` nor FP8 E4M3, if an FP8 weight lacks positive, finite scales
+        of its shape, and if another weight has scales.
         """
         stored, scale = self._files[name], self._files.get(name + SUFFIX)
         if stored.dtype == torch.float8_e4m3fn:
             return dequantise(stored, self._scale(name, stored, scale))
         if stored.dtype not in PLAIN:
-            self._refuse(f"tensor {name} is {_type(stored)}, which is no type that weights are read from")
+            self._refuse(f"tensor {name} is {_type(stored)}, which is not a type that weights are read from")
         if scale is not None:
             self._refuse(f"tensor {name} is {_type(stored)}, but has scales in {name}{SUFFIX}, as FP8 E4M3 has")
         return stored.float()
@@ -47,10 +47,10 @@ class ReleasedWeights(Mapping[str, Tensor]):
             shapes = f"{tuple(stored.shape)}, but {name}{SUFFIX} is of shape {tuple(scale.shape)}"
             self._refuse(f"tensor {name} is FP8 of shape {shapes}")
         if scale.dtype not in PLAIN:
-            self._refuse(f"tensor {name}{SUFFIX} is {_type(scale)}, which is no type that scales are read from")
+            self._refuse(f"tensor {name}{SUFFIX} is {_type(scale)}, which is not a type that scales are read from")
         scale_nm = scale.float()
         if bad := scale_nm[~((scale_nm > 0) & scale_nm.isfinite())].tolist():
-            self._refuse(f"tensor {name}{SUFFIX} holds the scale {bad[0]}, which is no positive finite number")
+            self._refuse(f"tensor {name}{SUFFIX} holds the scale {bad[0]}, which is not a positive finite number")
         return scale_nm
 
     def _refuse(self, why: str) -> NoReturn:
@@ -71,10 +71,10 @@ def _type(tensor: Tensor) -> str:
 
 
 def import_checkpoint(source: Path, out: Path, extra: dict[str, Any]) -> K2Config:
-    """Write the checkpoint in `source` into `out` as `save_checkpoint` does, in fp32, tensor by tensor.
+    """Write the checkpoint in `source` into `out` in fp32, tensor by tensor, in the format of `save_checkpoint`.
 
-    `extra` goes to config.json's `k2_pipeline`. Raises UserError for another architecture or quantisation, a missing,
-    foreign or misshapen tensor, or one with NaN or infinity in it.
+    `extra` goes into config.json as `k2_pipeline`. Raises UserError for another architecture or quantisation, and for a
+    tensor that is missing, foreign, misshapen, or holds NaN or infinity.
     """
     config, _ = load_config(source)
     check_quantization(read_config(source).get("quantization_config"), str(source / CONFIG))

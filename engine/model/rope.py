@@ -1,4 +1,4 @@
-"""Rotary positions and their extension by YaRN, exactly as DeepSeek-V3's released code has them.
+"""Rotary positions and their extension by YaRN, exactly as in DeepSeek-V3's released code.
 
 Shapes: B batch, T positions, d rotary channels, P = d/2 rotated pairs.
 """
@@ -14,14 +14,14 @@ from kernels.precision import wide
 
 
 def _correction(beta: float, dim: int, theta: float, length: int) -> float:
-    """Index of the pair that turns `beta` times within `length` positions (YaRN, arXiv 2309.00071)."""
+    """Return the index of the pair that turns `beta` times within `length` positions (YaRN, arXiv 2309.00071)."""
     return dim * math.log(length / (2 * math.pi * beta)) / (2 * math.log(theta))
 
 
 def _yarn_frequencies(period_P: Tensor, dim: int, theta: float, scaling: dict[str, Any]) -> Tensor:
-    """Fast pairs keep their frequency, slow ones are stretched by the factor, with a ramp between.
+    """Keep the frequency of fast pairs, stretch slow ones by the factor, with a ramp in between.
 
-    Rounded in the order of Hugging Face's code, so that the bits are those that other software turns by.
+    Rounded in the order of Hugging Face's code, so that the bits equal those of other software.
     """
     original = int(scaling["original_max_position_embeddings"])
     low = max(math.floor(_correction(float(scaling["beta_fast"]), dim, theta, original)), 0)
@@ -32,9 +32,9 @@ def _yarn_frequencies(period_P: Tensor, dim: int, theta: float, scaling: dict[st
 
 
 def inverse_frequencies(config: K2Config) -> Tensor:
-    """Radians a position for each rotated pair, shape (P,), with `config.rope_scaling` applied.
+    """Return radians per position for each rotated pair, shape (P,), with `config.rope_scaling` applied.
 
-    On the CPU, also where a model is laid out on the meta device: arithmetic there imports torch's compiler, in 2 s.
+    Always on the CPU, even for a model on the meta device, where arithmetic would import torch's compiler (2 s).
     """
     dim, theta = config.qk_rope_head_dim, config.rope_theta
     period_P = theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
@@ -56,7 +56,7 @@ def _is_yarn(config: K2Config) -> bool:
 
 
 def rotation_magnitude(config: K2Config) -> float:
-    """What cosines and sines are multiplied by: 1 but for YaRN with unequal mscale and mscale_all_dim."""
+    """Return the factor of cosines and sines: 1 except for YaRN with unequal mscale and mscale_all_dim."""
     if not _is_yarn(config):
         return 1.0
     scaling = config.rope_scaling or {}
@@ -65,7 +65,7 @@ def rotation_magnitude(config: K2Config) -> float:
 
 
 def softmax_scale(config: K2Config) -> float:
-    """The softmax's scale: 1/√(qk head channels), times YaRN's magnitude squared."""
+    """Return the softmax's scale: 1/√(qk head channels), times YaRN's magnitude squared."""
     scale = 1 / math.sqrt(config.qk_head_dim)
     if not _is_yarn(config):
         return scale
@@ -74,7 +74,7 @@ def softmax_scale(config: K2Config) -> float:
 
 
 def rotation(positions: Tensor, frequencies_P: Tensor, magnitude: float) -> Tensor:
-    """The turn of each pair at `positions` (T or B×T) as complex numbers, (…, P); angles in fp32 or better.
+    """Return the rotation of each pair at `positions` (T or B×T) as complex numbers, (…, P); angles in fp32 or better.
 
     The checkpoint stores pairs interleaved, so that they multiply as complex numbers do.
     """

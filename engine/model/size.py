@@ -1,4 +1,4 @@
-"""How many parameters a configuration has, block by block, in total and active for one token."""
+"""Count the parameters of a configuration by block, in total and active for one token."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ BLOCKS = (
     ("self_attn", "attention"),
     ("norm", "RMSNorm"),
 )
-"""First match wins. A norm inside attention counts as attention, as in k2-facts 1.4."""
+"""The first match wins. A norm inside attention counts as attention, as in k2-facts 1.4."""
 
 
 @dataclass(frozen=True)
 class SizeRow:
-    """One block: its parameters (router biases counted) and those that one token's forward uses."""
+    """One block: its parameters (including router biases) and those that one token's forward uses."""
 
     block: str
     total: int
@@ -33,7 +33,7 @@ class SizeRow:
 
 
 def n_params(config: K2Config) -> list[SizeRow]:
-    """The table by block, a row "sum" last. Built on the meta device: takes no memory at any size."""
+    """Return the table by block, with a last row "sum"; built on the meta device, so it takes no memory at any size."""
     with torch.device("meta"):
         model = K2Model(config, seed=None)
     totals: dict[str, int] = defaultdict(int)
@@ -51,7 +51,7 @@ def n_params(config: K2Config) -> list[SizeRow]:
 
 @dataclass(frozen=True)
 class CacheSize:
-    """What decoding keeps: numbers a token and layer, bytes a token over all layers, and how much MHA would keep."""
+    """The decoding cache: numbers per token and layer, bytes per token over all layers, and MHA's multiple."""
 
     width: int
     bytes_per_token: int
@@ -59,7 +59,7 @@ class CacheSize:
 
 
 def cache_size(config: K2Config, itemsize: int = 2) -> CacheSize:
-    """The latent cache beside multi-head attention's, which keeps each head's key and value (k2-facts 1.2)."""
+    """Return the size of the latent cache, and how many times larger multi-head attention's would be (k2-facts 1.2)."""
     width = config.kv_lora_rank + config.qk_rope_head_dim
     heads = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
     return CacheSize(width, width * itemsize * config.num_hidden_layers, heads / width)

@@ -1,6 +1,6 @@
-"""safetensors files, written and read one tensor at a time: memory stays flat in the number of tensors.
+"""Write and read safetensors files one tensor at a time, so that memory stays flat in the number of tensors.
 
-The bytes are those of safetensors' own `save`: wide types first, then by name.
+The bytes equal those of safetensors' own `save`: wide types first, then by name.
 """
 
 import json
@@ -20,24 +20,24 @@ from engine.remedy import remake
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
-"""What is written, and safetensors' names for it."""
+"""The types that are written, with their names in safetensors."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Type and shape of a tensor that is still to be made."""
+    """Type and shape of a tensor that is not computed yet."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """The size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_tensors(path: Path, specs: Mapping[str, Spec], tensor_of: Callable[[str], Tensor]) -> None:
-    """Write a safetensors file of `specs`, asking `tensor_of(name)` for each tensor when its turn comes."""
+    """Write a safetensors file of `specs`, calling `tensor_of(name)` for each tensor when it is written."""
     order = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -57,10 +57,10 @@ def write_tensors(path: Path, specs: Mapping[str, Spec], tensor_of: Callable[[st
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """The tensors of a checkpoint's directory by name, each read when asked for; one file, or shards with an index."""
+    """The tensors of a checkpoint's directory by name, each read on access; one file, or shards with an index."""
 
     def __init__(self, directory: Path) -> None:
-        """Open what the directory holds. Raises UserError naming the file that is missing or damaged."""
+        """Open the directory's files; raises UserError naming a file that is missing or damaged."""
         self._files: dict[str, Any] = {}
         self._place: dict[str, Path] = {}
         index = directory / INDEX
@@ -71,14 +71,14 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def _open(self, path: Path) -> None:
         if not path.is_file():
-            raise UserError(f"{path} does not exist, or is no file: {remake(path)}")
+            raise UserError(f"{path} does not exist, or is not a file: {remake(path)}")
         try:
             file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is truncated or no safetensors file ({error}): {remake(path)}") from None
+            raise UserError(f"{path} is truncated or not a safetensors file ({error}): {remake(path)}") from None
         for name in file.keys():  # noqa: SIM118 - not a mapping
             if name in self._place:
-                raise UserError(f"{path}: tensor {name} stands in {self._place[name].name} too; remove one of them")
+                raise UserError(f"{path}: tensor {name} is also in {self._place[name].name}; remove one of them")
             self._place[name] = path
         self._files[str(path)] = file
 
@@ -103,7 +103,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         return {str(name): str(file) for name, file in json.loads(index.read_bytes())["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index} is no index of shards: it lacks a weight_map: {remake(index)}") from None
+        raise UserError(f"{index} is not an index of shards: it lacks a weight_map: {remake(index)}") from None
 
 
 def _listed(index: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint and a tokenizer belong together: by what the tokenizer does, not by how its files look."""
+"""Check whether a checkpoint and a tokenizer belong together, by what the tokenizer does, not by its file format."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ TIKTOKEN = "tiktoken.model"
 
 
 def check_tokenizer(vocab_size: int, extra: dict[str, Any], tok: K2Tokenizer, source: str) -> None:
-    """Refuse a checkpoint that names another tokenizer, or has no row for each of this one's ids."""
+    """Refuse a checkpoint that names another tokenizer, or has no row for some of this one's ids."""
     named = extra.get("tokenizer", tok.digest)
     if named != tok.digest:
         _refuse_tokenizer(source, named, tok, "")
@@ -24,7 +24,7 @@ def check_tokenizer(vocab_size: int, extra: dict[str, Any], tok: K2Tokenizer, so
 
 
 def check_own_tokenizer(source: Path, tok: K2Tokenizer) -> None:
-    """Refuse a checkpoint's directory whose tokenizer or chat template is another one, however the files are written.
+    """Refuse a checkpoint whose own tokenizer or chat template differs in meaning from ours.
 
     Raises UserError naming the parts that differ, or the file that is missing.
     """
@@ -34,7 +34,7 @@ def check_own_tokenizer(source: Path, tok: K2Tokenizer) -> None:
     template = own_template(source)
     if template is not None and _lines(template) != _lines(TEMPLATE.read_text(encoding="utf-8")):
         raise UserError(
-            f"{source} has another chat template than {TEMPLATE.name} here, so its chats were laid out otherwise; if "
+            f"{source} has another chat template than {TEMPLATE.name} here, so its chats look different; if "
             f"that does not matter, take {TEMPLATE.name} (or chat_template in tokenizer_config.json) out of it"
         )
 
@@ -47,19 +47,19 @@ def own_template(source: Path) -> str | None:
     try:
         given = json.loads(settings.read_bytes()).get("chat_template") if settings.is_file() else None
     except (ValueError, AttributeError, RecursionError):
-        raise UserError(f"{settings} is no JSON object; take it out, or the checkpoint anew") from None
+        raise UserError(f"{settings} is not a JSON object; take it out, or copy the checkpoint again") from None
     if isinstance(given, list):  # several by name
         given = {entry["name"]: entry["template"] for entry in given if isinstance(entry, dict)}.get("default")
     return None if given is None else str(given)
 
 
 def _lines(template: str) -> list[str]:
-    """Return the lines of a template that says by itself which white space counts, without their indentation."""
+    """Return a template's lines without indentation, since the template itself says which white space counts."""
     return [line.strip() for line in template.splitlines() if line.strip()]
 
 
 def _other_formats(source: Path) -> str:
-    """Return what to do where the tokenizer is there in another format."""
+    """Return what to do if the tokenizer is there in another format."""
     if not (source / TIKTOKEN).is_file():
         return ""
     return f"; {TIKTOKEN} alone is not read, so write it as tokenizer.json, as transformers' TikTokenConverter does"

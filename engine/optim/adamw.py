@@ -1,6 +1,6 @@
-"""AdamW by torch's fused kernel, without torch's Optimizer around it.
+"""AdamW with torch's fused kernel, but without torch's Optimizer class.
 
-That one's first use imports torch's compiler, which nothing here uses: 2 s of every process that trains.
+The first use of torch's Optimizer imports torch's compiler, which is not used here and takes 2 s per training process.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class AdamW:
-    """Moves `tensors` in place by their `.grad`, to the bits of torch.optim.AdamW(…, fused=True).
+    """Updates `tensors` in place from their `.grad`, with the same bits as torch.optim.AdamW(…, fused=True).
 
-    `state` holds STATE for each tensor that has taken a step; `lr` and `weight_decay` count for the next one.
+    `state` holds STATE for each tensor that has taken a step; `lr` and `weight_decay` apply from the next step on.
     """
 
     def __init__(self, tensors: Sequence[Tensor], lr: float, betas: tuple[float, float], weight_decay: float) -> None:
@@ -24,7 +24,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move each tensor that has a gradient."""
+        """Update each tensor that has a gradient."""
         moved = [tensor for tensor in self.tensors if tensor.grad is not None]
         states = [self._state(tensor) for tensor in moved]
         first, second, steps = ([state[name] for state in states] for name in STATE)

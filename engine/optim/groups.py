@@ -1,4 +1,4 @@
-"""Which weights Muon moves and which AdamW, for K2 and for foreign models."""
+"""Decide which weights Muon updates and which AdamW, for K2 and for other models."""
 
 from collections.abc import Callable
 
@@ -9,31 +9,31 @@ from engine.errors import UserError
 MuonRule = Callable[[str, nn.Parameter], bool]
 
 HEADS = ("lm_head", "head", "embed_out", "output_projection", "score", "classifier")
-"""What models call the layer that makes logits, of tokens or of classes."""
+"""Names that models give the layer that computes logits, of tokens or of classes."""
 GATE_UP = "gate_up_proj"
-"""What a stack is called that holds gate rows, then as many up rows: (…, 2F, D)."""
+"""Name of a stack that holds gate rows, then as many up rows: (…, 2F, D)."""
 DOWN = "down_proj"
-"""What the stack beside it is called that leads back: (…, D, F)."""
+"""Name of the stack next to it that leads back: (…, D, F)."""
 QK_NORMS = {
     name
-    for what in ("q", "k", "qk", "query", "key")
+    for projection in ("q", "k", "qk", "query", "key")
     for norm in ("norm", "ln", "layernorm", "layer_norm", "rmsnorm", "rms_norm")
-    for name in (f"{what}_{norm}", f"{norm}_{what}")
+    for name in (f"{projection}_{norm}", f"{norm}_{projection}")
 }
-"""What models call a normalisation of queries or keys after their projection (before it: MLA's `q_a_layernorm`)."""
+"""Names of a normalisation of queries or keys after their projection (before it: MLA's `q_a_layernorm`)."""
 
 
 def is_muon(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon moves this weight: at least 2-D, neither embedding nor head (Moonlight's rule)."""
+    """Return whether Muon updates this weight: at least 2-D, neither embedding nor head (Moonlight's rule)."""
     parts = name.split(".")
     return parameter.ndim >= 2 and parts[0] != "embed_tokens" and (len(parts) < 2 or parts[-2] not in HEADS)
 
 
 def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The trained weights by name: Muon's and AdamW's. An nn.Embedding's weight, also a tied one, is AdamW's always.
+    """Return the trained weights by name, Muon's and AdamW's; an nn.Embedding's weight, even if tied, is AdamW's.
 
-    Raises UserError where the rule sends a weight to Muon that is no matrix, nor a stack of them, or that is to be
-    halved into gate and up by its name, although its rows are odd or its sibling `down_proj` shows another layout.
+    Raises UserError if the rule gives Muon a weight that is neither a matrix nor a stack of matrices, or that its name
+    says is gate and up together although its rows are odd or its sibling `down_proj` has another layout.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     convolutions = {id(m.weight) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
@@ -57,7 +57,7 @@ def split(model: nn.Module, rule: MuonRule) -> tuple[dict[str, nn.Parameter], di
 
 
 def _refuse_other_layout(name: str, gate_up: nn.Parameter, named: dict[str, nn.Parameter]) -> None:
-    """Raise UserError where `gate_up` cannot be (…, 2F, D), judged by itself and by a sibling down_proj (…, D, F)."""
+    """Raise UserError if `gate_up` cannot be (…, 2F, D), judged by itself and by a sibling down_proj (…, D, F)."""
     remedy = "so it is not gate above up as the name says; rename it, or leave it to AdamW with is_muon"
     if gate_up.shape[-2] % 2:
         raise UserError(
@@ -72,7 +72,7 @@ def _refuse_other_layout(name: str, gate_up: nn.Parameter, named: dict[str, nn.P
 
 
 def refuse_qk_norm(model: nn.Module) -> None:
-    """Raise UserError where queries or keys are normalised after their projection: scaling it would do nothing."""
+    """Raise UserError if queries or keys are normalised after their projection, since scaling it has no effect then."""
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in QK_NORMS and not isinstance(module, nn.Identity):
             raise UserError(

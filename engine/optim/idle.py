@@ -1,4 +1,4 @@
-"""Experts that see no token: counted, since their weights only decay and nothing else tells of it.
+"""Count experts that see no token: their weights only decay, and no other figure shows it.
 
 Shapes: E experts of a stack.
 """
@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 IDLE_STEPS = 50
-"""From how many steps in a row without a token an expert counts as idle."""
+"""The number of steps in a row without a token from which an expert counts as idle."""
 
 
 class IdleExperts:
-    """Steps in a row with a vanishing gradient, for every expert: of each module's stacked (3-D) weights the first."""
+    """Steps in a row with a zero gradient for every expert, by the first stacked (3-D) weight of each module."""
 
     def __init__(self, named: dict[str, nn.Parameter]) -> None:
         stacks: dict[str, str] = {}
@@ -25,7 +25,7 @@ class IdleExperts:
 
     @torch.no_grad()
     def count(self) -> int:
-        """Take up this step's gradients; how many experts have been idle for `IDLE_STEPS` or longer."""
+        """Update the counts from this step's gradients; return the number of idle experts."""
         for name, parameter in self.stacks.items():
             idle_E = self.idle_E[name].add_(1)
             if parameter.grad is not None:

@@ -1,4 +1,4 @@
-"""Where an attention's per-head query and key weights lie: what QK-Clip needs to know of a model.
+"""The layout of an attention's per-head query and key weights, which QK-Clip needs.
 
 Shapes: H heads.
 """
@@ -14,10 +14,10 @@ from engine.errors import UserError
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a projection that a clipped head scales by γ^`power`: `count` rows from `first` on within each head.
+    """Rows of a projection that a clipped head scales by γ^`power`: `count` rows from `first` on in each head.
 
-    Head h owns the `per_head` rows of `weight` from `start` + h·`per_head` on; `start` is for fused projections. A
-    bias scales with its rows. The powers of a query's and its key's rows add up to 1, so that the logit shrinks by γ.
+    Head h has the `per_head` rows of `weight` from `start` + h·`per_head` on; `start` is for fused projections. A bias
+    scales with its rows. The powers of a query's and its key's rows add up to 1, so that the logit shrinks by γ.
     """
 
     weight: nn.Parameter
@@ -29,16 +29,16 @@ class Rows:
     start: int = 0
 
     def of(self, tensor: Tensor, heads: int) -> Tensor:
-        """The view (H, count, …) of these rows in the weight, its bias, or a copy of either."""
+        """Return the view (H, count, …) of these rows in the weight, its bias, or a copy of either."""
         owned: Tensor = tensor[self.start : self.start + heads * self.per_head].unflatten(0, (heads, self.per_head))
         return owned[:, self.first : self.first + self.count]
 
 
 @runtime_checkable
 class ClippedAttention(Protocol):
-    """An attention layer that QK-Clip can act on.
+    """An attention layer that QK-Clip can clip.
 
-    `max_logit_H` is each head's largest softmax input since `reset_max_logit`, signed, -inf where there was none.
+    `max_logit_H` is each head's largest softmax input since `reset_max_logit`, signed, -inf if there was none.
     """
 
     max_logit_H: Tensor
@@ -48,21 +48,21 @@ class ClippedAttention(Protocol):
 
 
 def find_attentions(model: nn.Module) -> list[ClippedAttention]:
-    """The parts of a model that follow the protocol, in the order of its modules."""
+    """Return the modules of a model that follow the protocol, in order."""
     return [module for module in model.modules() if isinstance(module, ClippedAttention)]
 
 
 def refuse_rows(attentions: Sequence[ClippedAttention], moved: Set[int]) -> None:
-    """Raise UserError where a layer would clip a frozen weight, or one whose id is not in `moved`."""
+    """Raise UserError if a layer would clip a frozen weight, or one whose id is not in `moved`."""
     for layer, attention in enumerate(attentions):
         for rows in attention.clip_rows():
             for parameter in (rows.weight, rows.bias):
                 if parameter is None or (parameter.requires_grad and id(parameter) in moved):
                     continue
-                what = f"layer {layer}: QK-Clip would scale a query or key weight of shape {tuple(parameter.shape)}"
+                problem = f"layer {layer}: QK-Clip would scale a query or key weight of shape {tuple(parameter.shape)}"
                 if not parameter.requires_grad:
-                    raise UserError(f"{what} that is frozen; unfreeze it, or give tau=0")
+                    raise UserError(f"{problem} that is frozen; unfreeze it, or give tau=0")
                 raise UserError(
-                    f"{what} that is not both in the model and moved by the optimizer; where weights or projections "
+                    f"{problem} that is not both in the model and moved by the optimizer; where weights or projections "
                     "were replaced, make their recorder and the optimizer afresh"
                 )

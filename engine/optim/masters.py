@@ -1,4 +1,4 @@
-"""The fp32 masters of weights kept in bf16 or fp16: the optimizer moves them, the model computes with copies."""
+"""fp32 masters of weights stored in bf16 or fp16: the optimizer updates them, the model computes with copies."""
 
 import warnings
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Masters:
-    """What the optimizer moves for each weight: an fp32 master where the weight is narrower, else the weight itself.
+    """The tensor that the optimizer updates for each weight: an fp32 master if the weight is narrower, else itself.
 
-    `keep` False moves narrow weights themselves, with a warning: an update below 2^-9 of a bf16 weight is lost.
+    `keep` False updates narrow weights directly, with a warning: updates below 2^-9 of a bf16 weight are lost.
     """
 
     def __init__(self, named: dict[str, nn.Parameter], keep: bool) -> None:
@@ -28,7 +28,7 @@ class Masters:
         return self.copies.get(name, self.named[name])
 
     def of(self, parameter: nn.Parameter) -> Tensor:
-        """The tensor to move for a weight of the model."""
+        """Return the tensor to update for a weight of the model."""
         return self._by_id.get(id(parameter), parameter)
 
     def take_gradients(self, names: dict[str, nn.Parameter]) -> None:

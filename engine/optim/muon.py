@@ -1,4 +1,4 @@
-"""Muon's update for a set of weights: momentum, Newton–Schulz over equal shapes at once, decoupled decay.
+"""Muon's update for a set of weights: momentum, Newton–Schulz on equal shapes at once, decoupled decay.
 
 Shapes: K matrices of one shape, n rows, m columns.
 """
@@ -15,7 +15,7 @@ from engine.optim.groups import GATE_UP
 from kernels.newton_schulz import STEPS, Coefficients, Plan, newton_schulz, plan
 
 RMS_TARGET = 0.2
-"""Root mean square of an update before the learning rate, that of AdamW in practice (Moonlight, Table 8)."""
+"""Root mean square of an update before the learning rate, as AdamW's is in practice (Moonlight, Table 8)."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Orthogonaliser:
     rms_target: float = RMS_TARGET
 
     def plan(self, count: int, n: int, m: int, device: str) -> Plan:
-        """How to go about `count` matrices of one shape."""
+        """Return the plan for `count` matrices of one shape."""
         return plan(count, min(n, m), max(n, m), self.dtype, device, self.steps)
 
     def scale(self, n: int, m: int) -> float:
-        """What an orthogonalised matrix is to be multiplied by."""
+        """Return the factor for an orthogonalised matrix."""
         return self.rms_target * math.sqrt(max(n, m))
 
     def __call__(self, update_Knm: Tensor, how: Plan) -> Tensor:
-        """The orthogonalised update of each matrix, not yet scaled."""
+        """Return the orthogonalised update of each matrix, not yet scaled."""
         return newton_schulz(update_Knm, self.steps, self.dtype, self.coefficients, how)
 
 
@@ -49,12 +49,12 @@ class Stack:
     gradient: Tensor
 
     def split(self, size: int) -> Iterator["Stack"]:
-        """The stack in pieces of at most `size` matrices."""
+        """Yield the stack in pieces of at most `size` matrices."""
         yield from map(Stack, self.weight.split(size), self.momentum.split(size), self.gradient.split(size))
 
 
 def matrices(name: str, tensor: Tensor, heads: int | None = None) -> list[Tensor]:
-    """Views (K, n, m) of a weight as the matrices that Muon treats apart: gate and up are two; `heads` divides rows."""
+    """Return views (K, n, m) of a weight as Muon's separate matrices: gate and up are two; `heads` divides rows."""
     if heads is not None:
         return [tensor.unflatten(0, (heads, -1))]
     stack = tensor if tensor.ndim == 3 else tensor[None]
@@ -74,16 +74,16 @@ def muon_(
     nesterov: bool = True,
     heads: Mapping[str, int] | None = None,
 ) -> None:
-    """One step in place: M ← μM + G; W ← W − lr·(0.2·√max(n,m)·NS(G + μM) + decay·W) (k2-facts 2.1, Nesterov 2.2).
+    """Take one step in place: M ← μM + G; W ← W − lr·(0.2·√max(n,m)·NS(G + μM) + decay·W) (k2-facts 2.1, 2.2).
 
-    Moves the weights that have a gradient. `heads` names weights to treat head by head.
+    Updates the weights that have a gradient. `heads` names weights that are treated head by head.
     """
     groups: dict[tuple[torch.Size, torch.device], list[Stack]] = defaultdict(list)
     for name, gradient in gradients.items():
         views = [matrices(name, t.detach(), (heads or {}).get(name)) for t in (weights[name], momenta[name], gradient)]
         for stack in map(Stack, *views):
             groups[stack.weight.shape[1:], stack.weight.device].append(stack)
-    # A bundle's matrices stay in the cache from the momentum to the weight.
+    # A bundle's matrices stay in the cache from the momentum's update to the weight's.
     for ((n, m), device), stacks in groups.items():
         how = orthogonalise.plan(sum(len(stack.weight) for stack in stacks), n, m, device.type)
         for bundle in _bundles(stacks, how.chunk):
@@ -93,7 +93,7 @@ def muon_(
 
 
 def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
-    """The same matrices in lots of at most `chunk`, small stacks together and large ones cut."""
+    """Yield the same matrices in bundles of at most `chunk`, joining small stacks and cutting large ones."""
     bundle: list[Stack] = []
     for piece in (piece for stack in stacks for piece in stack.split(chunk)):
         if bundle and sum(len(other.weight) for other in bundle) + len(piece.weight) > chunk:
@@ -104,7 +104,7 @@ def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
 
 
 def _updates(bundle: list[Stack], mu: float, nesterov: bool) -> list[Tensor]:
-    """Take up the gradients into the momenta; what is to be orthogonalised."""
+    """Add the gradients to the momenta; return what is to be orthogonalised."""
     momenta, gradients = [stack.momentum for stack in bundle], [stack.gradient for stack in bundle]
     torch._foreach_mul_(momenta, mu)
     torch._foreach_add_(momenta, gradients)
@@ -112,7 +112,7 @@ def _updates(bundle: list[Stack], mu: float, nesterov: bool) -> list[Tensor]:
 
 
 def _move_(bundle: list[Stack], moved_Knm: Tensor, keep: float, rate: float) -> None:
-    """W ← keep·W − rate·O."""
+    """Compute W ← keep·W − rate·O."""
     weights = [stack.weight for stack in bundle]
     torch._foreach_mul_(weights, keep)
     torch._foreach_add_(weights, list(moved_Knm.split([len(weight) for weight in weights])), alpha=-rate)

@@ -22,12 +22,12 @@ from kernels.newton_schulz import STEPS, Coefficients
 
 
 class MuonClip:
-    """The optimizer of K2. `tau` 0 or inf switches QK-Clip off; `adamw_lr_factor` scales the rate of the AdamW group.
+    """K2's optimizer. `tau` 0 or inf switches QK-Clip off; `adamw_lr_factor` scales the rate of the AdamW group.
 
     `step` reads the per-head maxima that the attentions recorded since the last step, over all micro-batches, and
-    resets them. Both groups share the rate and λ by default, as Moonlight's do. `is_muon` never true is AdamW with
-    QK-Clip. `attentions` None means all parts of the model that follow the protocol. `per_head` orthogonalises query
-    and key projections head by head. Weights narrower than fp32 get fp32 masters unless `masters` is False.
+    resets them. Both groups share the rate and λ by default, as in Moonlight. If `is_muon` is never true, it is AdamW
+    with QK-Clip. `attentions` None means all modules of the model that follow the protocol. `per_head` orthogonalises
+    query and key projections head by head. Weights narrower than fp32 get fp32 masters unless `masters` is False.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class MuonClip:
         self.max_logits: list[list[float]] = []
         """S_max of the last step, by layer and head."""
         self.steps = self.first_clipped = self.last_clipped = 0
-        """Steps made, and the first and last of them (from 1) at which a head was clipped; 0 for none."""
+        """The number of steps, and the first and last of them (from 1) in which a head was clipped; 0 for none."""
 
     @property
     def clips(self) -> bool:
@@ -96,12 +96,12 @@ class MuonClip:
         refuse_qk_norm(self.model)
 
     def _check_rows(self) -> None:
-        """Refuse to clip what the optimizer does not move, or what has left the model since it was made."""
+        """Refuse to clip a weight that the optimizer does not update, or that is no longer in the model."""
         if self.clips:
             refuse_rows(self.attentions, self._moved & {id(p) for p in self.model.parameters()})
 
     def _head_counts(self) -> dict[str, int]:
-        """Heads of each weight that a layout divides into heads as a whole."""
+        """Return the number of heads of each weight that a layout divides completely into heads."""
         heads = {
             id(rows.weight): attention.max_logit_H.numel()
             for attention in self.attentions
@@ -111,18 +111,18 @@ class MuonClip:
         return {name: heads[id(p)] for name, p in self.muon.items() if id(p) in heads}
 
     def set_lr(self, lr: float) -> None:
-        """Set the rate of the steps to come, for both groups."""
+        """Set the rate of the following steps, for both groups."""
         self.lr = lr
         self.adamw.lr = lr * self.adamw_lr_factor
         # λ multiplies the common rate, not the AdamW group's own (k2-facts 2.2).
         self.adamw.weight_decay = self.weight_decay / self.adamw_lr_factor if self.adamw_lr_factor else 0.0
 
     def step(self) -> dict[str, float]:
-        """Move all weights, then clip. Returns figures for the history:
+        """Update all weights, then clip. Returns figures for the history:
 
         `max_logit` (largest over heads, -inf without attentions), `clipped_heads` of this step, `first_clipped_step`
         and `last_clipped_step` (from 1; 0 for none yet), and `idle_experts` (no token for `IDLE_STEPS` or longer).
-        Raises UserError, having changed nothing, where a maximum is NaN or +inf, or a weight to clip was replaced.
+        Raises UserError, with nothing changed, if a maximum is NaN or +inf, or if a weight to clip was replaced.
         """
         self._check_rows()
         self.max_logits = read_maxima(self.attentions)
@@ -158,7 +158,7 @@ class MuonClip:
         self.adamw.step()
 
     def _clip(self) -> int:
-        """Clip the layers that need it; how many heads that were."""
+        """Clip the layers that need it; return the number of heads clipped."""
         if not self.clips:
             return 0
         clipped = sum(
@@ -175,7 +175,7 @@ class MuonClip:
         self.model.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a resumed run needs beside the weights, by weight name.
+        """Return everything that a resumed run needs besides the weights, by weight name.
 
         `muon/NAME` momenta; `adamw/NAME/…` for weights that have taken a step; `master/NAME` where the weight is
         narrower than fp32; `idle/NAME` steps without a token by expert; `clipped`: steps made, first and last clipped.
@@ -189,9 +189,9 @@ class MuonClip:
         return out | {"clipped": torch.tensor([self.steps, self.first_clipped, self.last_clipped])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a `state_dict`; a weight of the AdamW group without state in it has none afterwards, as at the start.
+        """Load a `state_dict`; an AdamW weight without state in it has none afterwards, as at the start.
 
-        Raises UserError, having changed nothing, naming the first part that is missing, foreign, or of another shape or
+        Raises UserError, with nothing changed, naming the first entry that is missing, foreign, or of another shape or
         type.
         """
         moments = self._check_state(state)
@@ -205,7 +205,7 @@ class MuonClip:
         self.steps, self.first_clipped, self.last_clipped = state["clipped"].tolist()
 
     def _kept(self) -> tuple[tuple[str, str, dict[str, Tensor]], ...]:
-        """Return what every state holds one of for each weight: prefix, words for it, and where it is kept."""
+        """Return the kinds of state that every weight has: prefix, wording for messages, and the tensors."""
         return (
             ("muon", "momentum", self.momenta),
             ("master", "fp32 master", self.masters.copies),
@@ -213,10 +213,10 @@ class MuonClip:
         )
 
     def _check_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Refuse a state that is not this optimizer's; return the weights with moments in it, by prefix."""
+        """Refuse a state that does not fit this optimizer; return the weights with moments in it, by prefix."""
         expected = {
-            f"{kind}/{name}": (f"{what} of {name}", tensor)
-            for kind, what, tensors in self._kept()
+            f"{kind}/{name}": (f"{wording} of {name}", tensor)
+            for kind, wording, tensors in self._kept()
             for name, tensor in tensors.items()
         }
         moments = {f"adamw/{name}": self.masters[name] for name in self.rest}
@@ -225,12 +225,12 @@ class MuonClip:
             shapes = dict(zip(adamw.STATE, (tensor, tensor, torch.zeros((), dtype=torch.float32)), strict=True))
             expected |= {f"{prefix}/{key}": (f"{key} of {prefix[6:]}", shape) for key, shape in shapes.items()}
         expected["clipped"] = ("the count of clipped steps", torch.zeros(3, dtype=torch.int64))
-        for name, (what, like) in expected.items():
+        for name, (wording, like) in expected.items():
             if name not in state:
-                raise UserError(f"optimizer state: {what} is missing; start the stage afresh")
+                raise UserError(f"optimizer state: {wording} is missing; start the stage afresh")
             if (state[name].shape, state[name].dtype) != (like.shape, like.dtype):
                 raise UserError(
-                    f"optimizer state: {what} is {state[name].dtype} of shape {tuple(state[name].shape)}, but the "
+                    f"optimizer state: {wording} is {state[name].dtype} of shape {tuple(state[name].shape)}, but the "
                     f"model asks for {like.dtype} of shape {tuple(like.shape)}; start the stage afresh"
                 )
         if foreign := sorted(set(state) - set(expected)):

@@ -18,7 +18,7 @@ ClipPer = Literal["head", "layer"]
 
 
 def clip_factors(max_logit_H: Tensor, tau: float) -> Tensor:
-    """γ = τ/S where S > τ, else exactly 1, per head; a negative or -inf maximum (no logit seen) gives 1.
+    """Return γ = τ/S where S > τ, else exactly 1, per head; a negative or -inf maximum (no logit seen) gives 1.
 
     The comparison, not min(1, τ/S), decides: a small negative S would make the ratio negative and its root NaN.
     """
@@ -26,9 +26,9 @@ def clip_factors(max_logit_H: Tensor, tau: float) -> Tensor:
 
 
 def read_maxima(attentions: Sequence[ClippedAttention]) -> list[list[float]]:
-    """Each layer's maxima by head, in one transfer from the device. Changes nothing.
+    """Return each layer's maxima by head, in one transfer from the device. Changes nothing.
 
-    Raises UserError naming layer and head where a maximum is NaN or +inf.
+    Raises UserError naming layer and head if a maximum is NaN or +inf.
     """
     if not attentions:
         return []
@@ -51,10 +51,10 @@ def qk_clip_(
     per: ClipPer = "head",
     master_of: Callable[[nn.Parameter], Tensor] = lambda weight: weight,
 ) -> int:
-    """Scale the rows of the heads over `tau` in place; the number of heads scaled.
+    """Scale the rows of the heads over `tau` in place; return the number of heads scaled.
 
-    `per` "layer" gives every head the γ of the layer's largest maximum. Rows that the layout does not name (values,
-    a shared rotary key) and heads with γ = 1 keep their bits. `master_of` says which tensor to move for a weight.
+    `per` "layer" gives every head the γ of the layer's largest maximum. Rows that the layout does not name (values, a
+    shared rotary key) and heads with γ = 1 keep their bits. `master_of` returns the tensor to update for a weight.
     """
     max_logit_H = attention.max_logit_H.to(wide(attention.max_logit_H.dtype))
     if per == "layer":

@@ -9,13 +9,13 @@ from engine.errors import UserError
 
 @dataclass(frozen=True)
 class WSD:
-    """Rates at the ends of the phases, and the lengths of the phases in tokens.
+    """The rates at the ends of the phases, and the lengths of the phases in tokens.
 
-    Warm-up rises linearly from 0 to `peak`; stable holds it; decay is a cosine from `peak` to `decayed`; the anneal
-    goes linearly from `decayed` to `final`, which then stays. The paper states 2e-4 → 2e-5 → 7e-6, and not the shapes
-    of warm-up and anneal. An anneal starts from `decayed` also where there is no decay, by a jump where `peak` differs
-    (the stages' parameters refuse that). Where every step has the same number of tokens, lengths may as well be counted
-    in steps.
+    Warm-up rises linearly from 0 to `peak`; stable keeps it; decay is a cosine from `peak` to `decayed`; the anneal
+    falls linearly from `decayed` to `final`, which then stays. The paper states 2e-4 → 2e-5 → 7e-6, but not the shapes
+    of warm-up and anneal. The anneal starts from `decayed` even without a decay, with a jump if `peak` differs (the
+    stages' parameters refuse that). If every step has the same number of tokens, lengths may be counted in steps
+    instead.
     """
 
     peak: float
@@ -28,11 +28,11 @@ class WSD:
 
     @property
     def total(self) -> int:
-        """Tokens of all phases."""
+        """The tokens of all phases."""
         return self.warmup + self.stable + self.decay + self.anneal
 
     def lr(self, tokens_seen: int) -> float:
-        """The rate of the step that ends with `tokens_seen` tokens trained on: of that number alone, so resumable."""
+        """Return the rate of the step that ends after `tokens_seen` tokens; it depends on that number alone."""
         at = tokens_seen
         if at < self.warmup:
             return self.peak * at / self.warmup
@@ -46,10 +46,10 @@ class WSD:
         return start + (self.final - start) * min(at / self.anneal, 1.0) if self.anneal else start
 
     def branch(self, at: int, decay: int | None = None, anneal: int | None = None) -> Self:
-        """The schedule of a run that leaves this one after `at` tokens and starts its decay there.
+        """Return the schedule of a run that leaves this one after `at` tokens and starts its decay there.
 
-        Equal to this one up to `at`. `decay` and `anneal` give the branch phases of other lengths. Raises UserError
-        where `at` is not in the stable phase.
+        It equals this one up to `at`. `decay` and `anneal` give the branch phases of other lengths. Raises UserError if
+        `at` is not in the stable phase.
         """
         if not self.warmup <= at <= self.warmup + self.stable:
             raise UserError(
@@ -65,7 +65,7 @@ class WSD:
 
 
 K2_STEP = 2**26
-"""Tokens of one of K2's steps."""
+"""The tokens of one step of K2."""
 K2 = WSD(
     peak=2e-4,
     decayed=2e-5,
@@ -75,4 +75,4 @@ K2 = WSD(
     decay=55 * 10**11,
     anneal=460 * 10**9,
 )
-"""The paper's: 10T tokens to the end of the stable phase, 5.5T of decay, 400B of anneal and 60B of long context."""
+"""The paper's schedule: 10T tokens up to the stable phase's end, 5.5T decay, 400B anneal and 60B long context."""

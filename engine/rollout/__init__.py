@@ -1,1 +1,1 @@
-"""Sampling from the policy and scoring what it says."""
+"""Sample from the policy and score its responses."""

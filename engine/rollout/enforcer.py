@@ -1,8 +1,8 @@
-"""K2's enforcer: once a model opens a section of tool calls, only legal calls of its declared tools can be written.
+"""K2's enforcer: once a model opens a section of tool calls, it can write only legal calls of its declared tools.
 
-Text before the section stays free (K2 paper, appendix B). Legal is what the template says (marks in their order, ids
-that count the dialogue's calls) and what the tool's schema declares; whether a name or an amount is the right one stays
-the model's business.
+Text before the section stays free (K2 paper, appendix B). Legal means what the template allows (marks in their order,
+ids that count the dialogue's calls) and what the tool's schema declares; whether a name or an amount is correct is
+left to the model.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.specs import ToolSpec
 
 Declared = tuple[Sequence[ToolSpec], int]
-"""The tools of a dialogue, and how many calls it holds so far."""
+"""The tools of a dialogue, and the number of its calls so far."""
 FREE: Final = "free"
 
 _vocabulary = lru_cache(maxsize=2)(Vocabulary)
@@ -26,7 +26,7 @@ _vocabulary = lru_cache(maxsize=2)(Vocabulary)
 
 @dataclass
 class _Row:
-    """Where one dialogue's turn stands: the mark or text that it is in."""
+    """The state of one dialogue's turn: the mark or text that it is in."""
 
     tools: Sequence[ToolSpec]
     calls: int
@@ -46,16 +46,16 @@ class Enforcer:
         self.id_of = {mark: tokenizer.special(mark) for mark in marks}
 
     def legal(self, row: int) -> list[int] | None:
-        """The ids that may come next in a row; None where any may."""
-        at = self.rows[row]
-        if at.place == FREE:
+        """Return the ids that may come next in a row; None if all may."""
+        turn = self.rows[row]
+        if turn.place == FREE:
             return None
-        if at.place in (CALL_BEGIN, CALL_ARGUMENT):
-            return list(self.vocabulary.following(at.text, at.state)) or [self.id_of[_AFTER[at.place][0]]]
-        return [self.id_of[mark] for mark in _AFTER[at.place]]
+        if turn.place in (CALL_BEGIN, CALL_ARGUMENT):
+            return list(self.vocabulary.following(turn.text, turn.state)) or [self.id_of[_AFTER[turn.place][0]]]
+        return [self.id_of[mark] for mark in _AFTER[turn.place]]
 
     def mask_(self, logits_BV: Tensor, rows: Sequence[int]) -> None:
-        """Rule out what is not legal in each of `rows`, one a line of the logits."""
+        """Mask what is illegal in each of `rows`, one per line of the logits."""
         for line, row in enumerate(rows):
             legal = self.legal(row)
             if legal is not None:
@@ -64,22 +64,22 @@ class Enforcer:
                 logits_BV[line, legal] = kept
 
     def take(self, row: int, token: int) -> None:
-        """Go on with what was drawn for a row."""
-        at = self.rows[row]
-        if at.place in (CALL_BEGIN, CALL_ARGUMENT) and token not in self.id_of.values():
-            at.state = self.vocabulary.following(at.text, at.state)[token]
-            at.written.append(token)
+        """Advance a row by the token that was drawn for it."""
+        turn = self.rows[row]
+        if turn.place in (CALL_BEGIN, CALL_ARGUMENT) and token not in self.id_of.values():
+            turn.state = self.vocabulary.following(turn.text, turn.state)[token]
+            turn.written.append(token)
             return
         mark = next((mark for mark, i in self.id_of.items() if i == token), None)
-        if at.place == FREE and mark != CALLS_BEGIN:
+        if turn.place == FREE and mark != CALLS_BEGIN:
             return
         if mark == CALL_BEGIN:
-            at.text = header([tool.name for tool in at.tools], at.calls)
-            at.calls += 1
+            turn.text = header([tool.name for tool in turn.tools], turn.calls)
+            turn.calls += 1
         elif mark == CALL_ARGUMENT:
-            name = self.tokenizer.decode(at.written).removeprefix("functions.").rpartition(":")[0]
-            at.text = arguments(next(tool.parameters for tool in at.tools if tool.name == name))
-        at.place, at.state, at.written = str(mark), START, []
+            name = self.tokenizer.decode(turn.written).removeprefix("functions.").rpartition(":")[0]
+            turn.text = arguments(next(tool.parameters for tool in turn.tools if tool.name == name))
+        turn.place, turn.state, turn.written = str(mark), START, []
 
 
 _AFTER: Final = {
@@ -90,4 +90,4 @@ _AFTER: Final = {
     CALLS_END: (IM_END,),
     IM_END: (IM_END,),
 }
-"""The marks that may follow a mark, or the complete text after it."""
+"""The marks that may follow a mark, or follow the complete text after it."""

@@ -1,7 +1,7 @@
-"""Episodes of the tool world played by a model: many at once, each turn kept as tokens, for evaluation and for rewards.
+"""Let a model play many episodes of the tool world at once, keeping each turn's tokens, for evaluation and rewards.
 
-A round decodes the next turn of every episode that waits for one. What a turn was drawn from and with which
-log-probabilities is kept, so that reinforcement learning can train on whole episodes.
+A round decodes the next turn of every episode that waits for one. Each turn's prompt and log-probabilities are kept,
+so that reinforcement learning can train on whole episodes.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ EMPTY: Message = {"role": "assistant", "content": ""}
 
 @dataclass(frozen=True)
 class Decoding:
-    """How turns are drawn: their longest, the temperature, and whether only legal tool calls may be written."""
+    """How turns are drawn: their maximum length, the temperature, and whether only legal tool calls may be written."""
 
     max_new_tokens: int
     temperature: float
@@ -33,7 +33,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant turn: the prompt's tokens, what was drawn, the message read from it, and what was wrong with it."""
+    """One assistant turn: the prompt's tokens, the sampled tokens, the message read from them, and its faults."""
 
     prompt_ids: list[int]
     completion: Completion
@@ -44,7 +44,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode: its task, the dialogue, the judge's word and the model's turns, in order."""
+    """A finished episode: its task, the dialogue, the judge's verdict and the model's turns, in order."""
 
     task: Task
     messages: list[Message]
@@ -53,8 +53,8 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """One episode waits for a turn: its number and its dialogue so far."""
+class _Request:
+    """The request of one episode for a turn: its number and its dialogue so far."""
 
     number: int
     task: Task
@@ -64,26 +64,26 @@ class _Asked:
 def play(
     model: K2Model, tok: K2Tokenizer, tasks: Sequence[Task], how: Decoding, seed: int, users_seed: int
 ) -> list[Episode]:
-    """Play each task once, in the tasks' order; a task that stands there twice is played twice, with other draws.
+    """Play each task once, in the tasks' order; a task that is listed twice is played twice, with different draws.
 
-    `seed` keys the model's draws, `users_seed` the personas: equal tasks meet equal users. A dialogue too long for the
-    model's context gets an empty turn.
+    `seed` is the key of the model's draws, `users_seed` that of the personas: equal tasks get equal users. A dialogue
+    that is too long for the model's context gets an empty turn.
     """
     rounds = iter(range(10**6))
 
-    def answer_all(asked: list[_Asked]) -> list[Turn]:
-        return next_turns(model, tok, asked, how, key(seed, "round of turns", next(rounds)))
+    def answer_all(requests: list[_Request]) -> list[Turn]:
+        return next_turns(model, tok, requests, how, key(seed, "round of turns", next(rounds)))
 
     episodes = [_episode(number, task, users_seed) for number, task in enumerate(tasks)]
     return play_in_lockstep(episodes, answer_all)
 
 
-def _episode(number: int, task: Task, users_seed: int) -> Callable[[Callable[[_Asked], Turn]], Episode]:
-    def play_one(ask: Callable[[_Asked], Turn]) -> Episode:
+def _episode(number: int, task: Task, users_seed: int) -> Callable[[Callable[[_Request], Turn]], Episode]:
+    def play_one(ask: Callable[[_Request], Turn]) -> Episode:
         turns: list[Turn] = []
 
         def agent(messages: list[Message], _: object) -> Message:
-            turns.append(ask(_Asked(number, task, messages)))
+            turns.append(ask(_Request(number, task, messages)))
             return turns[-1].message
 
         messages, verdict = run_episode(task, agent, users_seed)
@@ -92,16 +92,16 @@ def _episode(number: int, task: Task, users_seed: int) -> Callable[[Callable[[_A
     return play_one
 
 
-def next_turns(model: K2Model, tok: K2Tokenizer, asked: Sequence[_Asked], how: Decoding, seed: int) -> list[Turn]:
-    """The next assistant turn of each dialogue."""
-    prompts = [encode_chat(tok, a.messages, a.task.openai_tools(), add_generation_prompt=True)[0] for a in asked]
+def next_turns(model: K2Model, tok: K2Tokenizer, requests: Sequence[_Request], how: Decoding, seed: int) -> list[Turn]:
+    """Return the next assistant turn of each dialogue."""
+    prompts = [encode_chat(tok, r.messages, r.task.openai_tools(), add_generation_prompt=True)[0] for r in requests]
     room = model.config.max_position_embeddings - how.max_new_tokens
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= room]
     turns = [
         Turn(prompt, Completion([], [], truncated=True), EMPTY, note="the dialogue exceeds the context")
         for prompt in prompts
     ]
-    enforcer = Enforcer(tok, [(asked[i].task.tool_specs(), calls_made(asked[i].messages)) for i in fitting])
+    enforcer = Enforcer(tok, [(requests[i].task.tool_specs(), calls_made(requests[i].messages)) for i in fitting])
     done = generate(
         model, [prompts[i] for i in fitting], how.max_new_tokens, how.temperature, seed, tok.im_end_id,
         enforcer if how.enforce else None,

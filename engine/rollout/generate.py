@@ -1,4 +1,4 @@
-"""Sampling from a model: batched, cached, keyed; the rollout engine of RL and the voice of `make chat`.
+"""Sample from a model, batched, cached and keyed: the rollout engine of RL, and `make chat`.
 
 Shapes: B rows, T prompt tokens, V vocabulary.
 """
@@ -21,15 +21,15 @@ from kernels.precision import wide
 ROWS = 512
 """Prompts decoded together; more would only cost memory."""
 DROP_SHARE = 0.25
-"""Finished rows are dropped once they make up this share of the batch: dropping copies the cache."""
+"""Finished rows are dropped once they are this share of the batch, since dropping copies the cache."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What was sampled for a prompt, the stop token included where it came.
+    """What was sampled for a prompt, including the stop token if it was drawn.
 
-    `logprobs` are those of the sampled tokens under the distribution they were drawn from, that is at the
-    sampling temperature (temperature 0: of the greedy token at temperature 1). `truncated`: no stop token came
+    `logprobs` are those of the sampled tokens under the distribution they were drawn from, that is, at the sampling
+    temperature (temperature 0: of the greedy token at temperature 1). `truncated` means that no stop token was drawn
     within max_new_tokens.
     """
 
@@ -39,7 +39,7 @@ class Completion:
 
 
 class Constraint(Protocol):
-    """What rules out tokens while decoding; rows are the prompts' numbers (engine/rollout/enforcer.py)."""
+    """Excludes tokens while decoding; rows are numbered by prompt (engine/rollout/enforcer.py)."""
 
     def mask_(self, logits_BV: Tensor, rows: Sequence[int]) -> None: ...  # noqa: D102
     def take(self, row: int, token: int) -> None: ...  # noqa: D102
@@ -55,12 +55,12 @@ def generate(
     stop_id: int,
     constraint: Constraint | None = None,
 ) -> list[Completion]:
-    """Continue each prompt until `stop_id` or `max_new_tokens`; completions in the prompts' order.
+    """Continue each prompt until `stop_id` or `max_new_tokens`; return the completions in the prompts' order.
 
-    Prompt i draws from a stream of its own, keyed by (seed, i): equal prompts give different samples, and one
-    prompt's sample does not depend on the others. A prompt that occurs many times in a row is read once. Under a
-    `constraint` log-probabilities are those of the distribution that it leaves. The model's mode is restored. Raises
-    UserError where prompt and answer exceed the model's context.
+    Prompt i draws from its own stream, keyed by (seed, i): equal prompts give different samples, and one prompt's
+    sample does not depend on the others. A prompt that occurs several times is read once. Under a `constraint`,
+    log-probabilities are those of the distribution over the tokens left. The model's mode is restored. Raises
+    UserError if prompt and answer exceed the model's context.
     """
     limit = model.config.max_position_embeddings
     for index, prompt in enumerate(prompts):
@@ -88,7 +88,7 @@ def generate(
 def stream(
     model: K2Model, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int, stop_id: int
 ) -> Iterator[int]:
-    """The tokens of one completion as they are drawn, the stop token left out: the same as `generate` gives."""
+    """Yield the tokens of one completion as they are drawn, without the stop token: the same as `generate` gives."""
     draws = torch.from_numpy(generator(seed, "sample", 0).random(max_new_tokens))[None]
     training = model.training
     model.eval()
@@ -102,7 +102,7 @@ def stream(
 
 
 class _Batch:
-    """One batch of prompts on its way."""
+    """One batch of prompts while it is decoded."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Batch:
         self.live = torch.arange(len(prompts))
 
     def run(self, draws: Tensor) -> list[Completion]:
-        """Decode to the end; `draws` (B, max_new) uniform in [0, 1) decide the samples."""
+        """Decode to the end; the uniform `draws` (B, max_new) in [0, 1) decide the samples."""
         for _ in self.steps(draws):
             pass
         done = [bool(tokens) and tokens[-1] == self.stop_id for tokens in self.tokens]
@@ -130,7 +130,7 @@ class _Batch:
 
     @torch.inference_mode()
     def steps(self, draws: Tensor) -> Iterator[Tensor]:
-        """Decode token by token, yielding each step's tokens of the rows still held."""
+        """Decode token by token; yield each step's tokens for the rows that are still in the batch."""
         logits, cache = self._prefill()
         decoder = Decoder(self.model, cache)
         finished = torch.zeros(len(self.live), dtype=torch.bool)
@@ -157,9 +157,9 @@ class _Batch:
             logits = decoder.step(chosen).float()
 
     def _prefill(self) -> tuple[Tensor, LatentCache]:
-        """Read each distinct prompt once, left-padded to the longest; logits (B, V) after it, and the cache.
+        """Read each distinct prompt once, left-padded to the longest; return the next logits (B, V) and the cache.
 
-        RoPE knows only distances, so a padded row may count its positions from the padding.
+        RoPE depends only on distances, so a padded row may count its positions from the padding.
         """
         unique: dict[tuple[int, ...], int] = {}
         which = [unique.setdefault(tuple(prompt), len(unique)) for prompt in self.prompts]
@@ -176,15 +176,15 @@ class _Batch:
 
 
 def _sample(logits_BV: Tensor, draw_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token a row by inverting the cumulative distribution at `draw_B`, and its log-probability."""
+    """Draw one token per row by inverting the cumulative distribution at `draw_B`; return also its log-probability."""
     if temperature == 0:
-        # numpy's takes a tenth of the time of torch's own
+        # NumPy's argmax takes a tenth of the time of torch's
         chosen = torch.from_numpy(logits_BV.numpy(force=True).argmax(-1)).to(logits_BV.device)
         logprobs = logits_BV.log_softmax(-1)
     else:
         logprobs = (logits_BV / temperature).log_softmax(-1)
         cumulative = logprobs.double().exp().cumsum(-1)
-        # Scaled by the total, which rounding leaves a little off 1: the last token can still be drawn, none beyond.
+        # Scaled by the total, which rounding leaves a little off 1, so that no index beyond the last token is drawn.
         chosen = torch.searchsorted(cumulative, draw_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
         chosen = chosen.clamp(max=logits_BV.shape[-1] - 1)
     return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]

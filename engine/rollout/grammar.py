@@ -1,7 +1,7 @@
-"""The text of a legal tool call as an automaton over bytes: which ids may come next after what was written.
+"""An automaton over bytes for the text of a legal tool call: which ids may come next after what was written.
 
-A text is a row of parts: fixed bytes, one of several, a whole number, a JSON string. Arguments are compact JSON with
-the properties in the order in which they are declared: other spellings of the same object are not offered.
+A text is a sequence of parts: fixed bytes, one of several choices, a whole number, a JSON string. Arguments are compact
+JSON with the properties in declared order: other spellings of the same object are not offered.
 """
 
 import json
@@ -16,19 +16,19 @@ Part = tuple[bytes, ...] | Literal["integer", "string"]
 """The choices of a fixed part, or the kind of a free one."""
 Text = tuple[Part, ...]
 State = tuple[int, bytes]
-"""The number of the part, and what of it decides what may follow: the bytes so far, of a string only how it stands."""
+"""The number of the part, and its bytes so far; of a string or a number, only what decides what may follow."""
 START: Final[State] = (0, b"")
 DIGITS: Final = b"0123456789"
 ESCAPED: Final = b'"\\/bfnrt'
 
 
 def header(names: Sequence[str], index: int) -> Text:
-    """The id of the dialogue's call number `index`, of any of the tools."""
+    """Return the id of the dialogue's call number `index` for any of the named tools."""
     return (tuple(f"functions.{name}:{index}".encode() for name in names),)
 
 
 def arguments(schema: Mapping[str, Any]) -> Text:
-    """The arguments that a tool's JSON schema declares: strings, whole numbers, and words of an `enum`.
+    """Return the arguments that a tool's JSON schema declares: strings, whole numbers, and words of an `enum`.
 
     Raises UserError for a property of another type.
     """
@@ -48,7 +48,7 @@ def arguments(schema: Mapping[str, Any]) -> Text:
 
 
 def step(text: Text, state: State, byte: int) -> State | None:
-    """The state after one more byte; None where no legal text goes on so."""
+    """Return the state after one more byte; None if no legal text continues with it."""
     number, so_far = state
     if number == len(text):
         return None
@@ -67,7 +67,7 @@ def step(text: Text, state: State, byte: int) -> State | None:
 
 
 def _integer(so_far: bytes, byte: int) -> bytes | None:
-    """The digits so far with one more, None where it is none; beyond the first they no longer matter."""
+    """Return the digits so far with one more, or None if it is not a digit; digits after the first do not matter."""
     if byte == ord("-") and not so_far:
         return b"-"
     if byte not in DIGITS or so_far == b"0":
@@ -89,14 +89,14 @@ def _string(number: int, so_far: bytes, byte: int) -> State | None:
 
 @dataclass
 class _Node:
-    """A place in the tree of all ids' bytes: the id that ends here, and where each further byte leads."""
+    """A node in the tree of all ids' bytes: the id that ends here, and the node for each next byte."""
 
     id: int = -1
     further: dict[int, "_Node"] = field(default_factory=dict)
 
 
 class Vocabulary:
-    """Which ordinary ids may follow a state; each answer is worked out once."""
+    """The ordinary ids that may follow each state, computed once per state."""
 
     def __init__(self, tokenizer: K2Tokenizer) -> None:
         special = set(tokenizer.special_ids.values())
@@ -111,7 +111,7 @@ class Vocabulary:
             node.id = i
 
     def following(self, text: Text, state: State) -> dict[int, State]:
-        """Each id that may come next, with the state that it leads to; none where the text is complete."""
+        """Return each id that may come next, with the state that it leads to; empty if the text is complete."""
         known = self._known.get((text, state))
         if known is None:
             known = self._known[text, state] = {}

@@ -1,7 +1,7 @@
-"""Many episodes at once: each waits for its agent's next turn until every other one waits too, then one batch decodes.
+"""Run many episodes at once: each waits for its agent's turn until all others wait too, then one batch decodes.
 
-An episode is ordinary blocking code that calls its agent. Running each in a thread of its own and answering all
-waiting calls together turns a long row of single-prompt decodes into a few wide ones. It stays deterministic: a round
+An episode is ordinary blocking code that calls its agent. Each runs in its own thread, and all waiting calls are
+answered together, which turns many single-prompt decodes into a few wide ones. The result is deterministic: a round
 begins only when every unfinished episode waits, and the requests of a round are taken in the episodes' order.
 """
 
@@ -16,7 +16,7 @@ Outcome = TypeVar("Outcome")
 
 
 class _Event(NamedTuple):
-    """What an episode's thread says: it asks for a turn, it is done, or it failed."""
+    """A message from an episode's thread: it asks for a turn, is done, or failed."""
 
     number: int
     kind: str
@@ -60,7 +60,7 @@ def play_in_lockstep(
 
 
 def _play(index: int, episode: Callable[..., Any], events: SimpleQueue[_Event], replies: SimpleQueue[Any]) -> None:
-    """One episode's thread: every question and the end go out as events, answers come in over `replies`."""
+    """Run one episode in its thread: requests and the end go out as events, replies come in through `replies`."""
 
     def ask(request: Any) -> Any:
         events.put(_Event(index, "asks", request))
@@ -76,7 +76,7 @@ def _play(index: int, episode: Callable[..., Any], events: SimpleQueue[_Event], 
 
 
 def _round(events: SimpleQueue[_Event], outcomes: dict[int, Any], total: int) -> dict[int, Any]:
-    """Wait until every episode has asked or is done; returns the questions, adds to `outcomes`, raises a failure."""
+    """Wait until every episode asks or is done; return the requests, add to `outcomes`, raise an episode's error."""
     waiting: dict[int, Any] = {}
     while len(waiting) + len(outcomes) < total:
         event = events.get()

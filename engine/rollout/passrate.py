@@ -1,8 +1,8 @@
-"""Sampled responses to verifiable questions, and how sure a difference of two pass rates is.
+"""Sample responses to verifiable questions, and tell how certain a difference of two pass rates is.
 
 The pass rate at temperature 1 is the reward that reinforcement learning raises; greedy decoding would measure
 something else. Two checkpoints are compared on the same questions, so the bootstrap resamples questions and keeps
-each one's difference whole.
+each question's difference whole.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Response:
-    """One sampled answer: what was asked, the prompt's tokens, what came back, and whether it is right (1.0 or 0.0)."""
+    """One sampled response: its question, the prompt's tokens, the completion, and whether it is right (1.0 or 0.0)."""
 
     item: Item
     prompt_ids: list[int]
@@ -33,34 +33,34 @@ class Response:
     score: float
 
 
-def encode_prompts(tokenizer: K2Tokenizer, asked: Sequence[Item]) -> list[list[int]]:
-    """The tokens of each item's question, up to where its answer begins."""
-    return [encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in asked]
+def encode_prompts(tokenizer: K2Tokenizer, items: Sequence[Item]) -> list[list[int]]:
+    """Return the tokens of each item's question, up to where its answer begins."""
+    return [encode_chat(tokenizer, question(item), add_generation_prompt=True)[0] for item in items]
 
 
 def require_room(
-    config: K2Config, tokenizer: K2Tokenizer, asked: Sequence[Item], max_new_tokens: int, field: str
+    config: K2Config, tokenizer: K2Tokenizer, items: Sequence[Item], max_new_tokens: int, field: str
 ) -> None:
-    """Refuse answers of `max_new_tokens`, as parameter `field` asks for, where the longest prompt leaves no room."""
-    longest = max(map(len, encode_prompts(tokenizer, asked)))
+    """Refuse `max_new_tokens`, the value of parameter `field`, if the longest prompt leaves no room for it."""
+    longest = max(map(len, encode_prompts(tokenizer, items)))
     require_context(config, longest + max_new_tokens, f"{field} with the longest prompt ({longest})")
 
 
 def sample_responses(
     model: K2Model,
     tokenizer: K2Tokenizer,
-    asked: Sequence[Item],
+    items: Sequence[Item],
     *,
     samples: int,
     temperature: float,
     max_new_tokens: int,
     seed: int,
 ) -> list[Response]:
-    """Draw `samples` responses to each item, in the items' order; a response ends with the end of its turn."""
+    """Draw `samples` responses to each item, in the items' order; a response ends at the end of its turn."""
     stop = tokenizer.im_end_id
-    prompts = [ids for ids in encode_prompts(tokenizer, asked) for _ in range(samples)]
+    prompts = [ids for ids in encode_prompts(tokenizer, items) for _ in range(samples)]
     completions = generate(model, prompts, max_new_tokens, temperature, seed, stop)
-    repeated = [item for item in asked for _ in range(samples)]
+    repeated = [item for item in items for _ in range(samples)]
     out = []
     for item, prompt, completion in zip(repeated, prompts, completions, strict=True):
         text = tokenizer.decode([token for token in completion.tokens if token != stop])
@@ -71,23 +71,23 @@ def sample_responses(
 def pass_rates(
     model: K2Model,
     tokenizer: K2Tokenizer,
-    asked: Sequence[Item],
+    items: Sequence[Item],
     *,
     samples: int,
     max_new_tokens: int,
     seed: int,
     temperature: float = 1.0,
 ) -> list[float]:
-    """Share of right responses for each item; a truncated response is wrong. The mean over items is the pass rate."""
+    """Return the share of right responses for each item; a truncated response is wrong. Their mean is the pass rate."""
     responses = sample_responses(
-        model, tokenizer, asked, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+        model, tokenizer, items, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
     )
-    scores = np.array([response.score for response in responses]).reshape(len(asked), samples)
+    scores = np.array([response.score for response in responses]).reshape(len(items), samples)
     return [float(rate) for rate in scores.mean(axis=1)]
 
 
 def paired_difference(after: Sequence[float], before: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """Mean of after - before over the same questions, with the ends of its 95 % percentile bootstrap interval.
+    """Return the mean of after - before over the same questions and its 95 % percentile bootstrap interval.
 
     Raises ValueError if the two differ in length or are empty.
     """

@@ -1,8 +1,8 @@
-"""Log-probabilities of given completions with gradient, each distinct prompt read once.
+"""Compute log-probabilities of given completions, with gradient, reading each distinct prompt once.
 
-A policy step asks for many short completions of the same prompt. Reading the prompt again for each of them is most of
-the work (17 tokens of a question against 3 of an answer), so the prompts go into the latent cache once, as in
-sampling, and the completions follow from copies of it; autograd runs through the cache.
+A policy step needs many short completions of the same prompt. Reading the prompt again for each of them would be most
+of the work (17 tokens of a question against 3 of an answer), so the prompts go into the latent cache once, as in
+sampling, and the completions continue from copies of it; autograd runs through the cache.
 
 Shapes: N prompts, M completions, W tokens of the longest completion, D model channels, V vocabulary.
 """
@@ -24,9 +24,9 @@ def completion_logprobs(
     completions: Sequence[Sequence[int]],
     temperature: float,
 ) -> Tensor:
-    """Log-probability at `temperature` of each whole completion, (M,); completion m follows prompt `which_M[m]`.
+    """Return the log-probability at `temperature` of each whole completion, (M,); completion m follows `which_M[m]`.
 
-    Raises ValueError where a prompt or a completion is empty.
+    Raises ValueError if a prompt or a completion is empty.
     """
     if not all(prompts) or not all(completions):
         raise ValueError("every prompt and every completion needs at least one token")
@@ -35,8 +35,8 @@ def completion_logprobs(
     ids_NT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     start_N = torch.tensor([longest - len(prompt) for prompt in prompts])
     cache = LatentCache(model.config, len(prompts), longest + width, start_N)
-    asked_NT = torch.arange(longest) >= start_N[:, None]
-    hidden_MWD = model.hidden(ids_NT, cache, valid_BT=asked_NT)[:, -1:][which_M]
+    valid_NT = torch.arange(longest) >= start_N[:, None]
+    hidden_MWD = model.hidden(ids_NT, cache, valid_BT=valid_NT)[:, -1:][which_M]
     targets_MW = torch.tensor([list(tokens) + [0] * (width - len(tokens)) for tokens in completions])
     counted_MW = torch.arange(width) < lengths_M[:, None]
     if width > 1:
@@ -55,11 +55,11 @@ def reference_logprobs(
     completions: Sequence[Sequence[int]],
     temperature: float,
 ) -> Tensor:
-    """Return what `completion_logprobs` gives for the weights of now, to the bit and without gradient.
+    """Return what `completion_logprobs` gives for the current weights, to the bit and without gradient.
 
-    It is the same forward, in the same mode and type, over the same rows: another one (the sampler's, or one without
-    gradients) rounds differently, in bf16 by hundredths of a nat a response. What training forwards record for the
-    optimizer, largest logits and experts' loads, is as it was before.
+    This is the same forward pass, in the same mode and type, over the same rows: any other (the sampler's, or one
+    without gradients) rounds differently, in bf16 by hundredths of a nat per response. What training forwards record
+    for the optimizer, the largest logits and the experts' loads, is left as it was.
     """
     if not completions:
         return torch.zeros(0)

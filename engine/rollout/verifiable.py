@@ -1,11 +1,11 @@
 """Verifiable tasks: reasoning-gym's `chain_sum`, split once and for all by the hash of the question.
 
-Five stages look at these items and must never see each other's: pretrain (as maths documents), sft (as
-demonstrations), rl (as prompts), tuning (picks the checkpoint) and evaluation (the reported number). The split is a
-function of the question alone, so it cannot drift with a seed, a size or another stage's parameters.
+Five stages use these items and must never see each other's: pretrain (as maths documents), sft (as demonstrations),
+rl (as prompts), tuning (picks the checkpoint) and evaluation (the reported number). The split is a function of the
+question alone, so it cannot drift with a seed, a size or another stage's parameters.
 
-Instead of drawing from reasoning-gym's generator, whose repeats and order hang on a seed, the whole support of the
-generator is enumerated (84,000 questions for three or four one-digit terms). The judge is reasoning-gym's own.
+Instead of drawing from reasoning-gym's generator, whose repeats and order depend on a seed, all its questions are
+enumerated (84,000 for three or four one-digit terms). The verifier is reasoning-gym's own.
 
 The prompt is the compact expression, "4-1-7=", and the answer its value, "-4": a model of a few million parameters
 with single-digit tokens learns it in under a CPU minute, and six tokens keep reinforcement learning cheap.
@@ -30,7 +30,7 @@ MAX_QUESTIONS = 500_000  # enumerated in memory: about 1 s and 150 MB
 
 
 class TaskSettings(BaseModel):
-    """Which sums are asked; fields carry the names of reasoning-gym's `ChainSumConfig`."""
+    """Which sums are asked; the fields have the names of reasoning-gym's `ChainSumConfig`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ class TaskSettings(BaseModel):
 
     @property
     def count(self) -> int:
-        """Number of distinct questions over all splits."""
+        """The number of distinct questions over all splits."""
         return sum(len(_numbers(digits)) ** terms * 2 ** (terms - 1) for terms, digits in self.shapes)
 
 
@@ -75,17 +75,17 @@ class Item:
 
 
 def split_of(prompt: str) -> str:
-    """The one split to which a question belongs, whatever the settings that produced it."""
+    """Return the one split to which a question belongs, whatever the settings that produced it."""
     return _split_of_key(_key(prompt))
 
 
 def available(task: TaskSettings, split: Split) -> int:
-    """Number of distinct questions that `split` holds."""
+    """Return the number of distinct questions in `split`."""
     return sum(len(stratum) for stratum in _strata(task, split))
 
 
 def items(task: TaskSettings, split: Split, n: int, seed: int) -> list[Item]:
-    """Draw `n` distinct questions of `split`, an equal share from each (terms, digits) while it lasts.
+    """Draw `n` distinct questions of `split`, an equal share from each (terms, digits) while they last.
 
     A pure function of its arguments; `items(…, n, …)` is a prefix of `items(…, n + 1, …)`.
 
@@ -100,10 +100,10 @@ def items(task: TaskSettings, split: Split, n: int, seed: int) -> list[Item]:
 
 
 def score(item: Item, response: str) -> float:
-    """Reward of a response: 1.0 if reasoning-gym's verifier gives full marks, else 0.0.
+    """Return the reward of a response: 1.0 if reasoning-gym's verifier gives full marks, else 0.0.
 
-    The verifier's partial credit (answer inside the response, by length) is dropped: it would pay half for "-4" or
-    "44" where "4" is right, which a policy learns before it learns to add.
+    The verifier's partial credit (answer inside the response, by length) is dropped: it would pay half for "-4" or "44"
+    where "4" is right, and a policy learns to collect it before it learns to add.
     """
     return 1.0 if _verifier().score_answer(response, {"answer": item.answer}) >= 1.0 else 0.0
 
@@ -122,12 +122,12 @@ def _shuffle_key(item: Item, seed: int) -> bytes:
 
 
 def _numbers(digits: int) -> range:
-    """The operands that chain_sum draws from: one-digit numbers include zero, longer ones have no leading zero."""
+    """Return the operands of chain_sum: one-digit numbers include zero, longer ones have no leading zero."""
     return range(0 if digits == 1 else 10 ** (digits - 1), 10**digits)
 
 
 def _questions(terms: int, digits: int) -> Iterator[Item]:
-    """Every sum of this shape, in lexical order."""
+    """Yield every sum of this shape, in lexical order."""
     for numbers in product(_numbers(digits), repeat=terms):
         for signs in product((1, -1), repeat=terms - 1):
             tail = "".join(f"{'+' if sign > 0 else '-'}{number}" for sign, number in zip(signs, numbers[1:]))
@@ -137,7 +137,7 @@ def _questions(terms: int, digits: int) -> Iterator[Item]:
 
 
 def _strata(task: TaskSettings, split: Split) -> list[list[Item]]:
-    """The questions of a split by (terms, digits)."""
+    """Return the questions of a split, one list for each (terms, digits)."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     return [stratum[split] for stratum in _all_strata(task)]
@@ -145,7 +145,7 @@ def _strata(task: TaskSettings, split: Split) -> list[list[Item]]:
 
 @lru_cache(maxsize=4)
 def _all_strata(task: TaskSettings) -> list[dict[str, list[Item]]]:
-    """For each (terms, digits), its questions by split; enumerated once a process."""
+    """Return for each (terms, digits) its questions by split; enumerated once per process."""
     strata = []
     for terms, digits in task.shapes:
         by_split: dict[str, list[Item]] = {name: [] for name in SPLITS}
@@ -157,7 +157,7 @@ def _all_strata(task: TaskSettings) -> list[dict[str, list[Item]]]:
 
 @lru_cache(maxsize=1)
 def _verifier() -> Any:
-    """reasoning-gym's chain_sum; imported here because the package takes about two seconds."""
+    """Return reasoning-gym's chain_sum; imported here because the import takes about two seconds."""
     import reasoning_gym
 
     return reasoning_gym.create_dataset("chain_sum", size=1, seed=0)

@@ -1,4 +1,4 @@
-"""Training of the byte-level BPE, with K2's pre-tokenizer, and writing it in Hugging Face's file format."""
+"""Train the byte-level BPE with K2's pre-tokenizer and write it in Hugging Face's file format."""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 
 
 def split_pattern(max_digits: int) -> str:
-    r"""K2's pre-tokenizer as one regular expression (k2-facts 8.2); `max_digits` is 3 in K2.
+    r"""Return K2's pre-tokenizer as one regular expression (k2-facts 8.2); `max_digits` is 3 in K2.
 
     In order: a run of Han; a word ending in lower case; a word beginning in upper case (either may take one leading
     character that is no letter, digit or newline, and an English contraction); digits; punctuation with the newlines

@@ -1,4 +1,4 @@
-"""Tool calls' ids in K2's form, `functions.{name}:{index}`, and which result belongs to which call.
+"""Rewrite tool calls' ids to K2's form, `functions.{name}:{index}`, and match each result to its call.
 
 The model reads a call's function from its id alone, so an id of another make (`call_9f3`), or none at all, is rewritten
 before a dialogue is trained on.
@@ -21,7 +21,7 @@ def call_id(name: str, index: int) -> str:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call: the place of its message, the id that it came with ("" for none), its function, and its new id."""
+    """A call: the index of its message, the id that it came with ("" for none), its function, and its new id."""
 
     place: int
     came_as: str
@@ -30,18 +30,18 @@ class _Call:
 
 
 def normalise_call_ids(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return the messages with each call's id in K2's form, counted over the dialogue, and the results' ids with them.
+    """Return the messages with K2's ids on all calls, counted over the dialogue, and on the results of these calls.
 
-    A result belongs to the call of its id in the latest message that has one. Where calls share an id, or have none,
-    the results' order pairs them with the calls, or the names of functions where the results carry names.
+    A result belongs to the call with its id in the latest message that has such a call. Where calls share an id or have
+    none, they are matched with the results by order, or by function names if the results carry names.
 
     Raises:
-        UserError: a result answers no call, or one of several that neither order nor names tell apart.
+        UserError: a result answers no call, or several calls that neither order nor names tell apart.
 
     """
     renamed = [dict(message) for message in messages]
     calls: list[_Call] = []
-    results: list[int] = []  # places of the results since the latest calls
+    results: list[int] = []  # indices of the results since the latest calls
     for place, message in enumerate(renamed):
         if message.get("tool_calls"):
             _pair(renamed, results, calls)
@@ -109,7 +109,7 @@ def _candidates(came_as: str, calls: Sequence[_Call], answered: set[str]) -> lis
 
 
 def _paired(names: Sequence[object], calls: Sequence[_Call], unique: bool) -> list[_Call] | None:
-    """Return the call of each result, given the results' names in their order; None if that is not decided."""
+    """Return the call of each result, given the results' names in order; None if the match is ambiguous."""
     if len(calls) == 1 and unique:
         return [calls[0]] * len(names)
     functions = Counter(call.name for call in calls)

@@ -1,7 +1,7 @@
-"""Kimi K2's chat format (k2-facts 8.3): messages to text or ids, and a model's turn back to tool calls.
+"""Kimi K2's chat format (k2-facts 8.3): turn messages into text or ids, and a model's turn back into tool calls.
 
-The same format stands twice: `chat_template.jinja`, which serving software reads, and here, where each piece knows
-whether it is a special token and whether it is trained on. Tests hold the two together.
+The format is written down twice: in `chat_template.jinja`, which serving software reads, and here, where each piece
+knows whether it is a special token and whether it is trained on. Tests check that both agree.
 
 Messages and tools are OpenAI's. A call's id is `functions.{name}:{index}`, the index counting the calls of the whole
 dialogue from 0 (`call_ids.normalise_call_ids` makes it so).
@@ -43,7 +43,7 @@ _TOOL_MARKS: Final = re.compile("(" + "|".join(map(re.escape, TOOL_TOKENS)) + ")
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendered dialogue: one special token, or ordinary text."""
+    """A part of a rendered dialogue: one special token, or ordinary text."""
 
     text: str
     special: bool
@@ -93,7 +93,7 @@ def _message(message: Message) -> list[Piece]:
 def pieces(
     messages: Sequence[Message], tools: Sequence[Tool] | None = None, add_generation_prompt: bool = False
 ) -> list[Piece]:
-    """The dialogue as pieces: tool declaration first, then a system turn, then the messages.
+    """Return the dialogue as pieces: the tool declaration first, then a system turn, then the messages.
 
     Raises UserError if a message lacks a field of the format.
     """
@@ -118,8 +118,8 @@ def render(
 ) -> str:
     """Return the dialogue as one string, equal to what chat_template.jinja gives.
 
-    It is for eyes and for servers, which find special tokens anywhere in it: those that a message spells are broken by
-    a word joiner. A model is fed `encode_chat`, in which such strings stay harmless as they are.
+    The string is for people and for servers, which interpret special tokens anywhere in it: a word joiner breaks those
+    that a message spells out. To feed a model, use `encode_chat`, which never makes them special.
     """
     made = pieces(messages, tools, add_generation_prompt)
     return "".join(piece.text if piece.special else unspelled(piece.text) for piece in made)
@@ -131,7 +131,7 @@ def encode_chat(
     tools: Sequence[Tool] | None = None,
     add_generation_prompt: bool = False,
 ) -> tuple[list[int], list[bool]]:
-    """Ids of the dialogue and, for each, whether it is a target of the loss.
+    """Return the ids of the dialogue and, for each id, whether it is a target of the loss.
 
     Targets are the assistant's body, its tool calls and its `<|im_end|>`; not its header, which the serving side
     writes. With `add_generation_prompt` the ids end in the assistant's header: a prompt to sample from.
@@ -160,14 +160,14 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ParsedTurn:
-    """An assistant's turn: the text before the calls, the complete calls, and what was wrong with the rest."""
+    """An assistant's turn: the text before the calls, the complete calls, and problems found in the rest."""
 
     content: str
     calls: tuple[ToolCall, ...] = ()
     problems: tuple[str, ...] = ()
 
     def message(self) -> dict[str, Any]:
-        """The turn as an OpenAI message, to be appended to the dialogue."""
+        """Return the turn as an OpenAI message, to be appended to the dialogue."""
         message: dict[str, Any] = {"role": "assistant", "content": self.content}
         if self.calls:
             message["tool_calls"] = [
@@ -187,7 +187,7 @@ def _parse_call(header: str, arguments: str, problems: list[str]) -> ToolCall:
     return call
 
 
-# The only legal successors of each mark; None is the end of the turn.
+# The only legal successors of each mark; None is the start or the end of the turn.
 _NEXT: Final[dict[str | None, tuple[str | None, ...]]] = {
     None: (CALLS_BEGIN, None),
     CALLS_BEGIN: (CALL_BEGIN,),
@@ -199,7 +199,7 @@ _NEXT: Final[dict[str | None, tuple[str | None, ...]]] = {
 
 
 def _parse(parts: Sequence[tuple[str | None, str]]) -> ParsedTurn:
-    """Parse (mark, the text after it) pairs; the first mark is None. Stops at the first mark out of place."""
+    """Parse (mark, text after it) pairs, the first mark being None; stop at the first mark out of place."""
     calls: list[ToolCall] = []
     problems: list[str] = []
     for i, (mark, text) in enumerate(parts):
@@ -215,7 +215,7 @@ def _parse(parts: Sequence[tuple[str | None, str]]) -> ParsedTurn:
 
 
 def parse_tool_calls(text: str) -> ParsedTurn:
-    """Parse an assistant's turn, as text from after its header: the inverse of `render`. Never raises.
+    """Parse an assistant's turn, given as the text after its header: the inverse of `render`. Never raises.
 
     A closing `<|im_end|>` and what follows it are dropped. Call indices may count over the dialogue (paper) or over
     the turn (seen in the wild). Complete calls before a fault are kept and the fault is named.
@@ -225,7 +225,7 @@ def parse_tool_calls(text: str) -> ParsedTurn:
 
 
 def parse_turn_ids(tokenizer: K2Tokenizer, ids: Sequence[int]) -> ParsedTurn:
-    """`parse_tool_calls` on sampled ids: exact where ordinary text happens to spell a special token."""
+    """Parse sampled ids like `parse_tool_calls`; exact even where ordinary text spells a special token."""
     marks = {tokenizer.special(name): name for name in TOOL_TOKENS}
     parts: list[tuple[str | None, list[int]]] = [(None, [])]
     for i in ids:

@@ -1,4 +1,4 @@
-"""A dialogue as tables hold it: OpenAI's messages and tools, each as JSON."""
+"""Read a dialogue from a table's columns: OpenAI's messages and tools, each as JSON."""
 
 import json
 from typing import Any
@@ -10,10 +10,10 @@ Dialogue = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def read_dialogue(messages: str, tools: str) -> Dialogue:
-    """Return the messages of a dialogue, calls' ids in K2's form, and the tools that it declares.
+    """Return the messages of a dialogue, with K2's call ids, and the tools that it declares.
 
     Raises:
-        UserError: either is not JSON of the wanted kind (cut, nested too deep, half characters in it), there is no
+        UserError: either is not a JSON list of objects (cut, nested too deep, lone surrogates in it), there is no
             message, or calls and results cannot be paired. The caller adds which row it is.
 
     """
@@ -32,10 +32,10 @@ def read_dialogue(messages: str, tools: str) -> Dialogue:
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    """The list of objects that a text of JSON holds."""
-    found = json.loads(text)
-    if not (isinstance(found, list) and all(isinstance(one, dict) for one in found)):
+    """Return the list of objects that a JSON text holds."""
+    objects = json.loads(text)
+    if not (isinstance(objects, list) and all(isinstance(item, dict) for item in objects)):
         raise ValueError("each must be a list of objects")
-    if "\\ud" in text or "\\uD" in text:  # maybe a surrogate without its other half, which no tokenizer can encode
-        json.dumps(found, ensure_ascii=False).encode()
-    return found
+    if "\\ud" in text or "\\uD" in text:  # perhaps a surrogate without its other half, which no tokenizer can encode
+        json.dumps(objects, ensure_ascii=False).encode()
+    return objects

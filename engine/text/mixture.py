@@ -1,4 +1,4 @@
-"""How many tokens of each domain the training stream takes, and which documents these are."""
+"""Decide how many tokens of each domain the training stream takes, and which documents provide them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,9 +7,9 @@ from engine.text.permutation import key
 
 
 def quotas(available: Mapping[str, int], weights: Mapping[str, float], total: int, max_epochs: float) -> dict[str, int]:
-    """Tokens to take by domain: `total` split by `weights`, no domain more than `max_epochs` times what it has.
+    """Return the tokens to take by domain: `total` split by `weights`, at most `max_epochs` times what a domain has.
 
-    What a capped domain cannot give goes to the others by their weights; if all are capped the sum is under `total`.
+    What a capped domain cannot give is split among the others by weight; if all are capped, the sum is below `total`.
     Raises UserError if a weighted domain has no tokens, or if a domain that has tokens is given no weight.
     """
     wanted = [name for name in weights if weights[name] > 0]
@@ -41,9 +41,9 @@ def quotas(available: Mapping[str, int], weights: Mapping[str, float], total: in
 
 
 def select(ids: Sequence[str], lengths: Sequence[int], quota: int, seed: int, domain: str) -> list[tuple[int, int]]:
-    """(copy, index) of the documents that fill `quota` tokens, in the order in which they are written.
+    """Return (copy, index) of the documents that fill `quota` tokens, in the order in which they are written.
 
-    Whole passes over the domain first, each in an order of its own, then as many documents of one more pass as bring
+    First come whole passes over the domain, each in its own order, then as many documents of one more pass as bring
     the sum nearest to the quota. A document is never cut. The first pass always gives at least one document.
     """
     available = sum(lengths)

@@ -20,14 +20,14 @@ _FALLBACK: Final = (0.5, 1.0, 1.5)
 
 
 class Score(NamedTuple):
-    """Loss over the targets of some windows, in nats."""
+    """The loss over the targets of some windows, in nats."""
 
     nats: float
     tokens: int
 
     @property
     def nats_per_token(self) -> float:
-        """Mean loss of a target."""
+        """The mean loss per target."""
         return self.nats / self.tokens
 
 
@@ -42,7 +42,7 @@ class _Level:
 
 
 def _discounts(counts: Ids) -> Floats:
-    """(4,) amounts taken off a count of 0, 1, 2, 3 or more, estimated from the counts of counts."""
+    """Return (4,) amounts to take off a count of 0, 1, 2, 3 or more, estimated from the counts of counts."""
     n1, n2, n3, n4 = (float(np.count_nonzero(counts == c)) for c in (1, 2, 3, 4))
     if min(n1, n2, n3, n4) > 0:
         y = n1 / (n1 + 2 * n2)
@@ -63,14 +63,14 @@ def _level(keys: Ids, counts: Ids, n_contexts: int, vocab_size: int) -> _Level:
 
 
 def _flatten(tokens: Sequence[Ids] | Ids) -> tuple[Ids, Ids]:
-    """Rows of tokens end to end, and for each token how many of its row are left from it on (itself included)."""
+    """Return the rows of tokens end to end, and for each token how many of its row remain, itself included."""
     rows = [np.asarray(row, dtype=np.int64) for row in tokens]
     left = [np.arange(len(row), 0, -1, dtype=np.int64) for row in rows]
     return np.concatenate(rows), np.concatenate(left)
 
 
 class KneserNey:
-    """P(token | up to order-1 tokens before it); sums to one over the vocabulary for every context."""
+    """P(token | up to order-1 tokens before it), which sums to one over the vocabulary for every context."""
 
     def __init__(self, levels: Sequence[_Level], vocab_size: int) -> None:
         self.order, self.vocab_size = len(levels), vocab_size
@@ -96,7 +96,7 @@ class KneserNey:
                 ranks[starts] * vocab_size + ids[starts + k - 1], return_inverse=True, return_counts=True
             )
             if k > 1:
-                # One left neighbour for each distinct k-gram: its suffix's rank is still in `ranks`, one place on.
+                # One left neighbour for each distinct k-gram: its suffix's rank is still in `ranks`, one position on.
                 suffix = np.empty(len(distinct), dtype=np.int64)
                 suffix[inverse] = ranks[starts + 1]
                 counts.append(np.bincount(suffix, minlength=widths[-1]))
@@ -109,7 +109,7 @@ class KneserNey:
         return cls(levels, vocab_size)
 
     def probabilities(self, windows: Ids) -> Floats:
-        """(N, T) probability of each target `windows[:, 1:]` given the tokens before it in its row (N, T+1).
+        """Return (N, T) the probability of each target `windows[:, 1:]` given the tokens before it in its row (N, T+1).
 
         Near a row's start the context is what the row has, as for a model that sees the same window.
         """
@@ -120,7 +120,7 @@ class KneserNey:
         for k, level in enumerate(self._levels, start=1):
             contexts = ranks[:, : width - k + 1]
             grams = self._find(level, contexts, windows[:, k - 1 :])
-            # The k-gram from place s ends in target s+k-1; for k = 1 place 0 is no target.
+            # The k-gram that starts at s ends in target s+k-1; for k = 1, position 0 is not a target.
             first = 1 if k == 1 else 0
             context, gram = contexts[:, first:], grams[:, first:]
             known = (context >= 0) & level.seen[context]
@@ -136,11 +136,11 @@ class KneserNey:
         return np.where((contexts >= 0) & (level.keys[place] == wanted), place, -1)
 
     def score(self, windows: Ids) -> Score:
-        """Total nats over the targets of `windows` (N, T+1), and their number."""
+        """Return the total nats over the targets of `windows` (N, T+1), and their number."""
         p = self.probabilities(windows)
         return Score(float(-np.log(p).sum()), p.size)
 
 
 def baselines(tokens: Sequence[Ids] | Ids, windows: Ids, orders: Sequence[int], vocab_size: int) -> dict[int, Score]:
-    """Score of each order, counted on `tokens` and evaluated on `windows` (N, T+1)."""
+    """Return the score of each order, counted on `tokens` and evaluated on `windows` (N, T+1)."""
     return {order: KneserNey.fit(tokens, order, vocab_size).score(windows) for order in orders}

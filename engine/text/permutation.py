@@ -15,19 +15,19 @@ _ROUNDS: Final = 6
 
 
 def key(*parts: str | int) -> int:
-    """64 bits that depend on `parts` alone: the root of all randomness here (seed, purpose, index)."""
+    """Return 64 bits that depend only on `parts`: the root of all randomness here (seed, purpose, index)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele et al. 2014); multiplication wraps, as meant."""
+    """Return SplitMix64's finaliser of `x` (Steele et al. 2014); the multiplications are meant to wrap."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def permute(positions: NDArray[np.int64], n: int, root: int) -> NDArray[np.int64]:
-    """Where each of `positions` (all in 0..n-1) goes under the permutation of 0..n-1 that `root` names."""
+    """Return where each of `positions` (all in 0..n-1) goes under the permutation of 0..n-1 that `root` selects."""
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     keys = np.array([key(root, r) for r in range(_ROUNDS)], dtype=np.uint64)

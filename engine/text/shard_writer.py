@@ -1,4 +1,4 @@
-"""Writes a shard directory: flat binary files with headers, their index, and the record of the mixture."""
+"""Write a shard directory: flat binary files with headers, their index, and the record of the mixture."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -25,12 +25,12 @@ class Entry(NamedTuple):
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
-    """The narrowest type that holds every id."""
+    """Return the narrowest type that holds every id."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 class ShardWriter:
-    """Writes one (split, domain) after the other; a new file begins where the next document would pass the limit."""
+    """Writer of one (split, domain) after another; starts a new file when the next document would pass the limit."""
 
     def __init__(self, directory: Path, tokenizer: K2Tokenizer, shard_tokens: int) -> None:
         self.directory, self.shard_tokens = directory, shard_tokens
@@ -63,14 +63,14 @@ class ShardWriter:
     def _finish(self, file: BinaryIO | None, shard: Mapping[str, Any]) -> None:
         if file is None:
             return
-        # Last, so that a file cut short by a crash has no valid header.
+        # The header comes last, so that a file cut short by a crash has no valid header.
         file.seek(0)
         width = np.dtype(self._dtype).itemsize
         file.write(HEADER.pack(MAGIC, FORMAT, width, shard["tokens"], self._tokenizer.digest.encode()))
         file.close()
 
     def close(self, mixture: Mapping[str, Any]) -> None:
-        """Write the index, the byte table and mixture.json, whose own fields `mixture` joins."""
+        """Write the index, the byte table and mixture.json, to which the fields of `mixture` are added."""
         schema = {name: _POLARS[kind] for name, kind in INDEX.items()}
         index = pl.DataFrame(self._rows, schema=schema, orient="row")
         index.write_parquet(self.directory / INDEX_FILE, compression="zstd", statistics=True)

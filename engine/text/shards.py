@@ -1,8 +1,8 @@
-"""Token shards: what tokenization writes and every training stage reads, memory-mapped.
+"""Token shards: what tokenization writes and every training stage reads through memory maps.
 
-A shard directory holds flat binary files of token ids, one run of files for each split and domain, each with a
-64-byte header; `index.parquet` (one row a document); `token_bytes.npy` (bytes of text each id stands for) and
-`mixture.json`. A file never mixes domains, so a choice of domains or kinds is exact.
+A shard directory holds flat binary files of token ids, a series of files for each split and domain, each with a
+64-byte header; `index.parquet` (one row per document); `token_bytes.npy` (bytes of text that each id stands for) and
+`mixture.json`. A file never mixes domains, so that a selection of domains or kinds is exact.
 """
 
 import json
@@ -29,15 +29,15 @@ Raw = NDArray[Any]
 SPLITS: Final = ("train", "validation", "test")
 FORMAT: Final = 1
 HEADER: Final = struct.Struct("<8sIIQ32s8x")
-"""Magic, format, bytes an id, number of ids, digest of the tokenizer."""
+"""Magic, format, bytes per id, number of ids, digest of the tokenizer."""
 MAGIC: Final = b"K2SHARD\0"
 INDEX_FILE: Final = "index.parquet"
 MIXTURE_FILE: Final = "mixture.json"
 BYTES_FILE: Final = "token_bytes.npy"
 INDEX: Final[TableSchema] = {
     "id": "str",
-    "domain": "str",  # the mixture's name for it: a corpus domain, rewrites or trajectories
-    "topic": "str",  # the domain the document's own stage gave it
+    "domain": "str",  # the mixture's name: a corpus domain, rewrites or trajectories
+    "topic": "str",  # the domain that the document's own stage gave it
     "kind": "str",  # natural or synthetic
     "split": "str",
     "shard": "str",
@@ -60,7 +60,7 @@ class Document(NamedTuple):
 class EvalWindows(NamedTuple):
     """Windows to measure a loss on: `tokens` (N, T+1), bytes of text in each one's targets (N,), their domains (N).
 
-    `places` says where each begins: its shard's file, and the offset of its first token there.
+    `places` says where each window begins: its shard's file, and the offset of its first token there.
     """
 
     tokens: Ids
@@ -70,7 +70,7 @@ class EvalWindows(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What windows' targets are, each (N, T): the document's number, and the bytes of text it stands for."""
+    """The document's number of each target of some windows, and the bytes of text it stands for; both are (N, T)."""
 
     documents: Ids
     n_bytes: Ids
@@ -114,7 +114,7 @@ def _map(path: Path, tokens: int, digest: str) -> Raw:
 
 
 class TokenStream:
-    """One split of the shards."""
+    """One split of the shards, from which training and evaluation read windows."""
 
     def __init__(self, directory: Path, split: str, shards: Sequence[Shard], byte_counts: Raw, n_bytes: int) -> None:
         self.directory, self.name, self.shards = directory, split, tuple(shards)
@@ -125,22 +125,22 @@ class TokenStream:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text a token stands for, over the whole split: nats a token / (this · ln 2) = bits a byte."""
+        """Bytes of text per token over the whole split: nats per token / (this · ln 2) = bits per byte."""
         return self.n_bytes / self.n_tokens
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Domains that the split holds, in the shards' order."""
+        """Domains that the split holds, in the order of the shards."""
         return tuple(dict.fromkeys(shard.domain for shard in self.shards))
 
     def choose(self, domains: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> tuple[Shard, ...]:
-        """The shards of these domains and kinds (None: all). UserError for a domain or kind the split has not."""
-        for asked, has in ((domains, {s.domain for s in self.shards}), (kinds, {s.kind for s in self.shards})):
-            unknown = sorted(set(asked or ()) - has)
+        """Return the shards of these domains and kinds (None: all); UserError for a name that the split lacks."""
+        for wanted, known in ((domains, {s.domain for s in self.shards}), (kinds, {s.kind for s in self.shards})):
+            unknown = sorted(set(wanted or ()) - known)
             if unknown:
                 raise UserError(
                     f"{self.directory}: split {self.name!r} has no {', '.join(unknown)}, "
-                    f"only {', '.join(sorted(has))}: correct the name in the parameters."
+                    f"only {', '.join(sorted(known))}: correct the name in the parameters."
                 )
         return tuple(
             s for s in self.shards if (domains is None or s.domain in domains) and (kinds is None or s.kind in kinds)
@@ -159,7 +159,7 @@ class TokenStream:
         return chosen, ends
 
     def n_windows(self, seq_len: int, domains: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> int:
-        """Windows in one epoch of `batch`."""
+        """Return the number of windows in one epoch of `batch`."""
         return int(self._plan(seq_len, _key(domains), _key(kinds))[1][-1])
 
     def batch(
@@ -172,10 +172,10 @@ class TokenStream:
         domains: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
     ) -> Ids:
-        """(batch_size, seq_len + 1) ids: row i is window number `step * batch_size + i` of an endless order.
+        """Return (batch_size, seq_len + 1) ids: row i is window number `step * batch_size + i` of an endless order.
 
-        A pure function of its arguments, whatever was read before. Each epoch is a permutation of all windows of its
-        own, and cuts each shard at a phase of its own, so that a document's split point moves from epoch to epoch.
+        A pure function of its arguments, whatever was read before. Each epoch permutes all windows in its own way and
+        cuts each shard at its own phase, so that a document's split point moves from epoch to epoch.
         """
         chosen, ends = self._plan(seq_len, _key(domains), _key(kinds))
         total = int(ends[-1])
@@ -200,9 +200,9 @@ class TokenStream:
         kinds: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> EvalWindows:
-        """Windows whose targets do not overlap, in the shards' order; with `limit`, that many, evenly spaced.
+        """Return windows whose targets do not overlap, in the shards' order; with `limit`, that many, evenly spaced.
 
-        Targets are `tokens[:, 1:]`; nats summed over them / (ln 2 · sum of `n_bytes`) is bits a byte.
+        Targets are `tokens[:, 1:]`; nats summed over them / (ln 2 · sum of `n_bytes`) is bits per byte.
         """
         chosen, ends = self._plan(seq_len, _key(domains), _key(kinds))
         total = int(ends[-1])
@@ -221,7 +221,7 @@ class TokenStream:
         return EvalWindows(tokens, n_bytes, tuple(chosen[s].domain for s in where.tolist()), places)
 
     def owners(self, windows: EvalWindows) -> Targets:
-        """Return of which document each target of `windows` is, and how many bytes of text it stands for.
+        """Return which document each target of `windows` belongs to, and how many bytes of text it stands for.
 
         Documents are numbered from 0 in the order in which they appear; the copies of one are the same document.
         """
@@ -243,7 +243,7 @@ class TokenStream:
         return Targets(documents, self._byte_counts[windows.tokens[:, 1:]].astype(np.int64))
 
     def documents(self, domain: str | None = None, min_tokens: int = 1) -> Iterator[Document]:
-        """Each document once (first copies only) of at least `min_tokens`, in the shards' order."""
+        """Yield each document of at least `min_tokens` once (first copies only), in the shards' order."""
         shards = {s.file: s for s in self.choose(None if domain is None else [domain])}
         rows = (
             pl.scan_parquet(self.directory / INDEX_FILE)
@@ -256,7 +256,7 @@ class TokenStream:
             yield Document(id_, shard.domain, shard.kind, shard.tokens[offset : offset + length].astype(np.int64))
 
     def runs(self, domains: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> list[Ids]:
-        """Each shard's tokens with repeated copies left out, one array a shard: what an n-gram model counts."""
+        """Return each shard's tokens without repeated copies, one array per shard: what an n-gram model counts."""
         firsts = (
             pl.scan_parquet(self.directory / INDEX_FILE)
             .filter(pl.col("copy") == 0)
@@ -265,7 +265,7 @@ class TokenStream:
             .collect()
         )
         fresh = dict(firsts.iter_rows())
-        # Copies are written in order, so the first ones stand at the front of a domain's run of files.
+        # Copies are written in order, so the first copies are at the front of a domain's series of files.
         return [s.tokens[: fresh[s.file]].astype(np.int64) for s in self.choose(domains, kinds) if fresh.get(s.file)]
 
 
@@ -284,7 +284,7 @@ class TokenShards:
 
     @classmethod
     def open(cls, directory: Path, tokenizer: K2Tokenizer | None = None) -> "TokenShards":
-        """Open and verify every file. With `tokenizer`, refuse shards that were written with another one."""
+        """Open and verify every file; with `tokenizer`, refuse shards that were written with another one."""
         path = directory / MIXTURE_FILE
         try:
             mixture: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -311,7 +311,7 @@ class TokenShards:
     _shards: dict[str, Raw]
 
     def split(self, name: str) -> TokenStream:
-        """The stream of `train`, `validation` or `test`; UserError if it holds nothing."""
+        """Return the stream of `train`, `validation` or `test`; UserError if that split is empty."""
         rows = [row for row in self.mixture["shards"] if row["split"] == name]
         if not rows:
             has = ", ".join(sorted({row["split"] for row in self.mixture["shards"]}))
@@ -327,5 +327,5 @@ class TokenShards:
         limit: int | None = None,
         domains: Sequence[str] | None = None,
     ) -> EvalWindows:
-        """`TokenStream.eval_windows` of a split."""
+        """Return `TokenStream.eval_windows` of a split."""
         return self.split(split).eval_windows(seq_len, domains, kinds, limit)

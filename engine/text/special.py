@@ -1,4 +1,4 @@
-"""Kimi K2's special tokens: their strings, their order, and where they stand in a vocabulary of any size.
+"""Kimi K2's special tokens: their strings, their order, and their ids in a vocabulary of any size.
 
 K2 keeps 256 ids after its 163,584 merges. Here the last `n_special` ids of the vocabulary are special: K2's first 18
 in K2's order and at K2's offsets, then reserved ones, then [UNK] and [PAD]. So `n_special` = 256 with 163,840 ids in
@@ -55,7 +55,7 @@ _SPELLED: Final = (
     "<|reserved_token_",
     *(BOS, EOS, EOT, UNK, PAD),
 )
-"""How special tokens begin."""
+"""How the strings of special tokens begin."""
 
 
 def unspelled(text: str) -> str:
@@ -66,9 +66,9 @@ def unspelled(text: str) -> str:
 
 
 def special_tokens(vocab_size: int, n_special: int) -> list[str]:
-    """The special token strings in id order, for ids `vocab_size - n_special` to `vocab_size - 1`.
+    """Return the special token strings in id order, for ids `vocab_size - n_special` to `vocab_size - 1`.
 
-    Reserved ones are named after their own id, as K2's are. `n_special` is at least `MIN_SPECIAL`.
+    Reserved tokens are named after their own id, as K2's are. `n_special` is at least `MIN_SPECIAL`.
     """
     if n_special < MIN_SPECIAL:
         raise ValueError(f"n_special is {n_special}; the chat format needs at least {MIN_SPECIAL}")

@@ -1,4 +1,4 @@
-"""K2Tokenizer: text to ids and back, safe against special strings in the text, without transformers."""
+"""K2Tokenizer turns text into ids and back, safe against special strings in the text, without transformers."""
 
 import codecs
 import hashlib
@@ -20,21 +20,21 @@ TOKENIZER: Final = "tokenizer.json"
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's reversible map: each byte has a printable character, in which BPE token strings are written."""
+    """Return GPT-2's reversible map: each byte has a printable character, in which BPE token strings are written."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in set(printable)]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 _NEUTRAL: Final[dict[str, Any]] = {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
-"""What `encode` leaves out of a tokenizer.json: special tokens, and what other software adds or cuts around a text."""
+"""What `encode` replaces in a tokenizer.json: special tokens, and what other software adds to or cuts off a text."""
 
 
 def _parts(parsed: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides which ids a text gets and what they mean, however the file was written.
+    """Return the parts that decide which ids a text gets and what the ids mean, however the file was written.
 
-    A library's other version, or transformers' save_pretrained, writes the same tokenizer with other white space,
-    merges as "a b" for ["a", "b"], and a post-processor that does nothing.
+    Another version of the library, or transformers' save_pretrained, writes the same tokenizer with other white space,
+    with merges as "a b" for ["a", "b"], and with a post-processor that does nothing.
     """
     model = parsed["model"]
     merges = [pair.split(" ") if isinstance(pair, str) else list(pair) for pair in model["merges"]]
@@ -54,14 +54,14 @@ def _digest(content: Any) -> str:
 
 
 class K2Tokenizer:
-    """Byte-level BPE with K2's special tokens.
+    """A byte-level BPE tokenizer with K2's special tokens.
 
     `encode` never yields a special id: a user who types `<|im_end|>` gets its characters, so text cannot close a turn
     or open a tool call. Only `engine.text.chat` places special ids. `decode` is exact on bytes.
     """
 
     def __init__(self, definition: str) -> None:
-        """Take the text of a tokenizer.json."""
+        """Build the tokenizer from the text of a tokenizer.json."""
         parsed: dict[str, Any] = json.loads(definition)
         added = parsed["added_tokens"]
         self._special = {str(token["content"]): int(token["id"]) for token in added}
@@ -78,11 +78,11 @@ class K2Tokenizer:
             self._bytes[i] = text.encode()
         self._part_digests = {name: _digest(part) for name, part in _parts(parsed).items()}
         self.digest: str = _digest(self._part_digests)
-        """Names this tokenizer in shard headers: 32 hexadecimal digits over what tokenizer.json means."""
+        """Identifies this tokenizer in shard headers: 32 hex digits over what tokenizer.json means."""
 
     @classmethod
     def load(cls, directory: Path, remedy: str | None = None) -> "K2Tokenizer":
-        """Load from a directory holding tokenizer.json; UserError with `remedy` if it is missing or no such file."""
+        """Load from a directory with a tokenizer.json; UserError with `remedy` if it is missing or not a tokenizer."""
         path = directory / TOKENIZER
         try:
             return cls(path.read_text(encoding="utf-8"))
@@ -92,59 +92,59 @@ class K2Tokenizer:
             raise UserError(f"{path} is not a byte-level BPE tokenizer ({error}): {remedy or remake(path)}.") from None
 
     def differences(self, other: "K2Tokenizer") -> list[str]:
-        """Return in which parts two tokenizers differ; none if their digests are the same."""
+        """Return the names of the parts in which two tokenizers differ; none if their digests are equal."""
         return [name for name, digest in self._part_digests.items() if digest != other._part_digests[name]]
 
     @property
     def vocab_size(self) -> int:
-        """All ids, special ones included."""
+        """The number of all ids, special ones included."""
         return len(self._bytes)
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """Special token string to id."""
+        """Each special token's string and its id."""
         return dict(self._special)
 
     def special(self, name: str) -> int:
-        """The id of a special token such as `<|im_end|>`; KeyError if there is none of that name."""
+        """Return the id of a special token such as `<|im_end|>`; KeyError if there is none of that name."""
         return self._special[name]
 
     @cached_property
     def eos_id(self) -> int:
-        """[EOS], which ends each document in the shards."""
+        """The id of [EOS], which ends each document in the shards."""
         return self.special(EOS)
 
     @cached_property
     def im_end_id(self) -> int:
-        """<|im_end|>, which ends each turn: the stop id of a chat."""
+        """The id of <|im_end|>, which ends each turn: the stop id of a chat."""
         return self.special(IM_END)
 
     @cached_property
     def pad_id(self) -> int:
-        """[PAD], for padding a batch of examples."""
+        """The id of [PAD], which pads a batch of examples."""
         return self.special(PAD)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, none of them special."""
+        """Return the ids of `text`, none of them special."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on all cores."""
+        """Return `encode` of each text, using all cores."""
         return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD. Tool-call tokens are never skipped, as released."""
+        """Return the text of `ids`; invalid UTF-8 becomes U+FFFD. Tool-call tokens are never skipped, as released."""
         skip = self._skippable if skip_special_tokens else frozenset()
         return b"".join(self._bytes[i] for i in ids if i not in skip).decode("utf-8", errors="replace")
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes that id `i` stands for (a special token: its string)."""
+        """Return the bytes that id `i` stands for (for a special token: its string)."""
         return self._bytes[i]
 
     @cached_property
     def byte_counts(self) -> NDArray[np.uint16]:
-        """(vocab_size,) bytes of text each id stands for, 0 for special ones: what bits per byte divides by."""
+        """(vocab_size,) bytes of text that each id stands for, 0 for special ones; bits per byte divides by them."""
         special = set(self._special.values())
         return np.array([0 if i in special else len(b) for i, b in enumerate(self._bytes)], dtype=np.uint16)
 
@@ -157,16 +157,16 @@ def _library_tokenizer(parsed: dict[str, Any]) -> Tokenizer:
 
 
 class StreamDecoder:
-    """Decodes id by id, for a REPL: holds back the bytes of a character that is not complete yet."""
+    """Decodes id by id, for a REPL, holding back the bytes of a character that is not complete yet."""
 
     def __init__(self, tokenizer: K2Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, i: int) -> str:
-        """The text that became complete with id `i`; may be empty."""
+        """Return the text that became complete with id `i`; it may be empty."""
         return self._utf8.decode(self._tokenizer.token_bytes(i))
 
     def finish(self) -> str:
-        """What is left when no id follows: U+FFFD if a character was cut."""
+        """Return what is left when no id follows: U+FFFD if a character was cut."""
         return self._utf8.decode(b"", final=True)

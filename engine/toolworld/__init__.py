@@ -1,7 +1,7 @@
-"""A simulated world of tools, its users and its judge: shared by tool-use synthesis and by evaluation.
+"""A simulated world of tools with its users and its judge, shared by tool-use synthesis, RL and evaluation.
 
-`load_tools` gives the tool specs, `World` is the stateful simulator, `run_episode` lets any agent play a `Task`
-against it, `judge` holds the outcome against the rubric, and `TemplatePolicy` is the agent that knows the plan.
+`load_tools` returns the tool specs, `World` is the stateful simulator, `run_episode` lets any agent play a `Task`
+in it, `judge` scores the outcome by the rubric, and `TemplatePolicy` is an agent that knows the plan.
 """
 
 from engine.toolworld.episode import run_episode

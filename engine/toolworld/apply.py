@@ -1,4 +1,4 @@
-"""What each operation does to the records of its application: the semantics behind operations.yml.
+"""Apply each operation to the records of its application: the semantics behind operations.yml.
 
 Every function takes the records and checked arguments, changes the records in place, and returns what the agent is
 shown; `cut` asks for a partial success where the operation can have one. A refusal changes nothing.
@@ -10,7 +10,7 @@ from engine.toolworld.specs import Application, ToolSpec, application_of
 
 Records = dict[str, dict[str, Any]]
 Applied = tuple[dict[str, Any], bool]
-"""The result shown, and whether it was cut short."""
+"""The result shown to the agent, and whether it was cut short."""
 
 
 class Refused(Exception):
@@ -18,7 +18,7 @@ class Refused(Exception):
 
 
 def apply_operation(tool: ToolSpec, records: Records, arguments: dict[str, Any], cut: bool = False) -> Applied:
-    """Carry out `tool` on `records`; raises `Refused`, and then `records` are as they were."""
+    """Carry out `tool` on `records`; if it raises `Refused`, `records` are unchanged."""
     app, form = application_of(tool), tool.form
     match form.does:
         case "list":
@@ -28,7 +28,7 @@ def apply_operation(tool: ToolSpec, records: Records, arguments: dict[str, Any],
         case "add":
             return _add(app, records, arguments), False
     key = arguments[app.key]
-    record = _found(records, key)
+    record = _record(records, key)
     match form.does:
         case "read":
             return dict(record), False
@@ -52,7 +52,7 @@ def apply_operation(tool: ToolSpec, records: Records, arguments: dict[str, Any],
     return {"ok": True, form.field: record[form.field]}, False
 
 
-def _found(records: Records, key: str) -> dict[str, Any]:
+def _record(records: Records, key: str) -> dict[str, Any]:
     if key not in records:
         raise Refused("not found")
     return records[key]
@@ -72,7 +72,7 @@ def _list(app: Application, records: Records, field: str, value: Any, cut: bool)
 
 
 def _part(amount: int, cut: bool) -> int:
-    """How much of `amount` gets done: all, or about half when cut; one unit cannot be cut."""
+    """Return how much of `amount` is done: all, or about half when cut; one unit cannot be cut."""
     return amount - amount // 2 if cut else amount
 
 
@@ -87,7 +87,7 @@ def _shift(record: dict[str, Any], field: str, amount: int, sign: int, cut: bool
 
 
 def _transfer(records: Records, field: str, arguments: dict[str, Any], cut: bool) -> Applied:
-    source, target = _found(records, arguments["from"]), _found(records, arguments["to"])
+    source, target = _record(records, arguments["from"]), _record(records, arguments["to"])
     amount = _positive(arguments["amount"])
     if source is target:
         raise Refused("same name twice")

@@ -1,4 +1,4 @@
-"""One episode: a user, an agent and a world talk until the user is served or the turns run out."""
+"""Play one episode: user, agent and world talk until the user is served or the turns run out."""
 
 from engine.toolworld.judge import Verdict, judge
 from engine.toolworld.keyed import keyed_random
@@ -11,11 +11,11 @@ from engine.toolworld.world import FaultRates, World
 def run_episode(
     task: Task, agent_fn: AgentFn, seed: int, who: Persona | None = None, faults: FaultRates | None = None
 ) -> tuple[list[Message], Verdict]:
-    """Play `task` with `agent_fn` and judge it.
+    """Play `task` with `agent_fn`; return the messages and the judge's verdict.
 
-    `agent_fn(messages, tools)` returns the next assistant message: OpenAI's format, arguments as a JSON string;
-    whatever it writes there is handled, a bad call is answered with an error. `seed` keys the faults, and the persona
-    when `who` is None. Without `faults` the world never errs by chance.
+    `agent_fn(messages, tools)` returns the next assistant message in OpenAI's format, arguments as a JSON string; it
+    may write anything there: a bad call is answered with an error. `seed` is the key of the faults, and of the persona
+    when `who` is None. Without `faults` the world never fails by chance.
     """
     if who is None:
         personas = list(load_personas().values())
@@ -41,7 +41,7 @@ def run_episode(
 
 
 def answer(world: World, task: Task, call: dict[str, object]) -> str:
-    """What the tool simulator says to `call`. A call that names no tool of the agent does not reach the world."""
+    """Return the tool simulator's answer to `call`; a call of a tool that the agent lacks does not reach the world."""
     function = call["function"]
     assert isinstance(function, dict)
     if function["name"] not in task.tools:

@@ -1,7 +1,7 @@
-"""The rubric judge: scores a finished episode on the world's state and on the transcript (K2 paper, 3.1.1).
+"""The rubric judge scores a finished episode by the world's state and the transcript (K2 paper, 3.1.1).
 
 Each check is one line of the rubric. A critical check that fails rejects the trajectory; the others lower the score.
-The judge believes the world's own log for what calls did, and the messages for what was said.
+The judge takes from the world's log what calls did, and from the messages what was said.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from engine.toolworld.world import Diff, World
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the rubric, held against the episode."""
+    """The result of one line of the rubric for an episode."""
 
     name: str
     weight: float
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's word: `score` is the weighted share of checks that hold, in [0, 1]."""
+    """The judge's decision; `score` is the weighted share of checks that pass, in [0, 1]."""
 
     passed: bool
     score: float
@@ -44,11 +44,11 @@ class Verdict:
 
     @property
     def reasons(self) -> list[str]:
-        """Why checks failed, one short sentence each."""
+        """Why checks failed, in one short sentence per check."""
         return [f"{check.name}: {check.note}" for check in self.checks if not check.passed]
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as plain data, for the `verdict` column."""
+        """Return the verdict as plain data, for the `verdict` column."""
         return {
             "passed": self.passed,
             "score": self.score,
@@ -58,7 +58,7 @@ class Verdict:
 
 
 def judge(task: Task, world: World, messages: list[Message]) -> Verdict:
-    """Score the episode that `messages` and `world` record against the task's rubric."""
+    """Score the episode recorded by `messages` and `world` by the task's rubric."""
     evidence = Evidence.gather(task, world, messages)
     notes = {
         "calls_valid": _invalid_calls(task, messages),
@@ -73,7 +73,8 @@ def judge(task: Task, world: World, messages: list[Message]) -> Verdict:
         "economy": _wasted(task, evidence),
     }
     checks = tuple(
-        Check(name, WEIGHTS[name], name not in SOFT, not found, "; ".join(found[:3])) for name, found in notes.items()
+        Check(name, WEIGHTS[name], name not in SOFT, not problems, "; ".join(problems[:3]))
+        for name, problems in notes.items()
     )
     total = sum(check.weight for check in checks)
     score = round(sum(check.weight for check in checks if check.passed) / total, 4)
@@ -109,17 +110,17 @@ def _invalid_calls(task: Task, messages: list[Message]) -> list[str]:
 
 
 def _state_problems(task: Task, diff: Diff) -> list[str]:
-    """Every change asked for has to be there, and nothing else may have changed."""
+    """Return the requested changes that are missing, and the changes that nobody requested."""
     left = dict(diff)
     problems = []
     wanted = [point for goal in task.goals for point in goal.checkpoints]
-    # Exact records first, so that a checkpoint on any record cannot take one that another names.
+    # Exact records first, so that a checkpoint on any record cannot take a change that another checkpoint names.
     for point in sorted(wanted, key=lambda point: point.key == ANY_KEY):
-        found = next((place for place, fields in left.items() if _fits(point, place, fields)), None)
-        if found is None:
+        match = next((place for place, fields in left.items() if _fits(point, place, fields)), None)
+        if match is None:
             problems.append(f"{point.application}/{point.key} should have become {point.fields}")
         else:
-            del left[found]
+            del left[match]
     return problems + [f"{app}/{key} changed unasked" for app, key in left]
 
 
@@ -128,17 +129,17 @@ def _fits(point: Checkpoint, place: tuple[str, str], fields: dict[str, Any] | No
 
 
 def _unasked_writes(task: Task, evidence: Evidence) -> list[str]:
-    """Writes that succeeded without a step asking for them, or more often than asked."""
+    """Return the writes that succeeded although no step asks for them, or more often than asked for."""
     steps = [step for goal in task.goals for step in goal.steps if load_tools()[step.tool].stateful]
     problems = []
     for call in evidence.calls:
         if not load_tools()[call.name].stateful or call.outcome != "ok":
             continue
-        asked = next((step for step in steps if matches_step(step, call)), None)
-        if asked is None:
+        match = next((step for step in steps if matches_step(step, call)), None)
+        if match is None:
             problems.append(f"{call.name} was not asked for")
         else:
-            steps.remove(asked)
+            steps.remove(match)
     return problems
 
 

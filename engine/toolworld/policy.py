@@ -1,8 +1,8 @@
-"""The template policy: an agent that follows the rubric's plan and, on request, fails in one known way.
+"""The template policy: an agent that follows the rubric's plan and, on request, makes one known mistake.
 
-It sees the plan (that is what makes it a data generator and not a model), but it may use a detail only after the user
-has said it, and it answers with what the tools returned. A planted defect gives the judge something to reject; the
-policy records in `planted` whether the defect really showed.
+It knows the plan (it generates data, it is not a model), but it may use a detail only after the user has said it, and
+it answers with what the tools returned. A planted defect gives the judge something to reject; `planted` records
+whether the defect really occurred.
 """
 
 import json
@@ -32,7 +32,7 @@ REPEATABLE = frozenset({"raise", "lower", "transfer", "set"})
 
 @dataclass
 class _Progress:
-    """How far one goal has come."""
+    """The progress of one goal."""
 
     step: int = 0
     left: int | None = None
@@ -45,7 +45,7 @@ class _Progress:
 
 
 class TemplatePolicy:
-    """One agent of one episode, an `AgentFn`; `parallel` issues independent reads in one turn."""
+    """An agent for one episode, an `AgentFn`; `parallel` issues independent reads in one turn."""
 
     def __init__(self, task: Task, who: Persona, seed: int, defect: str = "", parallel: bool = False) -> None:
         self.task, self.persona, self.defect, self.parallel = task, who, defect, parallel
@@ -60,9 +60,9 @@ class TemplatePolicy:
         self._target = self._rng.choice(fitting) if fitting else -1
 
     def __call__(self, messages: list[Message], tools: list[dict[str, Any]]) -> Message:
-        """The next assistant message; `tools` is there for the protocol, the plan names what is needed."""
+        """Return the next assistant message; `tools` is unused, since the plan names what is needed."""
         if messages[-1]["role"] == "tool":
-            # A repeated write is a defect only where it went through.
+            # A repeated write is a defect only if it succeeded.
             self.planted |= self._repeated and "ok" in json.loads(messages[-1]["content"])
             self._read_results(messages[len(messages) - len(self._pending) :])
         elif self._detail == "asked":
@@ -84,8 +84,8 @@ class TemplatePolicy:
         if not self.persona.stepwise:
             return len(self.task.goals)
         spoken = sum(1 for message in messages if message["role"] == "user")
-        asked = self._withheld is not None and self._detail == "known" and not self._guesses()
-        return min(spoken - (1 if asked else 0), len(self.task.goals))
+        question_asked = self._withheld is not None and self._detail == "known" and not self._guesses()
+        return min(spoken - (1 if question_asked else 0), len(self.task.goals))
 
     def _must_ask(self, open_goals: list[int]) -> bool:
         if self._detail != "hidden" or not open_goals or open_goals[0] != self._withheld:
@@ -98,7 +98,7 @@ class TemplatePolicy:
     # --- calls -------------------------------------------------------------------------------------------------
 
     def _call(self, open_goals: list[int], index: int) -> Message:
-        """The next call of the first open goal; with `parallel`, the reads of the following ones too."""
+        """Return the next call of the first open goal; with `parallel`, also the reads of the goals that follow it."""
         batch = open_goals[:1]
         if self.parallel and self._is_read(batch[0]):
             following = open_goals[1:]
@@ -108,31 +108,31 @@ class TemplatePolicy:
         return assistant("", [self._one_call(goal, index + offset) for offset, goal in enumerate(batch)])
 
     def _is_read(self, goal: int) -> bool:
-        """Whether the goal is one read: a look that an act follows must not overtake another goal's write."""
+        """Return whether the goal is a single read; a read before a write must not overtake another goal's write."""
         return len(self.task.goals[goal].steps) == 1 and load_tools()[self._step(goal).tool].form.does in READS
 
     def _step(self, goal: int) -> Step:
         return self.task.goals[goal].steps[self._progress[goal].step]
 
     def _one_call(self, goal: int, index: int) -> dict[str, Any]:
-        step, at = self._step(goal), self._progress[goal]
-        arguments = {name: at.pick if value == PICK else value for name, value in step.arguments.items()}
-        last_step = at.step == len(self.task.goals[goal].steps) - 1
+        step, progress = self._step(goal), self._progress[goal]
+        arguments = {name: progress.pick if value == PICK else value for name, value in step.arguments.items()}
+        last_step = progress.step == len(self.task.goals[goal].steps) - 1
         if goal == self._target and not self.planted and last_step:
             if self.defect == "malformed_call":
                 self.planted = True
                 return tool_call(step.tool, compact(arguments)[:-1], index)
             if self.defect == "wrong_argument":
-                at.wrong = self._wrong(step.tool, arguments, self._rng.choice(sorted(arguments)))
-        if goal == self._withheld and self._guesses() and last_step and at.wrong is None:
-            at.wrong = self._wrong(step.tool, arguments, self.task.goals[goal].missing_argument)
-        arguments = dict(at.wrong or arguments)
-        if at.left is not None:
-            arguments["amount"] = at.left
+                progress.wrong = self._wrong(step.tool, arguments, self._rng.choice(sorted(arguments)))
+        if goal == self._withheld and self._guesses() and last_step and progress.wrong is None:
+            progress.wrong = self._wrong(step.tool, arguments, self.task.goals[goal].missing_argument)
+        arguments = dict(progress.wrong or arguments)
+        if progress.left is not None:
+            arguments["amount"] = progress.left
         return tool_call(step.tool, compact(arguments), index)
 
     def _wrong(self, tool: str, arguments: dict[str, Any], name: str) -> dict[str, Any]:
-        """`arguments` with another plausible value for `name`."""
+        """Return `arguments` with another plausible value for `name`."""
         self.planted = True
         app = application_of(load_tools()[tool])
         choices: tuple[Any, ...]
@@ -145,27 +145,27 @@ class TemplatePolicy:
         return {**arguments, name: self._rng.choice([choice for choice in choices if choice != arguments[name]])}
 
     def _repeat_write(self, index: int) -> Message | None:
-        """The defect of doing a thing twice; it comes after the goals are done and before the answer."""
+        """Return the defect of doing a write twice; it comes after the goals are done and before the answer."""
         if self.defect != "repeated_write" or self._repeated or self._target < 0:
             return None
-        at, goal = self._progress[self._target], self.task.goals[self._target]
-        if not at.done or at.refused:
+        progress, goal = self._progress[self._target], self.task.goals[self._target]
+        if not progress.done or progress.refused:
             return None
         self._repeated, self._pending = True, []
         step = goal.steps[-1]
         return assistant("", [tool_call(step.tool, compact(step.arguments), index)])
 
     def _skip_step(self, open_goals: list[int]) -> None:
-        """The defect of claiming a thing without having done it: the answer is then made from the wish alone."""
+        """Plant the defect of claiming what was not done: the answer is then made from the user's request alone."""
         goal = self._target
         if self.defect != "missing_step" or self.planted or goal not in open_goals:
             return
-        at, step = self._progress[goal], self._step(goal)
-        # What another goal's call tells may be answered without one more: that would be no defect.
-        told = any(step in other.steps for index, other in enumerate(self.task.goals) if index != goal)
-        if at.step == len(self.task.goals[goal].steps) - 1 and not told:
-            at.done = self.planted = True
-            at.result = None
+        progress, step = self._progress[goal], self._step(goal)
+        # If another goal makes the same call, its result answers this goal too, and skipping would not be a defect.
+        answered_elsewhere = any(step in other.steps for index, other in enumerate(self.task.goals) if index != goal)
+        if progress.step == len(self.task.goals[goal].steps) - 1 and not answered_elsewhere:
+            progress.done = self.planted = True
+            progress.result = None
 
     # --- results -----------------------------------------------------------------------------------------------
 
@@ -175,53 +175,53 @@ class TemplatePolicy:
         self._pending = []
 
     def _read_one(self, goal: int, value: dict[str, Any]) -> None:
-        at, steps = self._progress[goal], self.task.goals[goal].steps
+        progress, steps = self._progress[goal], self.task.goals[goal].steps
         error = value.get("error")
         if error in {"arguments are not JSON", "bad arguments"} or value.get("more"):
             return
         if error == "busy" and not (self.defect == "gave_up" and goal == self._target):
             return
         if "left" in value and not (self.defect == "gave_up" and goal == self._target):
-            at.left = value["left"]
+            progress.left = value["left"]
             return
         if error is not None or "left" in value:
             self.planted |= self.defect == "gave_up" and (error == "busy" or "left" in value)
-            at.refused, at.done = str(error or "not all done"), True
+            progress.refused, progress.done = str(error or "not all done"), True
             return
-        at.result = value
-        if listed := next((found for found in value.values() if isinstance(found, list)), None):
-            at.pick = listed[0]
-        at.step += 1
-        at.done = at.step == len(steps)
+        progress.result = value
+        if listed := next((item for item in value.values() if isinstance(item, list)), None):
+            progress.pick = listed[0]
+        progress.step += 1
+        progress.done = progress.step == len(steps)
 
     # --- answers -----------------------------------------------------------------------------------------------
 
     def _report(self) -> Message:
-        """One sentence for each goal done since the last answer."""
+        """Return one sentence for each goal done since the last answer."""
         sentences = []
-        for index, (goal, at) in enumerate(zip(self.task.goals, self._progress)):
-            if at.done and not at.reported:
-                at.reported = True
-                sentences.append(self._sentence(index, goal, at))
+        for index, (goal, progress) in enumerate(zip(self.task.goals, self._progress)):
+            if progress.done and not progress.reported:
+                progress.reported = True
+                sentences.append(self._sentence(index, goal, progress))
         return assistant(" ".join(sentences) or "What can I do for you?")
 
-    def _sentence(self, index: int, goal: Goal, at: _Progress) -> str:
-        if at.refused:
-            return str(operations()["cannot"]).replace("<value>", at.refused)
-        value = self._value(goal, at)
+    def _sentence(self, index: int, goal: Goal, progress: _Progress) -> str:
+        if progress.refused:
+            return str(operations()["cannot"]).replace("<value>", progress.refused)
+        value = self._value(goal, progress)
         if self.defect == "hallucinated_result" and index == self._target:
             self.planted = True
             value = self._made_up(goal, value)
         if not value:
             return goal.answer_none
-        # A conditional wish whose condition did not hold ends at its read: nothing was to be done.
+        # A conditional request whose condition did not hold ends at its read: nothing had to be done.
         idle = goal.kind == "set_if" and len(goal.steps) == 1
         return (goal.answer_none if idle else goal.answer).replace("<value>", value)
 
-    def _value(self, goal: Goal, at: _Progress) -> str:
-        result = at.result or {}
+    def _value(self, goal: Goal, progress: _Progress) -> str:
+        result = progress.result or {}
         if goal.report == "pick":
-            return at.pick
+            return progress.pick
         if goal.report == "list":
             return ", ".join(next(iter(result.values())) if result else goal.facts[1:])
         if goal.report in result:
@@ -229,7 +229,7 @@ class TemplatePolicy:
         return goal.facts[-1] if goal.facts else "-"
 
     def _made_up(self, goal: Goal, value: str) -> str:
-        """Another value than the tools gave."""
+        """Return a value other than the one that the tools gave."""
         if value.isdigit():
             return str(int(value) + self._rng.choice((1, 3, 7, 20)))
         app = application_of(load_tools()[goal.steps[-1].tool])
@@ -239,7 +239,7 @@ class TemplatePolicy:
 
 
 def _shows(defect: str, goal: Goal) -> bool:
-    """Whether `defect` can show at all in `goal`."""
+    """Return whether `defect` can occur in `goal`."""
     does = load_tools()[goal.steps[-1].tool].form.does
     fine = goal.steps[-1].expects == "ok"
     match defect:

@@ -1,4 +1,4 @@
-"""Evidence from an episode, and the rubric's questions about it: was it called, was it said, was it made up."""
+"""Collect the evidence of an episode and check it: what was called, what was said, what was made up."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SENTENCE_END = re.compile(r"[.?!](?:\s+|$)")
 
 @dataclass(frozen=True)
 class Call:
-    """A call that reached the world: where it stands in the transcript, what it was, how it ended."""
+    """A call that reached the world: its message's position in the transcript, the call itself, and its outcome."""
 
     position: int
     name: str
@@ -25,7 +25,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the judge looks at: calls that reached the world, all calls counted, and the transcript."""
+    """The judge's evidence: the calls that reached the world, the number of all calls, and the transcript."""
 
     calls: tuple[Call, ...]
     total_calls: int
@@ -48,7 +48,7 @@ class Evidence:
 
 
 def matches_step(step: Step, call: Call) -> bool:
-    """Whether `call` is the one `step` expects; an amount may come in parts, its sum shows in the state."""
+    """Return whether `call` is what `step` expects; an amount may come in parts, since the state shows its sum."""
     if call.name != step.tool or call.arguments.keys() != step.arguments.keys():
         return False
     return all(
@@ -57,29 +57,29 @@ def matches_step(step: Step, call: Call) -> bool:
 
 
 def goal_match(goal: Goal, evidence: Evidence) -> list[Call] | None:
-    """The calls that carry out the goal's steps in order, or None when the pattern is not there."""
-    found: list[Call] = []
+    """Return the calls that carry out the goal's steps in order, or None if they are not there."""
+    calls: list[Call] = []
     start = 0
     for step in goal.steps:
         index = next((i for i in range(start, len(evidence.calls)) if _carries(step, evidence.calls[i])), None)
         if index is None:
             return None
-        found.append(evidence.calls[index])
+        calls.append(evidence.calls[index])
         start = index + 1
-    return found
+    return calls
 
 
 def _carries(step: Step, call: Call) -> bool:
     if not matches_step(step, call) or call.outcome != step.expects:
         return False
-    # The state shows the sum of amounts only where the call succeeds; a refused one is compared here.
+    # The state shows the sum of amounts only if the call succeeds; the amount of a refused call is compared here.
     return step.expects == "ok" or call.arguments == step.arguments
 
 
 def facts_missing(task: Task, goal: Goal, evidence: Evidence) -> list[str]:
-    """Facts of the goal that no one sentence after its calls holds, and names that a listing did not give.
+    """Return the goal's facts that no sentence after its calls holds, and names that a listing did not give.
 
-    One sentence, because "Done. It is now open" must not count as saying that it is done.
+    All facts must be in one sentence, because "Done. It is now open" must not count as saying that it is done.
     """
     matched = goal_match(goal, evidence)
     if matched is None:
@@ -98,9 +98,9 @@ def facts_missing(task: Task, goal: Goal, evidence: Evidence) -> list[str]:
 
 
 def contradictions(task: Task, evidence: Evidence) -> list[str]:
-    """Sentences about a reported field of a record that give another value, or that came before any call told it.
+    """Return the sentences that give a wrong value for a record's field, or give it before a call returned it.
 
-    A listing by the same field may name the record too; a sentence that gives the whole listing is no contradiction.
+    A listing by the same field may name the record too; a sentence with the whole listing is not a contradiction.
     """
     allowed: dict[tuple[str, str], set[str]] = {}
     known_from: dict[tuple[str, str, str], int] = {}
@@ -128,7 +128,7 @@ def contradictions(task: Task, evidence: Evidence) -> list[str]:
 
 
 def _sentences(evidence: Evidence) -> Iterator[tuple[int, str, set[str]]]:
-    """(position of the message, sentence, its words) of everything the agent said to the user."""
+    """Yield (position of the message, sentence, its words) for everything the agent said to the user."""
     for position, message in enumerate(evidence.messages):
         if is_text(message):
             for sentence in _SENTENCE_END.split(str(message.get("content") or "")):
@@ -140,13 +140,13 @@ def _picked(call: Call) -> str:
 
 
 def _other_words(task: Task, goal: Goal) -> set[str]:
-    """Words that other goals of the task may bring into the same answer."""
+    """Return the words that other goals of the task may bring into the same answer."""
     others = [other for other in task.goals if other is not goal]
     return words(" ".join(" ".join((*other.asks, *other.facts)) for other in others))
 
 
 def ungrounded_arguments(messages: list[Message]) -> list[str]:
-    """Argument values that nobody said before the call: a guessed name, an invented amount."""
+    """Return argument values that nobody said before the call: a guessed name, an invented amount."""
     known: set[str] = set()
     problems = []
     for message in messages:
@@ -160,7 +160,7 @@ def ungrounded_arguments(messages: list[Message]) -> list[str]:
 
 
 def ungrounded_words(task: Task, messages: list[Message]) -> list[str]:
-    """Numbers and record names in the agent's answers that neither the user nor a tool gave before."""
+    """Return numbers and record names in the agent's answers that neither the user nor a tool gave before."""
     keys = {key.lower() for app in load_domains()[task.domain].applications.values() for key in app.keys}
     known: set[str] = set()
     problems = []

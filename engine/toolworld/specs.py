@@ -1,7 +1,7 @@
 """Tool specifications by hierarchical domain evolution: category -> application -> tool (K2 paper, 3.1.1).
 
-`domains.yml` holds the slots and `operations.yml` the forms; this module joins them into `ToolSpec`s whose
-parameters are JSON schemas. Everything else in the package works on these specs, so a new domain is data, not code.
+`domains.yml` holds the names and values, `operations.yml` the forms; this module joins them into `ToolSpec`s whose
+parameters are JSON schemas. The rest of the package works on these specs, so a new domain is data, not code.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from engine.yaml_file import parse_yaml, read_yaml
 HERE = Path(__file__).parent
 Kind = Literal["read", "list", "set", "raise", "lower", "transfer", "add", "remove", "claim", "release"]
 Declaration = Literal["full", "compact"]
-"""How an agent's tools are declared: with all that OpenAI's format has, or without descriptions and `required`."""
+"""How an agent's tools are declared: with everything OpenAI's format has, or without descriptions and `required`."""
 READS: frozenset[str] = frozenset({"read", "list"})
-"""Operations that leave the world as it was."""
+"""Operations that leave the world unchanged."""
 
 
 class _Frozen(BaseModel):
@@ -28,7 +28,7 @@ class _Frozen(BaseModel):
 
 
 class FieldSpec(_Frozen):
-    """One column of a record: a closed list of `values`, a `pool` of names, or whole numbers low..high by step."""
+    """One column of a record: one of `values`, a name from a `pool`, or a whole number low..high by step."""
 
     values: tuple[str, ...] = ()
     pool: str = ""
@@ -43,7 +43,7 @@ class FieldSpec(_Frozen):
 
 
 class ToolForm(_Frozen):
-    """One tool as domains.yml writes it: an operation and the slots it needs."""
+    """One tool as domains.yml defines it: an operation and the fields it works on."""
 
     does: Kind
     field: str = ""
@@ -54,7 +54,7 @@ class ToolForm(_Frozen):
 
 
 class Application(_Frozen):
-    """A small table of records and the tools on it."""
+    """A small table of records and the tools that work on it."""
 
     entity: str
     entities: str
@@ -77,12 +77,12 @@ class Application(_Frozen):
         return self
 
     def words(self, key: str) -> str:
-        """The record named `key` in words, e.g. "room 101"."""
+        """Return the record named `key` in words, e.g. "room 101"."""
         return self.says.format(key=key)
 
 
 class Domain(_Frozen):
-    """One category of work with its applications; `role` is what an agent there is called."""
+    """One category of work with its applications; `role` is the job title of an agent there."""
 
     category: str
     role: str
@@ -91,7 +91,7 @@ class Domain(_Frozen):
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """One callable tool; `parameters` is a JSON schema of an object."""
+    """One callable tool; `parameters` is the JSON schema of an object."""
 
     name: str
     domain: str
@@ -108,10 +108,10 @@ class ToolSpec:
         return self.form.does not in READS
 
     def openai(self, declaration: Declaration = "full") -> dict[str, Any]:
-        """The tool as an OpenAI tool object, which is what an agent is shown.
+        """Return the tool as an OpenAI tool object, which is what an agent is shown.
 
-        The compact form leaves out what the name and the properties say already (every property is required), which is
-        a third of the tokens of a short dialogue.
+        The compact form leaves out what the name and the properties already say (every property is required), which
+        saves a third of the tokens of a short dialogue.
         """
         function: dict[str, Any] = {"name": self.name}
         if declaration == "full":
@@ -123,13 +123,13 @@ class ToolSpec:
 
 @cache
 def operations() -> dict[str, Any]:
-    """The forms of operations.yml: how each operation is described, asked for and answered."""
+    """Return operations.yml: how each operation is described, requested and answered."""
     loaded: dict[str, Any] = read_yaml(HERE / "operations.yml")
     return loaded
 
 
 def parse_domains(text: str, source: str = "domains.yml") -> dict[str, Domain]:
-    """Read a domain description; a malformed one is a `UserError` naming `source` and the field."""
+    """Parse a domain description; a malformed one is a `UserError` naming `source` and the field."""
     try:
         raw = parse_yaml(text, source)
         pools: dict[str, list[str]] = raw["pools"]
@@ -143,7 +143,7 @@ def parse_domains(text: str, source: str = "domains.yml") -> dict[str, Domain]:
 
 
 def _with_pools(body: dict[str, Any], pools: dict[str, list[str]]) -> dict[str, Any]:
-    """Put a pool's names where the description gives only the pool's name."""
+    """Replace the name of a pool by the pool's names."""
     applications = {}
     for name, application in body["applications"].items():
         keys = application["keys"]
@@ -157,12 +157,12 @@ def _with_pools(body: dict[str, Any], pools: dict[str, list[str]]) -> dict[str, 
 
 @cache
 def load_domains() -> dict[str, Domain]:
-    """The eight domains of domains.yml, by name."""
+    """Return the eight domains of domains.yml, by name."""
     return parse_domains((HERE / "domains.yml").read_text(encoding="utf-8"))
 
 
 def choose_domains(names: tuple[str, ...] | list[str], source: str = "parameters/tooluse.yml") -> dict[str, Domain]:
-    """The domains called `names` (all of them when empty); an unknown name is a `UserError`."""
+    """Return the domains called `names` (all if empty); an unknown name is a `UserError`."""
     known = load_domains()
     for name in names:
         if name not in known:
@@ -172,7 +172,7 @@ def choose_domains(names: tuple[str, ...] | list[str], source: str = "parameters
 
 @cache
 def load_tools() -> dict[str, ToolSpec]:
-    """Every tool of every domain by name, in the order of domains.yml."""
+    """Return every tool of every domain by name, in the order of domains.yml."""
     tools: dict[str, ToolSpec] = {}
     for domain_name, domain in load_domains().items():
         for app_name, application in domain.applications.items():
@@ -184,7 +184,7 @@ def load_tools() -> dict[str, ToolSpec]:
 
 
 def application_of(tool: ToolSpec) -> Application:
-    """The application whose records `tool` works on."""
+    """Return the application whose records `tool` works on."""
     return load_domains()[tool.domain].applications[tool.application]
 
 
@@ -203,7 +203,7 @@ def _tool(name: str, form: ToolForm, domain: str, category: str, app_name: str, 
 
 
 def _schema(form: ToolForm, app: Application) -> dict[str, Any]:
-    """JSON schema of the arguments: short, so that two to four tools fit a small context beside the dialogue."""
+    """Return the JSON schema of the arguments, kept short so that two to four tools fit a small context."""
     key, amount = {app.key: {"type": "string"}}, {"amount": {"type": "integer"}}
     properties: dict[str, Any]
     match form.does:
@@ -225,7 +225,7 @@ def _schema(form: ToolForm, app: Application) -> dict[str, Any]:
 
 
 def _field_schema(spec: FieldSpec) -> dict[str, Any]:
-    """A number, one of a few words, or (a long pool, whose list would eat the context) any string."""
+    """Return the schema of a number, of a few words, or of any string where the list of words would be too long."""
     if spec.is_number:
         return {"type": "integer"}
     if len(spec.values) > 5:

@@ -1,7 +1,7 @@
-"""A task and its rubric as data: what the user wants, which calls that takes, what must be true afterwards.
+"""A task and its rubric as data: what the user wants, which calls it takes, what must be true afterwards.
 
 A task is a list of goals. Each goal carries its part of the rubric (K2 paper, 3.1.1): a success criterion, the
-expected tool pattern, checkpoints on the world's state, and the facts that the answer has to hold. The rubric goes
+expected tool pattern, checkpoints on the world's state, and the facts that the answer must contain. The rubric goes
 into the `tasks` table as JSON and is all that `run_episode` and `judge` need, so evaluation can use the table alone.
 """
 
@@ -15,14 +15,14 @@ from engine.remedy import make_again
 from engine.toolworld.specs import Declaration, ToolSpec, load_tools
 
 PICK = "$pick"
-"""An argument (or fact) that the agent may choose among what a listing showed."""
+"""An argument (or fact) that the agent may choose from the names that a listing showed."""
 ANY_KEY = "*"
-"""A checkpoint on any one record of an application."""
+"""Stands for any one record of an application in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One expected call; `expects` "edge" means that the right call is refused (an impossible wish)."""
+    """One expected call; `expects` "edge" means that the correct call is refused (an impossible request)."""
 
     tool: str
     arguments: dict[str, Any]
@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One record's change: the fields that differ at the end, or None when the record must be gone."""
+    """One record's change: the fields that differ at the end, or None if the record must be removed."""
 
     application: str
     key: str
@@ -40,11 +40,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Goal:
-    """One wish of the user with its part of the rubric.
+    """One request of the user with its part of the rubric.
 
-    `asks`: phrasings of the wish; `vague` leaves out the detail called `missing`, whose value the user gives when
-    asked. `report`: the field of the last result that fills <value> in `answer`; "list" and "pick" stand for the listed
-    keys and the chosen key, "" for nothing.
+    `asks`: phrasings of the request; `vague` leaves out the detail called `missing`, whose value the user gives when
+    asked. `report`: the field of the last result that replaces <value> in `answer`; "list" and "pick" stand for the
+    listed keys and the chosen key, "" for nothing.
     """
 
     kind: str
@@ -66,8 +66,8 @@ class Goal:
 class Task:
     """A rubric task for one agent.
 
-    `tools` are the names the agent is given, `declaration` how they are declared to it, `world_seed` the world it
-    starts in.
+    `tools` are the names of the agent's tools, `declaration` how they are declared to it, `world_seed` selects the
+    initial state of the world.
     """
 
     agent_id: str
@@ -85,19 +85,19 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """Everything the user wants, in one text."""
+        """The user's requests in one text."""
         return " ".join(goal.asks[0] for goal in self.goals)
 
     def tool_specs(self) -> list[ToolSpec]:
-        """The specs of the agent's tools."""
+        """Return the specs of the agent's tools."""
         return [load_tools()[name] for name in self.tools]
 
     def openai_tools(self) -> list[dict[str, Any]]:
-        """The agent's tools as OpenAI tool objects."""
+        """Return the agent's tools as OpenAI tool objects."""
         return [spec.openai(self.declaration) for spec in self.tool_specs()]
 
     def to_row(self) -> dict[str, str]:
-        """The task as a row of the `tasks` table."""
+        """Return the task as a row of the `tasks` table."""
         rubric = {
             "success_criteria": [goal.criterion for goal in self.goals],
             "system_prompt": self.system_prompt,
@@ -120,11 +120,11 @@ class Task:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Task":
-        """Read a row of the `tasks` table back; a rubric of another form is a `UserError`."""
+        """Build the task from a row of the `tasks` table; a rubric of another form is a `UserError`."""
         try:
             rubric = json.loads(row["rubric"])
             goals = tuple(_goal(raw) for raw in rubric["goals"])
-            # A table made with another domains.yml names tools that this one does not have.
+            # A table made with another domains.yml names tools that are missing here.
             for name in (*rubric["tools"], *(step.tool for goal in goals for step in goal.steps)):
                 load_tools()[name]
             return cls(

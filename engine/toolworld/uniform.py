@@ -1,7 +1,7 @@
-"""The agent that knows the tools and nothing else: one uniform legal call, then the tool's answer as it came.
+"""A baseline agent that knows only the tools: one uniformly drawn legal call, then the tool's result as the answer.
 
-What it scores is what a small world gives away. It is no straw man: names are drawn from the records' own names and
-the words that the user said, never from all strings.
+Its score shows how much a small world gives away. It is a fair baseline: names are drawn from the records' own names
+and the words that the user said, never from all strings.
 """
 
 import re
@@ -15,14 +15,14 @@ _WORD = re.compile(r"[A-Za-z0-9.]+")
 
 
 class UniformPolicy:
-    """One agent of one episode, an `AgentFn`."""
+    """A uniform agent for one episode, an `AgentFn`."""
 
     def __init__(self, seed: int) -> None:
         self._rng = keyed_random(seed, "uniform policy")
         self._called = False
 
     def __call__(self, messages: list[Message], tools: list[dict[str, Any]]) -> Message:
-        """A call first, then the content of its result."""
+        """Return a call first, then the content of its result."""
         if self._called:
             return assistant(str(messages[-1]["content"]) if messages[-1]["role"] == "tool" else "Done.")
         self._called = True

@@ -21,13 +21,13 @@ Record = dict[str, Any]
 State = dict[str, dict[str, Record]]
 """Application name -> key -> record."""
 Diff = dict[tuple[str, str], Record | None]
-"""(application, key) -> the fields that changed, or None where the record is gone."""
+"""(application, key) -> the fields that changed, or None if the record is gone."""
 Outcome = Literal["ok", "edge", "busy", "partial", "invalid"]
 
 
 @dataclass(frozen=True)
 class FaultRates:
-    """How often a valid call meets trouble that is nobody's fault; `most` bounds the faults of an episode."""
+    """How often a valid call fails through nobody's fault; `most` limits the faults per episode."""
 
     busy: float = 0.0
     partial: float = 0.0
@@ -40,19 +40,19 @@ class FaultRates:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool answered: its outcome and the JSON object an agent is shown."""
+    """A tool's answer: its outcome and the JSON object that the agent is shown."""
 
     outcome: Outcome
     value: dict[str, Any]
 
     def text(self) -> str:
-        """The result as compact JSON, which is the content of the tool's message."""
+        """Return the result as compact JSON, which is the content of the tool's message."""
         return json.dumps(self.value, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
 class LoggedCall:
-    """One call that reached the world, in order."""
+    """One call that reached the world, with its result."""
 
     tool: str
     arguments: dict[str, Any]
@@ -60,7 +60,7 @@ class LoggedCall:
 
 
 class World:
-    """The state of one domain during one episode; `initial` stays as it was, `state` moves."""
+    """The state of one domain during one episode; `initial` stays as it was, `state` changes."""
 
     def __init__(self, domain: str, seed: int, faults: FaultRates | None = None, noise_seed: int = 0) -> None:
         applications = choose_domains([domain], "World")[domain].applications
@@ -72,7 +72,7 @@ class World:
         self._fault_calls: list[int] = []
 
     def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
-        """Run tool `name`; never raises for what a caller may get wrong: that is the result "invalid"."""
+        """Run tool `name`; a caller's mistake never raises, it gives the result "invalid"."""
         tool = load_tools().get(name)
         if tool is None or tool.domain != self.domain:
             result = ToolResult("invalid", {"error": "no such tool"})
@@ -84,7 +84,7 @@ class World:
         return result
 
     def diff(self) -> Diff:
-        """What differs between the first state and this one, record by record."""
+        """Return the differences between the initial and the current state, by record."""
         changed: Diff = {}
         for app, before in self.initial.items():
             after = self.state[app]
@@ -107,7 +107,7 @@ class World:
         return ToolResult("partial" if cut else "ok", value)
 
     def _fault(self) -> str:
-        """The trouble of this call, if any. Never twice running: a patient agent always gets through."""
+        """Return this call's fault, if any; never two in a row, so that a patient agent always succeeds."""
         number = len(self.log)
         if len(self._fault_calls) >= self.faults.most or number - 1 in self._fault_calls:
             return ""
@@ -121,7 +121,7 @@ class World:
 
 
 def _records(name: str, app: Application, seed: int) -> dict[str, Record]:
-    """Five or six records of an application, in the order of their keys' list."""
+    """Return five or six records of an application, in the order of the application's keys."""
     rng = keyed_random(seed, "records", name)
     keys = set(rng.sample(app.keys, min(len(app.keys), rng.randint(5, 6))))
     records = {key: {app.key: key, **_fields(name, app, seed, key)} for key in app.keys if key in keys}
@@ -137,19 +137,19 @@ def _fields(name: str, app: Application, seed: int, key: str) -> Record:
 
 
 def _agree(record: Record, field: str, taken: str, holder: str, key: str) -> None:
-    """A record that is taken has a holder."""
+    """Give a record that is taken a holder."""
     if record[field] == taken:
         people = load_people()
         record[holder] = people[keyed_random(key, "holder").randrange(len(people))]
 
 
 def load_people() -> tuple[str, ...]:
-    """The names that people in every domain have (the keys of bank accounts)."""
+    """Return the names that people have in every domain (the keys of bank accounts)."""
     return choose_domains(["bank"], "World")["bank"].applications["accounts"].keys
 
 
 def draw_value(spec: FieldSpec, *key: object) -> str | int:
-    """A value that `spec` allows, as a function of `key`."""
+    """Return a value that `spec` allows, as a function of `key`."""
     rng = keyed_random(*key)
     if spec.is_number:
         return rng.randrange(spec.low, spec.high + 1, spec.step)

@@ -1,1 +1,1 @@
-"""corpus: four domains read, cleaned, deduplicated, split and described."""
+"""The corpus stage: read four domains, clean, deduplicate, split and describe them."""

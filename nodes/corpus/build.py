@@ -1,7 +1,7 @@
-"""The corpus from its sources: read, clean, judge, deduplicate, decontaminate, split.
+"""Build the corpus from its sources: read, clean, judge, deduplicate, decontaminate, split.
 
-Texts and signatures lie on disk (`spool`, `minhash`); of each part a few numbers are held (`verdicts`), so memory
-follows the size of a batch and not that of the corpus.
+Texts and signatures are on disk (`spool`, `minhash`); only a few numbers per part are in memory (`verdicts`), so
+memory grows with the size of a batch and not with that of the corpus.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,11 +34,11 @@ from nodes.corpus.spool import Part, Spool
 from nodes.corpus.verdicts import Verdicts
 
 PART_BYTES = 1 << 24
-"""Text in one file of the table: so much is held while it is written."""
+"""Bytes of text in one file of the table, which are in memory while it is written."""
 
 
 def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocument]]:
-    """The documents of one source, and where they come from."""
+    """Return the documents of one source, and where they come from."""
     match source:
         case StdlibSource():
             return installed.python_origin(), installed.read_stdlib(source)
@@ -57,7 +57,7 @@ def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocu
 def collect(p: Parameters, spool: Spool) -> dict[str, Origin]:
     """Put all parts of the documents drawn from all sources into the spool; return where the sources come from.
 
-    A part that breaks a limit of its domain has its refusal beside it.
+    A part that breaks a limit of its domain is stored with the reason of its refusal.
     """
     origins = {}
     with progress("reading sources", len(p.sources)) as bar, spool.writing() as writer:
@@ -91,7 +91,7 @@ def _parts(p: Parameters, name: str, source: Source, documents: list[RawDocument
 
 
 def judge(p: Parameters, spool: Spool) -> Verdicts:
-    """Decide on each part, in the spool's order: refused, a duplicate, contaminated, or of which split."""
+    """Decide on each part, in the spool's order: refuse it, as duplicate or contaminated, or give it a split."""
     held_out = [source.sum_task for source in p.sources.values() if isinstance(source, MathsSource)]
     settings = p.near_duplicates
     signed = SignatureFile(spool.folder, settings.bands, settings.rows)
@@ -102,8 +102,8 @@ def judge(p: Parameters, spool: Spool) -> Verdicts:
         for batch in spool.parts():
             held = contaminated(pl.Series([part[4] for part in batch], dtype=pl.String), held_out)
             kept = []
-            for (id_, source, _, parent, text, refused), asked in zip(batch, held):
-                reason = refused or ("exact_duplicate" if id_ == before else "contaminated" if asked else None)
+            for (id_, source, _, parent, text, refused), is_held_out in zip(batch, held):
+                reason = refused or ("exact_duplicate" if id_ == before else "contaminated" if is_held_out else None)
                 before = id_
                 verdicts.add(id_, source, parent, len(text.encode()), reason)
                 if reason is None:
@@ -117,7 +117,7 @@ def judge(p: Parameters, spool: Spool) -> Verdicts:
 
 
 def documents(p: Parameters, spool: Spool, verdicts: Verdicts) -> Iterator[pl.DataFrame]:
-    """The documents that stay, by id, in frames of about `PART_BYTES` of text; columns of schema.DOCUMENTS."""
+    """Yield the documents that stay, by id, in frames of about `PART_BYTES` of text; columns of schema.DOCUMENTS."""
     kept = verdicts.splits()
     rows: list[tuple[Any, ...]] = []
     size = 0
@@ -137,7 +137,7 @@ def documents(p: Parameters, spool: Spool, verdicts: Verdicts) -> Iterator[pl.Da
 
 
 def rejected(p: Parameters, spool: Spool, verdicts: Verdicts) -> Iterator[pl.DataFrame]:
-    """What was refused and why, by id; columns of schema.REJECTED_DOCUMENTS."""
+    """Yield the refused documents with the reason, by id; columns of schema.REJECTED_DOCUMENTS."""
     rows: list[tuple[Any, ...]] = []
     for part, reason in zip(chain.from_iterable(spool.parts()), verdicts.reasons()):
         if reason:

@@ -1,4 +1,4 @@
-"""The data card: what is in the corpus, from where, under which licence, and what was refused and why."""
+"""The data card: what is in the corpus, its origin and licence, and what was refused and why."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from nodes.corpus.verdicts import SPLITS, Verdicts
 
 
 def describe(p: Parameters, verdicts: Verdicts, origins: dict[str, Origin]) -> dict[str, Any]:
-    """The card as data: per source its origin, licence and counts; refusals by reason; counts by domain and split."""
+    """Return the card as data: origin, licence and counts by source; refusals by reason; counts by domain and split."""
     cells = [
         (name, p.sources[name].domain, split, documents, size)
         for (name, split), (documents, size) in verdicts.sizes().items()
@@ -41,13 +41,13 @@ def describe(p: Parameters, verdicts: Verdicts, origins: dict[str, Origin]) -> d
 
 
 def _size(cells: Iterable[tuple[str, str, str, int, int]]) -> dict[str, int]:
-    """Documents and bytes of cells (source, domain, split, documents, bytes), together."""
+    """Return the number of documents and bytes of cells (source, domain, split, documents, bytes), summed."""
     chosen = list(cells)
     return {"documents": sum(cell[3] for cell in chosen), "bytes": sum(cell[4] for cell in chosen)}
 
 
 def write(card: dict[str, Any], directory: Path) -> Path:
-    """Write card.json and card.md into `directory`, which is made if need be."""
+    """Write card.json and card.md into `directory`, creating it if needed."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (directory / "card.md").write_text(_markdown(card), encoding="utf-8")
@@ -62,17 +62,17 @@ def _markdown(card: dict[str, Any]) -> str:
         "| source | domain | origin | version | licence | documents | bytes | rejected |",
         "|---|---|---|---|---|---:|---:|---:|",
     ]
-    for name, one in card["sources"].items():
+    for name, entry in card["sources"].items():
         lines.append(
-            f"| {name} | {one['domain']} | {one['origin']} | {one['version']} | {one['license']} "
-            f"| {one['documents']:,} | {one['bytes']:,} | {sum(one['rejected'].values()):,} |"
+            f"| {name} | {entry['domain']} | {entry['origin']} | {entry['version']} | {entry['license']} "
+            f"| {entry['documents']:,} | {entry['bytes']:,} | {sum(entry['rejected'].values()):,} |"
         )
     lines += ["\n## Domains and splits\n", "| domain | documents | bytes | train | validation | test |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
-    for name, one in card["domains"].items():
-        splits = " | ".join(f"{one['splits'][split]['bytes']:,}" for split in ("train", "validation", "test"))
-        lines.append(f"| {name} | {one['documents']:,} | {one['bytes']:,} | {splits} |")
+    for name, entry in card["domains"].items():
+        splits = " | ".join(f"{entry['splits'][split]['bytes']:,}" for split in ("train", "validation", "test"))
+        lines.append(f"| {name} | {entry['documents']:,} | {entry['bytes']:,} | {splits} |")
     lines += ["\nSplit columns count bytes.\n", "## Refused\n", "| source | reason | documents |", "|---|---|---:|"]
-    for name, one in card["sources"].items():
-        lines += [f"| {name} | {reason} | {count:,} |" for reason, count in one["rejected"].items()]
+    for name, entry in card["sources"].items():
+        lines += [f"| {name} | {reason} | {count:,} |" for reason, count in entry["rejected"].items()]
     return "\n".join(lines) + "\n"

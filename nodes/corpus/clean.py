@@ -1,10 +1,10 @@
-"""Cleaning and judging documents, as Polars expressions: one normal form of text, and a reason for each refusal."""
+"""Clean and judge documents with Polars expressions: one normal form of text, and a reason for each refusal."""
 
 import polars as pl
 
 from nodes.corpus.schema import Quality
 
-# The most frequent English function words: their share tells English running text from other languages and from
+# The most frequent English function words: their share distinguishes English running text from other languages and
 # word lists (Gopher's stop-word rule, arXiv 2112.11446, with more words so that short texts are judged fairly).
 _STOP_WORDS = (
     "the|of|and|to|in|is|a|that|for|it|as|with|by|on|be|are|"
@@ -15,7 +15,7 @@ _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u200e\u200f\u2060\ufeff]"
 
 
 def normal_form(text: pl.Expr) -> pl.Expr:
-    """NFC, Unix line ends, no control or zero-width characters, no trailing spaces, at most two blank lines."""
+    """Return NFC text with Unix line ends, no control or zero-width characters, no trailing spaces, few blank lines."""
     return (
         text.str.normalize("NFC")
         .str.replace_all("\r\n?", "\n")
@@ -28,7 +28,7 @@ def normal_form(text: pl.Expr) -> pl.Expr:
 
 
 def refusal(limits: dict[str, Quality]) -> pl.Expr:
-    """Why a document is refused, or null. Reads `domain`, `text`; `limits` by domain."""
+    """Return why a document is refused, or null. Reads `domain`, `text`; `limits` by domain."""
     visible = pl.max_horizontal(pl.col("text").str.count_matches(r"\S"), pl.lit(1))
     words = pl.max_horizontal(pl.col("text").str.count_matches(r"\w+"), pl.lit(1))
     stop_words = pl.col("text").str.count_matches(rf"(?i)\b(?:{_STOP_WORDS})\b")
@@ -47,7 +47,7 @@ def refusal(limits: dict[str, Quality]) -> pl.Expr:
 
 
 def _limit(limits: dict[str, Quality], field: str) -> pl.Expr:
-    """The limit of each row's domain."""
+    """Return the limit for each row's domain."""
     return pl.col("domain").replace_strict(
         {domain: float(getattr(quality, field)) for domain, quality in limits.items()}, return_dtype=pl.Float64
     )

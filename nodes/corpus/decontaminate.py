@@ -1,4 +1,4 @@
-"""Evaluation questions that turn up in training documents: found by question, not by list.
+"""Detect evaluation questions in training documents, sum by sum instead of by a list of questions.
 
 The verifiable task assigns every sum to a split by the hash of its question, so a document is judged by asking that
 function about each sum it contains. This covers all questions that any later stage can ask, whatever its seed.
@@ -17,11 +17,11 @@ _MAYBE = r"\d ?[+\-] ?\d+ ?="
 
 
 def contaminated(texts: pl.Series, tasks: Sequence[dict[str, int]]) -> pl.Series:
-    """Whether each text asks a sum of one of the `tasks` that belongs to a split other than `pretrain`."""
+    """Return for each text whether it asks a sum of one of the `tasks` from a split other than `pretrain`."""
     settings = [TaskSettings(**task) for task in tasks]
     maybe = texts.str.contains(_MAYBE)
-    found = [bool(flag) and _asks_held_out(text, settings) for text, flag in zip(texts, maybe)]
-    return pl.Series("contaminated", found, dtype=pl.Boolean)
+    flags = [bool(flag) and _asks_held_out(text, settings) for text, flag in zip(texts, maybe)]
+    return pl.Series("contaminated", flags, dtype=pl.Boolean)
 
 
 def _asks_held_out(text: str, tasks: Iterable[TaskSettings]) -> bool:

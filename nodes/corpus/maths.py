@@ -1,7 +1,7 @@
 """The maths source: worked problems of several reasoning-gym generators, and drill sheets of the verifiable sums.
 
-The sums come from the `pretrain` split of `engine.rollout.verifiable`, never from the generator, so that what SFT, RL
-and evaluation ask has not been read before.
+The sums come from the `pretrain` split of `engine.rollout.verifiable`, never from the generator, so that
+pre-training has not read what SFT, RL and evaluation ask.
 """
 
 import re
@@ -16,12 +16,12 @@ from nodes.corpus.worked import SOLUTIONS, Entry, answer_of, question_of
 
 
 def maths_origin() -> Origin:
-    """The package that generates and verifies the problems."""
+    """Return the package that generates and verifies the problems as origin."""
     return Origin("reasoning-gym (PyPI): generated problems, worked out here", version("reasoning-gym"))
 
 
 def read_maths(source: MathsSource, seed: int) -> Iterator[RawDocument]:
-    """Documents of `problems_per_document` worked problems of one kind, then the drill sheets."""
+    """Yield documents of `problems_per_document` worked problems of one kind, then the drill sheets."""
     for task, count in sorted(source.tasks.items()):
         if count:
             yield from _worked_problems(task, count, source.problems_per_document, seed)
@@ -61,14 +61,14 @@ def _drill_sheets(source: MathsSource, seed: int) -> Iterator[RawDocument]:
     for number, start in enumerate(range(0, len(drawn), source.sums_per_document), 1):
         group = drawn[start : start + source.sums_per_document]
         for form in source.sum_forms:
-            # Its own order in each form: else compact and spaced sheets would be near-duplicates of each other.
+            # Each form has its own order, because compact and spaced sheets would otherwise be near-duplicates.
             ordered = sorted(group, key=lambda item: unit_hash(seed, form, item.key))
             text = "\n".join(write_sum(item, form) for item in ordered)
             yield RawDocument(f"Sums, {form} sheet {number}", text, group=f"sums {number}")
 
 
 def write_sum(item: Item, form: str) -> str:
-    """One sum: compact `4-1-7=-4`, spaced `4 - 1 - 7 = -4`, or worked from left to right."""
+    """Return one sum: compact `4-1-7=-4`, spaced `4 - 1 - 7 = -4`, or worked from left to right."""
     if form == "compact":
         return f"{item.prompt}{item.answer}"
     spaced = re.sub(r"([+\-])", r" \1 ", item.prompt.rstrip("="))

@@ -1,8 +1,8 @@
-"""Near-duplicates by MinHash and banded LSH (Broder 1997; Lee et al., arXiv 2107.06499), vectorised in numpy.
+"""Find near-duplicates by MinHash and banded LSH (Broder 1997; Lee et al., arXiv 2107.06499), vectorised in NumPy.
 
-A document is the set of its word shingles. Of each of `bands x rows` hash functions it keeps the least value over its
-shingles: two documents agree in one with probability J, their Jaccard similarity, so the share of agreements
-estimates J with standard error sqrt(J(1-J)/n). Documents that agree in all rows of a band are compared.
+A document is the set of its word shingles. For each of `bands x rows` hash functions, its signature has the lowest
+value over the shingles: two documents agree in one value with probability J, their Jaccard similarity, so the share
+of agreements estimates J with standard error sqrt(J(1-J)/n). Documents that agree in all rows of a band are compared.
 """
 
 import os
@@ -26,10 +26,10 @@ _PAIRS = 1 << 14  # pairs of signatures compared at once
 
 
 class Words(dict[str, int]):
-    """The 64-bit hashes of words met so far; it is emptied when it has grown large."""
+    """The 64-bit hashes of words seen so far; emptied when it has grown large."""
 
     def __missing__(self, word: str) -> int:
-        """Hash a word that is new."""
+        """Return the hash of a new word after adding it."""
         if len(self) >= _KNOWN_WORDS:
             self.clear()
         hashed = self[word] = int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big")
@@ -37,12 +37,12 @@ class Words(dict[str, int]):
 
 
 def shingles(texts: Iterable[str], n: int, known: Words | None = None) -> list[U64]:
-    """For each text, the distinct 64-bit hashes of its runs of `n` lower-cased words (one run if it is shorter).
+    """Return for each text the distinct 64-bit hashes of its runs of `n` lower-cased words (one if it is shorter).
 
-    `known` carries the hashes of words from call to call.
+    `known` keeps the hashes of words between calls.
     """
     hash_of = (Words() if known is None else known).__getitem__
-    found = []
+    sets = []
     for text in texts:
         spelt = _WORD.findall(text.lower())
         words = np.fromiter(map(hash_of, spelt), np.uint64, len(spelt)) if spelt else np.zeros(1, np.uint64)
@@ -51,12 +51,12 @@ def shingles(texts: Iterable[str], n: int, known: Words | None = None) -> list[U
             mixed *= np.uint64(0x9E3779B97F4A7C15)
             mixed += words[i : i + len(mixed)]
             mixed ^= mixed >> np.uint64(29)
-        found.append(np.unique(mixed))
-    return found
+        sets.append(np.unique(mixed))
+    return sets
 
 
 def signatures(sets: Sequence[U64], hashes: int, seed: int) -> NDArray[np.uint32]:
-    """MinHash signatures, shape (documents, hashes), by multiply-shift hashing of the shingles."""
+    """Return MinHash signatures (documents, hashes), made by multiply-shift hashing of the shingles."""
     factors, offsets = _coefficients(hashes, seed)
     out = np.empty((len(sets), hashes), dtype=np.uint32)
     start = 0
@@ -66,7 +66,7 @@ def signatures(sets: Sequence[U64], hashes: int, seed: int) -> NDArray[np.uint32
             size += len(sets[end])
             end += 1
         block = np.concatenate(sets[start:end])
-        begins = np.cumsum([0, *(len(one) for one in sets[start : end - 1])])
+        begins = np.cumsum([0, *(len(shingles_) for shingles_ in sets[start : end - 1])])
         hashed = np.empty_like(block)
         for k in range(hashes):
             np.multiply(block, factors[k], out=hashed)
@@ -77,17 +77,17 @@ def signatures(sets: Sequence[U64], hashes: int, seed: int) -> NDArray[np.uint32
 
 
 def _coefficients(hashes: int, seed: int) -> tuple[U64, U64]:
-    """Odd factors and offsets of the hash functions, from `seed` alone."""
+    """Return odd factors and offsets of the hash functions, which depend on `seed` alone."""
     digest = b"".join(blake2b(f"{seed}:{k}".encode(), digest_size=16).digest() for k in range(hashes))
     pairs = np.frombuffer(digest, dtype="<u8").reshape(hashes, 2)
     return pairs[:, 0] | np.uint64(1), pairs[:, 1].copy()
 
 
 class SignatureFile:
-    """Signatures of documents on disk: whole ones, row after row, and of each band one key a document."""
+    """Signatures of documents on disk: whole signatures row by row, and for each band one key per document."""
 
     def __init__(self, folder: Path, bands: int, rows: int) -> None:
-        """Begin empty files in `folder`, which is made if need be."""
+        """Create empty files in `folder`, which is created if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         self.bands, self.rows, self.documents = bands, rows, 0
         self._whole = folder / "signatures"
@@ -96,7 +96,7 @@ class SignatureFile:
             path.write_bytes(b"")
 
     def append(self, signed: NDArray[np.uint32]) -> None:
-        """Add the signatures of further documents, shape (documents, bands x rows)."""
+        """Add the signatures of more documents, shape (documents, bands x rows)."""
         self.documents += len(signed)
         with self._whole.open("ab") as stream:
             stream.write(signed.tobytes())
@@ -105,19 +105,19 @@ class SignatureFile:
                 stream.write(_folded(signed[:, band * self.rows : (band + 1) * self.rows]).tobytes())
 
     def keys(self, band: int) -> U64:
-        """One key a document, equal where all rows of the band are."""
+        """Return one key per document; keys are equal where all rows of the band are."""
         return np.fromfile(self._keys[band], dtype=np.uint64)
 
     def estimates(self, first: I64, second: I64) -> F64:
-        """Estimated Jaccard similarity of each pair of documents."""
+        """Return the estimated Jaccard similarity of each pair of documents."""
         width = self.bands * self.rows
-        found = np.empty(len(first), dtype=np.float64)
+        estimates = np.empty(len(first), dtype=np.float64)
         with self._whole.open("rb") as stream:
             for start in range(0, len(first), _PAIRS):
                 block = slice(start, start + _PAIRS)
                 agree = _signed(stream.fileno(), first[block], width) == _signed(stream.fileno(), second[block], width)
-                found[block] = agree.sum(axis=1) / width
-        return found
+                estimates[block] = agree.sum(axis=1) / width
+        return estimates
 
 
 def _signed(descriptor: int, documents: I64, width: int) -> NDArray[np.uint32]:
@@ -136,10 +136,10 @@ class Pairs(NamedTuple):
 
 
 def similar_pairs(signed: SignatureFile, similarity: float) -> Pairs:
-    """Pairs of an estimated Jaccard similarity of at least `similarity` among documents that share a band.
+    """Return the pairs with an estimated Jaccard similarity of at least `similarity` that share a band.
 
-    In a band shared by many documents each is compared with the first and with the one before it, not with all: the
-    pairs then still connect the documents, in time linear in their number.
+    In a band shared by many documents, each is compared with the first and with the one before it, not with all: the
+    pairs still connect the documents, in time linear in their number.
     """
     n = np.int64(max(signed.documents, 1))
     seen, similar, estimates = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64)
@@ -154,7 +154,7 @@ def similar_pairs(signed: SignatureFile, similarity: float) -> Pairs:
 
 
 def _in_one_band(keys: U64, n: np.int64) -> I64:
-    """Pairs of documents with equal keys, as first x n + second."""
+    """Return pairs of documents with equal keys, as first x n + second."""
     order = np.argsort(keys, kind="stable")
     alike = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
     begins = np.arange(len(keys))
@@ -164,7 +164,7 @@ def _in_one_band(keys: U64, n: np.int64) -> I64:
 
 
 def _folded(values: NDArray[np.uint32]) -> U64:
-    """One 64-bit key a row of `values`, equal for equal rows."""
+    """Return one 64-bit key per row of `values`, equal for equal rows."""
     keys = np.zeros(len(values), dtype=np.uint64)
     for column in values.T:
         keys = (keys ^ column) * np.uint64(0x9E3779B97F4A7C15)
@@ -173,7 +173,7 @@ def _folded(values: NDArray[np.uint32]) -> U64:
 
 
 def clusters(n: int, pairs: Iterable[tuple[int, int]]) -> I64:
-    """For each of `n` documents, the least document that the pairs connect it with."""
+    """Return for each of `n` documents the lowest-numbered document that the pairs connect it with."""
     root = array("q", range(n))
 
     def find(i: int) -> int:

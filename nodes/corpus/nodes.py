@@ -1,4 +1,4 @@
-"""What the corpus pipeline wires."""
+"""The nodes of the corpus stage."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def build_corpus(
     parameters: dict[str, Any], workspace: Path
 ) -> "tuple[Iterator[pl.DataFrame], Iterator[pl.DataFrame], Path, dict[str, float | int | str]]":
-    """Read, clean, judge, deduplicate and split the sources, in memory that does not follow the size of the corpus.
+    """Read, clean, judge, deduplicate and split the sources, in memory that does not grow with the corpus.
 
-    Returns documents, rejected_documents, corpus_card and corpus_metrics. Raises UserError for a source that is
-    missing, empty, unreadable or unreachable.
+    Returns documents, rejected_documents, corpus_card and corpus_metrics. Raises UserError if a source is missing,
+    empty, unreadable or unreachable.
     """
     from engine.errors import UserError
     from nodes.corpus import build, card
@@ -38,11 +38,11 @@ def build_corpus(
 
 
 def _metrics(described: dict[str, Any]) -> dict[str, float | int | str]:
-    rejected = [one["rejected"] for one in described["sources"].values()]
+    rejected = [entry["rejected"] for entry in described["sources"].values()]
     return {
         "documents": described["documents"],
         "bytes": described["bytes"],
-        **{f"bytes_{domain}": one["bytes"] for domain, one in described["domains"].items()},
+        **{f"bytes_{domain}": entry["bytes"] for domain, entry in described["domains"].items()},
         "rejected": sum(sum(reasons.values()) for reasons in rejected),
         "exact_duplicates": sum(reasons.get("exact_duplicate", 0) for reasons in rejected),
         "near_duplicates": sum(reasons.get("near_duplicate", 0) for reasons in rejected),

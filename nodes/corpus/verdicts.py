@@ -1,4 +1,4 @@
-"""What is decided on each part, in a few numbers a part: in the order of the spool, which holds the texts."""
+"""The decision on each part, in a few numbers per part, in the order of the spool, which holds the texts."""
 
 from array import array
 from collections import Counter
@@ -18,24 +18,24 @@ _STAYS = 0
 
 
 class Verdicts:
-    """Why a part goes, or the split in which it stays.
+    """Why each part is refused, or the split in which it stays.
 
-    Of each part one byte is held; of each that is no exact duplicate and breaks no limit (`kept`), about 60 bytes.
+    A part takes one byte; a part that is no exact duplicate and breaks no limit (`kept`) takes about 60 more.
     """
 
     def __init__(self, sources: list[str]) -> None:
         self._sources = {name: number for number, name in enumerate(sources)}
-        self._names = [""]  # of reasons; a part's code is the place of its own in this list
+        self._names = [""]  # of reasons; a part's code is the index of its reason
         self._codes = bytearray()
         self._kept_ids, self._kept_parents, self._kept_sizes = array("Q"), array("Q"), array("q")
         self._kept_sources = array("H")
         self._duplicate_of = np.empty(0, np.int64)
         self._splits = np.empty(0, np.uint8)
         self.refused: Counter[tuple[str, str]] = Counter()
-        """How many parts went, by source and reason."""
+        """The number of refused parts, by source and reason."""
 
     def add(self, id_: str, source: str, parent: str, size: int, reason: str | None) -> None:
-        """Take in the next part; `size` is that of its text in bytes."""
+        """Add the decision on the next part; `size` is its text's size in bytes."""
         if reason is not None:
             if reason not in self._names:
                 self._names.append(reason)
@@ -49,10 +49,10 @@ class Verdicts:
         self._kept_sources.append(self._sources[source])
 
     def settle(self, p: Parameters, pairs: Pairs) -> None:
-        """Decide on near-duplicates, and on splits: similar documents and parts of one document share theirs."""
+        """Decide on near-duplicates and splits; similar documents and parts of one document get the same split."""
         kept = len(self._kept_ids)
         self._duplicate_of = np.full(kept, -1, np.int64)
-        for i, j, similarity in zip(*pairs):  # sorted: the document with the least id of a pair stays
+        for i, j, similarity in zip(*pairs):  # sorted, so the document with the lower id of a pair stays
             alike = similarity >= p.near_duplicates.duplicate_similarity
             if alike and self._duplicate_of[i] < 0 and self._duplicate_of[j] < 0:
                 self._duplicate_of[j] = i
@@ -65,7 +65,7 @@ class Verdicts:
             self.refused[names[self._kept_sources[at]], NEAR_DUPLICATE] += 1
 
     def sizes(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Documents that stay and their bytes, by source and split."""
+        """Return the number of documents that stay and their bytes, by source and split."""
         stays = self._duplicate_of < 0
         cell = np.array(self._kept_sources, np.int64) * len(SPLITS) + self._splits
         shape = len(self._sources) * len(SPLITS)
@@ -76,7 +76,7 @@ class Verdicts:
         return {cell: (int(count), int(size)) for cell, count, size in zip(cells, documents, sizes)}
 
     def reasons(self) -> Iterator[str]:
-        """Why each part goes, in the spool's order; "" for one that stays."""
+        """Yield why each part is refused, in the spool's order; "" for a part that stays."""
         at = -1
         for code in self._codes:
             at += code == _STAYS
@@ -84,7 +84,7 @@ class Verdicts:
             yield f"{NEAR_DUPLICATE} of {self._id(original)}" if original >= 0 else self._names[code]
 
     def splits(self) -> Iterator[str]:
-        """The split of each document that stays, in the spool's order."""
+        """Yield the split of each document that stays, in the spool's order."""
         for split in self._splits[self._duplicate_of < 0]:
             yield SPLITS[split]
 
@@ -93,7 +93,7 @@ class Verdicts:
 
 
 def _split_of(p: Parameters, group: str) -> int:
-    """The place in SPLITS of the split that a group's hash gives."""
+    """Return the index in SPLITS of the split that a group's hash gives."""
     at = unit_hash(p.seed, "split", group)
     if at < p.test_share:
         return SPLITS.index("test")

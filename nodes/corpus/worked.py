@@ -1,6 +1,6 @@
-"""Worked solutions of reasoning-gym problems: the steps its entries' metadata allow to write out and to check.
+"""Worked solutions of reasoning-gym problems: steps that can be written and checked from an entry's metadata.
 
-reasoning-gym gives questions and answers; a language model learns more from the way between them (the paper's
+reasoning-gym gives questions and answers; a language model learns more from the steps between them (the paper's
 learning notes, section 2.2). Each function returns the solution's lines without the final answer.
 """
 
@@ -17,7 +17,7 @@ _FINAL = re.compile(r"####.*", re.DOTALL)
 
 
 def question_of(entry: Entry) -> str:
-    """The problem's own words, without instructions about how to format the answer."""
+    """Return the problem's question, without instructions about how to format the answer."""
     question = entry["question"].strip()
     question = re.sub(r"^Your task is to [^\n]*\n+", "", question)
     question = re.sub(r"If the target base is > 10[^\n]*\n+", "", question)
@@ -27,7 +27,7 @@ def question_of(entry: Entry) -> str:
 
 
 def answer_of(entry: Entry) -> str:
-    """The true answer, fractions written plainly."""
+    """Return the true answer, with fractions written plainly."""
     return _FRACTION.sub(_plain_fraction, str(entry["answer"]).strip())
 
 
@@ -36,7 +36,7 @@ def _plain_fraction(match: re.Match[str]) -> str:
 
 
 def euclid(entry: Entry) -> list[str]:
-    """Greatest common divisor by Euclid's algorithm, one division a line."""
+    """Return the greatest common divisor by Euclid's algorithm, one division per line."""
     numbers = entry["metadata"]["numbers"]
     return _euclid(int(numbers[0]), int(numbers[1]))
 
@@ -51,13 +51,13 @@ def _euclid(a: int, b: int) -> list[str]:
 
 
 def least_multiple(entry: Entry) -> list[str]:
-    """Least common multiple from the greatest common divisor."""
+    """Return the least common multiple, computed from the greatest common divisor."""
     a, b = (int(number) for number in entry["metadata"]["numbers"][:2])
     return [*_euclid(a, b), f"{a} × {b} = {a * b}", f"{a * b} / {gcd(a, b)} = {a * b // gcd(a, b)}"]
 
 
 def factors(entry: Entry) -> list[str]:
-    """Repeated division by the smallest prime factor."""
+    """Return repeated division by the smallest prime factor."""
     number = int(entry["metadata"]["number"])
     lines = []
     for factor in entry["metadata"]["factors"][:-1]:
@@ -67,7 +67,7 @@ def factors(entry: Entry) -> list[str]:
 
 
 def partial_products(entry: Entry) -> list[str]:
-    """Long multiplication: one partial product for each digit of the second number, then their sum."""
+    """Return a long multiplication: one partial product per digit of the second number, then their sum."""
     a, b = (int(number) for number in entry["metadata"]["expression"].split("*"))
     digits = str(b)
     parts = [int(digit) * 10 ** (len(digits) - 1 - i) for i, digit in enumerate(digits) if digit != "0"]
@@ -80,27 +80,27 @@ def partial_products(entry: Entry) -> list[str]:
 
 
 def reduced(entry: Entry) -> list[str]:
-    """A fraction divided through by the greatest common divisor."""
+    """Return a fraction divided by the greatest common divisor."""
     meta = entry["metadata"]
     a, b, by = int(meta["numerator"]), int(meta["denominator"]), int(meta["reduction_factor"])
     return [*_euclid(a, b), f"{a} / {by} = {a // by}", f"{b} / {by} = {b // by}"]
 
 
 def substituted(entry: Entry) -> list[str]:
-    """The check of a solution: put it into the equation."""
+    """Return the check of a solution by putting it into the equation."""
     meta, value = entry["metadata"], str(entry["answer"])
     put = re.sub(rf"\b{re.escape(meta['variable'])}\b", value, meta["equation"]).replace("*", " × ")
     return [f"Try {meta['variable']} = {value}.", put]
 
 
 def chain_of_thought(entry: Entry) -> list[str]:
-    """The worked answer that comes with reasoning-gym's word problems."""
+    """Return the worked answer that comes with reasoning-gym's word problems."""
     text = _FINAL.sub("", entry["metadata"]["answer_cot"])
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def legs(entry: Entry) -> list[str]:
-    """Legs of each animal, then the sum."""
+    """Return the legs of each kind of animal, then the sum."""
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     animals = entry["metadata"]["animals"]
@@ -110,7 +110,7 @@ def legs(entry: Entry) -> list[str]:
 
 
 def rule(entry: Entry) -> list[str]:
-    """The rule behind a number sequence."""
+    """Return the rule behind a number sequence."""
     return [f"Rule: {entry['metadata']['rule']}."]
 
 
@@ -125,4 +125,4 @@ SOLUTIONS: dict[str, tuple[str, Callable[[Entry], list[str]]]] = {
     "leg_counting": ("Counting legs", legs),
     "number_sequence": ("Number sequences", rule),
 }
-"""reasoning-gym generator → title of its documents, and the function that works a problem out."""
+"""reasoning-gym generator → title of its documents, and the function that works out a problem."""

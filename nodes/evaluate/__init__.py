@@ -1,1 +1,1 @@
-"""evaluate: every checkpoint on every suite, one report."""
+"""The evaluate stage: every checkpoint on every suite, one report."""

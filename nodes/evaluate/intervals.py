@@ -1,20 +1,20 @@
-"""How sure a figure is, given that a document's windows, or its questions, are alike.
+"""Confidence intervals of figures, given that a document's windows, or its questions, resemble each other.
 
-Figures are ratios of sums (bits over bytes, right answers over questions) of independent items; an item that gives
-several pieces (a document read in many windows) enters with its sums, so that an interval tells of other documents and
-not of other windows of the same ones. For the items c = 1…C with sums y_c and x_c, the figure is r = Σy_c / Σx_c.
+Figures are ratios of sums (bits over bytes, right answers over questions) of independent items; an item with several
+parts (a document read in many windows) enters with its sums, so that an interval covers other documents and not other
+windows of the same ones. For the items c = 1…C with sums y_c and x_c, the figure is r = Σy_c / Σx_c.
 
-- Ratios: bootstrap over items. C of them are drawn with replacement and the ratio of their sums taken, 2,000 times; the
-  interval's ends are quantiles of these, at the level that widens them as Student's t does for few items (Hesterberg,
-  "What Teachers Should Know About the Bootstrap", The American Statistician 69(4), 2015: expanded percentiles). Of
-  unequal items there are as many as (Σx_c)²/Σx_c² equal ones (Kish). Under five items even this is too narrow, since no
-  resample lies beyond them.
+- Ratios: bootstrap over items. C of them are drawn with replacement and the ratio of their sums is taken, 2,000 times;
+  the interval's ends are quantiles of these, at the level that widens them as Student's t does for few items
+  (Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4), 2015: expanded
+  percentiles). Unequal items count as (Σx_c)²/Σx_c² equal ones (Kish). With fewer than five items even this is too
+  narrow, since no resample lies beyond them.
 - Shares: Wilson's interval at the effective number of answers n* = p(1 − p)/V, where V = Σ(y_c − p·x_c)²/(Σx_c)² is the
   linearised variance of a ratio over clusters (Cochran, Sampling Techniques, 1977, chapters 6 and 9A) and n/n* is
-  Kish's design effect. Where all items say the same, n* = (Σx_c)²/Σx_c², as if an item's answers were one.
+  Kish's design effect. If all items agree, n* = (Σx_c)²/Σx_c², as if an item's answers were one.
 
-With one answer an item both are the plain intervals over answers; with answers that are alike within an item they are
-those of one answer an item. Of a single item nothing is known about others: a ratio then has no interval.
+With one answer per item both are the plain intervals over answers; with equal answers within each item they are those
+of one answer per item. A single item says nothing about others: a ratio then has no interval.
 
 Everything here is a pure function of its arguments; the bootstrap draws from a generator keyed by (seed, purpose).
 """
@@ -35,7 +35,7 @@ RESAMPLES = 2000  # percentile ends move by less than a tenth of the interval's 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the ends of its confidence interval; None where one item alone leaves them open."""
+    """A figure with the ends of its confidence interval; None if there is only one item."""
 
     value: float
     low: float | None
@@ -50,7 +50,7 @@ class Interval:
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
-    """Share `successes`/`n` with Wilson's score interval, which stays inside [0, 1] and is honest near its ends.
+    """Return the share `successes`/`n` with Wilson's score interval, which stays inside [0, 1] and holds near its ends.
 
     Raises ValueError unless 0 <= successes <= n and n > 0.
     """
@@ -65,14 +65,14 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
-def clustered_share(right: Sequence[float], asked: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Share of right answers with Wilson's interval at their effective number; item c has `right[c]` of `asked[c]`.
+def clustered_share(right: Sequence[float], counts: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the share of right answers with Wilson's interval at their effective number; `right[c]` of `counts[c]`.
 
-    Raises ValueError on no items, or on impossible counts.
+    Raises ValueError if there are no items, or on impossible counts.
     """
-    above, below = _paired(right, asked)
+    above, below = _paired(right, counts)
     if (above < 0).any() or (above > below).any() or (below <= 0).any():
-        raise ValueError("clustered_share needs 0 <= right <= asked and asked > 0 of every item")
+        raise ValueError("clustered_share needs 0 <= right <= counts and counts > 0 for every item")
     total = float(below.sum())
     share = float(above.sum()) / total
     variance = float(((above - share * below) ** 2).sum()) / total**2
@@ -87,10 +87,10 @@ def bootstrap_ratio(
     purpose: str,
     confidence: float = 0.95,
 ) -> Interval:
-    """Sum of numerators over sum of denominators (bits over bytes, say), with a bootstrap interval over the items.
+    """Return the ratio of two sums (bits over bytes, say) with a bootstrap interval over the items.
 
-    One pair is one independent item: a document with all its windows, a prompt. Raises ValueError on no items, or
-    lengths that differ.
+    One pair is one independent item: a document with all its windows, a prompt. Raises ValueError if there are no
+    items, or if the lengths differ.
     """
     above, below = _paired(numerators, denominators)
     n = above.size
@@ -106,15 +106,15 @@ def bootstrap_ratio(
 
 
 def _equal_items(sizes: Values) -> float:
-    """Return how many items of equal size tell as much as these (Kish); 0 sizes tell nothing."""
+    """Return the number of equal items with the same information as these (Kish); zero sizes have none."""
     return float(sizes.sum()) ** 2 / float((sizes**2).sum())
 
 
 def _expanded_tail(items: float, confidence: float) -> float:
-    """Return the share of resamples beyond each end: less than (1 - confidence)/2, the more so the fewer items."""
+    """Return the share of resamples beyond each end: below (1 - confidence)/2, and smaller for fewer items."""
     from scipy.special import stdtrit
 
-    if items - 1 < 1e-9:  # one of them is all there is: the ends are those of all resamples
+    if items - 1 < 1e-9:  # one item holds everything: the ends are those of all resamples
         return 0.0
     return NormalDist().cdf(-sqrt(items / (items - 1)) * float(stdtrit(items - 1, 0.5 + confidence / 2)))
 
@@ -127,7 +127,7 @@ def _paired(numerators: Sequence[float], denominators: Sequence[float]) -> tuple
 
 
 def bootstrap_mean(values: Sequence[float], seed: int, purpose: str, confidence: float = 0.95) -> Interval:
-    """Mean of `values`, one an item, with its bootstrap interval."""
+    """Return the mean of `values`, one per item, with its bootstrap interval."""
     return bootstrap_ratio(values, [1.0] * len(values), seed, purpose, confidence)
 
 
@@ -138,10 +138,10 @@ def paired_difference(
     purpose: str,
     confidence: float = 0.95,
 ) -> Interval:
-    """Difference of two ratios, each given as [numerators, denominators] over the same items in the same order.
+    """Return the difference of two ratios, each given as [numerators, denominators] over the same items in order.
 
-    Pairing takes the items' difficulty out of the interval. Raises ValueError if the two are not about the same
-    items: as many, and with the same denominators (bytes of each document; ones for shares).
+    Pairing removes the items' difficulty from the interval. Raises ValueError unless both have the same items: equally
+    many, and with the same denominators (bytes of each document; ones for shares).
     """
     (above_after, below_after), (above_before, below_before) = after, before
     if list(below_after) != list(below_before) or len(above_after) != len(above_before):

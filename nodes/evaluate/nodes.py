@@ -1,4 +1,4 @@
-"""What the evaluate pipeline wires: one node that measures all checkpoints and writes the report."""
+"""The node of the evaluate stage: measures all checkpoints and writes the report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ def evaluate_checkpoints(
     parameters: dict[str, Any],
     workspace: Path,
 ) -> tuple[Path, dict[str, float | int | str]]:
-    """Every checkpoint on every suite; returns (report directory, metrics named metric_checkpoint)."""
+    """Run every suite on every checkpoint; return (report directory, metrics named metric_checkpoint)."""
     from dataclasses import asdict
 
     from engine.model.checkpoint import load_config

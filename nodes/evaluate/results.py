@@ -1,7 +1,7 @@
-"""What a suite says about one checkpoint: rows for the comparison table, and details for plots and samples.
+"""A suite's result for one checkpoint: rows for the comparison table, and details for plots and samples.
 
-Everything is plain data that survives a trip through JSON unchanged, because a finished suite is written to the
-workspace and read again after a kill.
+Everything is plain data that JSON keeps unchanged, because a finished suite is written to the workspace and read again
+after a kill.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,9 @@ Unit = Literal["share", "bits/byte", "nats/token", "ratio"]
 class Row:
     """One figure of one checkpoint.
 
-    `metric` is its stable name ("bits_per_byte/web"), `label` what the reader sees. `n` counts the independent items
-    (documents, questions, prompts) behind it, `low` and `high` its 95 % interval, `chance` what guessing scores.
+    `metric` is its stable name ("bits_per_byte/web"), `label` the reader's name. `n` counts the independent items
+    (documents, questions, prompts) behind it, `low` and `high` are its 95 % interval, `chance` is the score of
+    guessing.
     """
 
     metric: str
@@ -32,12 +33,12 @@ class Row:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """Rows in the order they are to be shown (the first is the suite's headline), and what else the report uses.
+    """Rows in the order they are shown (the first is the suite's headline), and other data for the report.
 
-    `outcomes` holds for a metric what was counted on each item: [numerators, denominators], whose sums' ratio is the
-    row's value. An item is what is independent of the others: a document with all its windows, a subject with all its
-    questions. Items stand in the same order for every checkpoint, so that two checkpoints can be compared item by
-    item. `details` is for the suite's own plots and samples (JSON types only).
+    `outcomes` holds for a metric the counts of each item: [numerators, denominators], whose sums' ratio is the row's
+    value. An item is independent of the others: a document with all its windows, a subject with all its questions.
+    Items are in the same order for every checkpoint, so that two checkpoints can be compared item by item. `details` is
+    for the suite's own plots and samples (JSON types only).
     """
 
     rows: tuple[Row, ...]
@@ -45,18 +46,18 @@ class SuiteResult:
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """Return the result as plain data, for JSON."""
         rows = [asdict(row) for row in self.rows]
         return {"rows": rows, "outcomes": self.outcomes, "details": self.details}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SuiteResult":
-        """The inverse of `to_dict`."""
+        """Build a result from what `to_dict` returned."""
         rows = tuple(Row(**row) for row in data["rows"])
         return cls(rows, dict(data["outcomes"]), dict(data["details"]))
 
     def row(self, metric: str) -> Row | None:
-        """The row named `metric`, if this suite has it."""
+        """Return the row named `metric`, if this suite has it."""
         return next((row for row in self.rows if row.metric == metric), None)
 
 

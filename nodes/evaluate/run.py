@@ -1,4 +1,4 @@
-"""Every checkpoint through every suite, one at a time; a finished pair survives a kill."""
+"""Run every suite on every checkpoint, one at a time; a finished pair survives a kill."""
 
 import json
 import time
@@ -22,7 +22,7 @@ from nodes.evaluate.suites.registry import SUITES, Suite
 def evaluate_all(
     checkpoints: Mapping[str, Path], tok: K2Tokenizer, data: Material, p: Parameters, workspace: Path
 ) -> Results:
-    """Results by checkpoint and suite. Those already in `workspace` are read, not measured again."""
+    """Return results by checkpoint and suite; those already in `workspace` are read, not measured again."""
     results: Results = {}
     with progress("evaluate", len(checkpoints) * len(SUITES)) as bar:
         for name, directory in checkpoints.items():

@@ -1,1 +1,1 @@
-"""extend: long-context anneal, then YaRN."""
+"""The extend stage: long-context anneal, then YaRN."""

@@ -1,4 +1,4 @@
-"""Loss by position at the extended length: what each way of scaling the rotary frequencies is worth.
+"""Loss by position at the extended length, to compare the ways of scaling the rotary frequencies.
 
 Shapes: N windows, T targets, U buckets of neighbouring positions.
 """
@@ -15,32 +15,32 @@ Curve = list[float]
 
 
 def curve(model: K2Model, windows: EvalWindows, buckets: int, dtype: str) -> Curve:
-    """Mean nats a token of each of `buckets` equal stretches of the windows, (U,)."""
+    """Return the mean nats per token in each of `buckets` equal parts of the windows, (U,)."""
     nats_NT = token_nats(model, windows.tokens, dtype=dtype).double()
     return [float(value) for value in nats_NT.mean(0).view(buckets, -1).mean(1)]
 
 
 def ends(length: int, buckets: int) -> list[int]:
-    """The last position of each bucket."""
+    """Return the last position of each bucket."""
     return [length // buckets * (i + 1) for i in range(buckets)]
 
 
 def beyond(values: Curve, length: int, trained: int) -> float:
-    """Mean over the buckets that lie wholly past the trained length: where scaling must show its worth."""
+    """Return the mean over the buckets entirely past the trained length, where scaling must help."""
     width = length // len(values)
     past = [value for i, value in enumerate(values) if i * width >= trained]
     return sum(past) / len(past)
 
 
 def within(values: Curve, length: int, trained: int) -> float:
-    """Mean over the buckets inside the trained length: what scaling costs there."""
+    """Return the mean over the buckets inside the trained length, which shows what scaling costs there."""
     width = length // len(values)
     inside = [value for i, value in enumerate(values) if (i + 1) * width <= trained]
     return sum(inside) / len(inside) if inside else values[0]
 
 
 def draw(curves: Mapping[str, Curve], length: int, trained: int, path: Path) -> None:
-    """One line a scaling over the positions; dashed: the length trained at."""
+    """Draw one line per scaling over the positions; the dashed line is the trained length."""
     fig = figure(7.2, 3.6)
     ax = axes(fig, "Loss by position, natural text", "position (tokens)", "nats a token")
     titles = {"none": "no scaling", "linear": "linear interpolation", "yarn": "YaRN"}

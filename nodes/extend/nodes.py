@@ -1,4 +1,4 @@
-"""What the extend pipeline wires: from the base checkpoint to one that reads further."""
+"""The nodes of the extend stage: from the base checkpoint to one with a longer context."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from nodes.extend.schema import Parameters
 def train_extend(
     tokenizer: Path, shards: Path, base_checkpoint: Path, parameters: dict[str, Any], workspace: Path
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
-    """Anneal at a longer sequence, then raise YaRN once more; returns (checkpoint, report directory, metrics)."""
+    """Anneal at a longer sequence, then raise YaRN once more; return (checkpoint, report directory, metrics)."""
     import json
 
     from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint

@@ -1,4 +1,4 @@
-"""The passkey probe: a number stands somewhere in a long text and is asked for at the end.
+"""The passkey probe: a number is hidden in a long text and asked for at the end.
 
 Shapes: T tokens, K tokens of the key, V vocabulary.
 """
@@ -22,7 +22,7 @@ QUESTION = "\nWhat is the pass key? The pass key is"
 
 @dataclass(frozen=True)
 class Probe:
-    """One text: its tokens (T,), of which the last `key_tokens` are the key, and how deep the needle lies, 0 to 1."""
+    """One text: its tokens (T,), the last `key_tokens` of which are the key, and the needle's depth, 0 to 1."""
 
     tokens: np.ndarray
     key_tokens: int
@@ -30,8 +30,8 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a model made of the probes: share of keys and of key tokens it would say, and nats a key token."""
+class Score:
+    """A model's score on the probes: share of keys and of key tokens predicted, and nats per key token."""
 
     accuracy: float
     token_accuracy: float
@@ -39,9 +39,9 @@ class Found:
 
 
 def probes(tokenizer: K2Tokenizer, filler: np.ndarray, length: int, settings: Passkey, seed: int) -> list[Probe]:
-    """Texts of `length` tokens, `trials` for each of `depths` evenly spaced depths; `filler` (n, ≥ length).
+    """Return texts of `length` tokens, `trials` for each of `depths` evenly spaced depths; `filler` (n, ≥ length).
 
-    Raises UserError where the needle does not fit into the length.
+    Raises UserError if the needle does not fit into the length.
     """
     out = []
     for index in range(settings.depths * settings.trials):
@@ -64,11 +64,11 @@ def probes(tokenizer: K2Tokenizer, filler: np.ndarray, length: int, settings: Pa
 
 
 @torch.no_grad()
-def ask(model: K2Model, asked: Sequence[Probe], dtype: str) -> Found:
-    """Whether the model, shown the key so far, would say its next token; greedy."""
+def ask(model: K2Model, probes_: Sequence[Probe], dtype: str) -> Score:
+    """Score whether the model, shown the key so far, predicts its next token greedily."""
     keys = tokens = right = 0
     nats = 0.0
-    for probe in asked:
+    for probe in probes_:
         ids = torch.from_numpy(probe.tokens)[None]
         with autocast(dtype, next(model.parameters()).device.type):
             hidden = model.hidden(ids[:, :-1])[0, -probe.key_tokens :]
@@ -79,4 +79,4 @@ def ask(model: K2Model, asked: Sequence[Probe], dtype: str) -> Found:
         right += int(hits_K.sum())
         tokens += probe.key_tokens
         nats -= float(logprobs_KV.gather(-1, targets_K[:, None]).sum())
-    return Found(keys / len(asked), right / tokens, nats / tokens)
+    return Score(keys / len(probes_), right / tokens, nats / tokens)

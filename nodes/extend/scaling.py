@@ -1,9 +1,9 @@
-"""The same weights under other rotary frequencies: none, linear interpolation, YaRN.
+"""The same weights with different rotary frequencies: none, linear interpolation, YaRN.
 
-YaRN always starts from the length of pre-training. It is on in the anneal, by the factor from there to the annealed
-length, and is raised once more afterwards, without training, to reach the extended one: K2's released configuration,
-32 from 4096, is 8 up to the 32k stage times 4. Switched on only after the anneal it would have to stretch frequencies
-that a short anneal has not yet learned at its own length (docs/LOG.md).
+YaRN always starts from the pre-training length. It is on during the anneal, with the factor from there to the annealed
+length, and is raised once more afterwards, without training, to reach the extended length: K2's released
+configuration, 32 from 4096, is 8 up to the 32k stage times 4. If it were switched on only after the anneal, it would
+have to stretch frequencies that a short anneal has not yet learned at its own length (docs/LOG.md).
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from nodes.extend.schema import Parameters
 
 
 def yarn(p: Parameters, original: int, length: int) -> dict[str, Any]:
-    """config.json's rope_scaling that stretches `original` to `length` positions."""
+    """Return config.json's rope_scaling that stretches `original` to `length` positions."""
     return {
         "type": "yarn",
         **p.yarn.model_dump(),
@@ -24,16 +24,16 @@ def yarn(p: Parameters, original: int, length: int) -> dict[str, Any]:
 
 
 def rescaled(model: K2Model, scaling: dict[str, Any] | None, length: int) -> K2Model:
-    """A copy of `model` with `scaling` as its rope_scaling and a context of `length` tokens."""
+    """Return a copy of `model` with `scaling` as its rope_scaling and a context of `length` tokens."""
     other = K2Model(replace(model.config, rope_scaling=scaling, max_position_embeddings=length), seed=None)
     other.load_state_dict(model.state_dict())
     return other.eval()
 
 
 def variants(annealed: K2Model, p: Parameters, original: int) -> dict[str, K2Model]:
-    """Three ways to read the extended length with the annealed weights, YaRN last: the one that is kept.
+    """Return three ways to read the extended length with the annealed weights; the last one, YaRN, is kept.
 
-    `none` leaves the frequencies of the anneal, `linear` divides them all by the last step's factor.
+    `none` keeps the frequencies of the anneal, `linear` divides them all by the last step's factor.
     """
     length = p.extended_length
     linear = rescaled(annealed, annealed.config.rope_scaling, length)

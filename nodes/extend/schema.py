@@ -8,7 +8,7 @@ from engine.training.settings import OptimizerSettings, Schedule
 
 
 class Yarn(BaseModel):
-    """YaRN under Hugging Face's names; `factor` is that of the last step, from the annealed to the extended length."""
+    """YaRN with Hugging Face's names; `factor` is that of the last step, from the annealed to the extended length."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,7 +20,7 @@ class Yarn(BaseModel):
 
 
 class Curves(BaseModel):
-    """Loss by position at the extended length."""
+    """Settings of the loss by position at the extended length."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,7 +29,7 @@ class Curves(BaseModel):
 
 
 class Passkey(BaseModel):
-    """A number hidden in natural text, asked for at its end."""
+    """Settings of the passkey probe: a number hidden in natural text, asked for at its end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class Passkey(BaseModel):
 
 
 class Parameters(BaseModel):
-    """All numbers of the stage."""
+    """All parameters of the extend stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,7 +60,8 @@ class Parameters(BaseModel):
     def _fits(self) -> Self:
         if self.batch_size % self.micro_batches:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batches {self.micro_batches}; change one of them"
+                f"batch_size {self.batch_size} is not a multiple of micro_batches {self.micro_batches}; "
+                "change one of them"
             )
         if self.extended_length % self.curves.buckets:
             raise ValueError(
@@ -71,5 +72,5 @@ class Parameters(BaseModel):
 
     @property
     def extended_length(self) -> int:
-        """The context that the extended checkpoint claims."""
+        """The context length of the extended checkpoint, in tokens."""
         return int(self.sequence_length * self.yarn.factor)

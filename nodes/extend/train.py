@@ -1,4 +1,4 @@
-"""The long-context anneal: a few steps at a longer sequence, the learning rate still falling (K2 section 2.5)."""
+"""The long-context anneal: a few steps at a longer sequence while the learning rate falls (K2 section 2.5)."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from nodes.extend.schema import Parameters
 
 
 def anneal(base: K2Model, shards: TokenShards, p: Parameters, work: Path) -> tuple[K2Model, Path]:
-    """Train a copy of `base` at `p.sequence_length`, YaRN on; the annealed model and the history file.
+    """Train a copy of `base` at `p.sequence_length` with YaRN; return the annealed model and the history file.
 
-    The router biases stand still, as in every anneal. Raises UserError where the length is not beyond the base's.
+    The router biases stay fixed, as in every anneal. Raises UserError unless the length is beyond the base's.
     """
     trained = base.config.max_position_embeddings
     if p.sequence_length <= trained:

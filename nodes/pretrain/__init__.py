@@ -1,1 +1,1 @@
-"""pretrain: MLA + MoE under MuonClip and a WSD schedule."""
+"""The pretrain stage: MLA + MoE trained with MuonClip and a WSD schedule."""

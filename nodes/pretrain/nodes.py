@@ -1,4 +1,4 @@
-"""What the pretrain pipeline wires: from shards to the base checkpoint."""
+"""The nodes of the pretrain stage: from shards to the base checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from nodes.pretrain.schema import Parameters
 def train_pretrain(
     tokenizer: Path, shards: Path, parameters: dict[str, Any], workspace: Path
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
-    """Pre-train from scratch; returns (checkpoint, history directory, metrics)."""
+    """Pre-train from scratch; return (checkpoint, history directory, metrics)."""
     import json
 
     from engine.model.checkpoint import save_checkpoint

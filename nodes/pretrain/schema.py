@@ -9,7 +9,7 @@ from engine.training.settings import OptimizerSettings, Schedule
 
 
 class Validation(BaseModel):
-    """Held-out measurements: every so many steps on a few windows, at the end on more."""
+    """Held-out measurements: on a few windows every `every` steps, on more at the end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,8 +41,9 @@ class Parameters(BaseModel):
     def _divides(self) -> Self:
         if self.batch_size % self.micro_batches:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batches {self.micro_batches}; change one of them"
+                f"batch_size {self.batch_size} is not a multiple of micro_batches {self.micro_batches}; "
+                "change one of them"
             )
         if 2 not in self.baseline_orders:
-            raise ValueError("baseline_orders lacks 2, the bigram that the validation loss is held against; add it")
+            raise ValueError("baseline_orders lacks 2, the bigram that the validation loss is compared with; add it")
         return self

@@ -1,4 +1,4 @@
-"""Pre-training: batches of packed text, WSD, MuonClip, router biases; what is measured on the way and at the end."""
+"""Pre-training: batches of packed text, WSD, MuonClip, router biases; measurements during training and at the end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +20,17 @@ NATURAL = ("natural",)
 
 
 def configuration(p: Parameters, vocab_size: int) -> K2Config:
-    """The model's configuration; its context is the length it is trained at."""
+    """Return the model's configuration; its context is the length it is trained at."""
     return config_from_parameters(p.model, vocab_size, p.sequence_length)
 
 
 def final_windows(shards: TokenShards, p: Parameters) -> EvalWindows:
-    """The validation windows of natural text that model and baselines are compared on."""
+    """Return the validation windows of natural text on which model and baselines are compared."""
     return shards.eval_windows("validation", p.sequence_length, NATURAL, p.validation.final_windows)
 
 
 def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> Path:
-    """Train the model in place; the history file, one row a step."""
+    """Train the model in place; return the history file, one row per step."""
     stream = shards.split("train")
     few = shards.eval_windows("validation", p.sequence_length, NATURAL, p.validation.windows)
 
@@ -58,7 +58,7 @@ def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> 
         "pretrain",
         micro_batches=p.micro_batches,
         after_step=after_step,
-        # Moonlight: the bias moves until the cooldown, and stands still in it.
+        # Moonlight: the bias is updated until the cooldown and stays fixed in it.
         bias_rate_at=lambda step: p.router_bias_rate if step < p.schedule.anneal_start else 0.0,
     )
 
@@ -70,7 +70,7 @@ def figures(
     p: Parameters,
     config: K2Config,
 ) -> dict[str, float | int | str]:
-    """The headline metrics."""
+    """Return the headline metrics."""
     total = n_params(config)[-1]
     out: dict[str, float | int | str] = {
         "validation_loss": by_domain[""].nats_per_token,
@@ -95,7 +95,7 @@ def figures(
 
 
 def baseline_table(by_domain: Mapping[str, Loss], ngrams: Mapping[str, Loss]) -> dict[str, Row]:
-    """What baselines.json holds: the model and each n-gram on the same tokens."""
+    """Return the content of baselines.json: the model and each n-gram on the same tokens."""
     entries = {**ngrams, "model": by_domain[""]}
     return {
         name: {"nats_per_token": loss.nats_per_token, "bits_per_byte": loss.bits_per_byte}

@@ -1,1 +1,1 @@
-"""rephrase: style- and perspective-diverse rewriting with a fidelity gate."""
+"""The rephrase stage: style- and perspective-diverse rewriting with a fidelity gate."""

@@ -1,4 +1,4 @@
-"""Numbers as the gate reads them: bare ones, expressions, and equations, which are true or not."""
+"""Numbers as the gate reads them: bare numbers, expressions, and equations, which are true or false."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ _SPLIT = re.compile(rf"({_NUMBER})|([+\-*/×÷])")
 
 @dataclass(frozen=True)
 class Facts:
-    """The numeric content of a text, spaces and thousands commas left out.
+    """The numeric content of a text, without spaces and thousands commas.
 
     `numbers` are bare; `expressions` join several with operators ("2020-25" too); `equations` are "left=right";
     `sides` are the expressions that are a side of an equation.
@@ -29,7 +29,7 @@ class Facts:
 
 
 def facts_of(text: str) -> Facts:
-    """Read a text; an equation's numbers count only as part of it."""
+    """Extract the facts of a text; an equation's numbers count only as part of the equation."""
     equations: Counter[str] = Counter()
     sides: set[str] = set()
     for match in _EQUATION.finditer(text):
@@ -38,8 +38,8 @@ def facts_of(text: str) -> Facts:
         sides |= {left, right}
     rest = [_normal(match[0]) for match in _CHAIN.finditer(_EQUATION.sub(" ; ", text))]
     return Facts(
-        Counter(one for one in rest if _is_number(one)),
-        Counter(one for one in rest if not _is_number(one)),
+        Counter(item for item in rest if _is_number(item)),
+        Counter(item for item in rest if not _is_number(item)),
         equations,
         frozenset(sides),
     )
@@ -53,45 +53,47 @@ def _is_number(expression: str) -> bool:
     return re.fullmatch(r"-?\d[\d.]*", expression) is not None
 
 
-def invented_equations(known: Facts, told: Facts) -> Iterator[str]:
-    """Equations the source has not: allowed only if they are true, and built from its numbers and their results.
+def invented_equations(original: Facts, revision: Facts) -> Iterator[str]:
+    """Yield a problem for each equation that is not in the original, unless it is true and derived from its numbers.
 
-    So a learning note may spell out the steps between a question and its answer, and may not change either.
+    A learning note may spell out the steps between a question and its answer, but may not change either.
     """
-    at_hand = _numbers_in(known)
-    pending = sorted((told.equations - known.equations).elements())
+    available = _numbers_in(original)
+    pending = sorted((revision.equations - original.equations).elements())
     while True:
-        usable = [one for one in pending if _numbers_of(one.split("=")[0]) <= at_hand and is_true(one)]
+        usable = [
+            equation for equation in pending if _numbers_of(equation.split("=")[0]) <= available and is_true(equation)
+        ]
         if not usable:
             break
-        for one in usable:
-            pending.remove(one)
-            at_hand |= _numbers_of(one.split("=")[1])
-    for one in pending:
-        yield f"equation_invented: {one}" if is_true(one) else f"equation_false: {one}"
+        for equation in usable:
+            pending.remove(equation)
+            available |= _numbers_of(equation.split("=")[1])
+    for equation in pending:
+        yield f"equation_invented: {equation}" if is_true(equation) else f"equation_false: {equation}"
 
 
 def _numbers_in(facts: Facts) -> set[str]:
-    found = set(facts.numbers)
-    for one in (*facts.expressions, *facts.equations):
-        found |= _numbers_of(one)
-    return found
+    numbers = set(facts.numbers)
+    for item in (*facts.expressions, *facts.equations):
+        numbers |= _numbers_of(item)
+    return numbers
 
 
 def _numbers_of(expression: str) -> set[str]:
-    """The numbers of an expression or equation, with and without the sign in front."""
-    found = {match[1] for match in _SPLIT.finditer(expression) if match[1]}
-    return found | {one.lstrip("-") for one in found}
+    """Return the numbers of an expression or equation, with and without their leading sign."""
+    numbers = {match[1] for match in _SPLIT.finditer(expression) if match[1]}
+    return numbers | {number.lstrip("-") for number in numbers}
 
 
 def is_true(equation: str) -> bool:
-    """Whether both sides of "left=right" have the same value."""
+    """Return whether both sides of "left=right" have the same value."""
     left, right = (value(side) for side in equation.split("=", 1))
     return left is not None and left == right
 
 
 def value(expression: str) -> Fraction | None:
-    """Value of numbers joined by + - * / (products first), exactly; None if it has none."""
+    """Return the exact value of numbers joined by + - * / (products first); None if it has none."""
     tokens = [(match[1], match[2]) for match in _SPLIT.finditer(_normal(expression))]
     total, product, sign, operator = Fraction(0), None, 1, ""
     for number, symbol in tokens:

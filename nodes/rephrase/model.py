@@ -1,4 +1,4 @@
-"""A language model as writer: each piece with the excerpt it stands in and the rewrites so far."""
+"""A language model as writer: it sees each piece with the surrounding excerpt and the rewrites so far."""
 
 from engine.llm import ChatClient, ChatRequest
 from nodes.rephrase.pieces import Piece
@@ -10,14 +10,14 @@ _SYSTEM = (
 
 
 class ModelWriter:
-    """Rewrites through a chat client; the same piece gives the same request, so a rerun is answered by the cache."""
+    """Rewrites through a chat client; equal pieces give equal requests, so the cache answers a rerun."""
 
     def __init__(self, client: ChatClient, max_tokens: int, temperature: float, seed: int) -> None:
         self.generator: str = client.provider
         self._client, self._max_tokens, self._temperature, self._seed = client, max_tokens, temperature, seed
 
     def rewrite(self, piece: Piece) -> str:
-        """The model's reply to the rewriting prompt."""
+        """Return the model's reply to the rewriting prompt."""
         request = ChatRequest(
             messages=(("system", _SYSTEM), ("user", prompt(piece))),
             max_tokens=self._max_tokens,
@@ -29,7 +29,7 @@ class ModelWriter:
 
 
 def prompt(piece: Piece) -> str:
-    """The user's message: the excerpt and the rewrite so far if there is more than one piece, then the passage."""
+    """Return the user's message: excerpt and rewrites so far, if there is more than one piece, then the passage."""
     parts = []
     if piece.excerpt.strip() != piece.text.strip():
         parts.append(f"The passage stands in this text:\n{piece.excerpt}")

@@ -1,4 +1,4 @@
-"""What the rephrase pipeline wires."""
+"""The nodes of the rephrase stage."""
 
 from functools import partial
 from itertools import chain
@@ -16,9 +16,9 @@ def rephrase_documents(
 ) -> "tuple[pl.DataFrame, pl.DataFrame, dict[str, float | int | str]]":
     """Rewrite training documents in many styles and perspectives; keep what the fidelity gate accepts.
 
-    Returns rewrites, rejected_rewrites and rephrase_metrics. Rewrites are kept in `workspace`, some a file, and may be
-    made by several processes; replies of language models are cached there too, so that a rerun after a kill repeats no
-    call. Raises UserError if the model cannot be had or reached.
+    Returns rewrites, rejected_rewrites and rephrase_metrics. Rewrites are kept in `workspace`, several per file, and
+    may be made by several processes; replies of language models are cached there too, so that a rerun after a kill
+    repeats no call. Raises UserError if the model is not installed or cannot be reached.
     """
     import polars as pl
 
@@ -45,7 +45,7 @@ def rephrase_documents(
             polars_schema(REJECTED_REWRITES),
         )
     frame = rows.collect().sort("id", "style", "perspective")
-    repeated = pl.col("id").cum_count().over("id") > 1  # two styles of one document came to the same words
+    repeated = pl.col("id").cum_count().over("id") > 1  # two styles of one document gave the same text
     reasons = pl.when(repeated).then(pl.col("reasons").list.concat(pl.lit(["repeats another rewrite"])))
     frame = frame.with_columns(reasons.otherwise(pl.col("reasons")).alias("reasons"))
     accepted = frame.filter(pl.col("reasons").list.len() == 0).select(list(REWRITES))

@@ -1,4 +1,4 @@
-"""Mathematics as learning notes (arXiv 2507.20534 section 2.2, after SwallowMath): the way to the answer, spelt out."""
+"""Rewrite mathematics as learning notes (arXiv 2507.20534 section 2.2, after SwallowMath): the steps spelt out."""
 
 import re
 
@@ -46,10 +46,10 @@ _SUM_LEADS = ("To work out {}, go from left to right.", "Take {} step by step.",
 
 
 def problem_note(text: str, piece: Piece, with_idea: bool) -> str:
-    """A worked problem ("Problem: ... Solution: ... Answer: ...") as a note: idea if asked, steps, result."""
+    """Return a worked problem ("Problem: ... Solution: ... Answer: ...") as a note: perhaps an idea, steps, result."""
     question, _, rest = text.removeprefix("Problem: ").partition("\nSolution:\n")
     steps, _, answer = rest.rpartition("Answer: ")
-    lines = [_asked(question, piece)]
+    lines = [_question_line(question, piece)]
     if with_idea:
         lines += [idea for word, idea in _IDEAS if word in question][:1]
     lines += _steps([step for step in steps.split("\n") if step.strip()], f"{piece.key}:{question}")
@@ -57,28 +57,28 @@ def problem_note(text: str, piece: Piece, with_idea: bool) -> str:
     return "\n".join(lines)
 
 
-def _asked(question: str, piece: Piece) -> str:
-    for pattern, told in _ASKS:
+def _question_line(question: str, piece: Piece) -> str:
+    for pattern, sentence in _ASKS:
         match = pattern.match(question)
         if match:
-            return told.format(*match.groups())
-    *given, asked = re.split(r"(?<=[.?!]) (?=[A-Z])", question)
+            return sentence.format(*match.groups())
+    *given, request = re.split(r"(?<=[.?!]) (?=[A-Z])", question)
     if not given:
         return f"Asked: {question}"
-    return f"Asked: {asked}\n{choose(_GIVEN, piece.key, question)}: {' '.join(given)}"
+    return f"Asked: {request}\n{choose(_GIVEN, piece.key, question)}: {' '.join(given)}"
 
 
 def _steps(steps: list[str], key: str) -> list[str]:
-    """The steps with words that lead from one to the next; small letters only before figures and grammar."""
-    told = []
+    """Return the steps, each with a word that leads to it, such as "First" or "Then"."""
+    lines = []
     for at, step in enumerate(steps):
         leads = _FIRST if at == 0 else _LAST if at == len(steps) - 1 and at > 1 else _NEXT
-        told.append(f"{choose(leads, key, at)}: {step}" if len(steps) > 1 else f"Step: {step}")
-    return told
+        lines.append(f"{choose(leads, key, at)}: {step}" if len(steps) > 1 else f"Step: {step}")
+    return lines
 
 
 def sum_note(line: str, piece: Piece) -> str:
-    """A sum, with or without its steps, worked from left to right in words."""
+    """Return a sum, with or without its steps, worked from left to right in words."""
     expression, steps, answer = _parts(line)
     key = f"{piece.key}:{line}"
     if ":" in line:
@@ -88,7 +88,7 @@ def sum_note(line: str, piece: Piece) -> str:
 
 
 def _parts(line: str) -> tuple[str, list[str], str]:
-    """Expression, steps and answer of a sum in any of the corpus's three forms."""
+    """Return expression, steps and answer of a sum in any of the corpus's three forms."""
     if ":" in line:
         expression, _, rest = line.partition(": ")
         worked, _, answer = rest.partition(". Answer: ")
@@ -98,7 +98,7 @@ def _parts(line: str) -> tuple[str, list[str], str]:
 
 
 def _from_left(expression: str) -> list[str]:
-    """The steps of a sum, two numbers at a time."""
+    """Return the steps of a sum, two numbers at a time."""
     numbers, signs = re.findall(r"\d+", expression), re.findall(r"[+\-]", expression)
     steps, total = [], int(numbers[0])
     for sign, number in zip(signs, numbers[1:]):

@@ -1,7 +1,7 @@
-"""A document as a writer gets it: pieces at natural boundaries, each made of units of one kind.
+"""Cut a document into what a writer handles: pieces at natural boundaries, each made of units of one kind.
 
 Chunk-wise autoregressive rewriting (arXiv 2507.20534, figure 4): a long document is cut into pieces; each is rewritten
-given the excerpt it stands in and the rewrites so far, and the rewrites are joined.
+given the excerpt around it and the rewrites so far, and the rewrites are joined.
 """
 
 import re
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Unit:
-    """The least a writer handles: a `Field: value` line, a sentence, a worked problem, a sum, or text kept as it is."""
+    """The smallest unit of a writer: a `Field: value` line, a sentence, a worked problem, a sum, or unchanged text."""
 
     kind: Kind
     text: str
@@ -27,7 +27,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece to rewrite, with what a writer may look at."""
+    """One piece to rewrite, with its context for the writer."""
 
     units: tuple[Unit, ...]
     title: str
@@ -35,7 +35,7 @@ class Piece:
     previous: tuple[str, ...]
     style: Style
     perspective: Perspective
-    key: str  # decides every choice of the template engine
+    key: str  # the key of every choice of the template engine
 
     @property
     def text(self) -> str:
@@ -44,33 +44,33 @@ class Piece:
 
     @property
     def subject(self) -> str:
-        """What the document is about: its title up to the colon, without remarks in brackets behind it."""
+        """The subject of the document: its title up to the colon, without remarks in brackets after it."""
         return re.sub(r"( \([^()]*\))+$", "", self.title).split(":")[0].strip()
 
 
 class Writer(Protocol):
-    """Rewrites one piece; `generator` is what the tables call it."""
+    """A writer that rewrites one piece; `generator` is its name in the tables."""
 
     generator: str
 
     def rewrite(self, piece: Piece) -> str:
-        """The piece in the asked style and perspective."""
+        """Return the piece in its style and perspective."""
         ...
 
 
 def unit_hash(*key: object) -> float:
-    """A number in [0, 1) that depends on `key` alone: the stage's only source of chance."""
+    """Return a number in [0, 1) that depends only on `key`: the stage's only source of randomness."""
     digest = blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def choose(options: "tuple[T, ...] | list[T]", *key: object) -> T:
-    """One of `options`, by the hash of `key`."""
+    """Return one of `options`, chosen by the hash of `key`."""
     return options[int(unit_hash(*key) * len(options))]
 
 
 def join(units: "tuple[Unit, ...] | list[Unit]") -> str:
-    """Units as text again: sentences of one paragraph on one line, everything else on lines of its own."""
+    """Join units to text again: sentences of one paragraph on one line, everything else on separate lines."""
     lines: list[str] = []
     before: Unit | None = None
     for unit in units:
@@ -99,10 +99,10 @@ def pieces_of(text: str, chunk_bytes: int) -> list[tuple[Unit, ...]]:
 
 
 def prose_share(text: str) -> float:
-    """Share of a document, by characters, that is running text: sentences, and fields that hold one."""
+    """Return the share of a document, by characters, that is running text: sentences, and fields that hold one."""
     units = units_of(text)
-    told = sum(len(unit.text) for unit in units if unit.kind == "sentence" or unit.text.endswith("."))
-    return told / max(sum(len(unit.text) for unit in units), 1)
+    prose = sum(len(unit.text) for unit in units if unit.kind == "sentence" or unit.text.endswith("."))
+    return prose / max(sum(len(unit.text) for unit in units), 1)
 
 
 _RECORD = re.compile(r"[A-Za-z(][^:\n?!]{1,90}: \S")
@@ -111,7 +111,7 @@ _SUM = re.compile(r"\d[\d +\-]*(?:=|: \d)")
 
 
 def units_of(text: str) -> list[Unit]:
-    """Read a document's structure from its text alone."""
+    """Return a document's units, read from its text alone."""
     units: list[Unit] = []
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip("\n"))):
         if paragraph.startswith("Problem: "):
@@ -136,7 +136,7 @@ def _paragraph(paragraph: str, number: int) -> list[Unit]:
 
 
 def _record(line: str, number: int) -> list[Unit]:
-    """A field line; what follows the first sentence of its value is running text."""
+    """Return a field line as units; sentences after the first one of its value are running text."""
     if not _RECORD.match(line):
         return [Unit("verbatim", line, number)]
     first, *more = sentences(line)
@@ -150,7 +150,7 @@ _CODE = re.compile(
 
 
 def _is_prose(paragraph: str, min_words: int) -> bool:
-    """Running text: words enough, mostly letters, no code, tables or list marks."""
+    """Return whether a paragraph is running text: enough words, mostly letters, no code, tables or list marks."""
     letters = sum(character.isalpha() or character.isspace() for character in paragraph)
     return (
         len(paragraph.split()) >= min_words

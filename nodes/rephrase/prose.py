@@ -1,4 +1,4 @@
-"""Paraphrasing sentences by rule: clauses move, words give way to synonyms, facts stay as they are."""
+"""Paraphrase sentences by rule: clauses move, words are replaced by synonyms, facts stay as they are."""
 
 import re
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from nodes.rephrase.pieces import choose, unit_hash
 from nodes.rephrase.words import FUNCTION_WORDS, SYNONYMS, word_set
 
-# Words that a synonym must not touch: after these a word is often part of a name or of a fixed term.
+# A synonym must not replace words around these characters, which are often part of a name or a fixed term.
 _PHRASES = sorted(SYNONYMS, key=len, reverse=True)
 _SYNONYM = re.compile(rf"(?<![\w\-'.(`])({'|'.join(map(re.escape, _PHRASES))})(?![\w\-'(`=])")
 _TIME = r"(?:In|By|During|Since|After|Between|From|Until|On) (?:[a-z]+ ){0,4}(?:[A-Z][a-z]+ )?\d{3,4}s?(?: and \d{4})?"
-_FRONTED = re.compile(rf"^({_TIME}), ([^,;:()]{{5,90}})\.$")  # a date that goes far loses its company
+_FRONTED = re.compile(rf"^({_TIME}), ([^,;:()]{{5,90}})\.$")  # short, so that a date stays near its neighbours
 _BACKED = re.compile(r"^([A-Z][^,;:()]{5,90}) (in (?:[A-Z][a-z]+ )?\d{4})\.$")
 _BUT = re.compile(r"(?<=\w), but (?=\w)")
 _WHILE = re.compile(r"(?<=\w), while (?=\w)")
@@ -21,17 +21,17 @@ _RELATIVE = re.compile(
 _CONTRAST = re.compile(r"^(Although|While|Though) ([^,;:()]+), ([^,;:()]+)\.$")
 _CONDITION = re.compile(r"^(If|When|Because) ([^,;:()]+), (?!then\b)([^,;:()]+)\.$")
 _TRAILING = re.compile(r"^([A-Z][^,;:()]+),? (if|when|because|unless) ([^,;:()]+)\.$")
-_DRAWN = 0.85  # share of possible rearrangements made, so that one source is not always told the same way
+_DRAWN = 0.85  # share of possible rearrangements made, so that one source gives different rewrites
 _ESTIMATE = re.compile(r"\((\d{4}) est\.\)")
 
 
 def paraphrase(sentence: str, key: str, thorough: float = 0.8) -> str:
-    """The sentence in other words; `thorough` is the share of possible word changes that is made."""
+    """Return the sentence in other words; `thorough` is the share of possible word changes that is made."""
     return synonyms(restructure(sentence, key), key, thorough)
 
 
 def synonyms(text: str, key: str, thorough: float = 0.8) -> str:
-    """Replace words by synonyms where the context allows, each by its own draw."""
+    """Replace words by synonyms where the context allows, each by its own random draw."""
 
     def put(match: re.Match[str]) -> str:
         if unit_hash(key, match[0], match.start()) >= thorough:
@@ -47,7 +47,7 @@ _JOINTS = (("but", _BUT, ", yet "), ("while", _WHILE, ", whereas "), ("if", _IF,
 
 
 def _articles(text: str) -> str:
-    """An article must suit the word behind it; only first words that SYNONYMS brings in are looked at."""
+    """Make articles agree with the word after them, for the first words that SYNONYMS brings in."""
     return _AN.sub(r"\1n \2", _A.sub(r"\1 \2", text))
 
 
@@ -59,7 +59,7 @@ _AN = re.compile(
 
 
 def restructure(sentence: str, key: str) -> str:
-    """The first rule that fits and is drawn; the sentence itself where none does."""
+    """Apply the first rule that fits and is drawn; return the sentence unchanged if none does."""
     for name, rule in _RULES:
         changed = rule(sentence)
         if changed != sentence and unit_hash(key, name) < _DRAWN:
@@ -68,7 +68,7 @@ def restructure(sentence: str, key: str) -> str:
 
 
 def _third(verb: str) -> str:
-    """Third person of a verb."""
+    """Return a verb's third person."""
     if verb.endswith("y") and verb[-2] not in "aeiou":
         return f"{verb[:-1]}ies"
     return f"{verb}es" if verb.endswith(("s", "sh", "ch", "x")) else f"{verb}s"
@@ -100,7 +100,7 @@ _PAST = word_set("Discovered Named Confirmed Isolated Identified Synthesized")
 
 
 def _third_person(sentence: str) -> str:
-    """A docstring's imperative told as a fact: "Return the list" is "This returns the list"."""
+    """Turn a docstring's imperative into a statement: "Return the list" becomes "This returns the list"."""
     match = _IMPERATIVE.match(sentence)
     if match and not re.search(r"^\w+ (?:and|or) |, and |, then ", sentence):
         return f"This {_third(match[1].lower())} {sentence[match.end() :]}"
@@ -109,7 +109,7 @@ def _third_person(sentence: str) -> str:
 
 
 def _whole_sentence(sentence: str) -> str:
-    """A fragment made a sentence: "A buffer for lines." is "This is a buffer for lines."."""
+    """Turn a fragment into a sentence: "A buffer for lines." becomes "This is a buffer for lines."."""
     if re.match(r"^(?:A|An) ", sentence) and sentence.endswith(".") and not _FINITE.search(sentence):
         return f"This is {_lower(sentence)}"
     match = _PARTICIPLE.match(sentence)
@@ -173,13 +173,13 @@ def mark(sentence: str, marker: str) -> str:
 
 
 def lower_start(sentence: str) -> str:
-    """Small first letter if the first word is grammar; a name or an unknown word keeps its capital."""
+    """Lower the first letter if the first word is grammar; a name or an unknown word keeps its capital."""
     first = re.match(r"[A-Za-z']+", sentence)
     return _lower(sentence) if first and first[0].lower() in FUNCTION_WORDS and first[0] != "I" else sentence
 
 
 def can_lower(sentence: str) -> bool:
-    """Whether a marker may stand before the sentence without a stray capital after it."""
+    """Return whether a marker may stand before the sentence without a stray capital after it."""
     return lower_start(sentence) != sentence
 
 
@@ -192,12 +192,12 @@ def _upper(text: str) -> str:
 
 
 def spell_estimate(text: str, key: str) -> str:
-    """`(2025 est.)` in words."""
+    """Write `(2025 est.)` in words."""
     return _ESTIMATE.sub(choose((r"(\1 estimate)", r"by a \1 estimate", r"as estimated for \1"), key), text)
 
 
 def vary_list(text: str, key: str) -> str:
-    """A list of short items without figures in another order, its last item after an "and"; others unchanged."""
+    """Reorder a list of short items without figures, joining the last item by "and"; leave other text unchanged."""
     items = text.split(", ")
     if (
         len(items) < 3

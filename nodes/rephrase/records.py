@@ -1,4 +1,4 @@
-"""`Field: value` lines as sentences, questions or points: what a country's or an element's record says, told."""
+"""Turn `Field: value` lines of a country's or an element's record into sentences, questions or points."""
 
 import re
 
@@ -7,7 +7,7 @@ from nodes.rephrase.prose import paraphrase, spell_estimate, synonyms, vary_list
 from nodes.rephrase.words import sentences, word_set
 
 _QUALIFIERS = word_set("total male female urban rural land water forest other large medium small")
-# Fields whose subfields need words of their own; {} is the subfield.
+# Fields whose subfields need a wording of their own; {} is the subfield.
 _OF_FIELD = {
     "Country name": "{}",
     "Capital": "{} of the capital",
@@ -54,7 +54,7 @@ _COUNTED = (
 
 
 def label_of(field: str) -> str:
-    """The field's name as a noun phrase: "Area, land" is the land area."""
+    """Return the field's name as a noun phrase: "Area, land" is the land area."""
     base, note = (field.removesuffix(" (note)"), "note on the ") if field.endswith(" (note)") else (field, "")
     main, _, sub = base.partition(", ")
     if not sub:
@@ -73,27 +73,27 @@ def label_of(field: str) -> str:
 
 
 def _is_plural(label: str) -> bool:
-    """Whether the noun phrase's head, its last word before a preposition, is a plural."""
+    """Return whether the noun phrase's head, its last word before a preposition, is a plural."""
     head = re.split(r" (?:of|for|on|in|under|to)\b| \(|,", label)[0].removesuffix("(s)")
     return head.endswith("s") and not head.endswith(("ss", "us", "is", "gas"))
 
 
 def _small(text: str) -> str:
-    """Small first letter, except of acronyms and one-letter words."""
+    """Lower the first letter, except of acronyms and one-letter words."""
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def tell(line: str, piece: Piece, at: int) -> str:
-    """One record line in the layout of the piece's style; `at` is its place in the piece."""
+    """Return one record line in the layout of the piece's style; `at` is its index in the piece."""
     field, _, value = line.partition(": ")
     key = f"{piece.key}:{field}"
-    label, prose = label_of(field.strip()), _told(value.strip(), key)
+    label, prose = label_of(field.strip()), _reworded(value.strip(), key)
     if _COUNT.fullmatch(value) and _is_plural(label):
         label = f"number of {label}"
     of, is_ = f"of {piece.subject}", "are" if _is_plural(label) else "is"
     if piece.style.layout == "question_answer":
-        asked = _COUNTED if _NUMERIC.match(value) else _QUESTIONS
-        question = choose(asked, key, "question").format(label=label, of=of, subject=piece.subject, is_=is_)
+        questions = _COUNTED if _NUMERIC.match(value) else _QUESTIONS
+        question = choose(questions, key, "question").format(label=label, of=of, subject=piece.subject, is_=is_)
         return f"Q: {question}\nA: {_upper(_closed(prose))}"
     if piece.style.layout == "points":
         return f"- {_upper(prose)} ({label})" if _is_short(prose) else f"- On the {label}: {_closed(prose)}"
@@ -101,22 +101,22 @@ def tell(line: str, piece: Piece, at: int) -> str:
         return (
             f"{choose(('On the', 'As for the', 'Concerning the'), key, 'lead')} {label} {of}: {_upper(_closed(prose))}"
         )
-    named = at % 4 == 0  # the subject's name now and then, "its" between
+    named = at % 4 == 0  # the subject's name in every fourth line, "its" in the others
     frames = (_FIGURES if named else _FIGURES_IT) if _NUMERIC.match(value) else (_WORDS if named else _WORDS_IT)
     return choose(frames, key, "frame").format(
         label=label, of=of, subject=piece.subject, value=prose.rstrip("."), is_=is_
     )
 
 
-def _told(value: str, key: str) -> str:
-    """The value itself in other words."""
+def _reworded(value: str, key: str) -> str:
+    """Return the value in other words."""
     if _is_phrase(value):
         return synonyms(vary_list(spell_estimate(value, key), key), key)
     return " ".join(paraphrase(sentence, f"{key}:{n}") for n, sentence in enumerate(sentences(value)))
 
 
 def _is_phrase(value: str) -> bool:
-    """No full sentence: what fits behind "is described as"."""
+    """Return whether the value is no full sentence, so that it fits after "is described as"."""
     return len(sentences(value)) == 1 and not value.endswith(".") and len(value) < 240
 
 

@@ -1,4 +1,4 @@
-"""The template engine: a deterministic writer whose rewrites are faithful by construction, and judged all the same."""
+"""The template engine: a deterministic writer; its rewrites are faithful by construction, but are judged too."""
 
 import re
 
@@ -19,25 +19,25 @@ _HEADING = re.compile(r"[A-Za-z_][A-Za-z_.]*(?:\(.*\))?")  # of a docstring; one
 
 
 class TemplateWriter:
-    """Rewrites by rule; every choice hangs on the piece's key."""
+    """Rewrites by rule; every choice depends on the piece's key."""
 
     generator = "template"
 
     def rewrite(self, piece: Piece) -> str:
-        """The piece, unit by unit, in the layout of its style; the first piece opens with the style's opener."""
-        told: list[Unit] = []
+        """Rewrite the piece unit by unit in its style's layout; the first piece begins with the style's opener."""
+        rewrites: list[Unit] = []
         marked, heading = _marked_before(piece), ""
         for at, unit in enumerate(piece.units):
             if unit.kind == "verbatim":
                 match = _HEADING.fullmatch(unit.text)
                 heading = match[0] if match else ""
             text, marked = self._unit(unit, piece, at, marked, heading)
-            told.append(Unit(unit.kind, text, unit.paragraph))
+            rewrites.append(Unit(unit.kind, text, unit.paragraph))
         opener = _opener(piece)
-        return f"{opener}\n\n{_laid_out(told, piece)}" if opener else _laid_out(told, piece)
+        return f"{opener}\n\n{_laid_out(rewrites, piece)}" if opener else _laid_out(rewrites, piece)
 
     def _unit(self, unit: Unit, piece: Piece, at: int, marked: int, heading: str) -> tuple[str, int]:
-        """The unit's rewrite, and how many sentences ago a marker was set."""
+        """Return the unit's rewrite, and how many sentences ago a marker was set."""
         match unit.kind:
             case "record":
                 return tell(unit.text, piece, at), marked + 1
@@ -52,32 +52,32 @@ class TemplateWriter:
 
     def _sentence(self, sentence: str, piece: Piece, at: int, marked: int, heading: str) -> tuple[str, int]:
         key = f"{piece.key}:{at}"
-        told = paraphrase(sentence, key)
+        rewrite = paraphrase(sentence, key)
         if piece.style.layout == "question_answer":
             opens = at > 0 and piece.units[at - 1].kind == "verbatim"
-            return f"Q: {_question(sentence, key, heading, opens)}\nA: {told}", marked + 1
+            return f"Q: {_question(sentence, key, heading, opens)}\nA: {rewrite}", marked + 1
         if piece.style.layout == "points":
-            return f"- {told}", marked + 1
-        if marked >= 2 and piece.perspective.markers and can_lower(told):
-            return mark(told, choose(piece.perspective.markers, key, "marker")), 0
-        return told, marked + 1
+            return f"- {rewrite}", marked + 1
+        if marked >= 2 and piece.perspective.markers and can_lower(rewrite):
+            return mark(rewrite, choose(piece.perspective.markers, key, "marker")), 0
+        return rewrite, marked + 1
 
 
 def _marked_before(piece: Piece) -> int:
-    """Sentences since the last marker in the rewrites so far: a marker is not repeated across the seam."""
+    """Return the number of sentences since the last marker, so that none is repeated where pieces meet."""
     tail = piece.previous[-1][-200:] if piece.previous else ""
     return 0 if any(marker in tail for marker in piece.perspective.markers) else 2
 
 
 def _opener(piece: Piece) -> str:
-    if piece.previous or not piece.style.openers or re.search(r"\d", piece.subject):  # a figure out of nowhere
+    if piece.previous or not piece.style.openers or re.search(r"\d", piece.subject):  # the gate refuses an added figure
         return ""
     opener = choose(piece.style.openers, piece.key, "opener").format(subject=piece.subject)
     return opener if piece.subject in opener[: len(piece.subject)] else opener[:1].upper() + opener[1:]
 
 
 def _question(sentence: str, key: str, heading: str, opens: bool) -> str:
-    """A question whose answer is the sentence: about what its docstring documents, or the first name in it."""
+    """Return a question that the sentence answers, about the documented name or the first name in the sentence."""
     if heading:
         name, call, _ = heading.partition("(")
         return choose((_DOES if call else _IS) if opens else _ELSE, key, "question").format(name)
@@ -90,11 +90,11 @@ def _question(sentence: str, key: str, heading: str, opens: bool) -> str:
     return choose(_ABOUT, key, "question").format(named[0]) if named else choose(_GENERAL, key, "question")
 
 
-def _laid_out(told: list[Unit], piece: Piece) -> str:
-    """Units as text: in the prose layouts sentences and records flow, four records to a line; else a line each."""
+def _laid_out(units: list[Unit], piece: Piece) -> str:
+    """Join units: in the prose layouts sentences and records flow, four records per line; else one unit per line."""
     lines: list[str] = []
     records, before = 0, None
-    for unit in told:
+    for unit in units:
         flows = piece.style.layout in ("prose", "notes") and unit.kind in ("sentence", "record")
         joins = before is not None and before.paragraph == unit.paragraph and before.kind in ("sentence", "record")
         records = records + 1 if unit.kind == "record" else records

@@ -1,11 +1,11 @@
-"""Words the fidelity gate and the template engine share: what carries meaning, what merely frames, what is the same."""
+"""Word lists of the fidelity gate and the template engine: content, framing, grammar, and synonyms."""
 
 import re
 from functools import lru_cache
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of `text` as a set."""
+    """Return the words of `text` as a set."""
     return frozenset(text.split())
 
 
@@ -22,7 +22,7 @@ FUNCTION_WORDS = word_set(
     within would yes yet you your well
     otherwise throughout"""
 )
-# Words with which a rewrite may speak about its source without adding to it.
+# Words with which a rewrite may speak about its source without adding content.
 FRAMING_WORDS = word_set(
     """answer answers ask asked asks begin beginning brief briefing call called case come comes consider dear
     describe described describes description detail details entry exercise explain explained fact facts find
@@ -45,7 +45,7 @@ SPELT_NUMBERS = word_set(
     million millions billion billions trillion dozen half quarter third fourth fifth sixth seventh eighth ninth
     tenth twice thrice"""
 )
-# A sentence that loses or gains one of these says something else.
+# A sentence that loses or gains one of these words changes its meaning.
 POLAR_WORDS = word_set(
     """increase decrease rise rose fall fell grow grew decline gain lose lost win import export male female north
     south east west
@@ -56,8 +56,9 @@ POLAR_WORDS = word_set(
 )
 
 
-# Left may be replaced by right in running text without a change of meaning or of grammar. For the gate the content
-# words of a pair mean the same. Pairs with a negation or a word of direction on one side only have no place here.
+# The left side may be replaced by the right in running text without a change of meaning or of grammar. For the gate,
+# the content words of a pair mean the same. Pairs with a negation or a word of direction on one side only do not belong
+# here.
 SYNONYMS = {
     "by using": "by means of",
     "a number of": "several",
@@ -285,13 +286,13 @@ PLAIN = re.compile(r"[a-z]+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as written; hyphenated ones whole."""
+    """Return the words of a text as written; hyphenated words stay whole."""
     return _WORD.findall(text)
 
 
 @lru_cache(maxsize=1 << 17)
 def stem(word: str) -> str:
-    """A crude stem: enough to match `established` with `establishes`, never used to print."""
+    """Return a crude stem: enough to match `established` with `establishes`, never used to print."""
     word = word.lower().replace("’", "'").removesuffix("'s")
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
@@ -299,7 +300,7 @@ def stem(word: str) -> str:
     return word
 
 
-# What stands for grammar is grammar: "in the course of" for "during".
+# What replaces grammar counts as grammar: "in the course of" for "during".
 _FRAMING_STEMS = frozenset(stem(word) for word in FRAMING_WORDS) | frozenset(
     stem(word)
     for left, right in SYNONYMS.items()
@@ -309,25 +310,25 @@ _FRAMING_STEMS = frozenset(stem(word) for word in FRAMING_WORDS) | frozenset(
 
 
 def _families() -> dict[str, str]:
-    """Stem → representative of its synonyms; connected through SYNONYMS' content words."""
+    """Return stem → representative of its synonyms, connected through SYNONYMS' content words."""
     root: dict[str, str] = {}
 
-    def find(one: str) -> str:
-        while root.get(one, one) != one:
-            one = root[one]
-        return one
+    def find(word: str) -> str:
+        while root.get(word, word) != word:
+            word = root[word]
+        return word
 
     for left, right in SYNONYMS.items():
         stems = [stem(word) for phrase in (left, right) for word in phrase.split() if carries_meaning(word)]
         for other in stems[1:]:
             a, b = sorted((find(stems[0]), find(other)))
             root[b] = a
-    return {one: find(one) for one in root}
+    return {word: find(word) for word in root}
 
 
 @lru_cache(maxsize=1 << 17)
 def carries_meaning(word: str) -> bool:
-    """Whether a word is content: neither grammar nor framing in any of its forms, and longer than two letters."""
+    """Return whether a word is content: longer than two letters, and neither grammar nor framing in any form."""
     low = word.lower()
     return len(low) > 2 and low not in FUNCTION_WORDS and stem(low) not in _FRAMING_STEMS
 
@@ -335,19 +336,19 @@ def carries_meaning(word: str) -> bool:
 _FAMILY: dict[str, str] = {}
 
 
-def _told_by_grammar() -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+def _grammar_phrases() -> dict[str, tuple[str, ...]]:
+    phrases: dict[str, tuple[str, ...]] = {}
     for left, right in SYNONYMS.items():
         if not any(carries_meaning(word) for word in right.split()):
             for word in filter(carries_meaning, left.split()):
-                found[concept(word)] = (*found.get(concept(word), ()), right)
-    return found
+                phrases[concept(word)] = (*phrases.get(concept(word), ()), right)
+    return phrases
 
 
-def is_told(meaning: str, text: str) -> bool:
-    """Whether a content word's meaning stands in `text` (small letters) as a phrase of grammar: "set up", "often"."""
+def is_expressed(meaning: str, text: str) -> bool:
+    """Return whether `text` (lower case) has a phrase of grammar for a content word's meaning: "set up", "often"."""
     if not _BY_GRAMMAR:
-        _BY_GRAMMAR.update(_told_by_grammar())
+        _BY_GRAMMAR.update(_grammar_phrases())
     return any(phrase in text for phrase in _BY_GRAMMAR.get(meaning, ()))
 
 
@@ -356,24 +357,24 @@ _BY_GRAMMAR: dict[str, tuple[str, ...]] = {}
 
 @lru_cache(maxsize=1 << 17)
 def concept(word: str) -> str:
-    """A word's meaning as far as this module knows it: the representative of its synonyms, or its stem."""
+    """Return a word's meaning as far as this module knows it: the representative of its synonyms, or its stem."""
     if not _FAMILY:
         _FAMILY.update(_families() or {"": ""})
     return _FAMILY.get(stem(word), stem(word))
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of running text; a line ends one too. Abbreviations and initials do not end a sentence."""
-    found: list[str] = []
+    """Return the sentences of running text; a line end is one too. Abbreviations and initials do not end a sentence."""
+    parts: list[str] = []
     for line in text.split("\n"):
         start = 0
         for match in _SENTENCE_END.finditer(line):
             if _ABBREVIATION.search(line[start : match.start() + 1]):
                 continue
-            found.append(line[start : match.end()].strip())
+            parts.append(line[start : match.end()].strip())
             start = match.end()
-        found.append(line[start:].strip())
-    return [one for one in found if one]
+        parts.append(line[start:].strip())
+    return [part for part in parts if part]
 
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])")

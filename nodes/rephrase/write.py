@@ -1,4 +1,4 @@
-"""Which documents are rewritten, how, and what becomes of each rewrite."""
+"""Choose which documents are rewritten and how, and judge each rewrite."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from nodes.rephrase.schema import Parameters
 
 @dataclass(frozen=True)
 class Order:
-    """One rewrite to make."""
+    """An order for one rewrite of a document."""
 
     source_id: str
     domain: str
@@ -29,14 +29,14 @@ class Order:
 Row = dict[str, str | int | list[str]]
 
 
-ORDERS_A_BLOCK: Final = 128  # about a second of the template engine's work, which is what a killed run may lose
+ORDERS_A_BLOCK: Final = 128  # about a second of the template engine's work, which a killed run may lose
 _READ_ROWS: Final = 1024
 
 
 def orders(p: Parameters, documents: pl.LazyFrame) -> Iterator[Order]:
-    """The template engine's orders: `shares` of each domain's documents, `rewrites_per_document` pairs each.
+    """Yield the template engine's orders: `shares` of each domain's documents, `rewrites_per_document` pairs each.
 
-    In the table's order, a piece of the table in memory at a time.
+    They come in the table's order, with one batch of the table in memory at a time.
     """
     read = documents.select("id", "domain", "title", "text")
     for batch in read.collect_batches(chunk_size=_READ_ROWS, maintain_order=True):
@@ -47,7 +47,7 @@ def orders(p: Parameters, documents: pl.LazyFrame) -> Iterator[Order]:
 
 
 def count(p: Parameters, documents: pl.LazyFrame) -> int:
-    """How many orders `orders` gives."""
+    """Return how many orders `orders` yields."""
     rows = documents.select("id", "domain").collect().iter_rows()
     return p.rewrites_per_document * sum(_is_chosen(p, id_, domain) for id_, domain in rows)
 
@@ -57,7 +57,7 @@ def _is_chosen(p: Parameters, document: str, domain: str) -> bool:
 
 
 def model_orders(p: Parameters, documents: pl.LazyFrame) -> list[Order]:
-    """The language model's orders: `model.documents` short running texts, in turn from its domains, one pair each."""
+    """Return the language model's orders: `model.documents` short running texts, domains in turn, one pair each."""
     small = documents.filter(pl.col("n_bytes") <= p.model.max_document_bytes, pl.col("domain").is_in(p.model.domains))
     short = small.collect().sort("id")
     by_domain = []
@@ -78,20 +78,20 @@ def model_orders(p: Parameters, documents: pl.LazyFrame) -> list[Order]:
 
 
 def _pairs(p: Parameters, document: str, domain: str) -> list[tuple[str, str]]:
-    """All (style, perspective) pairs of a domain, in this document's own order."""
+    """Return all (style, perspective) pairs of a domain, in an order that depends on the document."""
     pairs = product(p.styles_by_domain[domain], sorted(p.perspectives))
     return sorted(pairs, key=lambda pair: unit_hash(p.seed, "pair", document, *pair))
 
 
 def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row:
-    """Rewrite one document piece by piece and judge each piece; columns of schema.REJECTED_REWRITES."""
+    """Rewrite one document piece by piece and judge each piece; the columns are schema.REJECTED_REWRITES."""
     done: list[str] = []
     reasons: list[str] = []
-    for number, (piece, told) in enumerate(_rewritten(p, order, writer, chunk_bytes), 1):
-        done.append(told)
+    for number, (piece, rewrite) in enumerate(_rewritten(p, order, writer, chunk_bytes), 1):
+        done.append(rewrite)
         method = METHOD_WORDS if piece.style.layout == "notes" else frozenset()
-        found = judge(piece.text, told, p.gate, order.title, piece.style.longest, method)
-        reasons += [f"piece {number}: {reason}" for reason in found]
+        refusals = judge(piece.text, rewrite, p.gate, order.title, piece.style.longest, method)
+        reasons += [f"piece {number}: {reason}" for reason in refusals]
     text = "\n\n".join(done)
     reasons += copied(order.text, text, p.gate) if text.strip() else ["empty: nothing was written"]
     identity = blake2b(
@@ -112,7 +112,7 @@ def fulfil(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Row
 
 
 def _rewritten(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) -> Iterator[tuple[Piece, str]]:
-    """Each piece with its rewrite: the next one sees the excerpt around it and the rewrites so far."""
+    """Yield each piece with its rewrite; a piece comes with the excerpt around it and the rewrites so far."""
     parts = pieces_of(order.text, chunk_bytes)
     texts = [join(part) for part in parts]
     done: list[str] = []
@@ -131,7 +131,7 @@ def _rewritten(p: Parameters, order: Order, writer: Writer, chunk_bytes: int) ->
 
 
 def _excerpt(texts: list[str], at: int, max_bytes: int) -> str:
-    """The pieces around piece `at`, the one before and the one after in turn, while they fit."""
+    """Return the pieces around piece `at`, adding the one before and the one after in turn while they fit."""
     low, high = at, at + 1
     size = len(texts[at].encode())
     while True:

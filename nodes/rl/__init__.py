@@ -1,1 +1,1 @@
-"""rl: K2's squared objective on a verifiable task."""
+"""The rl stage: K2's squared objective on verifiable tasks."""

@@ -1,7 +1,7 @@
-"""Which policy is kept: candidates are judged on a tuning split, neither trained on nor reported.
+"""Choose the policy that is kept by a tuning split, which is neither trained on nor reported.
 
-Reinforcement learning at this size can collapse late; taking the last policy would report the collapse, taking the
-best on the reported split would flatter the result.
+Reinforcement learning at this size can collapse late; keeping the last policy would report the collapse, and choosing
+the best on the reported split would flatter the result.
 """
 
 import json
@@ -20,16 +20,16 @@ from nodes.rl.schema import Parameters
 
 
 class Candidates:
-    """Policies judged so far, each in a directory of its own: the weights, then the verdict.
+    """The policies judged so far, each in its own directory: the weights, then the verdict.
 
-    The first of several ranks judges, in its `directory`; the others, which hold the same weights, wait and read.
+    With several ranks, the first one judges in its `directory`; the others, with the same weights, wait and read.
     """
 
     def __init__(self, model: K2Model, families: Sequence[Family], p: Parameters, directory: Path) -> None:
         self.model, self.families, self.p, self.directory = model, families, p, directory
 
     def consider(self, iteration: int, last: bool = False) -> None:
-        """Judge the policy before `iteration` if its turn has come; a verdict from before a kill stands."""
+        """Judge the policy before `iteration` if it is due, unless a verdict from before a kill exists."""
         if not (last or iteration % self.p.select_every == 0):
             return
         verdict = self.directory / f"{iteration:06d}" / "verdict.json"
@@ -44,21 +44,21 @@ class Candidates:
         write_atomic(verdict, json.dumps(judged).encode())
 
     def judged(self) -> list[tuple[int, float]]:
-        """(iteration, pass rate on the tuning split, the mean of the families') of every candidate, in order."""
-        told = [read_object(path) for path in sorted(self.directory.glob("*/verdict.json"))]
-        return [(int(verdict["iteration"]), float(verdict["pass_rate"])) for verdict in told]
+        """Return (iteration, pass rate on the tuning split, the families' mean) of every candidate, in order."""
+        verdicts = [read_object(path) for path in sorted(self.directory.glob("*/verdict.json"))]
+        return [(int(verdict["iteration"]), float(verdict["pass_rate"])) for verdict in verdicts]
 
     def best(self) -> tuple[int, K2Model]:
-        """The best candidate, the earliest of equals, and its weights.
+        """Return the best candidate's iteration and weights; the earliest of equals.
 
-        Raises UserError where a verdict is not finite, so that no order holds among the candidates.
+        Raises UserError if a verdict is not finite, since the candidates then have no order.
         """
         judged = self.judged()
         for iteration, rate in judged:
             if not isfinite(rate):
                 raise UserError(
                     f"{self.directory / f'{iteration:06d}' / 'verdict.json'}: pass_rate is {rate}; delete the file, "
-                    "and the same command judges that policy anew"
+                    "and run the same command, which judges that policy again"
                 )
         iteration, _ = max(judged, key=lambda verdict: (verdict[1], -verdict[0]))
         return iteration, load_checkpoint(self.directory / f"{iteration:06d}")

@@ -1,6 +1,6 @@
-"""Families of verifiable prompts that rewards come from: sums, and tasks of the tool world.
+"""Families of verifiable prompts from which rewards come: sums, and tasks of the tool world.
 
-Each family has prompts of its own to train on, to pick the checkpoint by and to report; none of them in two places.
+Each family has separate prompts for training, for choosing the checkpoint and for the reported number.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ Held = Literal["tuning", "evaluation"]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A response as it was drawn and judged: its turns as (prompt's ids, completion), and what the table shows."""
+class SampledResponse:
+    """A sampled and judged response: its turns as (prompt's ids, completion), and the columns of the table."""
 
     turns: tuple[tuple[list[int], Completion], ...]
     score: float
@@ -38,70 +38,70 @@ class Drawn:
 
 
 class Family(Protocol):
-    """Prompts with a verifier; `samples` responses are drawn to each, `weight` counts its objective."""
+    """Prompts with a verifier; each prompt gets `samples` responses, and `weight` scales the family's objective."""
 
     name: str
     samples: int
     weight: float
 
     def temperature(self, iteration: int) -> float:
-        """What an iteration's responses are drawn at."""
+        """Return the sampling temperature of an iteration's responses."""
 
-    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[Drawn]:
-        """The responses of an iteration, `samples` in a row for each prompt."""
+    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[SampledResponse]:
+        """Return the responses of an iteration, `samples` in a row for each prompt."""
 
     def rates(self, model: K2Model, held: Held) -> list[float]:
-        """Pass rate at temperature 1 of each prompt of a split that is not trained on."""
+        """Return the pass rate at temperature 1 of each prompt of a split that is not trained on."""
 
 
 class Sums:
-    """reasoning-gym's chain_sum, one turn each."""
+    """reasoning-gym's chain_sum, one turn per response."""
 
     name = "sums"
     weight = 1.0
 
     def __init__(self, tokenizer: K2Tokenizer, config: K2Config, p: Parameters) -> None:
         self.tokenizer, self.p, self.samples = tokenizer, p, p.samples
-        self.asked, tuning, evaluation = p.asked()
+        self.prompts, tuning, evaluation = p.prompt_items()
         self.held = {
             "tuning": (tuning, p.tuning_samples, key(p.seed, "rl tuning")),
             "evaluation": (evaluation, p.evaluation_samples, key(p.seed, "rl evaluation")),
         }
-        for asked in (self.asked, tuning, evaluation):
-            require_room(config, tokenizer, asked, p.max_new_tokens, "rl.max_new_tokens")
+        for split_items in (self.prompts, tuning, evaluation):
+            require_room(config, tokenizer, split_items, p.max_new_tokens, "rl.max_new_tokens")
 
     def temperature(self, iteration: int) -> float:
-        """It decays, from exploring to what is measured."""
+        """Return a temperature that decays from exploring to the one at which rewards are measured."""
         return temperature_at(iteration, self.p.iterations, self.p.temperature_start, self.p.temperature_end)
 
-    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[Drawn]:
-        """No prompt is asked twice in a run."""
+    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[SampledResponse]:
+        """Return the responses of an iteration; no prompt is used twice in a run."""
         responses = sample_responses(
             model,
             self.tokenizer,
-            self.asked[iteration * self.p.prompts : (iteration + 1) * self.p.prompts],
+            self.prompts[iteration * self.p.prompts : (iteration + 1) * self.p.prompts],
             samples=self.samples,
             temperature=temperature,
             max_new_tokens=self.p.max_new_tokens,
             seed=key(self.p.seed, "rollout", iteration),
         )
         return [
-            Drawn(
+            SampledResponse(
                 ((r.prompt_ids, r.completion),), r.score, r.completion.truncated, r.item.prompt, r.text, r.item.answer
             )
             for r in responses
         ]
 
     def rates(self, model: K2Model, held: Held) -> list[float]:
-        """Pass rate of each sum of the split."""
-        asked, samples, seed = self.held[held]
+        """Return the pass rate of each sum of the split."""
+        split_items, samples, seed = self.held[held]
         return pass_rates(
-            model, self.tokenizer, asked, samples=samples, max_new_tokens=self.p.max_new_tokens, seed=seed
+            model, self.tokenizer, split_items, samples=samples, max_new_tokens=self.p.max_new_tokens, seed=seed
         )
 
 
 class Tools:
-    """Tasks of the tool world, whole episodes each; the reward is the rubric's verdict."""
+    """Tasks of the tool world, one whole episode per response; the reward is the rubric's verdict."""
 
     name = "tools"
 
@@ -109,26 +109,26 @@ class Tools:
         self.tokenizer, self.seed = tokenizer, p.seed
         self.settings = p.tools
         self.samples, self.weight = p.tools.samples, p.tools.weight
-        self.asked = _tasks(tasks, "rl", p.tools.tasks)
+        self.tasks = _tasks(tasks, "rl", p.tools.tasks)
         self.held = {
             "tuning": (_tasks(tasks, "validation", p.tools.tuning_tasks), p.tools.tuning_samples),
             "evaluation": (_tasks(tasks, "test", p.tools.evaluation_tasks), p.tools.evaluation_samples),
         }
 
     def temperature(self, iteration: int) -> float:
-        """The same throughout: an episode of forty tokens comes out wrong by one of them."""
+        """Return a constant temperature, since one wrong token among forty can spoil an episode."""
         return self.settings.temperature
 
-    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[Drawn]:
-        """Tasks are gone through in epochs, every epoch in an order of its own."""
+    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[SampledResponse]:
+        """Return the responses of an iteration; tasks are used in epochs, each in its own order."""
         size = self.settings.tasks
         chosen = [self._at(place) for place in range(iteration * size, (iteration + 1) * size)]
         repeated = [task for task in chosen for _ in range(self.samples)]
         seed = key(self.seed, "tool rollout", iteration)
-        return [_drawn(episode) for episode in self._play(model, repeated, temperature, seed)]
+        return [_response_of(episode) for episode in self._play(model, repeated, temperature, seed)]
 
     def rates(self, model: K2Model, held: Held) -> list[float]:
-        """Success of each task of the split."""
+        """Return the success rate of each task of the split."""
         tasks, samples = self.held[held]
         repeated = [task for task in tasks for _ in range(samples)]
         episodes = self._play(model, repeated, 1.0, key(self.seed, f"rl {held} of tools"))
@@ -136,9 +136,9 @@ class Tools:
         return [sum(passed[at : at + samples]) / samples for at in range(0, len(passed), samples)]
 
     def _at(self, place: int) -> Task:
-        epoch, index = divmod(place, len(self.asked))
-        order = generator(self.seed, "tool tasks", epoch).permutation(len(self.asked))
-        return self.asked[int(order[index])]
+        epoch, index = divmod(place, len(self.tasks))
+        order = generator(self.seed, "tool tasks", epoch).permutation(len(self.tasks))
+        return self.tasks[int(order[index])]
 
     def _play(self, model: K2Model, tasks: Sequence[Task], temperature: float, seed: int) -> list[Episode]:
         how = Decoding(self.settings.max_new_tokens, temperature)
@@ -146,7 +146,7 @@ class Tools:
 
 
 def _tasks(table: pl.LazyFrame, split: str, at_least: int) -> list[Task]:
-    """The tasks of a split in the order of their ids: all of `rl`, of the others as many as asked for."""
+    """Return the tasks of a split in the order of their ids: all of `rl`, of other splits the first `at_least`."""
     chosen = table.filter(pl.col("split") == split).sort("id")
     rows = (chosen if split == "rl" else chosen.head(at_least)).collect().to_dicts()
     if len(rows) < at_least:
@@ -157,10 +157,10 @@ def _tasks(table: pl.LazyFrame, split: str, at_least: int) -> list[Task]:
     return [Task.from_row(row) for row in rows]
 
 
-def _drawn(episode: Episode) -> Drawn:
+def _response_of(episode: Episode) -> SampledResponse:
     turns = tuple((turn.prompt_ids, turn.completion) for turn in episode.turns if turn.completion.tokens)
     cut = any(turn.completion.truncated for turn in episode.turns)
-    return Drawn(
+    return SampledResponse(
         turns=turns,
         score=float(episode.verdict.passed),
         truncated=cut,
@@ -171,5 +171,5 @@ def _drawn(episode: Episode) -> Drawn:
 
 
 def families_of(tokenizer: K2Tokenizer, config: K2Config, tasks: pl.LazyFrame, p: Parameters) -> list[Family]:
-    """The families that the parameters ask for: the sums always."""
+    """Return the families that the parameters ask for; the sums are always among them."""
     return [Sums(tokenizer, config, p), *([Tools(tokenizer, tasks, p)] if p.tools.on else [])]

@@ -1,4 +1,4 @@
-"""The history directory of a reinforcement-learning run: rows, candidates, curves."""
+"""Write the history directory of a reinforcement-learning run: rows, candidates, curves."""
 
 import json
 import shutil
@@ -14,18 +14,18 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def write_history(history: Path, judged: Sequence[tuple[int, float]], directory: Path) -> Path:
-    """Copy history.jsonl into `directory` (made anew) beside the candidates' verdicts, and draw both."""
+    """Copy history.jsonl into an emptied `directory`, add the candidates' verdicts, and draw both."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     shutil.copyfile(history, directory / HISTORY)
-    told = [{"iteration": iteration, "pass_rate": rate} for iteration, rate in judged]
-    (directory / "candidates.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    candidates = [{"iteration": iteration, "pass_rate": rate} for iteration, rate in judged]
+    (directory / "candidates.json").write_text(json.dumps(candidates, indent=2) + "\n", encoding="utf-8")
     draw_curves(read_history(history), judged, directory / "curves.png")
     return directory
 
 
 def draw_curves(rows: Rows, judged: Sequence[tuple[int, float]], path: Path) -> Path:
-    """Reward, length, entropy and KL over the optimizer steps, one panel each."""
+    """Draw reward, length, entropy and KL over the optimizer steps, one panel each."""
     fig = figure(10, 6)
     per_iteration = len(rows) / max(iteration for iteration, _ in judged)
     reward = axes(fig, title="Reward", xlabel="step", ylabel="share right", position=(2, 2, 1))

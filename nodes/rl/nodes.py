@@ -1,4 +1,4 @@
-"""What the rl pipeline wires: one training node from the fine-tuned checkpoint to the policy that is kept."""
+"""The node of the rl stage: from the fine-tuned checkpoint to the policy that is kept."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,9 @@ def train_rl(
     parameters: dict[str, Any],
     workspace: Path,
 ) -> tuple[Path, "pl.LazyFrame", Path, dict[str, float | int | str]]:
-    """Improve the fine-tuned checkpoint by K2's objective; returns (checkpoint, rollouts, history, metrics).
+    """Improve the fine-tuned checkpoint by K2's objective; return (checkpoint, rollouts, history, metrics).
 
-    The held-out reward is reported before and after with the paired interval of its difference, whatever came out;
+    The held-out reward is reported before and after with the paired interval of its difference, whatever the result;
     `python -m benchmarks rl` is where it is required to rise.
     """
     import polars as pl
@@ -62,7 +62,7 @@ def train_rl(
 
 
 def training_metrics(history: Path, judged: list[tuple[int, float]], kept: int) -> dict[str, float | int | str]:
-    """Headline figures of the run itself: which iteration was kept and how the last ones looked."""
+    """Return the headline figures of the run itself: the iteration kept, and averages over the last iterations."""
     from engine.training.history import curve, mean_of, mishaps, read_history
 
     rows = read_history(history)

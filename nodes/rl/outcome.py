@@ -1,4 +1,4 @@
-"""What the run achieved on held-out prompts: sampled reward before and after, with the interval of its difference."""
+"""The run's result on held-out prompts: sampled reward before and after, with the interval of its difference."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from nodes.rl.schema import Parameters
 
 
 def outcome(before: K2Model, after: K2Model, families: Sequence[Family], p: Parameters) -> dict[str, float | int | str]:
-    """For each family rewards before and after, and their paired difference with its 95 % interval."""
+    """Return each family's rewards before and after, and their paired difference with its 95 % interval."""
     metrics: dict[str, float | int | str] = {}
     for family in families:
         rates_before, rates_after = family.rates(before, "evaluation"), family.rates(after, "evaluation")

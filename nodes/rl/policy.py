@@ -1,8 +1,7 @@
-"""The policy's training: sample, then a few steps of K2's objective with PTX, and again.
+"""Train the policy: sample, take a few steps of K2's objective with PTX, and repeat.
 
-Everything depends on the step and the model before it, so the loop's resume is exact: an iteration's responses are
-drawn anew after a kill, and what an iteration leaves on disc (rollouts, candidates) is written again with the same
-content.
+Everything depends only on the step and the model before it, so the loop's resume is exact: after a kill, an iteration's
+responses are drawn again, and its files (rollouts, candidates) are written again with the same content.
 """
 
 import json
@@ -34,13 +33,13 @@ from nodes.rl.schema import Parameters
 from nodes.rl.tables import write_rollouts
 
 SAMPLER_DTYPE = "float32"
-"""What responses are drawn in, whatever the trainer computes in: sampling stands outside of autocast."""
+"""The type in which responses are sampled, whatever the trainer's type: sampling runs outside of autocast."""
 
 
 class Skippable:
-    """MuonClip for the training loop, which stands still while `skip` is set, and can forget its past.
+    """MuonClip for the training loop, with steps that can be skipped and a state that can be dropped.
 
-    Where no prompt is informative there is no gradient, yet momentum and weight decay would still move the weights.
+    If no prompt is informative there is no gradient, yet momentum and weight decay would still move the weights.
     """
 
     def __init__(self, optimizer: MuonClip) -> None:
@@ -49,7 +48,7 @@ class Skippable:
         self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
 
     def step(self) -> dict[str, float]:
-        """Move the weights, unless this step is to be skipped."""
+        """Move the weights, unless this step is skipped."""
         if not self.skip:
             return self.optimizer.step()
         for attention in self.optimizer.attentions:
@@ -57,7 +56,7 @@ class Skippable:
         return {"skipped": 1.0, "max_logit": 0.0, "clipped_heads": 0.0}
 
     def forget(self) -> None:
-        """Drop momenta and moments, as at the start."""
+        """Reset momenta and moments to their initial state."""
         for momentum in self.optimizer.momenta.values():
             momentum.zero_()
         self.optimizer.adamw.state.clear()
@@ -77,23 +76,23 @@ class PolicyTraining:
         work: Path,
     ) -> None:
         self.model, self.families, self.p = model, families, p
-        self.work = data.from_first(work)  # where the first rank alone writes, so that any other can join at a resume
+        self.work = data.from_first(work)  # the first rank's path, which all ranks use so that any of them can resume
         self.ptx, self.natural = ptx, natural
         self.optimizer = Skippable(make_optimizer(model, p.learning_rate, p.optimizer))
         self.candidates = Candidates(model, families, p, self.work / "candidates")
         self.drawn: tuple[int, list[Rollouts]] | None = None
         self.inner = 0  # step within the iteration
         self.old: list[dict[int, Tensor]] = []
-        """For each family, log-probabilities (M,) under the policy that the iteration began with, by minibatch."""
+        """For each family, the log-probabilities (M,) under the policy at the iteration's start, by minibatch."""
 
     def batch_at(self, step: int) -> dict[str, Tensor]:
-        """PTX batch of a step, whose minibatches of responses, one a family, are `minibatches` until the next.
+        """Return a step's PTX batch; its minibatches of responses, one per family, are in `minibatches` until the next.
 
-        At the first step of an iteration the policy is judged as a candidate and sampled from.
+        At the first step of an iteration, the policy is judged as a candidate and sampled from.
         """
         iteration, self.inner = divmod(step, self.p.inner_steps)
         if self.drawn is None or self.drawn[0] != iteration:
-            assert self.inner == 0, "a resume point stands between iterations"
+            assert self.inner == 0, "a resume point must be between iterations"
             self.candidates.consider(iteration)
             rollouts = [collect(self.model, family, iteration, self.p) for family in self.families]
             rows = [row for drawn in rollouts for row in drawn.rows]
@@ -122,7 +121,7 @@ class PolicyTraining:
         return [drawn.minibatches[self.inner % self.p.minibatches] for drawn in self.rollouts]
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        """K2's objective over the families plus the weighted PTX loss; figures for the history."""
+        """Return K2's objective over the families plus the weighted PTX loss, and figures for the history."""
         figures: dict[str, Any] = {EMPTY: float(self.optimizer.skip), "loss_ptx": 0.0}
         if self.inner == 0:
             self.old = [self._old_logprobs(drawn) for drawn in self.rollouts]
@@ -143,7 +142,7 @@ class PolicyTraining:
         return self.p.dtype != SAMPLER_DTYPE
 
     def _objective(self, place: int) -> tuple[Tensor, dict[str, Any]]:
-        """K2's objective on a share of a family's responses, zero where it holds none; figures for the history."""
+        """Return the objective on this rank's share of a family's responses (zero if empty), and figures."""
         part, narrow, number = self.minibatches[place], self._narrow, self.inner % self.p.minibatches
         if not part.prompts:
             gap = {"sampler_gap": 0.0} if narrow else {}
@@ -157,16 +156,17 @@ class PolicyTraining:
             # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
             "kl": (part.counts_M / part.live * (ratio_M.exp() - 1 - ratio_M)).sum(),
             "ratio_max": ratio_M.abs().max(),
-            # How far a narrow trainer reads the policy that drew from what this was when it drew.
+            # How far the sampling policy, read by a narrow trainer, is from itself when it sampled.
             **({"sampler_gap": (old_M - part.drawn_logprobs_M).abs().mean()} if narrow else {}),
         }
 
     def _old_logprobs(self, drawn: Rollouts) -> dict[int, Tensor]:
-        """Return the log-probabilities under the policy that drew, by minibatch; call it before the weights move.
+        """Return the log-probabilities under the sampling policy, by minibatch; call it before the weights move.
 
-        Old and new ones must come from one forward, or their ratio tells of rounding: in bf16 the trainer's differ from
-        the sampler's by hundredths of a nat a response, ten times what a step moves. In fp32 they agree to 1e-5, and
-        the sampler's serve. In bf16 the step's own minibatch is left out, whose new ones are its old ones.
+        Old and new log-probabilities must come from the same forward, or their ratio shows rounding: in bf16 the
+        trainer's differ from the sampler's by hundredths of a nat per response, ten times what a step changes. In fp32
+        they agree to 1e-5, and the sampler's are used. In bf16 the step's own minibatch is left out: its new ones are
+        its old ones.
         """
         parts = enumerate(drawn.minibatches)
         if not self._narrow:
@@ -178,7 +178,7 @@ class PolicyTraining:
         }
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then linearly down to `final_rate` of the peak."""
+        """Return the rate at `step`: linear warm-up, then linear down to `final_rate` of the peak."""
         p = self.p
         return WSD(
             peak=p.learning_rate,
@@ -191,7 +191,7 @@ class PolicyTraining:
         ).lr(step + 1)
 
     def run(self) -> Path:
-        """Train to the end, the last policy judged as well; the history file, one row a step."""
+        """Train to the end and judge the last policy; return the history file, one row per step."""
         p = self.p
         history = train_loop(
             self.model,
@@ -206,7 +206,7 @@ class PolicyTraining:
                 resumable_every=p.inner_steps,
                 threads=p.threads,
                 dtype=p.dtype,
-                heads_every=p.steps + 1,  # never: a skipped step has none
+                heads_every=p.steps + 1,  # never, because a skipped step has no per-head figures
             ),
             work=self.work,
             title="rl",
@@ -216,13 +216,13 @@ class PolicyTraining:
 
 
 def whole_responses(model: K2Model, part: Minibatch, temperature: float, logprobs: Callable[..., Tensor]) -> Tensor:
-    """Return the log-probability of each whole response, (M,): the sum over its turns, as `logprobs` gives them."""
+    """Return the log-probability of each whole response, (M,): the sum of what `logprobs` gives for its turns."""
     turns_T = logprobs(model, part.prompts, part.which_T, part.completions, temperature)
     return torch.zeros(len(part.counts_M), dtype=turns_T.dtype).index_add(0, part.response_T, turns_T)
 
 
 def named(family: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A family's figures under names of their own; those of the sums, the first family there was, are plain."""
+    """Return a family's figures with its name as prefix; those of the sums have none."""
     return {name if family == "sums" else f"{family}_{name}": value for name, value in figures.items()}
 
 

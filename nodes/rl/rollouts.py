@@ -1,8 +1,8 @@
-"""One iteration's responses: drawn, judged, penalised, centred; what carries no signal set apart.
+"""One iteration's responses: sampled, judged, penalised, centred; those without signal are left out.
 
-A response is a row of turns: one for a question, as many as an episode took for a tool task. Equal responses to one
-prompt are trained on as one row with a count, which makes many responses a prompt (a better baseline, less noise) cost
-little more than a few.
+A response is a sequence of turns: one for a question, as many as the episode has for a tool task. Equal responses to
+one prompt are trained on as one row with a count, so that many responses per prompt (a better baseline, less noise)
+cost little more than a few.
 
 Shapes: N prompts, K responses each, M distinct responses of informative prompts, T turns of these.
 """
@@ -19,7 +19,7 @@ from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
 from engine.rollout.seeds import generator, key
-from nodes.rl.families import Drawn, Family
+from nodes.rl.families import Family, SampledResponse
 from nodes.rl.objective import advantages, informative, penalised
 from nodes.rl.schema import Parameters
 
@@ -28,9 +28,9 @@ from nodes.rl.schema import Parameters
 class Minibatch:
     """The responses of one optimizer step, or one rank's share of them.
 
-    `prompts` are the distinct ones that turns were drawn from, `completions` the T turns of M distinct responses: turn
-    number t follows prompt `which_T[t]` and belongs to response `response_T[t]`. `counts_M` says how often each was
-    drawn, `advantages_M` their mean advantage, `drawn_logprobs_M` whole-response sums at the sampling temperature,
+    `prompts` are the distinct prompts of the turns, `completions` the T turns of M distinct responses: turn number t
+    follows prompt `which_T[t]` and belongs to response `response_T[t]`. `counts_M` says how often each response was
+    drawn, `advantages_M` is its mean advantage, `drawn_logprobs_M` its log-probability at the sampling temperature,
     computed by the sampler in fp32. `total` is the number of all draws for the step's prompts and `live` that of the
     informative ones, each divided by the number of ranks, over which losses and figures are averaged.
     """
@@ -47,7 +47,7 @@ class Minibatch:
 
     @property
     def empty(self) -> bool:
-        """Whether no prompt of any rank's share is informative: there is nothing to take a step on."""
+        """Whether no prompt of any rank's share is informative, so that the step is skipped."""
         return not self.live
 
 
@@ -76,25 +76,27 @@ def collect(model: K2Model, family: Family, iteration: int, p: Parameters) -> Ro
     ]
     ranks = data.ranks()
     minibatches = [minibatch(responses, rewards_NK, part, p.minibatches, ranks) for part in range(p.minibatches)]
-    trained = sum(len(one.counts_M) for one in minibatches) * ranks.size  # averaged over the ranks' shares
+    trained = sum(len(batch.counts_M) for batch in minibatches) * ranks.size  # averaged over the ranks' shares
     return Rollouts(rows, minibatches, temperature, figures_of(responses, rewards_NK) | {"rows_trained": trained})
 
 
-def minibatch(responses: Sequence[Drawn], rewards_NK: Tensor, part: int, parts: int, ranks: Ranks = ALONE) -> Minibatch:
-    """Every `parts`-th prompt from `part` on, as one step takes them, dealt to the ranks in turn.
+def minibatch(
+    responses: Sequence[SampledResponse], rewards_NK: Tensor, part: int, parts: int, ranks: Ranks = ALONE
+) -> Minibatch:
+    """Return the minibatch of every `parts`-th prompt from `part` on, dealt to the ranks in turn.
 
-    `responses` are K in a row for each prompt.
+    `responses` has K in a row for each prompt.
     """
     samples = rewards_NK.shape[1]
     advantages_NK, live_N = advantages(rewards_NK), informative(rewards_NK)
     of_step = range(part, len(rewards_NK), parts)
     live = [prompt for prompt in of_step[ranks.rank :: ranks.size] if live_N[prompt]]
     distinct = [
-        one
+        item
         for prompt in live
-        for one in merge(responses[prompt * samples : (prompt + 1) * samples], advantages_NK[prompt].tolist())
+        for item in merge(responses[prompt * samples : (prompt + 1) * samples], advantages_NK[prompt].tolist())
     ]
-    turns = [(number, *turn) for number, one in enumerate(distinct) for turn in one.response.turns]
+    turns = [(number, *turn) for number, item in enumerate(distinct) for turn in item.response.turns]
     places: dict[tuple[int, ...], int] = {}
     which = [places.setdefault(tuple(prompt), len(places)) for _, prompt, _ in turns]
     return Minibatch(
@@ -102,47 +104,47 @@ def minibatch(responses: Sequence[Drawn], rewards_NK: Tensor, part: int, parts: 
         which_T=torch.tensor(which, dtype=torch.int64),
         completions=[completion.tokens for *_, completion in turns],
         response_T=torch.tensor([number for number, *_ in turns], dtype=torch.int64),
-        drawn_logprobs_M=torch.tensor([sum(_logprobs(one.response)) for one in distinct]),
-        advantages_M=torch.tensor([sum(one.advantages) / len(one.advantages) for one in distinct]),
-        counts_M=torch.tensor([float(len(one.advantages)) for one in distinct]),
+        drawn_logprobs_M=torch.tensor([sum(_logprobs(item.response)) for item in distinct]),
+        advantages_M=torch.tensor([sum(item.advantages) / len(item.advantages) for item in distinct]),
+        counts_M=torch.tensor([float(len(item.advantages)) for item in distinct]),
         total=len(of_step) * samples / ranks.size,
         live=int(live_N[list(of_step)].sum()) * samples / ranks.size,
     )
 
 
-def _completions(response: Drawn) -> list[Completion]:
+def _completions(response: SampledResponse) -> list[Completion]:
     return [completion for _, completion in response.turns]
 
 
-def _logprobs(response: Drawn) -> list[float]:
+def _logprobs(response: SampledResponse) -> list[float]:
     return [value for completion in _completions(response) for value in completion.logprobs]
 
 
 @dataclass(frozen=True)
 class Distinct:
-    """A response and the advantages of all draws of it."""
+    """A response, and the advantages of all its draws."""
 
-    response: Drawn
+    response: SampledResponse
     advantages: list[float]
 
 
-def merge(responses: Sequence[Drawn], advantages_K: Sequence[float]) -> list[Distinct]:
+def merge(responses: Sequence[SampledResponse], advantages_K: Sequence[float]) -> list[Distinct]:
     """Join equal responses to one prompt, in the order of their first draw."""
-    found: dict[tuple[tuple[int, ...], ...], Distinct] = {}
+    distinct: dict[tuple[tuple[int, ...], ...], Distinct] = {}
     for response, advantage in zip(responses, advantages_K, strict=True):
         written = tuple(tuple(completion.tokens) for completion in _completions(response))
-        found.setdefault(written, Distinct(response, [])).advantages.append(advantage)
-    return list(found.values())
+        distinct.setdefault(written, Distinct(response, [])).advantages.append(advantage)
+    return list(distinct.values())
 
 
 def permuted(rewards_NK: Tensor, seed: int) -> Tensor:
-    """Rewards shuffled among the K responses of each prompt: same mean, same spread, no information."""
+    """Return rewards shuffled among the K responses of each prompt: same mean, same spread, no information."""
     draws = torch.from_numpy(generator(seed, "within prompt").random(rewards_NK.shape))
     return rewards_NK.gather(1, draws.argsort(dim=1))
 
 
-def figures_of(responses: Sequence[Drawn], rewards_NK: Tensor) -> dict[str, float]:
-    """What the history tells of an iteration's sampling. `entropy` is the sampled estimate, in nats a token."""
+def figures_of(responses: Sequence[SampledResponse], rewards_NK: Tensor) -> dict[str, float]:
+    """Return the figures of an iteration's sampling. `entropy` is the sampled estimate, in nats per token."""
     n = len(responses)
     tokens = sum(len(completion.tokens) for response in responses for completion in _completions(response))
     return {
@@ -154,8 +156,10 @@ def figures_of(responses: Sequence[Drawn], rewards_NK: Tensor) -> dict[str, floa
     }
 
 
-def table_row(family: str, response: Drawn, reward: float, iteration: int, temperature: float) -> dict[str, Any]:
-    """The response as a row of the rollouts table."""
+def table_row(
+    family: str, response: SampledResponse, reward: float, iteration: int, temperature: float
+) -> dict[str, Any]:
+    """Return the response as a row of the rollouts table."""
     return {
         "iteration": iteration,
         "family": family,

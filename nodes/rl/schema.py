@@ -16,39 +16,39 @@ ROLLOUTS: TableSchema = {
     "answer": "str",
     "reward": "f64",
     "truncated": "bool",
-    "logprob": "f64",  # of the whole response, under the policy that drew it, at `temperature`
+    "logprob": "f64",  # of the whole response, under the policy that sampled it, at `temperature`
     "temperature": "f64",
 }
 
 
 class Ptx(BaseModel):
-    """The auxiliary language-model loss on chosen data, against forgetting [K2 section 3.2.2]."""
+    """The auxiliary language-model loss on chosen data, which prevents forgetting [K2 section 3.2.2]."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weight: float = Field(ge=0, description="of the PTX loss beside the policy objective")
-    chat: int = Field(ge=0, description="chats a step")
-    trajectory: int = Field(ge=0, description="tool trajectories a step")
-    natural: int = Field(ge=0, description="windows of natural text from the shards a step")
+    weight: float = Field(ge=0, description="weight of the PTX loss, besides the policy objective")
+    chat: int = Field(ge=0, description="chats per step")
+    trajectory: int = Field(ge=0, description="tool trajectories per step")
+    natural: int = Field(ge=0, description="windows of natural text from the shards per step")
     natural_tokens: int = Field(ge=2, description="length of such a window")
-    max_tokens: int = Field(ge=16, description="longest chat or trajectory taken")
+    max_tokens: int = Field(ge=16, description="longest chat or trajectory used")
 
     @property
     def examples(self) -> dict[str, int]:
-        """Kind of fine-tuning example → number a step; demonstrations of the task itself are left out on purpose."""
+        """Kind of fine-tuning example → number per step; demonstrations of the task itself are left out on purpose."""
         return {"chat": self.chat, "trajectory": self.trajectory}
 
 
 class ToolFamily(BaseModel):
-    """Tasks of the tool world as a second family of rewards; those of the split `rl`, of which no stage has more."""
+    """Tasks of the tool world as a second family of rewards, from the split `rl`, which only this stage uses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: int = Field(ge=0, description="tasks an iteration; 0 leaves the family out")
-    samples: int = Field(ge=2, description="episodes a task")
+    tasks: int = Field(ge=0, description="tasks per iteration; 0 leaves the family out")
+    samples: int = Field(ge=2, description="episodes per task")
     max_new_tokens: int = Field(ge=1, description="longest assistant turn")
-    temperature: float = Field(gt=0, description="what episodes are drawn at")
-    weight: float = Field(gt=0, description="of its objective beside that of the sums")
+    temperature: float = Field(gt=0, description="sampling temperature of the episodes")
+    weight: float = Field(gt=0, description="weight of its objective, besides that of the sums")
     tuning_tasks: int = Field(ge=1, description="tasks of the split `validation` that candidates are judged on")
     tuning_samples: int = Field(ge=1, description="episodes of each of them, at temperature 1")
     evaluation_tasks: int = Field(ge=1, description="tasks of the split `test` that before and after are reported on")
@@ -65,20 +65,20 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(ge=0, description="keys every draw of this stage")
+    seed: int = Field(ge=0, description="the key of every random draw of this stage")
     task: TaskSettings = Field(description="the verifiable task; the same as sft's")
     reward: Literal["verifier", "permuted"] = Field(
         description="permuted shuffles the rewards within each prompt's responses: a control that must teach nothing"
     )
 
     iterations: int = Field(ge=1, description="rounds of sampling and training")
-    prompts: int = Field(ge=1, description="prompts an iteration (N)")
-    samples: int = Field(ge=2, description="responses a prompt (K)")
+    prompts: int = Field(ge=1, description="prompts per iteration (N)")
+    samples: int = Field(ge=2, description="responses per prompt (K)")
     inner_steps: int = Field(ge=1, description="optimizer steps on each iteration's responses")
     minibatches: int = Field(ge=1, description="parts the prompts are dealt into; each inner step takes the next part")
     tau: float = Field(gt=0, description="weight of the log-ratio in the squared objective")
     max_new_tokens: int = Field(ge=1, description="token budget of a response")
-    truncation_penalty: float = Field(ge=0, description="what a response cut off by the budget pays")
+    truncation_penalty: float = Field(ge=0, description="penalty for a response cut off by the budget")
     temperature_start: float = Field(gt=0, description="sampling temperature of the first iteration")
     temperature_end: float = Field(gt=0, description="sampling temperature of the last iteration")
     ptx: Ptx
@@ -97,7 +97,7 @@ class Parameters(BaseModel):
     tuning_prompts: int = Field(ge=1, description="prompts of the tuning split that candidates are judged on")
     tuning_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
     evaluation_prompts: int = Field(
-        ge=2, description="held-out prompts that before and after are reported on; of one no interval is known"
+        ge=2, description="held-out prompts that before and after are reported on; a single one has no interval"
     )
     evaluation_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
 
@@ -113,8 +113,8 @@ class Parameters(BaseModel):
             raise ValueError("temperature_end must not exceed temperature_start: the temperature decays")
         return self
 
-    def asked(self) -> tuple[list[Item], ...]:
-        """Every prompt of a run: of training, of the tuning split and of the held-out one."""
+    def prompt_items(self) -> tuple[list[Item], ...]:
+        """Return every prompt of a run: those of training, of the tuning split and of the held-out split."""
         return (
             items(self.task, "rl", self.iterations * self.prompts, self.seed),
             items(self.task, "tuning", self.tuning_prompts, self.seed),
@@ -123,5 +123,5 @@ class Parameters(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """The number of optimizer steps of the whole run."""
         return self.iterations * self.inner_steps

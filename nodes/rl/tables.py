@@ -1,4 +1,4 @@
-"""Rollouts on disc: a file an iteration while training, one table at the end."""
+"""Rollouts on disk: one file per iteration while training, one table at the end."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ _TYPES = {"str": pl.String, "i64": pl.Int64, "f64": pl.Float64, "bool": pl.Boole
 
 
 def write_rollouts(rows: list[dict[str, Any]], directory: Path, iteration: int) -> None:
-    """Write one iteration's rows; the file appears whole."""
+    """Write one iteration's rows; the file appears in one step."""
     directory.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(rows, schema={name: _TYPES[kind] for name, kind in ROLLOUTS.items()}, orient="row")
     partial = directory / f".{iteration:06d}.partial"
@@ -20,5 +20,5 @@ def write_rollouts(rows: list[dict[str, Any]], directory: Path, iteration: int) 
 
 
 def read_rollouts(directory: Path) -> pl.LazyFrame:
-    """All iterations' rows, in order."""
+    """Return all iterations' rows, in order."""
     return pl.scan_parquet(sorted(directory.glob("*.parquet")))

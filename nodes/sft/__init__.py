@@ -1,1 +1,1 @@
-"""sft: chat, tool trajectories and demonstrations; loss on assistant turns."""
+"""The sft stage: chat, tool trajectories and demonstrations; loss on assistant turns."""

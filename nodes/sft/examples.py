@@ -1,7 +1,7 @@
-"""What the model is fine-tuned on: short chats about the knowledge documents, tool trajectories, worked sums.
+"""Make fine-tuning examples: short chats about the knowledge documents, tool trajectories, worked sums.
 
-Every example is a list of OpenAI messages, so that one chat template serves all. Chats are read off documents whose
-facts stand one a line ("Capital: Paris"): the question names field and title, the answer is the document's own text.
+Every example is a list of OpenAI messages, so that one chat template serves all. Chats come from documents that
+state one fact per line ("Capital: Paris"): the question names field and title, the answer is the document's own text.
 """
 
 import json
@@ -16,7 +16,7 @@ from engine.rollout.verifiable import TaskSettings, available, items
 from engine.toolworld.drills import drills
 
 MAX_ANSWER = 160  # characters; longer field values are prose, not an answer
-# Ways to ask for a field of a subject; which one is used hangs on the hash of the pair.
+# Ways to ask for a field of a subject; the hash of the pair decides which one is used.
 QUESTIONS = (
     "What is the {field} of {subject}?",
     "{subject}: {field}?",
@@ -28,12 +28,12 @@ Row = dict[str, str]
 
 
 def digest(*parts: str) -> str:
-    """Sixteen hexadecimal digits of the hash of `parts`."""
+    """Return sixteen hexadecimal digits of the hash of `parts`."""
     return blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def fields_of(text: str) -> Iterator[tuple[str, str]]:
-    """(field, value) of every line of the form "Field: value" whose value is short enough to be an answer."""
+    """Yield (field, value) of every line of the form "Field: value" whose value is short enough to be an answer."""
     for line in text.splitlines():
         field, colon, value = line.partition(": ")
         field, value = field.strip(" -*#"), value.strip()
@@ -42,7 +42,7 @@ def fields_of(text: str) -> Iterator[tuple[str, str]]:
 
 
 def question_about(field: str, title: str, name: str) -> str:
-    """A natural question; a subfield ("Area, land") is put in brackets ("area (land)")."""
+    """Return a natural question; a subfield ("Area, land") is put in brackets ("area (land)")."""
     main, _, detail = field.partition(", ")
     main = main if main.isupper() or main[:2].isupper() else main[0].lower() + main[1:]
     subject = title.partition(": ")[0]
@@ -52,7 +52,7 @@ def question_about(field: str, title: str, name: str) -> str:
 
 
 def chats(documents: Iterable[dict[str, Any]]) -> Iterator[Row]:
-    """One question and answer for each short fact of each document."""
+    """Yield one question and answer for each short fact of each document."""
     for document in documents:
         for field, value in fields_of(str(document["text"])):
             name = digest("chat", str(document["title"]), field, value)
@@ -62,7 +62,7 @@ def chats(documents: Iterable[dict[str, Any]]) -> Iterator[Row]:
 
 
 def demonstrations(task: TaskSettings, n: int, validation_share: float, seed: int) -> list[Row]:
-    """Worked sums of the sft split, as many as there are up to `n`; the last ones serve for validation."""
+    """Return worked sums of the sft split, `n` or as many as there are; the last ones serve for validation."""
     drawn = items(task, "sft", min(n, available(task, "sft")), seed)
     first_validation = len(drawn) - round(validation_share * len(drawn))
     return [
@@ -78,7 +78,7 @@ def demonstrations(task: TaskSettings, n: int, validation_share: float, seed: in
 
 
 def copying(n: int, validation_share: float, seed: int) -> list[Row]:
-    """`n` different copying drills at most; the last ones serve for validation."""
+    """Return at most `n` different copying drills; the last ones serve for validation."""
     rows = {
         row["id"]: row
         for row in (_row(digest("drill", json.dumps(said)), "drill", said, [], "train") for said in drills(n, seed))
@@ -90,7 +90,7 @@ def copying(n: int, validation_share: float, seed: int) -> list[Row]:
 
 
 def trajectories(frame: pl.DataFrame) -> Iterator[Row]:
-    """Tool-use dialogues as they were accepted."""
+    """Yield the accepted tool-use dialogues."""
     for record in frame.iter_rows(named=True):
         yield {
             "id": digest("trajectory", record["id"]),
@@ -102,13 +102,13 @@ def trajectories(frame: pl.DataFrame) -> Iterator[Row]:
 
 
 def pick(rows: Iterable[Row], n: int, seed: int) -> list[Row]:
-    """At most `n` rows, chosen and ordered by (seed, id) alone; a repeated id counts once."""
+    """Return at most `n` rows, chosen and ordered by (seed, id) alone; a repeated id counts once."""
     by_id = {row["id"]: row for row in rows}
     return sorted(by_id.values(), key=lambda row: digest(str(seed), row["id"]))[:n]
 
 
 def split_train(rows: list[Row], validation_share: float) -> list[Row]:
-    """Turn a share of the training rows into validation where the source set none apart."""
+    """Move a share of the training rows to validation if the source has no validation rows."""
     if not rows or any(row["split"] == "validation" for row in rows):
         return rows
     bound = max(1, round(validation_share * len(rows)))

@@ -1,4 +1,4 @@
-"""What the sft pipeline wires: examples from documents, trajectories and sums; then the fine-tuned checkpoint."""
+"""The nodes of the sft stage: examples from documents, trajectories and sums; then the fine-tuned checkpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 def build_examples(
     documents: "pl.LazyFrame", trajectories: "pl.LazyFrame", parameters: dict[str, Any], workspace: Path
 ) -> "pl.DataFrame":
-    """The table of fine-tuning examples: chats, trajectories and demonstrations, in that order."""
+    """Return the table of fine-tuning examples: chats, trajectories, drills and demonstrations, in that order."""
     import polars as pl
 
     from nodes.sft import examples
 
     p = Parameters.model_validate(parameters)
     known = documents.filter((pl.col("domain") == "knowledge") & (pl.col("split") != "test"))
-    told = examples.chats(known.select("title", "text", "split").collect().iter_rows(named=True))
+    chats = examples.chats(known.select("title", "text", "split").collect().iter_rows(named=True))
     used = trajectories.filter(pl.col("split") != "test").select("id", "messages", "tools", "split").collect()
     rows = [
-        *examples.split_train(examples.pick(told, p.examples.chat, p.seed), p.validation_share),
+        *examples.split_train(examples.pick(chats, p.examples.chat, p.seed), p.validation_share),
         *examples.split_train(
             examples.pick(examples.trajectories(used), p.examples.trajectory, p.seed), p.validation_share
         ),
@@ -40,7 +40,7 @@ def train_sft(
     parameters: dict[str, Any],
     workspace: Path,
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
-    """Fine-tune the extended checkpoint; returns (checkpoint, history directory, metrics)."""
+    """Fine-tune the extended checkpoint; return (checkpoint, history directory, metrics)."""
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
     from engine.model.context import require_context
     from engine.rollout.passrate import pass_rates, require_room
@@ -65,15 +65,15 @@ def train_sft(
         for split, whole in (("train", ["trajectory"] if p.whole_trajectories else []), ("validation", []))
     }
     require(by_split["train"], p.batch.model_dump(), "sft.batch")
-    asked = items(p.task, "tuning", p.tuning_prompts, p.seed)
-    require_room(model.config, tok, asked, p.max_new_tokens, "sft.max_new_tokens")
+    prompts = items(p.task, "tuning", p.tuning_prompts, p.seed)
+    require_room(model.config, tok, prompts, p.max_new_tokens, "sft.max_new_tokens")
     before = train.validation_nll(model, by_split["validation"])
     natural = NaturalText(shards, tok, p.natural.windows, p.natural.tokens, p.seed)
     history = train.fine_tune(model, by_split["train"], natural, p, workspace / "training")
     rates = pass_rates(
         model,
         tok,
-        asked,
+        prompts,
         samples=p.tuning_samples,
         max_new_tokens=p.max_new_tokens,
         seed=key(p.seed, "sft tuning"),

@@ -1,4 +1,4 @@
-"""The curve of a fine-tuning run."""
+"""The plot of a fine-tuning run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from engine.training.history import curve
 
 
 def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Training loss by kind of example over the steps."""
+    """Draw the training loss by kind of example over the steps."""
     fig = figure(7, 3.8)
     ax = axes(fig, title="Fine-tuning: loss on assistant tokens", xlabel="step", ylabel="nats a token")
     kinds = sorted({name for row in rows for name in row if name.startswith("loss_")})

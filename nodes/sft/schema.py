@@ -10,17 +10,17 @@ SFT_EXAMPLES: TableSchema = {
     "id": "str",
     "kind": "str",  # chat | trajectory | drill | demonstration
     "messages": "str",  # JSON list of OpenAI messages
-    "tools": "str",  # JSON list of OpenAI tools, "[]" where there are none
+    "tools": "str",  # JSON list of OpenAI tools, "[]" for none
     "split": "str",  # train | validation
 }
 
 NATURAL = "natural"
-"""The group of natural text in a step's batch, beside the kinds of examples."""
+"""The group of natural text in a step's batch, besides the kinds of examples."""
 KINDS = ("chat", "trajectory", "drill", "demonstration")
 
 
 class Mixture(BaseModel):
-    """One number a kind of example."""
+    """One number per kind of example."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,7 +30,7 @@ class Mixture(BaseModel):
     demonstration: int = Field(ge=0)
 
     def of(self, kind: str) -> int:
-        """The number for `kind`."""
+        """Return the number for `kind`."""
         return int(getattr(self, kind))
 
 
@@ -45,18 +45,18 @@ class Weights(BaseModel):
     demonstration: float = Field(ge=0)
 
     def of(self, kind: str) -> float:
-        """The weight of `kind`."""
+        """Return the weight of `kind`."""
         return float(getattr(self, kind))
 
 
 class Natural(BaseModel):
-    """Windows of pre-training's natural text in each step, against forgetting."""
+    """Windows of pre-training's natural text in each step, to prevent forgetting."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    windows: int = Field(ge=0, description="windows a step; 0 for none")
+    windows: int = Field(ge=0, description="windows per step; 0 for none")
     tokens: int = Field(ge=2, description="length of a window")
-    weight: float = Field(ge=0, description="weight of their mean token loss, beside those in `weights`")
+    weight: float = Field(ge=0, description="weight of their mean token loss, besides those in `weights`")
 
 
 class Parameters(BaseModel):
@@ -64,7 +64,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(ge=0, description="keys every draw of this stage")
+    seed: int = Field(ge=0, description="the key of every random draw of this stage")
     task: TaskSettings = Field(description="the verifiable task demonstrated; rl and evaluate ask the same")
 
     examples: Mixture = Field(description="most examples of each kind in the table")
@@ -73,7 +73,7 @@ class Parameters(BaseModel):
 
     steps: int = Field(ge=1, description="optimizer steps")
     batch: Mixture = Field(description="examples of each kind in a step")
-    micro_batches: int = Field(ge=1, description="parts a step's examples are run in, one after the other, for memory")
+    micro_batches: int = Field(ge=1, description="parts into which a step's examples are split to save memory")
     weights: Weights = Field(description="weight of each kind's mean token loss")
     whole_trajectories: bool = Field(
         description="count every token of a tool trajectory in its loss, not the assistant's alone: where tools answer "
@@ -93,7 +93,7 @@ class Parameters(BaseModel):
     max_new_tokens: int = Field(ge=1, description="longest response of a verifiable task")
 
     def weight_of(self, kind: str) -> float:
-        """The weight of a group's mean token loss in the loss of a step."""
+        """Return the weight of a group's mean token loss in the loss of a step."""
         return self.natural.weight if kind == NATURAL else self.weights.of(kind)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: cross-entropy of the assistant's tokens, each kind of example with its own weight."""
+"""Supervised fine-tuning: cross-entropy of the assistant's tokens, with a weight for each kind of example."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nodes.sft.schema import Parameters
 
 
 def learning_rate(p: Parameters, step: int) -> float:
-    """Linear warm-up, then a cosine to `final_rate` of the peak."""
+    """Return the rate at `step`: linear warm-up, then a cosine to `final_rate` of the peak."""
     return WSD(
         peak=p.learning_rate,
         warmup=p.warmup_steps,
@@ -28,7 +28,7 @@ def learning_rate(p: Parameters, step: int) -> float:
 
 
 def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Parameters, work: Path) -> Path:
-    """Train the model in place on `encoded` and natural text; the history file, one row a step."""
+    """Train the model in place on `encoded` and natural text; return the history file, one row per step."""
     sizes = p.batch.model_dump()
     optimizer = make_optimizer(model, p.learning_rate, p.optimizer)
     return train_loop(
@@ -52,12 +52,12 @@ def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Paramet
 
 @torch.no_grad()
 def validation_nll(model: K2Model, encoded: Encoded, rows: int = 32) -> dict[str, float]:
-    """Mean loss a token of each kind over its validation examples, finite or not; a kind without tokens has none."""
+    """Return each kind's mean loss per token over its validation examples; a kind without tokens has none."""
     model.eval()
     out = {}
     for kind, examples in sorted(encoded.by_kind.items()):
         total, tokens = 0.0, 0
-        ordered = sorted(examples, key=lambda row: len(row[0]))  # like lengths together: little padding
+        ordered = sorted(examples, key=lambda row: len(row[0]))  # similar lengths together, for little padding
         for start in range(0, len(ordered), rows):
             batch = pad(ordered[start : start + rows])
             total += float(mean_nll(model, batch)) * batch.count

@@ -1,1 +1,1 @@
-"""tokenization: byte-level BPE, K2 special tokens and chat template, packed shards."""
+"""The tokenization stage: byte-level BPE, K2's special tokens and chat template, packed shards."""

@@ -1,4 +1,4 @@
-"""Tokenization: learn the tokenizer, then encode, mix by domain and pack into shards."""
+"""The nodes of the tokenization stage: train the tokenizer, then encode, mix by domain and pack into shards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ def train_tokenizer(
     parameters: dict[str, Any],
     workspace: Path,
 ) -> Path:
-    """Learn a byte-level BPE on a sample of the training texts; return the directory with its three files."""
+    """Train a byte-level BPE on a sample of the training texts; return the directory with its three files."""
     from engine.text import bpe
     from nodes.tokenization.sources import read, sample
 
@@ -37,7 +37,7 @@ def write_shards(
 ) -> tuple[Path, dict[str, float | int | str]]:
     """Encode all rows, mix the training split by domain, write the shards; return their directory and the metrics.
 
-    Encoded documents are kept in `workspace`, some a file, and may be made by several processes.
+    Encoded documents are kept in `workspace`, several per file, and may be made by several processes.
     """
     import polars as pl
 

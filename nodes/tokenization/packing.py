@@ -1,4 +1,4 @@
-"""From staged documents to shards: the mixture of the training split, the whole of the held-out ones.
+"""Turn staged documents into shards: a mixture for the training split, everything for the held-out splits.
 
 Documents share training windows without an attention mask. They stand one after the other in a shard, each closed by
 [EOS], and a window begins and ends wherever its length cuts the shard, so that it may hold the end of one document and
@@ -26,7 +26,7 @@ Metrics = dict[str, float | int | str]
 
 
 def _split_quotas(table: pl.DataFrame, split: str, p: Parameters) -> dict[str, int]:
-    """Tokens to take by domain. Held-out text is no mixture: all of it, up to a cap, each document once."""
+    """Return the tokens to take by domain; held-out splits take all documents once, up to a cap."""
     rows = table.filter(pl.col("split") == split).group_by("domain").agg(pl.col("length").sum())
     available = dict(sorted(rows.iter_rows()))
     if not available:
@@ -62,7 +62,7 @@ def pack(
 
 
 def _account(report: dict[str, dict[str, Any]], shards: list[dict[str, Any]], weights: dict[str, float]) -> None:
-    """Add what was written to each split and domain of `report`, and the asked and realised shares of training."""
+    """Add to `report` what was written of each split and domain, and the requested and realised training shares."""
     for split, domains in report.items():
         for domain, facts in domains.items():
             mine = [s for s in shards if s["split"] == split and s["domain"] == domain]

@@ -8,11 +8,11 @@ MIN_SPECIAL = 20
 
 
 class Parameters(BaseModel):
-    """What `params:tokenization` holds."""
+    """The parameters of the tokenization stage, `params:tokenization`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(ge=0, description="keys every choice of documents and their order")
+    seed: int = Field(ge=0, description="the key of every choice of documents and their order")
     vocab_size: int = Field(description="ids in all, special ones included; K2: 163,840")
     special_tokens: int = Field(ge=MIN_SPECIAL, description="ids kept at the end of the vocabulary; K2: 256")
     max_digits: int = Field(ge=1, le=3, description="longest run of digits in one token; K2: 3")
@@ -23,7 +23,7 @@ class Parameters(BaseModel):
     max_epochs: float = Field(gt=0, description="most times that a domain may be repeated to reach its share")
     eval_tokens: int = Field(gt=0, description="most tokens of one domain in validation, and in test")
     shard_tokens: int = Field(gt=0, description="most tokens in one file")
-    chunk_documents: int = Field(gt=0, description="documents that are encoded, and kept on disc, at a time")
+    chunk_documents: int = Field(gt=0, description="documents that are encoded, and kept on disk, at a time")
 
     @field_validator("weights")
     @classmethod

@@ -1,4 +1,4 @@
-"""The three tables that are tokenized, read as one stream of rows, a chunk at a time."""
+"""Read the three tables that are tokenized as one stream of rows, a batch at a time."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -33,17 +33,17 @@ class Row:
     chat: Dialogue | None = None
 
     def as_text(self) -> str:
-        """The row as the BPE learns from it."""
+        """Return the row as the text from which the BPE is trained."""
         return self.text if self.chat is None else self._named(lambda chat: render(*chat))
 
     def encode(self, tokenizer: K2Tokenizer) -> list[int]:
-        """Ids without the closing [EOS]."""
+        """Return the ids without the closing [EOS]."""
         if self.chat is None:
             return tokenizer.encode(self.text)
         return self._named(lambda chat: encode_chat(tokenizer, *chat)[0])
 
     def _named(self, rendered: Callable[[Dialogue], T]) -> T:
-        """What the template makes of the dialogue; a refusal of it names the row."""
+        """Return what the template makes of the dialogue; an error names the row."""
         assert self.chat is not None
         try:
             return rendered(self.chat)
@@ -52,7 +52,7 @@ class Row:
 
 
 def _rows(frame: pl.LazyFrame, table: str, columns: list[str]) -> Iterator[tuple[str, ...]]:
-    """Rows of `columns`, all of them texts, in the table's order, without holding the table."""
+    """Yield the rows of the text columns `columns` in the table's order, without holding the table."""
     has = frame.collect_schema()
     for column in columns:
         if column not in has:
@@ -67,9 +67,9 @@ def _rows(frame: pl.LazyFrame, table: str, columns: list[str]) -> Iterator[tuple
 
 
 def read(documents: pl.LazyFrame, rewrites: pl.LazyFrame, trajectories: pl.LazyFrame) -> Iterator[Row]:
-    """All rows: documents (natural), then rewrites and trajectories (synthetic).
+    """Yield all rows: documents (natural), then rewrites and trajectories (synthetic).
 
-    A rewrite of a document outside the training split would carry it into training, so it is refused.
+    A rewrite of a document outside the training split is refused, since it would carry the document into training.
     """
     held_out: set[str] = set()
     for id_, domain, text, split in _rows(documents, "documents", ["id", "domain", "text", "split"]):
@@ -92,10 +92,10 @@ def read(documents: pl.LazyFrame, rewrites: pl.LazyFrame, trajectories: pl.LazyF
 
 
 def sample(rows: Callable[[], Iterator[Row]], weights: dict[str, float], train_bytes: int, seed: int) -> list[str]:
-    """Training texts for the BPE: from each domain its share of `train_bytes`, chosen by a hash of their ids.
+    """Return training texts for the BPE: each domain's share of `train_bytes`, chosen by a hash of their ids.
 
-    Reads the rows twice, once for sizes and once for the chosen texts, so that memory follows `train_bytes` and not the
-    tables. A domain that has less than its share gives what it has.
+    Reads the rows twice, once for sizes and once for the chosen texts, so that memory grows with `train_bytes` and not
+    with the tables. A domain that has less than its share gives all it has.
     """
     total = sum(weights.values())
     shares = {name: _Share(train_bytes * weight / total) for name, weight in weights.items() if weight > 0}
@@ -107,11 +107,11 @@ def sample(rows: Callable[[], Iterator[Row]], weights: dict[str, float], train_b
 
 
 class _Share:
-    """The texts of the lowest keys that fill so many bytes, the last of them past the brim."""
+    """The texts with the lowest keys that fill `wanted` bytes; the last one goes beyond."""
 
     def __init__(self, wanted: float) -> None:
         self._wanted, self._total = wanted, 0
-        self._heap: list[tuple[int, str, int]] = []  # negated key first: the highest key on top
+        self._heap: list[tuple[int, str, int]] = []  # negated key first, so that the highest key is on top
 
     def offer(self, rank: int, id_: str, text: str) -> None:
         size = len(text.encode())

@@ -1,4 +1,4 @@
-"""All rows encoded in the workspace, block by block, so that a killed run goes on where it stopped."""
+"""Encode all rows into the workspace, block by block, so that a killed run continues where it stopped."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,21 +28,21 @@ _COLUMNS: Final = pl.Schema(
 
 
 class Staging:
-    """Encoded documents in a directory: as Parquet files that may be made by several processes, and their ids in one.
+    """Encoded documents in a directory: as Parquet files, which several processes may write, and their ids in one file.
 
-    The one file is what documents are drawn from in any order, without holding them.
+    From the one file, documents are read in any order without holding them in memory.
     """
 
     def __init__(self, directory: Path, tokenizer: K2Tokenizer) -> None:
-        # Under the tokenizer's digest: documents encoded by another one must never be taken for done.
+        # Under the tokenizer's digest: documents encoded by another tokenizer must never count as done.
         self.directory = directory / tokenizer.digest
         self._tokenizer = tokenizer
         self._dtype = token_dtype(tokenizer.vocab_size)
 
     def encode(self, rows: Iterable[Row], total: int, chunk_documents: int) -> pl.DataFrame:
-        """Encode what is not encoded yet of `total` rows, so many at a time.
+        """Encode those of `total` rows that are not encoded yet, `chunk_documents` at a time.
 
-        Returns all documents in order, with `start` (in ids) to find each one's tokens.
+        Returns all documents in order, with `start` (in ids), where each one's tokens begin.
         """
         encoded = job_array.table(
             self.directory, "encode", job_array.blocks(rows, chunk_documents), total, self._rows_of, _COLUMNS
@@ -57,7 +57,7 @@ class Staging:
         return self.directory / "all.ids"
 
     def _rows_of(self, chunk: Sequence[Row]) -> Iterator[dict[str, Any]]:
-        """Rows of _COLUMNS: each document's facts, and its ids, closed by [EOS], as they will lie in the shards."""
+        """Yield rows of _COLUMNS: each document's facts, and its ids with [EOS], as they will be in the shards."""
         sizes = self._tokenizer.byte_counts
         for row, ids in zip(chunk, _encode(chunk, self._tokenizer), strict=True):
             tokens = np.array(ids, dtype=self._dtype)
@@ -73,7 +73,7 @@ class Staging:
             }
 
     def entries(self, table: pl.DataFrame, order: Iterable[tuple[int, int]]) -> Iterator[Entry]:
-        """The documents of `table` as the (copy, row) pairs of `order` name them."""
+        """Yield the documents of `table` that the (copy, row) pairs of `order` name."""
         mapped: Raw = np.asarray(np.memmap(self._ids, dtype=self._dtype, mode="r"))
         columns = [table[name].to_list() for name in ("id", "topic", "n_bytes", "start", "length")]
         for copy, i in order:
@@ -82,6 +82,6 @@ class Staging:
 
 
 def _encode(chunk: Sequence[Row], tokenizer: K2Tokenizer) -> list[list[int]]:
-    """Ids of each row, closed by [EOS]; plain texts together, so that the library uses all cores."""
+    """Return the ids of each row with [EOS]; plain texts together, so that the library uses all cores."""
     plain = iter(tokenizer.encode_batch([row.text for row in chunk if row.chat is None]))
     return [[*(next(plain) if row.chat is None else row.encode(tokenizer)), tokenizer.eos_id] for row in chunk]

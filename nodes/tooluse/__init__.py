@@ -1,1 +1,1 @@
-"""tooluse: tools, agents, rubric tasks and judged multi-turn trajectories."""
+"""The tooluse stage: tools, agents, rubric tasks and judged multi-turn trajectories."""

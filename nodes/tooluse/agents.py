@@ -1,4 +1,4 @@
-"""Agents: a synthesized system prompt times a tool subset (K2 paper, 3.1.1)."""
+"""Agents: a synthesized system prompt combined with a subset of tools (K2 paper, 3.1.1)."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ PROMPTS = (
 
 
 def make_agents(seed: int, domains: list[str], count: int, tools_per_agent: tuple[int, int]) -> list[dict[str, Any]]:
-    """`count` agents as rows of the `agents` table; domains take turns, so each gets its share."""
+    """Return `count` agents as rows of the `agents` table; domains take turns, so each gets its share."""
     names = list(choose_domains(domains))
     agents: list[dict[str, Any]] = []
     for index in range(count):
@@ -32,7 +32,7 @@ def make_agents(seed: int, domains: list[str], count: int, tools_per_agent: tupl
 
 
 def _subset(domain: str, size: int, turn: int, seed: int) -> list[str]:
-    """`size` tools of one application (of the domain's applications in turn), one that reads among them."""
+    """Return `size` tools of one application, at least one of which reads; a domain's applications take turns."""
     applications: dict[str, list[ToolSpec]] = {}
     for tool in load_tools().values():
         if tool.domain == domain:

@@ -1,7 +1,7 @@
-"""Wishes with their rubric, made by trying them on a scratch copy of the world.
+"""Make a user's requests with their rubric, by trying them on a scratch copy of the world.
 
-The programme owns the structure (which tool, which arguments, what must follow), the forms of operations.yml give the
-words. A goal is simulated before it is written down, so its checkpoints and facts are what really happens.
+The program decides the structure (which tool, which arguments, what must follow); the forms of operations.yml provide
+the words. A goal is simulated before it is written down, so its checkpoints and facts are what really happens.
 """
 
 import random
@@ -19,24 +19,24 @@ AMOUNTS = (1, 2, 3, 4, 5, 6, 8, 9)
 
 @dataclass
 class Draft:
-    """One task in the making: its scratch world, its draws, and the records already spoken for."""
+    """One task while it is made: its scratch world, its random draws, and the records already used."""
 
     world: World
     rng: random.Random
     taken: set[tuple[str, str]] = field(default_factory=set)
 
     def keys(self, tool: ToolSpec) -> list[str]:
-        """Records of the tool's application that no earlier goal changes."""
+        """Return the records of the tool's application that no earlier goal changes."""
         return [key for key in self.world.state[tool.application] if (tool.application, key) not in self.taken]
 
     def absent(self, tool: ToolSpec) -> list[str]:
-        """Names that the application has no record for."""
+        """Return names for which the application has no record."""
         state = self.world.state[tool.application]
         app = application_of(tool)
         return [key for key in app.keys if key not in state and (tool.application, key) not in self.taken]
 
     def pick(self, items: list[Any]) -> Any:
-        """One of `items`, or None when there are none."""
+        """Return one of `items`, or None if there are none."""
         return self.rng.choice(items) if items else None
 
 
@@ -44,14 +44,14 @@ Maker = Callable[[Draft, ToolSpec, bool], Goal | None]
 
 
 def make_goal(draft: Draft, tools: list[ToolSpec], impossible: bool) -> Goal | None:
-    """A goal for one of `tools`, or None when the drawn one does not fit the world."""
+    """Return a goal for one of `tools`, or None if the drawn one does not fit the world."""
     tool = draft.rng.choice(tools)
     goal = SINGLE[tool.form.does](draft, tool, impossible)
     return _seal(draft, goal) if goal else None
 
 
 def make_two_step(draft: Draft, tools: list[ToolSpec]) -> Goal | None:
-    """A goal that takes a look before it acts (claim any free one, set if), where the tools allow one."""
+    """Return a goal that reads before it writes (claim any free one, set if), if the tools allow one."""
     pairs = [
         (maker, reader, writer)
         for does, needs, maker in (("claim", "list", _claim_any), ("set", "read", _set_if))
@@ -65,7 +65,7 @@ def make_two_step(draft: Draft, tools: list[ToolSpec]) -> Goal | None:
 
 
 def _seal(draft: Draft, goal: Goal) -> Goal | None:
-    """Play the goal on the scratch world and write down what changed; None if it did not go as planned."""
+    """Play the goal on the scratch world and record what changed; return None if it did not go as planned."""
     before = draft.world.diff()
     values: dict[str, Any] = {}
     picked = ""
@@ -90,7 +90,7 @@ def _seal(draft: Draft, goal: Goal) -> Goal | None:
 
 
 def _with_facts(goal: Goal, values: dict[str, Any], points: tuple[Checkpoint, ...]) -> Goal:
-    """The goal with its checkpoints and the facts that its answer must hold."""
+    """Return the goal with its checkpoints and the facts that its answer must contain."""
     facts = goal.facts
     if goal.steps[-1].expects == "edge":
         facts = ("cannot", *str(values["error"]).split())
@@ -111,7 +111,7 @@ def _sentence(template: str, slots: dict[str, Any]) -> str:
 
 
 def _goal(kind: str, tool: ToolSpec, steps: list[Step], slots: dict[str, Any], report: str = "", **more: Any) -> Goal:
-    """Join the words of `kind` with the steps; `missing` in `more` names the argument a vague user leaves out."""
+    """Join the words of `kind` with the steps; `missing` in `more` names the argument that a vague user leaves out."""
     app, form = application_of(tool), tool.form
     full = {
         "entity": app.entity, "entities": app.entities, "Entities": app.entities.capitalize(), "field": form.field,
@@ -146,7 +146,7 @@ def _expects(impossible: bool) -> Any:
 
 def _read(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     app = application_of(tool)
-    # Reading what an earlier goal wrote is welcome ("then tell me"); a record that is gone is not there to read.
+    # Reading what an earlier goal wrote is allowed ("then tell me"); a removed record cannot be read.
     key = draft.pick(draft.absent(tool)) if impossible else draft.pick(list(draft.world.state[tool.application]))
     record = draft.world.state[tool.application].get(key, {})
     field_name = draft.pick([name for name in app.fields if impossible or record.get(name) != ""])
@@ -182,7 +182,7 @@ def _amount(draft: Draft, app: Application, name: str) -> int:
 
 
 def _shift(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
-    """Raise and lower; impossible means more than there is (lower) or nobody of that name (raise)."""
+    """Raise or lower; impossible means more than there is (lower) or an unknown name (raise)."""
     app, name, does = application_of(tool), tool.form.field, tool.form.does
     key = draft.pick(draft.absent(tool) if impossible and does == "raise" else draft.keys(tool))
     if key is None:
@@ -264,7 +264,7 @@ SINGLE: dict[str, Maker] = {
     "read": _read, "list": _list, "set": _set, "raise": _shift, "lower": _shift, "transfer": _transfer,
     "add": _add, "remove": _remove, "claim": _claim, "release": _release,
 }  # fmt: skip
-"""Operation -> the maker of goals that take one call."""
+"""Operation -> the function that makes goals of one call."""
 
 
 # --- two steps -------------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def _claim_any(draft: Draft, lister: ToolSpec, claimer: ToolSpec) -> Goal | None
 
 
 def _set_if(draft: Draft, reader: ToolSpec, setter: ToolSpec) -> Goal | None:
-    """A wish with a condition; where it does not hold, the right thing is to look and leave it."""
+    """Return a conditional request; if its condition does not hold, nothing but a read is expected."""
     app, name = application_of(setter), setter.form.field
     key = draft.pick(draft.keys(setter))
     if key is None:

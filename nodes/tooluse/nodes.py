@@ -1,4 +1,4 @@
-"""What the tooluse pipeline wires: tools -> agents -> tasks -> judged trajectories (K2 paper section 3.1.1)."""
+"""The nodes of the tooluse stage: tools -> agents -> tasks -> judged trajectories (K2 paper section 3.1.1)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def build_tools(parameters: dict[str, Any]) -> "pl.DataFrame":
-    """The tool specs of the chosen domains as the `tools` table.
+    """Return the tool specs of the chosen domains as the `tools` table.
 
-    Names in the parameters are checked here, before any work: an unknown domain, persona or defect, or a generator
-    that this stage does not have, is a `UserError`.
+    Names in the parameters are checked here, before any work: an unknown domain, persona, defect or generator is a
+    `UserError`.
     """
     p = Parameters.model_validate(parameters)
     import polars as pl
@@ -27,7 +27,7 @@ def build_tools(parameters: dict[str, Any]) -> "pl.DataFrame":
 
 
 def build_agents(tools: "pl.LazyFrame", parameters: dict[str, Any]) -> "pl.DataFrame":
-    """Agents over the domains of `tools` as the `agents` table."""
+    """Return agents over the domains of `tools` as the `agents` table."""
     p = Parameters.model_validate(parameters)
     import polars as pl
 
@@ -40,7 +40,7 @@ def build_agents(tools: "pl.LazyFrame", parameters: dict[str, Any]) -> "pl.DataF
 
 
 def build_tasks(agents: "pl.LazyFrame", parameters: dict[str, Any]) -> "pl.DataFrame":
-    """Rubric tasks for `agents` as the `tasks` table, split by the hash of the instruction."""
+    """Return rubric tasks for `agents` as the `tasks` table, split by the hash of the instruction."""
     p = Parameters.model_validate(parameters)
     import polars as pl
 
@@ -56,7 +56,7 @@ def build_trajectories(
 ) -> tuple["pl.LazyFrame", "pl.LazyFrame", dict[str, float | int | str]]:
     """Play and judge every task: `trajectories` (passing), `rejected_trajectories` (with reasons), `tooluse_metrics`.
 
-    What is played is kept in `workspace`, some tasks a file, and may be made by several processes.
+    Played episodes are kept in `workspace`, a block of tasks per file, and may be made by several processes.
     """
     p = Parameters.model_validate(parameters)
     import polars as pl

@@ -13,7 +13,7 @@ class _Frozen(BaseModel):
 
 
 class Faults(_Frozen):
-    """How often the tool simulator errs by chance (K2 paper, 3.1.1: success, partial failure, edge case)."""
+    """How often the tool simulator fails by chance (K2 paper, 3.1.1: success, partial failure, edge case)."""
 
     busy: float = Field(ge=0, le=1, description="share of valid calls answered 'busy'")
     partial: float = Field(ge=0, le=1, description="share of valid calls that are done in part")
@@ -27,7 +27,7 @@ class Faults(_Frozen):
 
 
 class Split(_Frozen):
-    """Shares of tasks by hash of the instruction; they have to add up to 1. `rl` keeps tasks without trajectories."""
+    """Shares of tasks by hash of the instruction; they must add up to 1. `rl` holds tasks without trajectories."""
 
     train: float = Field(gt=0, le=1)
     rl: float = Field(ge=0, le=1)
@@ -37,7 +37,7 @@ class Split(_Frozen):
     @model_validator(mode="after")
     def _add_up(self) -> "Split":
         if abs(self.train + self.rl + self.validation + self.test - 1) > 1e-9:
-            raise ValueError("train, rl, validation and test have to add up to 1")
+            raise ValueError("train, rl, validation and test must add up to 1")
         return self
 
 
@@ -51,14 +51,14 @@ class Difficulty(_Frozen):
     @model_validator(mode="after")
     def _some(self) -> "Difficulty":
         if self.simple + self.medium + self.complex <= 0:
-            raise ValueError("at least one of simple, medium and complex has to be above 0")
+            raise ValueError("at least one of simple, medium and complex must be above 0")
         return self
 
 
 class Parameters(_Frozen):
-    """What `conf/*/parameters/tooluse.yml` may say."""
+    """The parameters in `conf/*/parameters/tooluse.yml`."""
 
-    seed: int = Field(description="keys every draw of the stage")
+    seed: int = Field(description="the key of every random draw of the stage")
     generator: Literal["template", "local", "openai"] = Field(description="who plays user and agent")
     domains: list[str] = Field(description="domains of engine/toolworld/domains.yml; empty means all")
     agents: int = Field(ge=1, description="system prompt x tool subset")
@@ -66,7 +66,7 @@ class Parameters(_Frozen):
     declaration: Declaration = Field(description="how tools are declared: full, or compact for a small context")
     tasks: int = Field(ge=1, description="rubric tasks over all agents")
     difficulty: Difficulty
-    impossible: float = Field(ge=0, le=1, description="share of wishes the state does not allow")
+    impossible: float = Field(ge=0, le=1, description="share of requests that the state does not allow")
     episodes_per_task: int = Field(ge=1, description="trajectories played for each task, passing or not")
     personas: list[str] = Field(min_length=1, description="personas of engine/toolworld/personas.yml")
     parallel: float = Field(ge=0, le=1, description="share of episodes whose agent reads in parallel calls")

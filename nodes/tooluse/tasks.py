@@ -1,4 +1,4 @@
-"""Rubric tasks for agents, simple to complex, each made on the world it will be played in."""
+"""Make rubric tasks for agents, simple to complex, each on the world in which it will be played."""
 
 import random
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ from nodes.tooluse.goals import Draft, make_goal, make_two_step
 from nodes.tooluse.schema import Parameters, Split
 
 ATTEMPTS = 60
-"""Draws for one task before giving up; a draw fails when the world has nothing that fits, or the task exists."""
+"""Attempts to make one task; an attempt fails if nothing in the world fits, or the task exists already."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Which task this is: its agent, its number, and how often it was tried."""
+    """Identifies an attempt at a task: its agent, its number, and the number of attempts before."""
 
     agent: dict[str, Any]
     number: int
@@ -26,7 +26,7 @@ class _Slot:
 
 
 def make_tasks(agents: list[dict[str, Any]], p: Parameters) -> list[Task]:
-    """`p.tasks` different tasks, agents taking turns; a `UserError` when the domains cannot give so many."""
+    """Return `p.tasks` different tasks, agents taking turns; a `UserError` if the domains cannot give so many."""
     tasks: list[Task] = []
     seen: set[tuple[str, str]] = set()
     for number in range(p.tasks):
@@ -68,7 +68,7 @@ def _level(rng: random.Random, p: Parameters) -> str:
 
 
 def _goals(draft: Draft, names: list[str], level: str, impossible: float) -> list[Goal] | None:
-    """simple: one call; medium: a look and an act, a refusal, or two wishes; complex: three steps or more."""
+    """Return goals: simple is one call; medium a read and a write, a refusal, or two requests; complex three steps."""
     tools = [load_tools()[name] for name in names]
     rng = draft.rng
     if level == "simple":
@@ -92,9 +92,9 @@ def _possible(draft: Draft, tools: list[Any]) -> Goal | None:
 
 
 def split_of(instruction: str, split: Split) -> str:
-    """train, rl, validation or test by the hash of the instruction alone.
+    """Return train, rl, validation or test, by the hash of the instruction alone.
 
-    The same words land in the same split whichever agent is asked, so a held-out task is one that was never seen.
+    The same words go to the same split whichever agent is asked, so a held-out task was never seen.
     """
     share = int(keyed_digest("split", instruction), 16) / 2**64
     for name, bound in (("train", split.train), ("rl", split.rl), ("validation", split.validation)):

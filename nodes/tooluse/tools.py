@@ -7,7 +7,7 @@ from engine.toolworld.specs import choose_domains, load_tools
 
 
 def tool_rows(domains: list[str]) -> list[dict[str, Any]]:
-    """Every tool of `domains` (all when empty); parameters as compact JSON schema."""
+    """Return every tool of `domains` (all if empty), with its parameters as compact JSON schema."""
     chosen = choose_domains(domains)
     return [
         {

@@ -1,4 +1,4 @@
-"""Trajectories: every task played with several personas, faults and defects, and judged."""
+"""Make trajectories: play every task with several personas, faults and defects, and judge it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,16 +22,16 @@ PLAYED: Final = pl.Schema(
     {
         **polars_schema(TRAJECTORIES),
         "passed": pl.Boolean(),
-        "planted": pl.String(),  # the defect that showed; none: ""
+        "planted": pl.String(),  # the defect that occurred, or ""
         "checks_failed": pl.List(pl.String()),
     }
 )
 """A judged episode: its row, whether it passed, and what only the metrics need."""
-TASKS_A_BLOCK: Final = 128  # some tenths of a second, which is what a killed run may lose
+TASKS_A_BLOCK: Final = 128  # some tenths of a second of work, which a killed run may lose
 
 
 def check_names(p: Parameters) -> None:
-    """Refuse what this stage does not have, before any work."""
+    """Refuse unknown names and unavailable generators before any work."""
     where = "parameters/tooluse.yml"
     if p.generator != "template":
         raise UserError(f"{where}: generator: '{p.generator}' is not available in this stage; use template.")
@@ -44,15 +44,15 @@ def check_names(p: Parameters) -> None:
 
 
 def read_tasks(tasks: pl.LazyFrame) -> Iterator[Task]:
-    """The tasks in the table's order, not held together. A rubric of another form is a `UserError`."""
+    """Yield the tasks in the table's order, one batch in memory. A rubric of another form is a `UserError`."""
     for batch in tasks.collect_batches(chunk_size=TASKS_A_BLOCK, maintain_order=True):
         yield from map(Task.from_row, batch.iter_rows(named=True))
 
 
 def play_all(tasks: Iterable[Task], p: Parameters) -> Iterator[dict[str, Any]]:
-    """Every episode of every task, in order, as rows of PLAYED; a task's dialogues that came out alike count once.
+    """Yield every episode of every task, in order, as rows of PLAYED; equal dialogues of a task count once.
 
-    Tasks kept for reinforcement learning are not played: their first trajectories are the policy's own.
+    Tasks reserved for reinforcement learning are not played: their first trajectories are the policy's own.
     """
     faults = FaultRates(p.faults.busy, p.faults.partial, p.faults.most)
     for task in tasks:
@@ -68,7 +68,7 @@ def play_all(tasks: Iterable[Task], p: Parameters) -> Iterator[dict[str, Any]]:
 
 def _play(task: Task, episode: int, p: Parameters, faults: FaultRates) -> dict[str, Any]:
     rng = keyed_random(p.seed, "episode", task.id, episode)
-    # Personas take turns from a random start: a task meets as many different users as it has episodes.
+    # Personas take turns from a random start, so that a task meets as many different users as it has episodes.
     offset = keyed_random(p.seed, "personas", task.id).randrange(len(p.personas))
     who = persona(p.personas[(offset + episode) % len(p.personas)])
     defect = _draw_defect(rng.random(), p.defects)
@@ -76,9 +76,9 @@ def _play(task: Task, episode: int, p: Parameters, faults: FaultRates) -> dict[s
     agent = TemplatePolicy(task, who, seed, defect=defect, parallel=rng.random() < p.parallel)
     messages, verdict = run_episode(task, agent, seed, who, faults)
     planted = defect if agent.planted else ""
-    word = {**verdict.to_dict(), "persona": who.name, "planted_defect": planted}
+    described = {**verdict.to_dict(), "persona": who.name, "planted_defect": planted}
     return {
-        **_row(task, who, episode, messages, word),
+        **_row(task, who, episode, messages, described),
         "passed": verdict.passed,
         "planted": planted,
         "checks_failed": [check.name for check in verdict.checks if not check.passed],
@@ -110,9 +110,9 @@ def _row(task: Task, who: Persona, episode: int, messages: list[Message], verdic
 
 
 def metrics_of(difficulties: Iterable[str], played: pl.LazyFrame) -> dict[str, float | int | str]:
-    """Headline metrics: how much was made, how much passed, and how well the judge caught what was planted.
+    """Return the headline metrics: how much was made, how much passed, and how many planted defects the judge caught.
 
-    `difficulties` are the tasks', `played` is of PLAYED.
+    `difficulties` are those of the tasks; `played` has the columns of PLAYED.
     """
     by_difficulty = Counter(difficulties)
     facts = played.select("passed", "planted", "split", "turns", "checks_failed").collect()

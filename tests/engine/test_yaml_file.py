@@ -43,5 +43,5 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"my settings cannot be read \(Is a directory\)"):
         read_yaml(tmp_path, "my settings")
     (tmp_path / "latin.yml").write_bytes(b"a: caf\xe9")
-    with pytest.raises(UserError, match="latin.yml is no UTF-8 at byte 6"):
+    with pytest.raises(UserError, match="latin.yml is not UTF-8 at byte 6"):
         read_yaml(tmp_path / "latin.yml")

@@ -62,5 +62,5 @@ def test_a_file_that_is_no_text_is_one_sentence(
     path = tmp_path / "kedro.yml"
     path.mkdir() if content is None else path.write_bytes(content)
     monkeypatch.setattr(stages_file, "CODE", tmp_path)
-    with pytest.raises(UserError, match=r"^kedro\.yml (is no UTF-8|cannot be read)"):
+    with pytest.raises(UserError, match=r"^kedro\.yml (is not UTF-8|cannot be read)"):
         load_stages_file.__wrapped__()

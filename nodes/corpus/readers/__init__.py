@@ -1,1 +1,1 @@
-"""Readers of one file, one module a kind; every fault of a file is refused in one sentence (`file.File.refusal`)."""
+"""Readers of one file, one module per kind; each fault of a file gets a one-sentence error (`file.File.refusal`)."""

@@ -1,4 +1,4 @@
-"""One file of a source: how its bytes are opened and unpacked, and the one sentence in which its faults are told."""
+"""One file of a source: opens and unpacks its bytes, and states its faults in one sentence each."""
 
 import bz2
 import gzip
@@ -15,7 +15,7 @@ import pyarrow as pa
 from engine.errors import UserError
 
 MOST_BYTES = 1 << 26
-"""The longest document that is read: beyond it a file is not what its kind says, or needs cutting first."""
+"""The longest document that is read; a longer one is not of the stated kind, or must be cut first."""
 _BUFFER = 1 << 20
 
 
@@ -41,8 +41,8 @@ class File:
 
     Attributes:
         where: the source in the parameters, corpus.sources.<name>.
-        path: the file, as `file_system` (fsspec's) calls it.
-        file_system: what opens it.
+        path: the file's path in `file_system`.
+        file_system: the fsspec file system that opens the file.
 
     """
 
@@ -56,15 +56,15 @@ class File:
         return self.path.rsplit("/", 1)[-1]
 
     def refusal(self, problem: str, remedy: str, at: str = "", field: str = "path") -> UserError:
-        """The error that tells a fault: `corpus.sources.mine.path: a.jsonl line 3 is not JSON; repair it`."""
+        """Return the error for a fault: `corpus.sources.mine.path: a.jsonl line 3 is not JSON; repair it`."""
         place = f"{self.path} {at}" if at else self.path
         return UserError(f"{self.where}.{field}: {place} {problem}; {remedy}")
 
     @contextmanager
     def opened(self, unpack: bool = True) -> Iterator[IO[bytes]]:
-        """Open the file's bytes; those of a packed file (.gz, .bz2, .xz, .zst, .lz4) unpacked.
+        """Open the file's bytes; unpack those of a packed file (.gz, .bz2, .xz, .zst, .lz4).
 
-        Raises UserError for a file that cannot be opened, and for an archive.
+        Raises UserError if the file cannot be opened or is an archive.
         """
         packing = self._packing() if unpack else None
         with self.reading():
@@ -73,23 +73,23 @@ class File:
             if not unpack:
                 yield packed
                 return
-            with self.reading():  # buffered, since readline of fsspec's own files is slow and knows no limit
+            with self.reading():  # buffered, since readline of fsspec's own files is slow and has no limit
                 unpacked = io.BufferedReader(_PACKED[packing][1](packed) if packing else packed, _BUFFER)
             with unpacked:
                 yield unpacked
 
     @contextmanager
     def reading(self, at: str = "") -> Iterator[None]:
-        """Turn whatever the libraries raise while they read the file into a refusal that says where.
+        """Turn any error of the libraries that read the file into a refusal that says where it happened.
 
-        fsspec's back ends, the decompressors and Arrow raise what they like, so nothing but their calls belongs here.
+        fsspec's back ends, the decompressors and Arrow raise errors of any type, so only their calls belong here.
         """
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            raise self.refusal(*self._told(error), at=at) from None
+            raise self.refusal(*self._describe(error), at=at) from None
 
     def _packing(self) -> str | None:
         name = self.name.partition("?")[0].lower()
@@ -99,8 +99,8 @@ class File:
             )
         return next((end for end in _PACKED if name.endswith(end)), None)
 
-    def _told(self, error: Exception) -> tuple[str, str]:
-        """Problem and remedy of an exception that a library raised."""
+    def _describe(self, error: Exception) -> tuple[str, str]:
+        """Return the problem and the remedy of a library's exception."""
         packing = self._packing()
         kind = _PACKED[packing][0] if packing else ""
         of_data = isinstance(error, _DAMAGED) or (isinstance(error, OSError) and error.errno is None)
@@ -112,15 +112,15 @@ class File:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, on one line, after its type where it says nothing."""
+    """Return an exception's message, cut to one line; its type if the message is empty."""
     words = str(error).strip().splitlines()
     return words[0][:200] if words else type(error).__name__
 
 
 def decoded(file: File, raw: bytes, offset: int = 0) -> str:
-    """The text of UTF-8 bytes, which stand at `offset` of the (unpacked) file.
+    """Return the text of UTF-8 bytes that are at `offset` of the (unpacked) file.
 
-    Raises UserError for bytes that are not UTF-8.
+    Raises UserError if the bytes are not UTF-8.
     """
     try:
         return raw.decode()

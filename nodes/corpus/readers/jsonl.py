@@ -1,4 +1,4 @@
-"""JSONL: one document a line, an object with its text in a field."""
+"""Read JSONL: one document per line, an object with its text in a field."""
 
 import json
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ _KINDS = {str: "text", bool: "a truth value", int: "a number", float: "a number"
 
 
 def read_jsonl(file: File, source: FileSource) -> Iterator[RawDocument]:
-    """One document a line that is not blank; blank texts are passed over.
+    """Yield one document per line that is not blank; blank texts are skipped.
 
-    Raises UserError, with the line's number, for a line that is not a JSON object with text in the named fields.
+    Raises UserError, with the line's number, if a line is not a JSON object with text in the named fields.
     """
     for number, line in _lines(file):
         record = _record(file, number, line)
@@ -28,7 +28,7 @@ def read_jsonl(file: File, source: FileSource) -> Iterator[RawDocument]:
 
 
 def _lines(file: File) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank."""
+    """Yield number and text of each line that is not blank."""
     offset = number = 0
     with file.opened() as stream:
         while True:
@@ -63,7 +63,7 @@ def _record(file: File, number: int, line: str) -> dict[str, Any]:
         problem = f"is not JSON ({error.msg})"
     except RecursionError:
         problem = "is nested too deep to be read"
-    except ValueError:  # Python turns no text of more than 4,300 digits into a number
+    except ValueError:  # Python refuses to convert more than 4,300 digits into a number
         problem = "holds a number of thousands of digits"
     else:
         if isinstance(record, dict):
@@ -73,7 +73,7 @@ def _record(file: File, number: int, line: str) -> dict[str, Any]:
 
 
 def _text(file: File, number: int, record: dict[str, Any], field: str, column: str) -> str | None:
-    """The text in a field of a record; None where there is none."""
+    """Return the text in a field of a record, or None if there is none."""
     value = record.get(column)
     if value is None:
         return None

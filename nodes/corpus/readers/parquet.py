@@ -1,4 +1,4 @@
-"""Parquet: one document a row, its text in a column; memory follows neither the file nor its row groups."""
+"""Read Parquet: one document per row, its text in a column; memory grows neither with the file nor with row groups."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,14 @@ from nodes.corpus.document import RawDocument
 from nodes.corpus.readers.file import File, first_line
 from nodes.corpus.schema import FileSource
 
-_BUFFER = 1 << 20  # of each column so many bytes are read ahead, in place of the column's whole part of a row group
+_BUFFER = 1 << 20  # bytes read ahead per column, instead of the column's whole part of a row group
 _BATCH_BYTES, _BATCH_ROWS = 1 << 20, 64
 
 
 def read_parquet(file: File, source: FileSource) -> Iterator[RawDocument]:
-    """One document a row that has text; rows that are null or blank are passed over.
+    """Yield one document per row that has text; null and blank rows are skipped.
 
-    Raises UserError for a file that is no sound Parquet, a column that is not there or does not hold text.
+    Raises UserError if the file is not valid Parquet, or a column is missing or does not hold text.
     """
     with file.opened(unpack=False) as stream:
         table = _table(file, stream)
@@ -37,7 +37,7 @@ def _table(file: File, stream: Any) -> pq.ParquetFile:
 
 
 def _check(file: File, schema: pa.Schema, field: str, column: str) -> None:
-    """Refuse a column that is not there, there twice, or of another type than text."""
+    """Refuse a column that is missing, occurs twice, or does not hold text."""
     indices = schema.get_all_field_indices(column)
     if not indices:
         raise file.refusal(f"has no column {column!r}", f"it has {', '.join(schema.names)}", field=field)
@@ -60,7 +60,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _rows(file: File, table: pq.ParquetFile, text: str, title: str | None) -> Iterator[tuple[str | None, str | None]]:
-    """Text and title of every row, a small batch at a time."""
+    """Yield text and title of every row, read in small batches."""
     columns = [text, *([title] if title else [])]
     row = 0
     batches = table.iter_batches(_batch_rows(table, columns), columns=columns, use_threads=False)
@@ -71,18 +71,18 @@ def _rows(file: File, table: pq.ParquetFile, text: str, title: str | None) -> It
             return
         texts = batch.column(text)
         titles = batch.column(title) if title else [None] * len(texts)
-        for one, name in zip(texts, titles):
+        for value, name in zip(texts, titles):
             row += 1
-            yield _value(file, row, one), _value(file, row, name)
+            yield _value(file, row, value), _value(file, row, name)
 
 
 def _batch_rows(table: pq.ParquetFile, columns: list[str]) -> int:
-    """How many rows have about `_BATCH_BYTES` in these columns, by the file's own statistics."""
-    found = table.metadata
-    indices = [at for at in range(found.num_columns) if found.schema.column(at).path in columns]
-    parts = [found.row_group(at) for at in range(found.num_row_groups)]
+    """Return how many rows hold about `_BATCH_BYTES` in these columns, by the file's own statistics."""
+    metadata = table.metadata
+    indices = [at for at in range(metadata.num_columns) if metadata.schema.column(at).path in columns]
+    parts = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
     size: int = sum(part.column(at).total_uncompressed_size for part in parts for at in indices)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * int(found.num_rows) // max(size, 1)))
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * int(metadata.num_rows) // max(size, 1)))
 
 
 def _value(file: File, row: int, scalar: Any) -> str | None:
@@ -90,6 +90,6 @@ def _value(file: File, row: int, scalar: Any) -> str | None:
         return None
     try:
         value: str | None = scalar.as_py()
-    except UnicodeDecodeError:  # Arrow takes a string column's bytes as they are
+    except UnicodeDecodeError:  # Arrow does not check the bytes of a string column
         raise file.refusal("is not UTF-8", "repair the file or take it out", f"row {row}") from None
     return value

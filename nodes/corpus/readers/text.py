@@ -1,4 +1,4 @@
-"""Plain text: one document a file."""
+"""Read plain text: one document per file."""
 
 from collections.abc import Iterator
 
@@ -8,16 +8,16 @@ from nodes.corpus.schema import FileSource
 
 
 def read_text(file: File, source: FileSource) -> Iterator[RawDocument]:
-    """The file's text as one document under the file's name; none where it is blank.
+    """Yield the file's text as one document named after the file; nothing if it is blank.
 
-    Raises UserError for bytes that are not UTF-8 text, and for a file above `MOST_BYTES`.
+    Raises UserError if the bytes are not UTF-8 text, and for a file larger than `MOST_BYTES`.
     """
     with file.opened() as stream, file.reading():
         raw = stream.read(MOST_BYTES + 1)
     if len(raw) > MOST_BYTES:
         raise file.refusal(f"has more than {MOST_BYTES >> 20} MiB of text in one document", "cut it into files")
     if (nul := raw.find(b"\0")) >= 0:
-        raise file.refusal(f"is no text: byte {nul} is NUL", "convert it (iconv -f UTF-16 -t UTF-8) or take it out")
+        raise file.refusal(f"is not text: byte {nul} is NUL", "convert it (iconv -f UTF-16 -t UTF-8) or take it out")
     text = decoded(file, raw)
     if text.strip():
         yield RawDocument(file.name, text)

@@ -1,1 +1,1 @@
-"""From results to what people read: tables, plots, Markdown, one HTML page, the model card."""
+"""Turn results into what people read: tables, plots, Markdown, one HTML page, the model card."""

@@ -1,7 +1,7 @@
-"""What the last checkpoint can and cannot do, a sentence a skill, with the run's own figures: a report's first lines.
+"""The report's first lines: what the last checkpoint can and cannot do, one sentence per skill, with figures.
 
-A skill is claimed where the whole interval lies above what guessing scores, and above the first checkpoint's interval
-where nobody can guess; text is predicted well where no counting model of the run does better.
+A skill is claimed if its whole interval is above the score of guessing or, where guessing is impossible, above the
+first checkpoint's interval; text is predicted well if no counting model of the run does better.
 """
 
 from collections.abc import Mapping
@@ -19,23 +19,23 @@ SKILLS: Final = {
     ),
     "quiz/all": ("pick a fact of its training text among four", "tell the facts of its training text"),
 }
-"""Metric -> how the skill is called where it is there, and where it is not."""
+"""Metric -> wording of the skill if it is present, and if it is absent."""
 TEXT: Final = "bits_per_byte/all"
 COUNTING: Final = "kneser_ney_5gram_bits_per_byte"
 KEPT: Final = 0.25
-"""Bits a byte of natural text that later stages may cost before a report says that they forget."""
+"""Bits per byte of natural text that later stages may cost before a report says that they forget."""
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """Sentences of a report's first lines."""
+    """The sentences of a report's first lines."""
 
     can: tuple[str, ...]
     cannot: tuple[str, ...]
 
 
 def abilities(results: Results, pretrain: Mapping[str, Any]) -> Abilities:
-    """One sentence for each skill that the last checkpoint was measured on."""
+    """Return one sentence for each skill that the last checkpoint was measured on."""
     can: list[str] = []
     cannot: list[str] = []
     for metric, (skill, lack) in SKILLS.items():
@@ -71,20 +71,20 @@ def _beside(first: str, before: Row, after: Row) -> str:
 
 
 def _of_text(results: Results, pretrain: Mapping[str, Any]) -> list[tuple[bool, str]]:
-    """Against counting, on the validation text of pre-training; and what the later stages cost on the test text."""
-    found = []
+    """Return sentences on the model against counting (validation text), and on what later stages cost (test text)."""
+    sentences = []
     model, counted = pretrain.get("validation_bits_per_byte"), pretrain.get(COUNTING)
     if model is not None and counted is not None:
         better = float(model) < float(counted)
-        what = "predict text better than counting five-grams does" if better else "predict text as counting does"
-        found.append((better, f"{what}: {float(model):.3f} (base) and {float(counted):.3f} bits a byte"))
+        skill = "predict text better than counting five-grams does" if better else "predict text as counting does"
+        sentences.append((better, f"{skill}: {float(model):.3f} (base) and {float(counted):.3f} bits a byte"))
     rows = _rows(results, TEXT)
     if len(rows) > 1:
         (first, before), (last, after) = rows[0], rows[-1]
         lost = after.value - before.value
         kept = lost <= KEPT
-        what = "keep what pre-training taught" if kept else "keep all that pre-training taught"
-        found.append(
-            (kept, f"{what}: {value_text_of(before)} ({first}) and {value_text_of(after)} ({last}) bits a byte")
+        skill = "keep what pre-training taught" if kept else "keep all that pre-training taught"
+        sentences.append(
+            (kept, f"{skill}: {value_text_of(before)} ({first}) and {value_text_of(after)} ({last}) bits a byte")
         )
-    return found
+    return sentences

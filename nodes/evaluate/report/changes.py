@@ -1,4 +1,4 @@
-"""What each training stage changed: differences between neighbouring checkpoints, item by item, with intervals."""
+"""The change by each training stage: differences between neighbouring checkpoints, item by item, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Verdict = Literal["better", "worse", "unclear"]
 
 @dataclass(frozen=True)
 class Change:
-    """`after` minus `before` on one metric; the verdict is "unclear" while the interval holds zero."""
+    """`after` minus `before` on one metric; the verdict is "unclear" if the interval contains zero."""
 
     metric: str
     title: str
@@ -27,7 +27,7 @@ class Change:
 
     @property
     def text(self) -> str:
-        """The difference in the metric's unit, signed: points for shares."""
+        """The signed difference in the metric's unit; points for shares."""
         scale, digits, unit = (100, 1, " points") if self.unit == "share" else (1, 3, "")
         return f"{scale * self.difference.value:+.{digits}f}{unit}"
 
@@ -41,15 +41,15 @@ class Change:
 
 
 def changes(results: Results, suites: Sequence[SuiteInfo], seed: int) -> tuple[Change, ...]:
-    """Each suite's headline metric, from every checkpoint to the next."""
-    found = []
+    """Return the change of each suite's headline metric from every checkpoint to the next."""
+    differences = []
     for suite in suites:
         for before, after in pairwise(results):
             if suite.name in results[before] and suite.name in results[after]:
                 change = _change(suite, results[before][suite.name], results[after][suite.name], before, after, seed)
                 if change is not None:
-                    found.append(change)
-    return tuple(found)
+                    differences.append(change)
+    return tuple(differences)
 
 
 def _change(suite: SuiteInfo, old: SuiteResult, new: SuiteResult, before: str, after: str, seed: int) -> Change | None:

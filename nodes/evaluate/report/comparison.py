@@ -1,4 +1,4 @@
-"""The comparison table: one line a metric, one cell a checkpoint, and how a figure is written out."""
+"""The comparison table: one line per metric, one cell per checkpoint, and how a figure is written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from nodes.evaluate.results import Results, Row
 
 @dataclass(frozen=True)
 class SuiteInfo:
-    """How a suite presents itself: its name, its title, and one or two sentences on how it measures."""
+    """A suite's description: its name, its title, and one or two sentences on how it measures."""
 
     name: str
     title: str
@@ -18,7 +18,7 @@ class SuiteInfo:
 
 @dataclass(frozen=True)
 class Line:
-    """One metric over all checkpoints; a checkpoint that lacks it has None. `best` names the leading ones."""
+    """One metric over all checkpoints; a checkpoint without it has None. `best` names the leading checkpoints."""
 
     metric: str
     label: str
@@ -27,7 +27,7 @@ class Line:
 
     @property
     def sample(self) -> Row:
-        """Any row of this line, for what all of them share (unit, chance, direction)."""
+        """Any row of this line, for what all rows share (unit, chance, direction)."""
         return next(row for row in self.cells.values() if row is not None)
 
 
@@ -43,16 +43,21 @@ def compare(results: Results, suites: Sequence[SuiteInfo]) -> tuple[Section, ...
     """Turn results by checkpoint into sections by suite; suites without a row (samples) are left out."""
     sections = []
     for suite in suites:
-        found = {name: by_suite[suite.name].rows for name, by_suite in results.items() if suite.name in by_suite}
-        labels = {row.metric: row.label for rows in found.values() for row in rows}
-        lines = tuple(_line(metric, label, found, list(results)) for metric, label in labels.items())
+        rows_by_checkpoint = {
+            name: by_suite[suite.name].rows for name, by_suite in results.items() if suite.name in by_suite
+        }
+        labels = {row.metric: row.label for rows in rows_by_checkpoint.values() for row in rows}
+        lines = tuple(_line(metric, label, rows_by_checkpoint, list(results)) for metric, label in labels.items())
         if lines:
             sections.append(Section(suite, lines))
     return tuple(sections)
 
 
-def _line(metric: str, label: str, found: dict[str, tuple[Row, ...]], checkpoints: list[str]) -> Line:
-    cells = {name: next((row for row in found.get(name, ()) if row.metric == metric), None) for name in checkpoints}
+def _line(metric: str, label: str, rows_by_checkpoint: dict[str, tuple[Row, ...]], checkpoints: list[str]) -> Line:
+    cells = {
+        name: next((row for row in rows_by_checkpoint.get(name, ()) if row.metric == metric), None)
+        for name in checkpoints
+    }
     present = {name: row for name, row in cells.items() if row is not None}
     pick = min if next(iter(present.values())).better == "lower" else max
     target = value_text_of(pick(present.values(), key=lambda row: row.value))
@@ -61,17 +66,17 @@ def _line(metric: str, label: str, found: dict[str, tuple[Row, ...]], checkpoint
 
 
 def value_text_of(row: Row) -> str:
-    """The figure with its unit as the reader sees it: shares in per cent, the rest with three decimals."""
+    """Return the figure with its unit as the reader sees it: shares in per cent, the rest with three decimals."""
     return number_text(row.value, row.unit)
 
 
 def number_text(value: float, unit: str) -> str:
-    """`value` written for `unit`."""
+    """Return `value` as text for `unit`."""
     return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
 
 
 def interval_text_of(row: Row) -> str:
-    """The interval as "36.0–46.5", or nothing where a row has none."""
+    """Return the interval as "36.0–46.5", or "" if a row has none."""
     if row.low is None or row.high is None:
         return ""
     scale, digits = (100, 1) if row.unit == "share" else (1, 3)
@@ -79,7 +84,7 @@ def interval_text_of(row: Row) -> str:
 
 
 def to_json(sections: Sequence[Section]) -> dict[str, Any]:
-    """The table as data: suite → metric → what all checkpoints share, and value, interval and n of each."""
+    """Return the table as data: suite → metric → what all checkpoints share, and value, interval and n of each."""
     return {
         section.suite.name: {
             line.metric: {

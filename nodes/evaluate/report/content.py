@@ -1,4 +1,4 @@
-"""Everything that the templates say, gathered in one place; the templates only lay it out."""
+"""Gather everything that the templates say in one place; the templates only lay it out."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a report is made from: results of the suites, metrics by stage, the architecture, the data, the seed."""
+    """The data of a report: results of the suites, metrics by stage, the architecture, the text sources, the seed."""
 
     results: Results
     suites: tuple[SuiteInfo, ...]
@@ -46,7 +46,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Card:
-    """One headline: what is measured, at the first and at the last checkpoint that has it."""
+    """One headline: a measure, at the first and at the last checkpoint that has it."""
 
     title: str
     unit: str
@@ -56,7 +56,7 @@ class Card:
 
 
 def gather(facts: Facts) -> dict[str, Any]:
-    """The templates' variables, all but the plots."""
+    """Return the templates' variables, except for the plots."""
     sections = compare(facts.results, facts.suites)
     return {
         "checkpoints": list(facts.results),
@@ -79,8 +79,8 @@ def gather(facts: Facts) -> dict[str, Any]:
 
 
 def cards(sections: Sequence[Section]) -> list[Card]:
-    """The first line of every section, from the first checkpoint that has it to the last."""
-    found = []
+    """Return the first line of every section, from the first checkpoint that has it to the last."""
+    headlines = []
     for section in sections:
         line = section.lines[0]
         rows = [(name, row) for name, row in line.cells.items() if row is not None]
@@ -88,12 +88,12 @@ def cards(sections: Sequence[Section]) -> list[Card]:
         improved = new.value < old.value if old.better == "lower" else new.value > old.value
         title = f"{section.suite.title}: {line.label}"
         unit = "" if new.unit == "share" else new.unit
-        found.append(Card(title, unit, (first, value_text_of(old)), (last, value_text_of(new)), improved))
-    return found
+        headlines.append(Card(title, unit, (first, value_text_of(old)), (last, value_text_of(new)), improved))
+    return headlines
 
 
 def samples(results: Results) -> list[dict[str, Any]]:
-    """Prompts with every checkpoint's response: [{prompt, kind, responses: {checkpoint: text}}]."""
+    """Return prompts with every checkpoint's response: [{prompt, kind, responses: {checkpoint: text}}]."""
     by_checkpoint = {
         name: suites["samples"].details["samples"] for name, suites in results.items() if "samples" in suites
     }
@@ -102,25 +102,27 @@ def samples(results: Results) -> list[dict[str, Any]]:
     prompts = next(iter(by_checkpoint.values()))
     return [
         {
-            "prompt": asked["prompt"],
-            "kind": asked["kind"],
+            "prompt": prompt["prompt"],
+            "kind": prompt["kind"],
             "responses": {name: answers[index]["response"] for name, answers in by_checkpoint.items()},
         }
-        for index, asked in enumerate(prompts)
+        for index, prompt in enumerate(prompts)
     ]
 
 
 def faults(results: Results) -> dict[str, dict[str, int]]:
-    """Checkpoint → commonest faults in its tool use, with the number of episodes that had them."""
-    found = {name: suites["tools"].details.get("problems", {}) for name, suites in results.items() if "tools" in suites}
+    """Return checkpoint → most common faults in its tool use, with the number of episodes that had them."""
+    by_checkpoint = {
+        name: suites["tools"].details.get("problems", {}) for name, suites in results.items() if "tools" in suites
+    }
     return {
         name: dict(sorted(problems.items(), key=lambda pair: (-pair[1], pair[0])))
-        for name, problems in found.items()
+        for name, problems in by_checkpoint.items()
         if problems
     }
 
 
 def baselines(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Bits per byte that pre-training measured on one text: n-gram models and the base checkpoint, best last."""
-    found = [(title, float(metrics[name])) for name, title in BASELINES.items() if name in metrics]
-    return sorted(found, key=lambda pair: -pair[1])
+    """Return bits per byte that pre-training measured on one text: n-gram models and the base checkpoint, best last."""
+    figures = [(title, float(metrics[name])) for name, title in BASELINES.items() if name in metrics]
+    return sorted(figures, key=lambda pair: -pair[1])

@@ -1,4 +1,4 @@
-"""The report's plots. Each function draws one PNG and returns what to say about it, or None if it has no data."""
+"""The report's plots. Each function draws one PNG and returns its description, or None if it has no data."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn plot: its file name under plots/, and the sentence under it (also its text alternative)."""
+    """A drawn plot: its file name under plots/, and its caption (also its text alternative)."""
 
     file: str
     title: str
@@ -68,7 +68,7 @@ def _shares(section: Section, directory: Path, caption: str) -> Plot | None:
 
 
 def _bars(ax: "Axes", lines: Sequence[Line]) -> None:
-    """One cluster a line, one colour a checkpoint; a missing figure leaves a gap, a missing interval no whisker."""
+    """Draw a cluster per line and a colour per checkpoint; missing figures leave gaps, missing intervals nothing."""
     checkpoints = list(lines[0].cells)
     values = {name: [_value(line.cells[name]) for line in lines] for name in checkpoints}
     spans = {name: [_span(line.cells[name]) for line in lines] for name in checkpoints}
@@ -87,7 +87,7 @@ def _span(row: Row | None) -> tuple[float, float]:
 
 
 def _short(label: str) -> str:
-    """A label for the axis, broken so that neighbours do not touch."""
+    """Return a label for the axis, broken so that neighbours do not touch."""
     return textwrap.fill(label, 14)
 
 

@@ -5,7 +5,7 @@ from nodes.evaluate.report.content import Facts
 
 
 def flat_metrics(facts: Facts) -> dict[str, float | int | str]:
-    """Figures as metric_checkpoint, and each headline's change with its interval as metric_change_checkpoint."""
+    """Return figures as metric_checkpoint, and headline changes with intervals as metric_change_checkpoint."""
     metrics: dict[str, float | int | str] = {
         f"{_flat(row.metric)}_{checkpoint}": row.value
         for checkpoint, by_suite in facts.results.items()

@@ -1,4 +1,4 @@
-"""Where the training text comes from and under which licence, counted from the documents themselves."""
+"""Where the training text comes from and under which licence, counted from the documents."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of one source, domain and licence."""
+    """The documents of one source, domain and licence."""
 
     source: str
     domain: str

@@ -1,4 +1,4 @@
-"""Write the report: plots, then every text from its template. Same facts, same bytes."""
+"""Write the report: plots, then every text from its template. Equal facts give equal bytes."""
 
 import json
 from base64 import b64encode
@@ -16,7 +16,7 @@ PAGES = ("report.md", "report.html", "model_card.md", "samples.md")
 
 
 def write_report(facts: Facts, directory: Path) -> Path:
-    """Fill `directory` (made if missing) with report.md, report.html, model_card.md, samples.md, table.json, plots/."""
+    """Write report.md, report.html, model_card.md, samples.md, table.json and plots/ into a new `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     content = gather(facts)
     content["plots"] = draw_all(content["sections"], facts.results, directory / "plots")
@@ -51,12 +51,12 @@ def _environment() -> Environment:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that may stand in a cell of a Markdown table."""
+    """Return text that may be in a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def fence(text: str) -> str:
-    """`text` as a fenced block whose fence is longer than any run of backticks inside it."""
+    """Return `text` as a fenced block whose fence is longer than any run of backticks inside it."""
     ticks = "```"
     while ticks in text:
         ticks += "`"
@@ -64,7 +64,7 @@ def fence(text: str) -> str:
 
 
 def figure_text(value: Any) -> str:
-    """A metric of any type: whole numbers with separators, others with four significant figures, none as a dash."""
+    """Format a metric of any type: integers with separators, others with four significant figures, None as a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):

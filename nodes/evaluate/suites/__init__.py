@@ -1,1 +1,1 @@
-"""The suites: one module each, listed in `registry.py`; its docstring says how to add one."""
+"""The suites: one module each, listed in `registry.py`, whose docstring says how to add one."""

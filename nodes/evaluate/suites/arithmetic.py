@@ -1,4 +1,4 @@
-"""Verifiable sums of the evaluation split: pass rate sampled (what RL raises) and greedy."""
+"""Verifiable sums of the evaluation split: pass rate sampled (which RL raises) and greedy."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -22,7 +22,7 @@ ABOUT: Final = (
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
-    """Share of sums answered correctly, sampled and greedy, with Wilson intervals."""
+    """Return the share of sums answered correctly, sampled and greedy, with Wilson intervals."""
     settings = p.arithmetic
     have = available(settings.task, "evaluation")
     if settings.prompts > have:
@@ -30,12 +30,12 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
             f"parameters/evaluate.yml: evaluate.arithmetic.prompts is {settings.prompts}, but the task's evaluation "
             f"split holds {have} sums: lower it or widen evaluate.arithmetic.task."
         )
-    asked = items(settings.task, "evaluation", settings.prompts, p.seed)
-    require_room(model.config, tok, asked, settings.max_new_tokens, "evaluate.arithmetic.max_new_tokens")
+    prompts = items(settings.task, "evaluation", settings.prompts, p.seed)
+    require_room(model.config, tok, prompts, settings.max_new_tokens, "evaluate.arithmetic.max_new_tokens")
     rows, outcomes, lengths = [], {}, {}
     for name, temperature in (("sampled", settings.temperature), ("greedy", 0.0)):
         answers = sample_responses(
-            model, tok, asked, samples=1, temperature=temperature, max_new_tokens=settings.max_new_tokens, seed=p.seed
+            model, tok, prompts, samples=1, temperature=temperature, max_new_tokens=settings.max_new_tokens, seed=p.seed
         )
         scores = [answer.score for answer in answers]
         interval = wilson(round(sum(scores)), len(scores))
@@ -47,5 +47,5 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
 
 
 def _unfinished(answers: Sequence[Response]) -> float:
-    """Share of answers that were cut off."""
+    """Return the share of answers that were cut off."""
     return sum(answer.completion.truncated for answer in answers) / len(answers)

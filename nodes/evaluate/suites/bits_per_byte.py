@@ -1,4 +1,4 @@
-"""Bits per byte on held-out natural text by domain: comparable over tokenizers, unlike nats a token."""
+"""Bits per byte on held-out natural text by domain, which is comparable across tokenizers, unlike nats per token."""
 
 from math import log
 from typing import Final
@@ -23,7 +23,7 @@ ABOUT: Final = (
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
-    """Bits per byte of all domains pooled and of each, and nats a token pooled."""
+    """Return bits per byte of all domains pooled and of each, and nats per token pooled."""
     settings = p.bits_per_byte
     _check_window(model, settings.window)
     stream = data.shards.split("test")
@@ -60,5 +60,5 @@ def _check_window(model: K2Model, window: int) -> None:
     if window > model.config.max_position_embeddings:
         raise UserError(
             f"parameters/evaluate.yml: evaluate.bits_per_byte.window is {window}, but a checkpoint's context is "
-            f"{model.config.max_position_embeddings}: lower it, so that no checkpoint is asked for more than it learnt."
+            f"{model.config.max_position_embeddings}: lower it, so that no checkpoint reads beyond its context."
         )

@@ -1,4 +1,4 @@
-"""Loss by position in windows as long as the extended context: whether a checkpoint can use it, or breaks down."""
+"""Loss by position in windows as long as the extended context: shows whether a checkpoint uses it or breaks down."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ ABOUT: Final = (
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
-    """Loss in the last and the first quarter of long windows, and the curve over all positions."""
+    """Return the loss in the last and the first quarter of long windows, and the curve over all positions."""
     settings = p.lengths
     stream = data.shards.split("test")
     windows = stream.eval_windows(settings.length, None, ["natural"], settings.windows)
@@ -44,14 +44,14 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
 
 
 def _by_document(nats_NT: NDArray[np.float64], documents_NT: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Return the nats and the number of targets of each document that has some here."""
+    """Return the nats and the number of targets of each document that has targets here."""
     sums = np.bincount(documents_NT.ravel(), weights=nats_NT.ravel())
     counts = np.bincount(documents_NT.ravel())
     return sums[counts > 0].tolist(), counts[counts > 0].astype(float).tolist()
 
 
 def _curve(nats_NT: torch.Tensor, buckets: int, trained_length: int) -> dict[str, object]:
-    """Mean loss of each group of neighbouring positions, at the group's middle position."""
+    """Return the mean loss of each group of neighbouring positions, at the group's middle position."""
     groups = torch.tensor_split(nats_NT.mean(0), buckets)
     ends = torch.tensor([len(group) for group in groups]).cumsum(0).tolist()
     middles = [end - len(group) / 2 for end, group in zip(ends, groups, strict=True)]
@@ -59,6 +59,6 @@ def _curve(nats_NT: torch.Tensor, buckets: int, trained_length: int) -> dict[str
 
 
 def _trained_length(model: K2Model) -> int:
-    """The context without scaling: what the rotary frequencies were trained at."""
+    """Return the context without scaling, the one that the rotary frequencies were trained at."""
     scaling = model.config.rope_scaling or {}
     return int(scaling.get("original_max_position_embeddings", model.config.max_position_embeddings))

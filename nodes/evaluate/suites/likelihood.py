@@ -1,4 +1,4 @@
-"""Negative log-likelihood of tokens under a model, batch by batch.
+"""Negative log-likelihood of tokens under a model, computed in batches.
 
 Shapes: N windows or rows, T positions, V vocabulary.
 """
@@ -14,7 +14,7 @@ from engine.training.padded import pad, response_logprobs
 
 @torch.no_grad()
 def window_nats(model: K2Model, tokens_NT: Tensor, batch: int) -> Tensor:
-    """Nats of each target of each window: (N, T) ids give (N, T - 1), position t being the loss on token t + 1."""
+    """Return the nats of each target of each window, (N, T) ids → (N, T - 1): position t is the loss on token t + 1."""
     return torch.cat([_nats(model, part) for part in tokens_NT.split(batch)])
 
 
@@ -27,15 +27,15 @@ def _nats(model: K2Model, ids_BT: Tensor) -> Tensor:
 def continuation_logprobs(
     model: K2Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]], batch: int
 ) -> list[float]:
-    """Log-probability in nats of each row's continuation given its context; rows are (context, continuation) ids.
+    """Return the log-probability in nats of each row's continuation; rows are (context, continuation) ids.
 
-    Rows are scored shortest first, so that a batch is padded little, and returned in their own order.
+    Rows are scored shortest first, for little padding, and returned in their own order.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-    found = [0.0] * len(rows)
+    logprobs = [0.0] * len(rows)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         padded = pad([([*c, *a], [0] * len(c) + [1] * len(a)) for c, a in (rows[i] for i in chosen)])
         for i, value in zip(chosen, response_logprobs(model, padded).tolist(), strict=True):
-            found[i] = value
-    return found
+            logprobs[i] = value
+    return logprobs

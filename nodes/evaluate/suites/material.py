@@ -1,4 +1,4 @@
-"""What the suites ask their questions from, loaded once for all checkpoints."""
+"""The data that the suites make their questions from, loaded once for all checkpoints."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,6 @@ class Material:
     tasks: pl.LazyFrame
 
     def trained_documents(self) -> pl.LazyFrame:
-        """The documents that were packed for training: the corpus holds more than the token budget takes."""
+        """Return the documents that were packed for training; the corpus has more than the token budget takes."""
         packed = pl.scan_parquet(self.shards.directory / INDEX_FILE).filter(pl.col("split") == "train")
         return self.documents.join(packed.select("id").unique(), on="id", how="semi")

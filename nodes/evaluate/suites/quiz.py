@@ -1,10 +1,10 @@
-"""Multiple choice by likelihood over facts that stood in the training text, in the text's own form.
+"""Multiple choice by likelihood over facts of the training text, in the text's own form.
 
-A knowledge document names its subject in its first line ("Chile - Government") and its facts one a line
+A knowledge document names its subject in its first line ("Chile - Government") and states one fact per line
 ("Capital, name: Santiago"). A question is the subject and a field; the answers offered are the true value and values
-of the same field from other documents. The model answers with the one that the subject makes most likelier:
+of the same field from other documents. The model's answer is the one whose likelihood the subject raises most:
 log-likelihood after subject and field, less that after the field alone (domain-conditional PMI, Holtzman et al. 2021).
-Without that a model is paid for knowing which answers are long or common: an untrained one scores 53 % on the
+Without this a model is rewarded for knowing which answers are long or common: an untrained one scores 53 % on the
 elements' series.
 """
 
@@ -34,7 +34,7 @@ ABOUT: Final = (
 
 @dataclass(frozen=True)
 class Question:
-    """`subject` and `field` are the context; `answers` have their leading space, the right one stands at `right`."""
+    """A question: `subject` and `field` are its context; `answers` begin with a space, `right` is the index."""
 
     field: str
     subject: str
@@ -43,10 +43,10 @@ class Question:
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
-    """Share answered correctly, over all fields and by field."""
-    asked = questions(data.trained_documents(), p.quiz, p.seed)
-    scores = answer(model, tok, asked, p.quiz.batch)
-    groups = {"quiz/all": ("all fields", list(zip(asked, scores, strict=True)))}
+    """Return the share answered correctly, over all fields and by field."""
+    quiz = questions(data.trained_documents(), p.quiz, p.seed)
+    scores = answer(model, tok, quiz, p.quiz.batch)
+    groups = {"quiz/all": ("all fields", list(zip(quiz, scores, strict=True)))}
     for field, name in p.quiz.fields.items():
         of_field = [(question, score) for question, score in groups["quiz/all"][1] if question.field == field]
         if of_field:
@@ -61,7 +61,7 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
 
 
 def by_subject(answered: Iterable[tuple[Question, float]]) -> list[list[float]]:
-    """Return the right answers and the questions of each subject, in order: what is known of one hangs together."""
+    """Return the right answers and the questions of each subject, in order; knowledge of one subject is correlated."""
     totals: dict[str, list[float]] = {}
     for question, score in answered:
         total = totals.setdefault(question.subject, [0.0, 0.0])
@@ -70,49 +70,53 @@ def by_subject(answered: Iterable[tuple[Question, float]]) -> list[list[float]]:
     return [[total[part] for total in totals.values()] for part in (0, 1)]
 
 
-def answer(model: K2Model, tok: K2Tokenizer, asked: Sequence[Question], batch: int) -> list[float]:
-    """1.0 for each question whose right answer gains most from the subject, else 0.0."""
-    pairs = [(q, a) for q in asked for a in q.answers]
-    told = continuation_logprobs(model, [(_ids(tok, q.subject, q.field), tok.encode(a)) for q, a in pairs], batch)
+def answer(model: K2Model, tok: K2Tokenizer, quiz: Sequence[Question], batch: int) -> list[float]:
+    """Return 1.0 for each question whose right answer gains most from the subject, else 0.0."""
+    pairs = [(q, a) for q in quiz for a in q.answers]
+    with_subject = continuation_logprobs(
+        model, [(_ids(tok, q.subject, q.field), tok.encode(a)) for q, a in pairs], batch
+    )
     alone = list(dict.fromkeys((q.field, a) for q, a in pairs))
-    untold = continuation_logprobs(model, [(_ids(tok, "", field), tok.encode(a)) for field, a in alone], batch)
-    prior = dict(zip(alone, untold, strict=True))
-    gains = iter([value - prior[q.field, a] for value, (q, a) in zip(told, pairs, strict=True)])
+    without_subject = continuation_logprobs(model, [(_ids(tok, "", field), tok.encode(a)) for field, a in alone], batch)
+    prior = dict(zip(alone, without_subject, strict=True))
+    gains = iter([value - prior[q.field, a] for value, (q, a) in zip(with_subject, pairs, strict=True)])
     scores = []
-    for question in asked:
-        found = [next(gains) for _ in question.answers]
-        scores.append(1.0 if found.index(max(found)) == question.right else 0.0)
+    for question in quiz:
+        own_gains = [next(gains) for _ in question.answers]
+        scores.append(1.0 if own_gains.index(max(own_gains)) == question.right else 0.0)
     return scores
 
 
 def _ids(tok: K2Tokenizer, subject: str, field: str) -> list[int]:
-    """The document up to the field's colon, after the token that stands before a document in training."""
+    """Return the ids of the document up to the field's colon, after the token that precedes a document in training."""
     return [tok.eos_id, *tok.encode(f"{subject}\n\n{field}:" if subject else f"{field}:")]
 
 
 def questions(documents: pl.LazyFrame, settings: Quiz, seed: int) -> list[Question]:
-    """At most `settings.questions` a field, drawn by hash; fields with too few different values are left out.
+    """Return at most `settings.questions` per field, drawn by hash, without fields that have too few different values.
 
     Raises UserError if no field gives a question.
     """
-    found: list[Question] = []
+    drawn_questions: list[Question] = []
     facts = read_facts(documents, settings)
     for field, of_field in facts.items():
         values = sorted({value for _, value in of_field})
         if len(values) < settings.choices:
             continue
         drawn = sorted(of_field, key=lambda fact: key(seed, "quiz", field, *fact))[: settings.questions]
-        found += [_question(field, subject, value, values, settings.choices, seed) for subject, value in drawn]
-    if not found:
+        drawn_questions += [
+            _question(field, subject, value, values, settings.choices, seed) for subject, value in drawn
+        ]
+    if not drawn_questions:
         raise UserError(
             f"parameters/evaluate.yml: no field of evaluate.quiz.fields ({', '.join(settings.fields)}) has "
             f"{settings.choices} different values in the knowledge documents: name fields that they hold."
         )
-    return found
+    return drawn_questions
 
 
 def read_facts(documents: pl.LazyFrame, settings: Quiz) -> dict[str, list[tuple[str, str]]]:
-    """Field → (subject, value) of every short fact in the knowledge documents whose first line is a subject."""
+    """Return field → (subject, value) of every short fact in knowledge documents whose first line is a subject."""
     facts: dict[str, list[tuple[str, str]]] = {field: [] for field in settings.fields}
     texts = documents.filter(pl.col("domain") == "knowledge").select("id", "text").collect().sort("id")
     for text in texts["text"]:

@@ -23,7 +23,7 @@ Run = Callable[[K2Model, K2Tokenizer, Material, Parameters], SuiteResult]
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite: how it presents itself, and what runs it."""
+    """A suite: its description for the report, and the function that runs it."""
 
     info: SuiteInfo
     run: Run

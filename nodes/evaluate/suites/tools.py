@@ -1,8 +1,8 @@
-"""Tool-use episodes on held-out tasks of the tool world: are calls well-formed, are they valid, is the user served.
+"""Tool-use episodes on held-out tasks of the tool world: are calls well-formed and valid, is the user served.
 
-Each checkpoint plays the same tasks with the same users three times: sampled at the temperature that reinforcement
-learning is rewarded at, greedily, and greedily under the enforcer, which lets only legal calls be written. Beside them
-stands what uniform legal calls would score, so that nobody takes a small world for a skill.
+Each checkpoint plays the same tasks with the same users three times: sampled at the temperature at which reinforcement
+learning is rewarded, greedily, and greedily with the enforcer, which allows only legal calls. The score of uniform
+legal calls is given as well, so that the ease of a small world is not mistaken for a skill.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ CHANCE_ROUNDS: Final = 8
 
 
 def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> SuiteResult:
-    """Shares of episodes passed in each way of decoding, with well-formed and with valid calls; the faults seen."""
+    """Return the shares of episodes passed in each way of decoding, and of those with well-formed and valid calls."""
     settings = p.tools
     tasks = held_out_tasks(data.tasks, p)
     played = {
@@ -65,7 +65,7 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
     ]
     rows, outcomes = [], {}
     for metric, label, passed, guess in shares:
-        values = [float(one) for one in passed]
+        values = [float(outcome) for outcome in passed]
         interval = wilson(round(sum(values)), len(values))
         rows.append(
             Row(metric, label, interval.value, "share", "higher", len(values), interval.low, interval.high, guess)
@@ -75,7 +75,7 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
 
 
 def held_out_tasks(tasks: pl.LazyFrame, p: Parameters) -> list[Task]:
-    """The first tasks of the split by id. Raises UserError if the split has none."""
+    """Return the first tasks of the split by id; raises UserError if the split has none."""
     rows = tasks.filter(pl.col("split") == p.tools.split).sort("id").head(p.tools.episodes).collect().to_dicts()
     if not rows:
         raise UserError(
@@ -86,7 +86,7 @@ def held_out_tasks(tasks: pl.LazyFrame, p: Parameters) -> list[Task]:
 
 
 def uniform_success(tasks: Sequence[Task], seed: int) -> float:
-    """Share of the tasks that uniform legal calls pass, over several draws of each."""
+    """Return the share of the tasks that uniform legal calls pass, over several draws of each."""
     verdicts = [
         run_episode(task, UniformPolicy(key(seed, f"uniform {task.id}", draw)), seed)[1]
         for task in tasks
@@ -122,7 +122,7 @@ def _details(played: dict[str, list[Episode]]) -> dict[str, Any]:
 
 
 def _by(pairs: Iterable[tuple[str, bool]]) -> dict[str, list[int]]:
-    """Group -> [passed, played]."""
+    """Return group -> [passed, played]."""
     out: dict[str, list[int]] = {}
     for group, passed in pairs:
         count = out.setdefault(group, [0, 0])
@@ -132,6 +132,6 @@ def _by(pairs: Iterable[tuple[str, bool]]) -> dict[str, list[int]]:
 
 
 def _common(faults: Iterable[Sequence[str]]) -> dict[str, int]:
-    """The commonest faults, with how often they were made."""
-    counts = Counter(fault for one in faults for fault in sorted({*one} - {""}))
+    """Return the most common faults, with their counts."""
+    counts = Counter(fault for episode_faults in faults for fault in sorted({*episode_faults} - {""}))
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:5])

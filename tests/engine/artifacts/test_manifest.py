@@ -39,8 +39,8 @@ def test_sealed_verifies_and_digest_follows_content(sealed: Path) -> None:
     ("harm", "words"),
     [
         (lambda d: (d / "manifest.json").unlink(), ["manifest.json", "partial"]),
-        (lambda d: (d / "manifest.json").write_text("{"), ["manifest.json", "no JSON"]),
-        (lambda d: (d / "manifest.json").write_text("[]"), ["manifest.json", "no object"]),
+        (lambda d: (d / "manifest.json").write_text("{"), ["manifest.json", "not JSON"]),
+        (lambda d: (d / "manifest.json").write_text("[]"), ["manifest.json", "not an object"]),
         (lambda d: edit(d, schema=0), ["manifest.json", "schema", "0"]),
         (lambda d: edit(d, stage="pretrain"), ["manifest.json", "pretrain/shards"]),
         (lambda d: (d / "a.bin").write_bytes(bytes(999)), ["a.bin", "truncated", "999"]),

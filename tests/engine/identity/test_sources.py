@@ -109,7 +109,7 @@ def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path: Path, name: str) -
         ("folder", "folder is a directory; name its files, such as folder/*"),
         ("folder/", "folder/ is a directory; name its files, such as folder/*"),
         ("x" * 300, "x cannot be reached .*too long.*; check the path and its permissions$"),
-        ("pipe", "pipe is no regular file"),
+        ("pipe", "pipe is not a regular file"),
         ("nonsense://x", "nonsense://x cannot be reached .*nonsense"),
         ("simplecache::https://x/y", "reads through simplecache"),
         ("http://127.0.0.1:9/a.jsonl", "cannot be reached .*Cannot connect"),
@@ -218,7 +218,7 @@ def test_python_s_library_counts_by_content_not_by_patch_level(
 
 
 def test_a_missing_package_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="corpus.sources.x wants the package not-there-at-all, which is not installed"):
+    with pytest.raises(UserError, match="corpus.sources.x needs the package not-there-at-all, which is not installed"):
         package_version("corpus.sources.x", "not-there-at-all")
 
 

@@ -227,7 +227,7 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(monkeypatch, key):
     "url", ["localhost:8000/v1", "nothing", "file:///etc/passwd", "http://", "http://a:b/v1", "http://[/v1"]
 )
 def test_an_address_that_is_none_is_refused_with_the_parameters(url):
-    with pytest.raises(ValidationError, match="base_url is no address like"):
+    with pytest.raises(ValidationError, match="base_url is not an address like"):
         openai(url)
 
 

@@ -74,9 +74,9 @@ def _other_shape(directory):
         (_other_shape, "embed_tokens"),
         (lambda d: (d / "model.safetensors").unlink(), "does not exist"),
         (lambda d: (d / "config.json").unlink(), "config.json does not exist"),
-        (lambda d: (d / "config.json").write_text("{"), "no JSON"),
-        (lambda d: (d / "config.json").write_text("[]"), "JSON list and no object"),
-        (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "no JSON"),
+        (lambda d: (d / "config.json").write_text("{"), "not JSON"),
+        (lambda d: (d / "config.json").write_text("[]"), "JSON list and not an object"),
+        (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "not JSON"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(saved, damage, named):

@@ -247,7 +247,7 @@ NORM = "model.norm.weight"
         (lambda d: rewrite(d, PROJECTION, lambda t: t.flatten()), r"o_proj.weight is FP8 of shape \(3264,\), but"),
         (lambda d: rewrite(d, PROJECTION, lambda t: None), "o_proj.weight_scale_inv does not belong"),
         (lambda d: next(d.glob("model-00002*")).unlink(), "model-00002.* does not exist"),
-        (lambda d: next(d.glob("model-00002*")).write_bytes(b"12345678"), "truncated or no safetensors"),
+        (lambda d: next(d.glob("model-00002*")).write_bytes(b"12345678"), "truncated or not a safetensors"),
         (lambda d: (d / "model.safetensors.index.json").write_text("{}"), "lacks a weight_map"),
         (lambda d: (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'), "points outside"),
         (lambda d: (d / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}'), "LlamaForCausalLM"),
@@ -272,7 +272,7 @@ def test_a_foreign_or_damaged_checkpoint_is_refused_in_one_sentence(theirs, tmp_
         ({"quant_method": "compressed-tensors"}, ".quant_method is 'compressed-tensors'"),
         ({"activation_scheme": "none"}, ".activation_scheme is 'none'"),
         ({"config_groups": {"group_0": {}}}, ".config_groups is .*, which the released format does not have"),
-        ([], r" is \[\], which is no object"),
+        ([], r" is \[\], which is not an object"),
     ],
 )
 def test_an_fp8_configuration_of_another_format_is_refused_by_field(theirs, tmp_path, settings, field):

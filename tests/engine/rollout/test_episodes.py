@@ -37,7 +37,7 @@ def roomy():
 
 
 def asked_of(task, content="x"):
-    return episodes._Asked(0, task, [{"role": "user", "content": content}])
+    return episodes._Request(0, task, [{"role": "user", "content": content}])
 
 
 def test_turns_are_read_back_from_the_ids_a_model_writes(monkeypatch, tok, tasks):
@@ -84,7 +84,7 @@ def test_under_the_enforcer_whatever_an_untrained_model_calls_is_legal(tok, task
     calls = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(episodes, "Enforcer", Opens)
-        asked = [episodes._Asked(i, task, [{"role": "user", "content": "x"}]) for i, task in enumerate(tasks)]
+        asked = [episodes._Request(i, task, [{"role": "user", "content": "x"}]) for i, task in enumerate(tasks)]
         for turn, one in zip(episodes.next_turns(model, tok, asked, Decoding(400, 1.0, True), 3), asked):
             if turn.completion.truncated:
                 continue

@@ -10,7 +10,7 @@ from engine.rollout.generate import Completion
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
 from nodes.rl import rollouts
-from nodes.rl.families import Drawn, Sums
+from nodes.rl.families import SampledResponse, Sums
 from nodes.rl.objective import squared_objective
 from nodes.rl.rollouts import collect, merge, minibatch, permuted
 from nodes.rl.schema import Parameters
@@ -108,7 +108,7 @@ def response(turns, prompts=None):
     """A response of these turns, a prompt each."""
     prompts = prompts or [[1]] * len(turns)
     said = tuple((prompt, Completion(turn, [-1.0] * len(turn), False)) for prompt, turn in zip(prompts, turns))
-    return Drawn(said, 0.0, False, "", "", "")
+    return SampledResponse(said, 0.0, False, "", "", "")
 
 
 def test_an_episodes_turns_are_one_response_whose_log_probabilities_add_up():
