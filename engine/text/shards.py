@@ -158,10 +158,6 @@ class TokenStream:
             )
         return chosen, ends
 
-    def n_windows(self, seq_len: int, domains: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> int:
-        """Return the number of windows in one epoch of `batch`."""
-        return int(self._plan(seq_len, _key(domains), _key(kinds))[1][-1])
-
     def batch(
         self,
         step: int,

@@ -126,11 +126,6 @@ def _paired(numerators: Sequence[float], denominators: Sequence[float]) -> tuple
     return above, below
 
 
-def bootstrap_mean(values: Sequence[float], seed: int, purpose: str, confidence: float = 0.95) -> Interval:
-    """Return the mean of `values`, one per item, with its bootstrap interval."""
-    return bootstrap_ratio(values, [1.0] * len(values), seed, purpose, confidence)
-
-
 def paired_difference(
     after: Sequence[Sequence[float]],
     before: Sequence[Sequence[float]],

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
 from nodes.evaluate import intervals
-from nodes.evaluate.intervals import bootstrap_mean, bootstrap_ratio, clustered_share, paired_difference, wilson
+from nodes.evaluate.intervals import bootstrap_ratio, clustered_share, paired_difference, wilson
 
 
 @given(n=st.integers(1, 2000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.95, 0.99]))
@@ -21,6 +21,11 @@ def test_wilson_agrees_with_scipy(n, share, confidence):
 def test_wilson_refuses_impossible_counts(k, n):
     with pytest.raises(ValueError, match="successes"):
         wilson(k, n)
+
+
+def bootstrap_mean(values, seed, purpose):
+    """The interval of a mean, which is a ratio over as many ones."""
+    return bootstrap_ratio(values, [1.0] * len(values), seed, purpose)
 
 
 def test_bootstrap_mean_agrees_with_the_normal_theory():
