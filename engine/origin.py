@@ -3,11 +3,10 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from engine.processor import processor
 
 
 def commit() -> str:
@@ -25,3 +24,12 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
     }
+
+
+def processor() -> str:
+    """Return the CPU's model: two CPUs of one capability may still choose different kernels because of their caches."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.model.config import K2Config
-from engine.model.context import require_context
+from engine.model.config import K2Config, require_context
 from engine.model.model import K2Model
 from engine.rollout.generate import Completion, generate
-from engine.rollout.prompts import question
-from engine.rollout.verifiable import Item, score
+from engine.rollout.verifiable import Item, question, score
 from engine.text.chat import encode_chat
 from engine.text.tokenizer import K2Tokenizer
 

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from engine.processor import processor
+from engine.origin import processor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's names (malloc.h)."""

@@ -26,7 +26,7 @@ def train_rl(
     import polars as pl
 
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
-    from engine.model.context import require_context
+    from engine.model.config import require_context
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
     from engine.training.natural import NaturalText

@@ -11,8 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from engine.rollout.prompts import demonstration
-from engine.rollout.verifiable import TaskSettings, available, items
+from engine.rollout.verifiable import TaskSettings, available, demonstration, items
 from engine.toolworld.drills import drills
 
 MAX_ANSWER = 160  # characters; longer field values are prose, not an answer

@@ -42,7 +42,7 @@ def train_sft(
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
     """Fine-tune the extended checkpoint; return (checkpoint, history directory, metrics)."""
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
-    from engine.model.context import require_context
+    from engine.model.config import require_context
     from engine.rollout.passrate import pass_rates, require_room
     from engine.rollout.seeds import key
     from engine.rollout.verifiable import items

@@ -4,8 +4,7 @@ import pytest
 from transformers import DeepseekV3Config
 
 from engine.errors import UserError
-from engine.model.config import K2Config
-from engine.model.context import require_context
+from engine.model.config import K2Config, require_context
 from tests.engine.tiny import YARN, config
 
 
