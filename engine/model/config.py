@@ -85,7 +85,9 @@ class K2Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_number(field.name, field.type, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if wanted := number_wanted(field.name, field.type, value):
+                raise UserError(f"model configuration: {field.name} is {value!r}; give {wanted}")
         if self.first_k_dense_replace > self.num_hidden_layers:
             raise UserError(
                 f"model configuration: first_k_dense_replace ({self.first_k_dense_replace}) exceeds num_hidden_layers "
@@ -173,18 +175,20 @@ def _require(name: str, values: dict[str, Any], source: str) -> None:
         raise UserError(f"{source}: field {name} is missing; add it or take a whole configuration")
 
 
-def _check_number(name: str, kind: Any, value: Any) -> None:
-    """Refuse a field whose value is of the wrong kind, not finite or too small; types stand as annotated."""
+def number_wanted(name: str, kind: Any, value: Any) -> str:
+    """Return the kind of number that a field wants if `value` is of the wrong kind, not finite or too small; else "".
+
+    `kind` is the field's type as it is annotated.
+    """
     kind = getattr(kind, "__name__", str(kind))  # `int | None` prints itself
     if (value is None and "None" in kind) or name == "rope_scaling":
-        return
+        return ""
     whole = kind.startswith("int")
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     least = 0 if name == "first_k_dense_replace" else 1
     if not number or not math.isfinite(value) or (value < least if whole else value <= 0):
-        raise UserError(
-            f"model configuration: {name} is {value!r}; give a positive {'whole number' if whole else 'number'}"
-        )
+        return f"a positive {'whole number' if whole else 'number'}"
+    return ""
 
 
 def _check_architecture(values: dict[str, Any], source: str) -> None:

@@ -5,26 +5,44 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
+from pydantic import BeforeValidator, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from engine.errors import UserError
-from engine.model.config import K2Config
+from engine.model.config import K2Config, number_wanted
 
 _ELSEWHERE = frozenset({"max_position_embeddings", "rope_scaling"})
 """Fields of K2Config that no block has: the sequence length and the stage extend decide them."""
-_SETTLED: dict[str, Any] = {"vocab_size": (int | None, None), "routed_scaling_factor": (float | None, ...)}
-"""Fields that may be null, with their types and defaults as pydantic wants them."""
-_FIELDS: dict[str, Any] = {field.name: (field.type, ...) for field in fields(K2Config) if field.name not in _ELSEWHERE}
-_Block: type[BaseModel] = create_model("_Block", __config__=ConfigDict(extra="forbid"), **(_FIELDS | _SETTLED))
+_TYPES = {field.name: field.type for field in fields(K2Config) if field.name not in _ELSEWHERE}
+_MAY_BE_NULL = frozenset({"vocab_size", "routed_scaling_factor"})
 
 
 def checked_block(block: Any) -> dict[str, Any]:
-    """Return the block with every field of the right type; pydantic's ValidationError names one that is not."""
-    return _Block.model_validate(block).model_dump()
+    """Return the block with all fields, whole numbers and others told apart; `vocab_size` alone may be left out.
+
+    Raises pydantic's ValidationError, which names each field that is unknown, missing or of the wrong kind.
+    """
+    if not isinstance(block, dict):
+        raise ValueError(f"give a mapping of {', '.join(_TYPES)}")
+    given = {"vocab_size": None, **block}
+    faults = [InitErrorDetails(type="extra_forbidden", loc=(n,), input=given[n]) for n in given if n not in _TYPES]
+    faults += [InitErrorDetails(type="missing", loc=(name,), input=block) for name in _TYPES if name not in given]
+    for name in (name for name in _TYPES if name in given):
+        null = given[name] is None and name in _MAY_BE_NULL
+        if not null and (wanted := number_wanted(name, _TYPES[name], given[name])):
+            error = PydanticCustomError("model_number", "give {wanted}", {"wanted": wanted})
+            faults.append(InitErrorDetails(type=error, loc=(name,), input=given[name]))
+    if faults:
+        raise ValidationError.from_exception_data("model", faults)
+    return {name: _exact(kind, given[name]) for name, kind in _TYPES.items()}
+
+
+def _exact(kind: Any, value: Any) -> Any:
+    return float(value) if kind is float and value is not None else value
 
 
 ModelBlock = Annotated[dict[str, Any], BeforeValidator(checked_block)]
-"""The type of such a block in a schema. All fields are required but `vocab_size`."""
+"""The type of such a block in a schema."""
 
 
 def config_from_parameters(block: Mapping[str, Any], vocab_size: int, max_position_embeddings: int) -> K2Config:

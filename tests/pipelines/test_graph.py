@@ -2,8 +2,10 @@
 
 import pytest
 
+from engine.identity.library import Library
+from engine.identity.reach import reach
 from pipelines import graph
-from pipelines.stages_file import COMPUTE_CLASSES, load_stages_file
+from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
 
 STAGES = tuple(load_stages_file().stages)
 
@@ -44,3 +46,11 @@ def test_profiles_keep_apart() -> None:
         for name in graph.catalog_entries(profile)
     ]
     assert len(set(paths)) == len(paths)
+
+
+def test_no_stage_imports_what_reads_docstrings_or_annotations() -> None:
+    """Where a module of ours may read them, an edit of any docstring would make the stage stale."""
+    modules = Library(ROOT)
+    for stage in STAGES:
+        reached = reach(modules, graph.entry_points(stage), graph.JUDGES).modules.values()
+        assert not [module.name for module in reached if module.reads_text], stage

@@ -51,8 +51,11 @@ def test_a_block_in_a_schema_has_every_field_with_its_type():
         ({"hiden_size": 3}, "extra_forbidden"),
         ({"max_position_embeddings": 128}, "extra_forbidden"),
         ({"rope_scaling": None}, "extra_forbidden"),
-        ({"hidden_size": None}, "int_type"),
-        ({"hidden_size": 1.5}, "int_from_float"),
+        ({"hidden_size": None}, "model_number"),
+        ({"hidden_size": 1.5}, "model_number"),
+        ({"hidden_size": 0}, "model_number"),
+        ({"rope_theta": "much"}, "model_number"),
+        ({"rms_norm_eps": float("nan")}, "model_number"),
     ],
 )
 def test_a_schema_names_the_field_that_it_refuses(change, kind):
@@ -68,3 +71,9 @@ def test_a_schema_wants_all_fields_but_the_vocabulary():
             Parameters.model_validate({"model": {k: v for k, v in WHOLE.items() if k != name}})
         (error,) = caught.value.errors()
         assert (error["loc"], error["type"]) == (("model", name), "missing")
+
+
+@pytest.mark.parametrize("block", [None, [], "k2"])
+def test_a_block_that_is_no_mapping_is_refused(block):
+    with pytest.raises(ValidationError, match="give a mapping of vocab_size, hidden_size"):
+        Parameters.model_validate({"model": block})
