@@ -43,8 +43,13 @@ class ClippedAttention(Protocol):
 
     max_logit_H: Tensor
 
-    def reset_max_logit(self) -> None: ...  # noqa: D102
-    def clip_rows(self) -> Sequence[Rows]: ...  # noqa: D102
+    def reset_max_logit(self) -> None:
+        """Set `max_logit_H` to -inf."""
+        ...
+
+    def clip_rows(self) -> Sequence[Rows]:
+        """Return the rows of the query and key weights that QK-Clip scales."""
+        ...
 
 
 def find_attentions(model: nn.Module) -> list[ClippedAttention]:

@@ -41,8 +41,13 @@ class Completion:
 class Constraint(Protocol):
     """Excludes tokens while decoding; rows are numbered by prompt (engine/rollout/enforcer.py)."""
 
-    def mask_(self, logits_BV: Tensor, rows: Sequence[int]) -> None: ...  # noqa: D102
-    def take(self, row: int, token: int) -> None: ...  # noqa: D102
+    def mask_(self, logits_BV: Tensor, rows: Sequence[int]) -> None:
+        """Set the logits of tokens that must not come next to -inf in place; line b is the prompt `rows[b]`'s."""
+        ...
+
+    def take(self, row: int, token: int) -> None:
+        """Note that the prompt `row` goes on with `token`."""
+        ...
 
 
 @torch.inference_mode()

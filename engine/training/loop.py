@@ -38,11 +38,25 @@ ASKED = "asked to end soon"
 class Optimizer(Protocol):
     """What the loop asks of an optimizer; `MuonClip` is one."""
 
-    def set_lr(self, lr: float) -> None: ...  # noqa: D102
-    def step(self) -> dict[str, float]: ...  # noqa: D102
-    def zero_grad(self) -> None: ...  # noqa: D102
-    def state_dict(self) -> dict[str, Tensor]: ...  # noqa: D102
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...  # noqa: D102
+    def set_lr(self, lr: float) -> None:
+        """Use the learning rate `lr` from the next step on."""
+        ...
+
+    def step(self) -> dict[str, float]:
+        """Update the parameters by their gradients and return the figures of this step's row in the history."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that `load_state_dict` needs for the same updates to come, by name."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` returned."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ class Saved:
 class Restorable(Protocol):
     """An optimizer whose state can be put back."""
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...  # noqa: D102
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what the optimizer's `state_dict` returned when the checkpoint was written."""
+        ...
 
 
 class Damaged(Exception):
