@@ -6,6 +6,7 @@ that may do anything), count for every importer of the module.
 """
 
 import ast
+import builtins
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -236,6 +237,8 @@ def _resolve(uses: set[str], module: str, parts: _Parts) -> tuple[tuple[str, ...
         if first in parts.bindings:
             dotted.add(".".join(filter(None, (parts.bindings[first], rest))))
             bound.add(f" {first}={parts.bindings[first]}")
+        elif parts.star and not hasattr(builtins, first):
+            dotted.add(f"{module}.{first}")  # from whatever module a star has imported
     return tuple(sorted(dotted)), sorted(bound)
 
 

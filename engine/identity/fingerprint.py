@@ -54,7 +54,7 @@ def stage_code(
         catalog: the catalog entries of the stage's inputs and outputs, name → configuration without paths.
         leave_out: modules that are reached but cannot change what the stage makes.
         waived: distributions whose version does not count.
-        wiring: the module whose functions' annotations a framework may read.
+        wiring: the module whose functions' annotations Kedro may read.
 
     """
     reached = reach(library, entries, leave_out, wiring)
@@ -70,11 +70,12 @@ def stage_code(
 def _definitions(reached: Reach) -> dict[str, str]:
     """Return dotted name → hash, including annotations and docstrings if something may read them."""
     hashes = {name: digest_bytes(f"import {target}".encode()) for name, target in reached.reexports.items()}
+    annotated = reached.annotated
     for name, definition in reached.definitions.items():
         hashes[name] = definition.form
         if reached.reads_text:
             hashes[name] = digest_bytes(f"{definition.form} {definition.annotations} {definition.docstrings}".encode())
-        elif name in reached.wired:
+        elif name in annotated:
             hashes[name] = digest_bytes(f"{definition.form} {definition.annotations}".encode())
     return dict(sorted(hashes.items()))
 

@@ -1,13 +1,16 @@
 """The normal form of a definition: its syntax tree without parts that cannot change its behaviour, and what it uses.
 
-Left out: comments, layout, docstrings, annotations of functions, log text, the names of true locals. Everything else is
-kept, including annotations of classes' fields. We walk over `ast` ourselves, because `ast.dump` and `ast.unparse`
-differ between Python versions: empty fields are left out, so a field that a newer Python adds changes nothing until
-code uses it. Annotations and docstrings are digested separately, for the few places where something reads them.
+Left out: comments, layout, docstrings, annotations of functions and of modules' names, log text, the names of true
+locals. Everything else is kept, including annotations of classes' fields. We walk over `ast` ourselves, because
+`ast.dump` and `ast.unparse` differ between Python versions: empty fields are left out, so a field that a newer Python
+adds changes nothing until code uses it. Annotations and docstrings are digested separately, for the few places where
+something reads them.
 """
 
 import ast
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from engine.artifacts.files import digest_bytes
@@ -21,6 +24,11 @@ from engine.identity.scope import (
 
 _IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_NAMING = (
+    *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.Starred),
+    *(ast.operator, ast.unaryop, ast.expr_context),
+)
+"""The nodes of an annotation that only looks names up."""
 _LOGGERS = frozenset({"log", "logger", "logging", "_log", "_logger", "LOG", "LOGGER"})
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 
@@ -83,6 +91,7 @@ class _Writer:
         self._scopes: list[Scope] = []
         self._out = self.form.text
         self._uses = self.form.uses
+        self._strings = self.form.strings
 
     def write(self, value: object) -> None:
         """Append the normal form of a node, a list or a plain value."""
@@ -147,7 +156,7 @@ class _Writer:
 
     def _Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
-            self.form.strings.add(node.value)
+            self._strings.add(node.value)
         self._out.append(f"({type(node.value).__name__}:{node.value!a})")
 
     def _JoinedStr(self, node: ast.JoinedStr) -> None:
@@ -213,10 +222,18 @@ class _Writer:
         annotations += [node.returns] if node.returns else []
         if keep:
             self.write(annotations)
-            return
-        self._out, self._uses = self.form.annotations, self.form.annotation_uses
+        else:
+            self._apart(annotations)
+
+    def _apart(self, annotations: list[ast.expr]) -> None:
+        """Append annotations to the separate list, strings also parsed; to the form too if evaluating them may act."""
+        form = self.form
+        if acting := [annotation for annotation in annotations if not _only_names(annotation)]:
+            self.write(acting)
+        self._out, self._uses, self._strings = form.annotations, form.annotation_uses, set()
         self.write(annotations)
-        self._out, self._uses = self.form.text, self.form.uses
+        self.write([parsed for annotation in annotations for parsed in _unquoted(annotation)])
+        self._out, self._uses, self._strings = form.text, form.uses, form.strings
 
     def _docstrings(self, body: list[ast.stmt]) -> None:
         self.form.docstrings += [
@@ -258,11 +275,16 @@ class _Writer:
     # what only people read
 
     def _AnnAssign(self, node: ast.AnnAssign) -> None:
-        local = bool(self._scopes) and not self._scopes[-1].is_class
-        if local and node.value is not None and isinstance(node.target, ast.Name):
-            self._node(ast.Assign([node.target], node.value))  # never evaluated in a function
+        """Append an annotated assignment as a plain one, except in a class, whose fields may be made of annotations."""
+        if self._scopes and self._scopes[-1].is_class:
+            self._node(node)
+            return
+        if not self._scopes:  # never evaluated in a function
+            self._apart([node.annotation])
+        if node.value is not None and isinstance(node.target, ast.Name):
+            self._node(ast.Assign([node.target], node.value))
         else:
-            self._node(node, **({"annotation": None} if local else {}))
+            self._node(node, annotation=None)
 
     def _Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Call) and _is_log(node.value):
@@ -272,6 +294,19 @@ class _Writer:
                 self.write(part)
         else:
             self._node(node)
+
+
+def _only_names(annotation: ast.expr) -> bool:
+    """Return whether evaluating an annotation does nothing but look names up."""
+    return all(isinstance(one, _NAMING) for one in ast.walk(annotation))
+
+
+def _unquoted(annotation: ast.expr) -> Iterator[ast.expr]:
+    """Yield what the strings in an annotation stand for, where they are annotations themselves."""
+    for one in ast.walk(annotation):
+        if isinstance(one, ast.Constant) and isinstance(one.value, str):
+            with suppress(SyntaxError, ValueError):
+                yield ast.parse(one.value.strip(), mode="eval").body
 
 
 def _is_log(call: ast.Call) -> bool:

@@ -13,6 +13,9 @@ from engine.errors import UserError
 from engine.identity.definitions import Definition, Module
 from engine.identity.library import Library
 
+_NO_MODELS = frozenset({"collections", "pathlib", "types", "typing"})
+"""Modules of the standard library that hold neither a dataclass nor a pydantic model."""
+
 
 @dataclass
 class Reach:
@@ -24,12 +27,23 @@ class Reach:
     modules: dict[str, Module] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     wired: set[str] = field(default_factory=set)
-    """Definitions that the wiring module names."""
+    """Definitions that the wiring module hands to Kedro."""
 
     @property
     def reads_text(self) -> bool:
         """Whether a module imported on the way may read annotations or docstrings."""
         return any(module.reads_text for module in self.modules.values())
+
+    @property
+    def annotated(self) -> set[str]:
+        """Definitions whose annotations count: all where something may read them, else those that Kedro acts on.
+
+        Of a node's function it reads the types of parameters, and makes an instance where one is a pydantic model or a
+        dataclass; built-in types and those of `_NO_MODELS` it passes over.
+        """
+        if self.reads_text:
+            return set(self.definitions)
+        return {name for name in self.wired if _may_name_a_model(self.definitions[name])}
 
 
 def reach(library: Library, entries: list[str], leave_out: frozenset[str] = frozenset(), wiring: str = "") -> Reach:
@@ -39,7 +53,7 @@ def reach(library: Library, entries: list[str], leave_out: frozenset[str] = froz
         library: the repository's modules.
         entries: dotted names; a module counts as a whole, a definition with what it uses.
         leave_out: modules (and those below them) that cannot change what the entries make.
-        wiring: the module that hands functions to a framework, which may read their annotations.
+        wiring: the module that hands functions to Kedro, which may read their annotations.
 
     Raises:
         UserError: an entry does not exist, or an import's name is computed.
@@ -156,8 +170,7 @@ class _Walk:
 
     def _read(self) -> bool:
         """Reach what annotations name if something may read them; return whether anything was new."""
-        read = self.reached.definitions.keys() if self.reached.reads_text else self.reached.wired
-        for name in read - self._annotated:
+        for name in self.reached.annotated - self._annotated:
             self._annotated.add(name)
             for use in self.reached.definitions[name].annotation_uses:
                 self.use(use)
@@ -172,3 +185,8 @@ class _Walk:
                 if definition.is_subclass:
                     self._reach(module, name)
         return bool(self._waiting)
+
+
+def _may_name_a_model(definition: Definition) -> bool:
+    """Return whether an annotation of a definition names what may be a dataclass or a pydantic model."""
+    return any(use.partition(".")[0] not in _NO_MODELS for use in definition.annotation_uses)

@@ -1,11 +1,22 @@
 """kedro.yml, pipelines and catalog agree."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pytest
+from kedro.pipeline import Node, Pipeline
+from kedro.validation.type_extractor import TypeExtractor
+from pydantic import BaseModel
 
 from engine.identity.library import Library
 from engine.identity.reach import reach
 from pipelines import graph
 from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
+
+if TYPE_CHECKING:
+    import polars as pl
 
 STAGES = tuple(load_stages_file().stages)
 
@@ -54,3 +65,43 @@ def test_no_stage_imports_what_reads_docstrings_or_annotations() -> None:
     for stage in STAGES:
         reached = reach(modules, graph.entry_points(stage), graph.JUDGES).modules.values()
         assert not [module.name for module in reached if module.reads_text], stage
+
+
+class Model(BaseModel):
+    """What Kedro makes of a parameter that is annotated so."""
+
+    rate: float = 1.0
+
+
+@dataclass
+class Settings:
+    """The same as a dataclass."""
+
+    rate: float = 1.0
+
+
+def models_of(function: Callable[..., object]) -> dict[str, Any]:
+    """What Kedro would make of the parameter that a node of this function reads."""
+    pipeline = Pipeline([Node(function, inputs=["params:x"], outputs="y", name="node")])
+    return TypeExtractor({"stage": pipeline}).extract_types_from_pipelines()
+
+
+def test_of_all_annotations_kedro_acts_on_models_alone() -> None:
+    """So the code of a stage need not count the others (engine/identity/reach.py)."""
+
+    def model(x: Model) -> None: ...
+    def perhaps(x: "Model | None") -> None: ...
+    def settings(x: Settings) -> None: ...
+    def plain(x: dict[str, Any]) -> None: ...
+    def text(x: str) -> Path: ...
+    def frame(x: "pl.LazyFrame") -> None: ...
+    def rows(x: "Path | None") -> Iterator[int]: ...
+    def unknown(x: Model, y: "pl.LazyFrame" = None) -> None: ...  # type: ignore[assignment] # read, never called
+
+    assert [models_of(one)["x"] for one in (model, perhaps, settings)] == [Model, Model | None, Settings]
+    assert [models_of(one) for one in (plain, text, frame, rows, unknown)] == [{}] * 5
+
+
+def test_no_node_of_ours_has_a_model_made_of_its_parameters() -> None:
+    pipelines = {stage: graph.stage_graph(stage).pipeline for stage in STAGES}
+    assert TypeExtractor(pipelines).extract_types_from_pipelines() == {}

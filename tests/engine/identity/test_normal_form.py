@@ -165,6 +165,53 @@ def test_renamed_locals_of_every_kind_are_the_same(one: str, other: str) -> None
     assert source_digest(one) == source_digest(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("X: int = 1", "X = 1"),
+        ("X: int = 1", "X: 'Final[str]' = 1"),
+        ("X: dict[str, a.B] | None = {}", "X: Callable[[int], str] = {}"),
+        ("if a:\n    X: int = 1", "if a:\n    X = 1"),
+        ("def f(a: int, /, *b: c.d, e: 'str' = 1, **f: g) -> int:\n    pass", "def f(a, /, *b, e=1, **f):\n    pass"),
+        ("class A:\n    def f(self, a: int) -> str:\n        self.x: int = a",
+         "class A:\n    def f(self, a):\n        self.x: str = a"),
+    ],
+)  # fmt: skip
+def test_annotations_of_functions_and_modules_are_no_change(one: str, other: str) -> None:
+    assert source_digest(one) == source_digest(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(
+            (f"{head}\n    x: int = 1", f"{head}\n    x: str = 1")
+            for head in (
+                *("class A:", "class A(BaseModel):", "class A(TypedDict):", "class A(NamedTuple):"),
+                *("@dataclass\nclass A:", "if a:\n  class A:", "def f():\n  class A:"),
+            )
+        ),
+        ("X: int", "X = int"),
+        ("X: int", "Y: int"),
+        ("X: register(1) = 2", "X = 2"),
+        ("X: register(1) = 2", "X: register(3) = 2"),
+        ("X: (y := int) = 2", "X: int = 2"),
+        ("def f(a: register(1)):\n    pass", "def f(a):\n    pass"),
+    ],
+)
+def test_annotations_that_make_a_field_or_act_are_a_change(one: str, other: str) -> None:
+    assert source_digest(one) != source_digest(other)
+
+
+def test_annotations_name_what_their_strings_stand_for_apart() -> None:
+    form = normal_form(
+        ast.parse("X: 'a.b | None' = c\ndef f(x: 'list[d]', y: Literal['two words']) -> e: pass").body, "p"
+    )
+    assert form.annotation_uses == {":a.b", ":list", ":d", ":Literal", ":e"}
+    assert form.uses == {":X", ":c"}
+    assert form.strings == set()
+
+
 def test_uses_are_globals_only() -> None:
     source = (
         "def f(a, b=outer.c.d):\n    import x.y as z\n    from . import w\n    e = a.g\n"

@@ -162,16 +162,58 @@ def test_swapped_imports_and_reexports_count(project: Path) -> None:
 
 
 def test_annotations_count_where_they_may_be_read(project: Path) -> None:
-    def hashes(entry: str, near: str) -> dict[str, str]:
-        write(project, {"app/entry.py": entry, "app/near.py": near})
-        return stage_code(Library(project), ["app.entry"], {}, wiring="app.entry").definitions
+    called = "from app.near import f\ndef g():\n    return f(1)\n"
+    inner = "LIMIT: {} = 1\n\ndef f(x: int):\n    return h(x)\n\ndef h(x: {}) -> {}:\n    return x + LIMIT\n"
+    before = annotated(project, called, inner.format("int", "int", "int"))
+    assert before == annotated(project, called, inner.format("str", "'str'", "object"))
+    for reader in ("from typing import get_type_hints\n", "import sys\nseen = sys.modules[__name__].__annotations__\n"):
+        before = annotated(project, called, reader + inner.format("int", "int", "int"))
+        for changed in (("str", "int", "int"), ("int", "str", "int"), ("int", "int", "str")):
+            assert annotated(project, called, reader + inner.format(*changed)) != before
 
-    wired, called = "from app.near import f\nNODES = [f]\n", "from app.near import f\ndef g():\n    return f(1)\n"
-    inner = "def f(x: int):\n    return h(x)\n\ndef h(x: {}) -> {}:\n    return x\n"
-    assert hashes(wired, inner.format("int", "int")) == hashes(wired, inner.format("str", "str"))
-    assert hashes(wired, inner) != hashes(wired, inner.replace("f(x: int)", "f(x: str)")), "Kedro may read it"
-    reader = "from typing import get_type_hints\n" + inner
-    assert hashes(called, reader.format("int", "int")) != hashes(called, reader.format("str", "int"))
+
+@pytest.mark.parametrize("model", ["Model", "'Model'", "Model | None", "Optional['Model']", "pydantic.BaseModel", "m"])
+def test_a_model_among_the_annotations_of_a_nodes_function_counts(project: Path, model: str) -> None:
+    """Kedro would make an instance of it, so what else is annotated may decide whether it can."""
+    node = (
+        "import pydantic\nfrom typing import Optional\nclass Model:\n    x: int\nm = Model\n"
+        "def f(x: {}, y: {} = 1):\n    pass\n"
+    )
+    plain = annotated(project, WIRED, node.format("int", "int"))
+    named = annotated(project, WIRED, node.format(model, "int"))
+    assert plain["app.near.f"] != named["app.near.f"]
+    assert named["app.near.f"] != annotated(project, WIRED, node.format(model, "'unknown'"))["app.near.f"]
+
+
+@pytest.mark.parametrize("name", ["Model", "*"])
+def test_the_model_itself_counts_too(project: Path, name: str) -> None:
+    found = []
+    for kind in ("int", "str"):
+        write(project, {"app/late.py": f"class Model:\n    x: {kind}\n"})
+        near = f"from app.late import {name}\ndef f(x: Model):\n    pass\n"
+        found.append(annotated(project, WIRED, near)["app.late.Model"])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    "other", ["", ": str", ": dict[str, Any]", ": 'pl.LazyFrame'", ": Path | None", ": Iterator[int]"]
+)
+def test_what_kedro_cannot_make_a_model_of_is_no_change_of_a_nodes_function(project: Path, other: str) -> None:
+    """The names are those of tests/pipelines/test_graph.py, which asks Kedro itself."""
+    node = (
+        "from typing import TYPE_CHECKING, Any\nfrom pathlib import Path\nfrom collections.abc import Iterator\n"
+        "if TYPE_CHECKING:\n    import polars as pl\n\ndef f(x{}):\n    pass\n"
+    )
+    assert annotated(project, WIRED, node.format(": int")) == annotated(project, WIRED, node.format(other))
+
+
+WIRED = "from app.near import f\nNODES = [f]\n"
+
+
+def annotated(project: Path, entry: str, near: str) -> dict[str, str]:
+    """The hashes of the definitions that the wiring `entry` reaches, beside which `near` is the one module."""
+    write(project, {"app/entry.py": entry, "app/near.py": near})
+    return stage_code(Library(project), ["app.entry"], {}, wiring="app.entry").definitions
 
 
 def test_computed_import_is_refused(project: Path) -> None:
