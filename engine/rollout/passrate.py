@@ -1,8 +1,7 @@
-"""Sample responses to verifiable questions, and tell how certain a difference of two pass rates is.
+"""Sample responses to verifiable questions, and return the share of them that is right.
 
 The pass rate at temperature 1 is the reward that reinforcement learning raises; greedy decoding would measure
-something else. Two checkpoints are compared on the same questions, so the bootstrap resamples questions and keeps
-each question's difference whole.
+something else. How certain a difference of two checkpoints' rates is: engine/intervals.py.
 """
 
 from collections.abc import Sequence
@@ -16,8 +15,6 @@ from engine.rollout.generate import Completion, generate
 from engine.rollout.verifiable import Item, question, score
 from engine.text.chat import encode_chat
 from engine.text.tokenizer import K2Tokenizer
-
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,17 +79,3 @@ def pass_rates(
     )
     scores = np.array([response.score for response in responses]).reshape(len(items), samples)
     return [float(rate) for rate in scores.mean(axis=1)]
-
-
-def paired_difference(after: Sequence[float], before: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """Return the mean of after - before over the same questions and its 95 % percentile bootstrap interval.
-
-    Raises ValueError if the two differ in length or are empty.
-    """
-    if len(after) != len(before) or not after:
-        raise ValueError(f"a paired difference needs the same questions twice, not {len(after)} and {len(before)}")
-    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    n = len(difference)
-    picks = np.random.Generator(np.random.PCG64([seed, n])).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    low, high = np.quantile(picks @ difference / n, [0.025, 0.975])
-    return float(difference.mean()), float(low), float(high)

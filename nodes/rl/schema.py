@@ -51,7 +51,9 @@ class ToolFamily(BaseModel):
     weight: float = Field(gt=0, description="weight of its objective, besides that of the sums")
     tuning_tasks: int = Field(ge=1, description="tasks of the split `validation` that candidates are judged on")
     tuning_samples: int = Field(ge=1, description="episodes of each of them, at temperature 1")
-    evaluation_tasks: int = Field(ge=1, description="tasks of the split `test` that before and after are reported on")
+    evaluation_tasks: int = Field(
+        ge=2, description="tasks of the split `test` that before and after are reported on; of one no interval is known"
+    )
     evaluation_samples: int = Field(ge=1, description="episodes of each of them, at temperature 1")
 
     @property

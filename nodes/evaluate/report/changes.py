@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from nodes.evaluate.intervals import Interval, paired_difference
+from engine.intervals import Interval, paired_difference
 from nodes.evaluate.report.comparison import SuiteInfo
 from nodes.evaluate.results import Results, Row, SuiteResult
 

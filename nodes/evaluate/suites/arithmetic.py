@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from engine.errors import UserError
+from engine.intervals import wilson
 from engine.model.model import K2Model
 from engine.rollout.passrate import Response, require_room, sample_responses
 from engine.rollout.verifiable import available, items
 from engine.text.tokenizer import K2Tokenizer
-from nodes.evaluate.intervals import wilson
 from nodes.evaluate.results import Row, SuiteResult
 from nodes.evaluate.schema import Parameters
 from nodes.evaluate.suites.material import Material

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from engine.errors import UserError
+from engine.intervals import bootstrap_ratio
 from engine.model.model import K2Model
 from engine.text.tokenizer import K2Tokenizer
-from nodes.evaluate.intervals import bootstrap_ratio
 from nodes.evaluate.results import Row, SuiteResult, Unit
 from nodes.evaluate.schema import Parameters
 from nodes.evaluate.suites.likelihood import window_nats

@@ -15,10 +15,10 @@ from typing import Final
 import polars as pl
 
 from engine.errors import UserError
+from engine.intervals import clustered_share
 from engine.model.model import K2Model
 from engine.text.permutation import key
 from engine.text.tokenizer import K2Tokenizer
-from nodes.evaluate.intervals import clustered_share
 from nodes.evaluate.results import Row, SuiteResult
 from nodes.evaluate.schema import Parameters, Quiz
 from nodes.evaluate.suites.likelihood import continuation_logprobs

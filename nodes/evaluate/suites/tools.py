@@ -12,6 +12,7 @@ from typing import Any, Final
 import polars as pl
 
 from engine.errors import UserError
+from engine.intervals import wilson
 from engine.model.model import K2Model
 from engine.rollout.episodes import Decoding, Episode, play
 from engine.rollout.seeds import key
@@ -22,7 +23,6 @@ from engine.toolworld.specs import load_tools
 from engine.toolworld.tasks import Task
 from engine.toolworld.uniform import UniformPolicy
 from engine.toolworld.validate import validate_call
-from nodes.evaluate.intervals import wilson
 from nodes.evaluate.results import Row, SuiteResult
 from nodes.evaluate.schema import Parameters
 from nodes.evaluate.suites.material import Material

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from nodes.evaluate import intervals
-from nodes.evaluate.intervals import bootstrap_ratio, clustered_share, paired_difference, wilson
+from engine import intervals
+from engine.intervals import bootstrap_ratio, clustered_share, paired_difference, wilson
 
 
 @given(n=st.integers(1, 2000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.95, 0.99]))
@@ -114,6 +114,8 @@ def test_impossible_counts_are_refused(right, asked):
 def test_of_one_document_nothing_follows_for_others():
     alone = bootstrap_ratio([3.0], [2.0], 1, "t")
     assert (alone.value, alone.low, alone.high) == (1.5, None, None)
+    with pytest.raises(ValueError, match="one item alone"):
+        _ = alone.ends
     assert not paired_difference([[3.0], [2.0]], [[1.0], [2.0]], 1, "t").excludes_zero
     assert bootstrap_ratio([3.0, 3.0], [2.0, 2.0], 1, "t").excludes_zero
 

@@ -42,6 +42,13 @@ class Interval:
     high: float | None
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends. Raises ValueError where one item alone leaves them open."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"of {self.value}, from one item alone, no interval is known")
+        return self.low, self.high
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether the interval is known, finite, and lies on one side of zero."""
         if self.low is None or self.high is None or not (isfinite(self.low) and isfinite(self.high)):
