@@ -4,7 +4,8 @@ A stage that is stopped leaves its work in data/<profile>/.work/<stage>/<key>/. 
 edited learning rate, say) and is gone on with when the key returns, or under today's key by `make adopt-work`.
 
 GC=1 removes the work whose key was published after the work began, and what has not been touched for DAYS days (30).
-It keeps the work of today's key, the newest unpublished work of each stage, and whatever a process or job works on.
+It keeps the work of today's key, the newest unpublished work of each stage, and all of a stage that a process or job is
+at.
 
     python -m pipelines.commands.work --env laptop [--gc [--days 30]]
 """
@@ -22,7 +23,7 @@ from engine.artifacts.files import files_below, object_if_sound
 from engine.errors import UserError
 from engine.identity.difference import differences
 from engine.identity.records import BEGUN, good_records
-from engine.launch.lifetime import is_locked, lock
+from engine.launch.lifetime import holders, is_locked, lock
 from engine.launch.slurm.submit import under_way
 from engine.remedy import move_aside
 from engine.training.position import position
@@ -108,7 +109,7 @@ def show(profile: str, works: list[Unfinished]) -> None:
     statuses = stage_status(profile)
     attended: set[str] = set()
     for work in works:
-        now = work.stage not in attended and is_locked(work.path.parent / "lock")
+        now = work.stage not in attended and bool(_held(work.path.parent))
         attended.add(work.stage)
         age = "at work" if now else since(work)
         told = escape(differs(work, statuses[work.stage]))
@@ -138,6 +139,7 @@ def collect(profile: str, days: float) -> tuple[list[tuple[Unfinished, str]], li
             continue
         try:
             with lock(graph.work_folder(profile) / stage / "lock", f"stage {stage} of profile {profile}", patience=0):
+                _refuse_beside_ranks(profile, stage)
                 for work, why in due:
                     if jobs := [job for directory in run_directories(work.path) for job in under_way(directory)]:
                         refused.append(f"job {jobs[0]} works in {work.path}: wait for it or `scancel {jobs[0]}`.")
@@ -147,6 +149,26 @@ def collect(profile: str, days: float) -> tuple[list[tuple[Unfinished, str]], li
         except UserError as error:
             refused.append(str(error))
     return gone, refused
+
+
+def _refuse_beside_ranks(profile: str, stage: str) -> None:
+    """See that no rank is at work that the holder of the stage's lock has not started.
+
+    A rank of a job, or one whose driver has just been killed, holds a lock of its own and not the stage's
+    (pipelines/rank.py); which key it works under it does not say, and Slurm may have forgotten its job already.
+
+    Raises UserError where one is.
+    """
+    for path in _held(graph.work_folder(profile) / stage, "lock.*"):
+        raise UserError(
+            f"a rank of stage {stage} of profile {profile} is at work ({path} is held by {holders(path)}): wait for "
+            "it or stop it."
+        )
+
+
+def _held(place: Path, locks: str = "lock*") -> list[Path]:
+    """Return a stage's locks that a process holds now: its driver's, and one of each rank."""
+    return [path for path in sorted(place.glob(locks)) if is_locked(path)]
 
 
 def _due(

@@ -1,6 +1,8 @@
 """Unfinished work stays under its key, is listed, and is removed by a stated rule alone."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,42 @@ def test_gc_touches_nothing_of_a_stage_that_runs(runs: Runs) -> None:
     assert not gone
     assert "stage corpus of profile smoke is already running" in refused[0]
     assert old.exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from engine.launch.lifetime import lock
+held = lock(Path(sys.argv[1]), "it")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("name", ["lock", "lock.0", "lock.17"])
+def test_gc_touches_nothing_beside_a_process_that_works(runs: Runs, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a driver, and of a job's rank, which works on where its driver has left and Slurm knows nothing of it."""
+    published, old = leave("4", days=3, started=1), leave("2", days=50)
+    leave("1")
+    runs.add(STAGE, 5, key="4" * 16)
+    path = graph.work_folder(PROFILE) / STAGE / name
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            gone, refused = work.collect(PROFILE, days=1)
+            assert "at work" in shown(monkeypatch)
+        finally:
+            holder.kill()
+    assert gone == []
+    assert len(refused) == 1
+    assert f"{path} is held by process {holder.pid}): wait for it or stop it." in refused[0]
+    assert published.exists()
+    assert old.exists()
+    gone, refused = work.collect(PROFILE, days=1)
+    assert {one.path for one, _ in gone} == {published, old}, "the same locks lie there, and nobody holds them"
+    assert not refused
 
 
 def test_another_key_keeps_its_work_and_fresh_drops_its_own_alone(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
