@@ -6,7 +6,11 @@ import pytest
 from dags import plan as plans
 from dags import report
 from dags.attending import attended_here
-from engine.artifacts.files import canonical_json
+from dags.metadata import latest_check
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.identity.records import INTERRUPTED
+from engine.launch.heartbeat import HEARTBEAT
+from engine.launch.lifetime import lock
 from pipelines import graph
 from pipelines.stages_file import load_stages_file
 from pipelines.status import stage_status
@@ -87,6 +91,37 @@ def test_the_sensor_waits_for_the_report_of_a_run(runs, instance, tick):
     report.report_all(instance, "smoke")
     assert tick() == set(graph.stage_graph("corpus").outputs)
     assert tick() is None
+
+
+def test_a_stage_that_ctrl_c_stopped_is_interrupted_until_somebody_goes_on(runs, instance, tick):
+    def shown():
+        found = [latest_check(instance, name, plans.PLAN) for name in graph.stage_graph("corpus").outputs]
+        assert {one.severity for one in found} == {dg.AssetCheckSeverity.WARN}
+        assert not any(one.passed for one in found)
+        (said,) = {one.description for one in found}
+        return said
+
+    runs.add("corpus", 1)
+    report.report_all(instance, "smoke")
+    tick()
+    assert shown().startswith("stale: ")
+    stopped_at(66, 300, runs)
+    tick()
+    assert shown() == "interrupted: stopped at 66 of 300; the same command goes on"
+    with lock(graph.work_folder("smoke") / "corpus" / "lock", "it"):
+        tick()
+        assert shown().startswith("stale: "), "a driver is at it"
+    tick()
+    assert shown().startswith("interrupted: ")
+
+
+def stopped_at(step, steps, runs):
+    """What the runner leaves of corpus after Ctrl-C, of which a training stage has its checkpoints."""
+    key = stage_status("smoke")["corpus"].key
+    workspace = graph.work_folder("smoke") / "corpus" / key / "training"
+    write_atomic(workspace / "checkpoints" / f"{step:08d}" / "meta.json", b"{}")
+    write_atomic(workspace / HEARTBEAT, canonical_json({"step": step, "steps": steps}))
+    runs.add("corpus", 2, outcome=INTERRUPTED, key=key)
 
 
 def test_the_sensor_leaves_a_stage_to_the_run_that_attends_it(runs, instance, tick):

@@ -2,18 +2,25 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.artifacts.files import canonical_json
 from engine.errors import UserError
-from pipelines import graph
+from engine.identity import records
+from engine.identity.fingerprint import KINDS
+from pipelines import graph, runner, truth
+from pipelines.configuration import compute_classes
 from pipelines.gates.gate import judge_row
+from pipelines.hooks import RunContext
 from pipelines.stages_file import load_stages_file
 from pipelines.track.promotion import Gate, load_gates, model_name
 from pipelines.track.session import Session
-from pipelines.track.store import client
+from pipelines.track.store import client, experiment_name
 
 pytestmark = pytest.mark.timeout(600)  # MLflow's first use of a database waits for the disc hundreds of times
 PROFILE = "laptop"
@@ -54,6 +61,69 @@ def test_a_passed_gate_moves_the_alias_and_a_refused_one_leaves_it(add_run: Call
     assert promote(database) == [], "each version is judged once"
     add_run("pretrain", 3, PROFILE, metrics={"gain_over_bigram": 0.1}, lr=0.02)
     assert promote(database) == [], "the same checkpoint made again is the same version"
+
+
+REFUSED = {
+    "an edit while the job waits": ("pretrain", 1),
+    "an edit before the job is requeued": ("pretrain", 2),
+    "an edit right after the driver has printed its key": ("pretrain", 1),
+    "a checkout while extend trains": ("extend", 1),
+}
+"""What the tree went through, the stage that ran then, and its attempts (tests/cluster/test_snapshot.py)."""
+
+
+@pytest.mark.parametrize("outputs", [{}, {"base_checkpoint": "e" * 32, "extended_checkpoint": "f" * 32}])
+def test_a_run_that_is_refused_since_its_key_is_true_no_more_moves_no_alias(
+    add_run: Callable[..., Any], database, store, tmp_path, monkeypatch, outputs
+):
+    """Whatever its record names, and however good its figures: it is in MLflow as a failed run, and no version."""
+    name = model_name(PROFILE)
+    figures = {"gain_over_bigram": 0.9, "loss_beyond_yarn": 1.0, "loss_beyond_none": 2.0}
+    figures |= {"loss_within_yarn": 1.0, "loss_within_none": 1.0}
+    kept = {stage: add_run(stage, 1, PROFILE, metrics=figures, lr=len(outputs)) for stage in ("pretrain", "extend")}
+    promote(database)
+    aliases, versions = store.get_registered_model(name).aliases, store.search_model_versions(f"name='{name}'")
+    shown = {alias: store.get_model_version(name, aliases[alias]).tags["k2.digest"] for alias in ("base", "long")}
+    assert shown == {
+        "base": kept["pretrain"]["outputs"]["base_checkpoint"],
+        "long": kept["extend"]["outputs"]["extended_checkpoint"],
+    }
+    for case, (stage, attempt) in REFUSED.items():
+        path = refuse(kept[stage], attempt, tmp_path, monkeypatch)
+        record = json.loads(path.read_bytes())
+        assert (record["outcome"], record["outputs"]) == ("failed", {}), case
+        path.write_bytes(canonical_json({**record, "outputs": outputs, "metrics": figures}))
+        assert promote(database) == [], case
+        assert store.get_registered_model(name).aliases == aliases, case
+        (run,) = runs_of_record(store, f"{stage}/{path.stem}")
+        assert run.info.status == "FAILED", case
+        assert "was to be what its key says, and is not any more" in run.data.tags["k2.error"], case
+    assert len(store.search_model_versions(f"name='{name}'")) == len(versions)
+
+
+def refuse(record: dict[str, Any], attempt: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have the runner write what it writes of a run under a record's key that is refused before it is published."""
+    stage, runs = record["stage"], graph.runs_folder(PROFILE, record["stage"])
+    monkeypatch.setattr(runner, "ROOT", root)
+    code: dict[str, Any] = {kind: {} for kind in KINDS}
+    parts = {**record["parts"], "code": code, "parameters": {stage: graph.parameters(PROFILE)[stage]}, "sources": {}}
+    with pytest.raises(UserError, match=r"is not any more: input shards is gone\.") as refusal:
+        truth.check_read(PROFILE, stage, {**parts, "inputs": {"shards": "0" * 32}})
+    nodes = list(graph.stage_graph(stage).pipeline.nodes)
+    run = runner.StageRun(stage, nodes, None, RunContext(PROFILE, compute_classes(PROFILE)), None, None)
+    begun = {name: record[name] for name in ("user", "host", "commit", "dirty")}
+    begun |= {"started": records.now(), "attempt": attempt}
+    before = set(runs.glob("*.json"))
+    workspace = graph.work_folder(PROFILE) / stage / record["key"]
+    run._record(graph.data_folder(PROFILE), record["key"], parts, begun, time.monotonic(), workspace, refusal.value)
+    (written,) = set(runs.glob("*.json")) - before
+    return written
+
+
+def runs_of_record(store: Any, record: str) -> list[Any]:
+    """The runs of a record in MLflow."""
+    experiment = store.get_experiment_by_name(experiment_name(PROFILE))
+    return list(store.search_runs([experiment.experiment_id], f"tags.`k2.record` = '{record}'"))
 
 
 def test_two_metrics_are_compared(add_run: Callable[..., Any], database, store):
