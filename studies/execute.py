@@ -1,15 +1,18 @@
 """Running a study's units in worker processes of one thread each; what is done is not run again.
 
 A unit's folder holds `run/` while it trains and `result.json` once it is done. Killed at any time, the workers die
-with their parent, and the next call goes on from the last checkpoints.
+with their parent, and the next call goes on from the last checkpoints. At Ctrl-C they write one more first: a worker
+hears of it from its parent alone, through shared memory, so that none ends while it waits for its next unit.
 """
 
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,14 @@ from typing import Any
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.errors import UserError
 from engine.identity.records import now
+from engine.launch import drain
 from engine.launch.lifetime import die_with_parent
 from engine.progress import progress
 from studies.units import Unit
 
 RESULT = "result.json"
 WORKERS = 2
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 Result = dict[str, Any]
 
 
@@ -51,11 +55,18 @@ class Bench:
 
 
 def execute(bench: Bench, units: Sequence[Unit], title: str, workers: int = WORKERS) -> list[Result]:
-    """Run what is left of `units` (each trunk before its branches); all results, in the order given."""
+    """Run what is left of `units` (each trunk before its branches) and return all results, in the order given.
+
+    Raises Interrupted where Ctrl-C stopped it.
+    """
     left = [unit for unit in units if bench.result(unit) is None]
     _drop_outdated(bench, units)
     if left:
-        _run(bench, left, title, workers)
+        with drain.pausing(), drain.heeded(to_the_end=True):
+            _run(bench, left, title, workers)
+            if drain.interrupted():
+                done = sum(bench.result(unit) is not None for unit in units)
+                raise drain.Interrupted(f"{title} stopped at {done} of {len(units)} runs; the same command goes on.")
     results = [bench.result(unit) for unit in units]
     return [result for result in results if result is not None]
 
@@ -70,13 +81,14 @@ def _drop_outdated(bench: Bench, units: Sequence[Unit]) -> None:
 
 def _run(bench: Bench, left: list[Unit], title: str, workers: int) -> None:
     context = multiprocessing.get_context("spawn")
-    steps = context.Value("l", 0)
+    steps, stop = context.Value("l", 0), context.Event()
     total = sum(unit.steps - unit.leaves for unit in left)
-    pool = ProcessPoolExecutor(min(workers, len(left)), context, _begin, (os.getpid(), steps, bench.work))
-    with pool, progress(title, total) as bar:
+    pool = ProcessPoolExecutor(min(workers, len(left)), context, _begin, (os.getpid(), steps, stop, bench.work))
+    with pool, _killed_at_once(), progress(title, total) as bar:
         shown = 0
         for wave in _waves(left):
-            waiting: set[Future[None]] = {pool.submit(_train, bench, unit) for unit in wave}
+            with drain.deaf_children():
+                waiting: set[Future[None]] = {pool.submit(_train, bench, unit) for unit in wave}
             while waiting:
                 done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
                 if (made := min(steps.value, total)) > shown:
@@ -84,6 +96,22 @@ def _run(bench: Bench, left: list[Unit], title: str, workers: int) -> None:
                     shown = made
                 for future in done:
                     _collect(future, waiting)
+                if drain.interrupted() and not stop.is_set():
+                    stop.set()
+                    waiting = {future for future in waiting if not future.cancel()}
+            if stop.is_set():
+                break
+
+
+@contextmanager
+def _killed_at_once() -> Iterator[None]:
+    """For the block, have a second Ctrl-C kill the workers, which nothing else would end before their units do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
 
 
 def _waves(units: list[Unit]) -> list[list[Unit]]:
@@ -101,24 +129,34 @@ def _collect(future: "Future[None]", waiting: "set[Future[None]]") -> None:
 
 
 _steps: Any = None
+_stop: Any = None
 
 
-def _begin(parent: int, steps: Any, work: Path) -> None:
-    """In a new worker: die with the parent, write to a log file, share the count of steps."""
-    global _steps  # noqa: PLW0603 - a pool's initializer has no other way to hand a shared value to its tasks
+def _begin(parent: int, steps: Any, stop: Any, work: Path) -> None:
+    """In a new worker: die with the parent, leave Ctrl-C to it, write to a log file, share the count of steps."""
+    global _steps, _stop
     die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     work.mkdir(parents=True, exist_ok=True)
     sys.stderr = (work / f"worker-{multiprocessing.current_process().name}.log").open("a", buffering=1)
-    _steps = steps
+    _steps, _stop = steps, stop
 
 
 def _tick() -> None:
+    """After a step, count it and hear whether to end soon."""
     with _steps.get_lock():
         _steps.value += 1
+    if _stop.is_set():
+        drain.request()
 
 
 def _train(bench: Bench, unit: Unit) -> None:
-    """In a worker: train one unit and write its result; a run that diverged is a result too."""
+    """In a worker: train one unit and write its result; a run that diverged is a result too, one that is stopped none.
+
+    What a pool has handed to its workers it cannot cancel any more, so each asks once more before it begins.
+    """
+    if _stop.is_set():
+        return
     from engine.text.shards import TokenShards
     from studies.train import train_unit
 
@@ -130,6 +168,8 @@ def _train(bench: Bench, unit: Unit) -> None:
         made |= {"failed": None, **train_unit(unit, shards, folder, _trunk(bench, unit), _tick)}
     except UserError as error:
         made |= {"failed": str(error), "figures": {}, "curves": {}}
+    except drain.Drained:
+        return
     write_atomic(folder / RESULT, canonical_json({**made, "settings": unit.settings.model_dump()}))
     shutil.rmtree(folder / "run", ignore_errors=True)
 

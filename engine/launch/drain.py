@@ -53,6 +53,12 @@ def install() -> None:
     signal.signal(signal.SIGINT, _on_interrupt)
 
 
+def request() -> None:
+    """Have `asked` say yes from now on: a worker has heard by other means than a signal that it is to end soon."""
+    global _signalled  # noqa: PLW0603 - as of a signal, there is one a process
+    _signalled = True
+
+
 @contextmanager
 def pausing() -> Iterator[None]:
     """For a driver's block, take the first Ctrl-C as the request to end soon where it is heeded; any other interrupts.
