@@ -16,6 +16,7 @@ import pytest
 from engine.launch.drain import DONE, DRAINED, RUN_DIR
 from engine.launch.heartbeat import WATCHED
 from tests.kill.pretraining import KEDRO, STAGE, STEPS, Pretraining, newest
+from tests.processes import await_state
 from tests.project import Project
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ def test_drained_again_and_again_and_resumed(pretraining: Pretraining, ranks: in
     chance, kept = random.Random(f"drain {ranks}"), [0]
     for _ in range(DRAINS):
         process = start(project, workspace, ranks, tmp_path)
-        await_file(tmp_path / WATCHED, process)
+        await_state((tmp_path / WATCHED).exists, process.poll)
         time.sleep(chance.uniform(0, 0.5))
         process.send_signal(signal.SIGUSR1)
         assert process.wait(SECONDS) == (DRAINED if ranks == 1 else 1), "torchrun has an exit code of its own"
@@ -57,7 +58,7 @@ def killed_driver(project: Project, key: str) -> Path:
     """The workspace as a driver left it that was killed when it had written the node's parameters."""
     workspace = project.data(".work", STAGE, key)
     top = project.start(*KEDRO)
-    await_file(workspace / ".exchange" / f"{NODE}.parameters.json", top)
+    await_state((workspace / ".exchange" / f"{NODE}.parameters.json").exists, top.poll)
     top.kill()
     top.wait()
     return workspace
@@ -71,11 +72,3 @@ def start(project: Project, workspace: Path, ranks: int, run_dir: Path) -> "subp
     environment |= {RUN_DIR: str(run_dir), "GLOO_SOCKET_IFNAME": "lo"}
     with (run_dir / "log").open("a") as log:
         return subprocess.Popen(command, cwd=project.path, env=environment, stdout=log, stderr=log)
-
-
-def await_file(path: Path, process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + SECONDS
-    while not path.exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.kill.pretraining import KEDRO, STAGE, STEPS, Pretraining, newest
+from tests.processes import await_state
 from tests.project import ENVIRONMENT, PROFILE, Project
 
 pytestmark = pytest.mark.slow
@@ -49,11 +50,7 @@ class Terminal:
     def wait_for(self, step: int) -> None:
         """Wait until the training has written the row of a step."""
         assert self.process is not None
-        deadline = time.monotonic() + SECONDS
-        while self.rows() < step:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        await_state(lambda: self.rows() >= step, self.process.poll, self.log.read_text)
 
     def rows(self) -> int:
         """How many steps the history holds."""
@@ -162,9 +159,9 @@ def test_a_second_press_stops_at_once(pretraining: Pretraining, terminal: Termin
     for child in psutil.Process(terminal.process.pid).children():
         child.send_signal(signal.SIGSTOP)
     terminal.press()
-    while "Ctrl-C again stops at once" not in terminal.log.read_text():
-        assert terminal.process.poll() is None, terminal.log.read_text()
-        time.sleep(0.02)
+    await_state(
+        lambda: "Ctrl-C again stops at once" in terminal.log.read_text(), terminal.process.poll, terminal.log.read_text
+    )
     assert terminal.process.poll() is None
     terminal.press()
     assert terminal.ended() == 130

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 
 from engine.errors import UserError
 from engine.launch import exchange
+from tests.processes import await_state
 from tests.project import PROFILE, Project
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def test_shards_go_on_where_the_driver_was_killed_and_the_driver_publishes_the_s
     workspace = project.data(".work", STAGE, key)
 
     driver = project.start(*KEDRO)
-    await_block(workspace, driver)
+    await_state(lambda: made(workspace), driver.poll)
     driver.kill()
     driver.wait()
     kept = made(workspace)
@@ -70,11 +70,3 @@ def start(project: Project, key: str, number: int, of: int) -> "subprocess.Popen
 def made(workspace: Path) -> dict[str, int]:
     """The blocks' files and what tells whether one was made again."""
     return {path.name: path.stat().st_ino for path in workspace.glob("played/*.parquet")}
-
-
-def await_block(workspace: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + SECONDS
-    while not made(workspace):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.002)

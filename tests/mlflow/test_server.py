@@ -2,8 +2,7 @@
 
 import http.client
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pipelines.track.store import client
 from tests.leaks import watched
 from tests.mlflow.server import Server
 from tests.pipelines.track.stage import Stage, expected, losses, rows, sft_runs
+from tests.processes import await_state
 from tests.project import PROFILE, Project
 from tests.runs import Runs
 
@@ -50,13 +50,6 @@ def follow(project: Project, uri: str) -> Any:
     return project.start("python", "-m", "pipelines.track", *words, *command)
 
 
-def wait_for(what: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not what():
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.5)
-
-
 def arrived(uri: str, last: int) -> bool:
     return any(losses(uri, run) == expected(1, last) for run in sft_runs(uri, PROFILE))
 
@@ -81,14 +74,14 @@ def test_metrics_arrive_late_and_whole_when_the_server_was_away(project, server,
     stage = Stage(PROFILE)
     stage.append(rows(1, 50))
     command = follow(project, server.uri)
-    wait_for(lambda: arrived(server.uri, 50), log)
+    await_state(lambda: arrived(server.uri, 50), said=log.read_text, every=0.5)
     server.kill()
     stage.append(rows(51, 80))
-    wait_for(lambda: "is away" in log.read_text(), log)
+    await_state(lambda: "is away" in log.read_text(), said=log.read_text, every=0.5)
     assert command.poll() is None, "the command goes on"
     server.start()
     stage.append(rows(81, 90))
-    wait_for(lambda: arrived(server.uri, 90), log)
+    await_state(lambda: arrived(server.uri, 90), said=log.read_text, every=0.5)
     stage.append(rows(91, 95))
     stage.end()
     (project.path / "stop").touch()
@@ -106,7 +99,7 @@ def test_a_server_that_is_gone_for_good_costs_the_command_nothing(project, tmp_p
         stage, log = Stage(PROFILE), project.path / "started.log"
         stage.append(rows(1, 10))
         command = follow(project, gone.uri)
-        wait_for(lambda: arrived(gone.uri, 10), log)
+        await_state(lambda: arrived(gone.uri, 10), said=log.read_text, every=0.5)
         gone.kill()
         stage.append(rows(11, 20))
         stage.end()

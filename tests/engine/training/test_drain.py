@@ -14,6 +14,7 @@ import pytest
 
 from engine.launch.drain import DRAIN, DRAINED, RUN_DIR
 from tests.engine.training.run_tiny import STEPS
+from tests.processes import await_state
 
 SECONDS = 100
 CHANCE = random.Random(85)
@@ -38,10 +39,7 @@ class Attempt:
 
     def await_step(self, rank: int, step: int) -> None:
         """Return while that rank is at that step, or just after it."""
-        deadline = time.monotonic() + SECONDS
-        while self.steps[rank].value < step:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        await_state(lambda: self.steps[rank].value >= step, lambda: self.ranks[rank].exitcode)
 
     def signal(self, rank: int) -> None:
         """Ask that rank alone."""

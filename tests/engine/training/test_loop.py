@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from engine.training.journal import Journal
 from engine.training.loop import _stand_still
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
+from tests.processes import await_state
 
 ROOT = Path(__file__).parents[3]
 
@@ -112,9 +112,7 @@ def test_where_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(stra
 def test_sigkill_and_resume_end_in_the_same_bits(straight, tmp_path):
     command = [sys.executable, "-m", "tests.engine.training.run_tiny", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "checkpoints" / "00000010").exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
+    await_state((tmp_path / "checkpoints" / "00000010").exists, process.poll)
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     taken = []
