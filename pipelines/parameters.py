@@ -1,7 +1,7 @@
 """All parameters of a run, checked against each stage's own model before any node starts."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -44,7 +44,7 @@ def stage_parameters(stage: str, given: dict[str, Any], profile: str) -> BaseMod
     try:
         model: BaseModel = parameter_model(stage).model_validate(given)
     except ValidationError as error:
-        raise UserError(_sentence(error, stage, profile)) from error
+        raise UserError(_sentence(error, stage, profile, given)) from error
     return model
 
 
@@ -61,15 +61,26 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
         yield field, value
 
 
-def _sentence(error: ValidationError, stage: str, profile: str) -> str:
+def _sentence(error: ValidationError, stage: str, profile: str, given: dict[str, Any]) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in (stage, *first["loc"]))
     where = f"conf/base or conf/{profile}/parameters/{stage}.yml"
     if first["type"] == "extra_forbidden":
-        known = list(parameter_model(stage).model_fields)
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"stage {stage} knows {', '.join(known)}."
+        *parents, name = first["loc"]
+        known = _beside(given, parents, name) if parents else list(parameter_model(stage).model_fields)
+        close = difflib.get_close_matches(str(name), known, n=1)
+        owner = ".".join(str(part) for part in (stage, *parents)) if parents else f"stage {stage}"
+        choices = f"{owner} knows {', '.join(known)}." if known else "take it out."
+        hint = f"did you mean {close[0]}?" if close else choices
         return f"{where}: there is no parameter {field}; {hint}"
     if first["type"] == "missing":
         return f"{where}: the parameter {field} is missing; add it."
     return f"{where}: the parameter {field} is {first['input']!r}: {first['msg']}."
+
+
+def _beside(given: Any, parents: Iterable[int | str], unknown: int | str) -> list[str]:
+    """Return the other names of the block that holds an unknown one: what the base values have there is known."""
+    for part in parents:
+        if isinstance(given, dict) and part in given:  # not in there: pydantic's own name for a choice of a union
+            given = given[part]
+    return [str(name) for name in given if name != unknown] if isinstance(given, dict) else []

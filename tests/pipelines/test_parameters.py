@@ -40,6 +40,25 @@ def test_close_key_is_suggested(given: dict[str, Any]) -> None:
         check_parameters(given, "laptop")
 
 
+@pytest.mark.parametrize(
+    ("block", "unknown", "meant"),
+    [
+        (("pretrain", "model"), "hiden_size", "hidden_size"),
+        (("pretrain", "schedule"), "warm_up", "warmup"),
+        (("corpus", "quality", "web"), "min_byte", "min_bytes"),
+    ],
+)
+def test_a_key_inside_a_block_is_held_against_those_beside_it(
+    given: dict[str, Any], block: tuple[str, ...], unknown: str, meant: str
+) -> None:
+    inside = given
+    for name in block:
+        inside = inside[name]
+    inside[unknown] = 1
+    with pytest.raises(UserError, match=rf"no parameter {'.'.join(block)}\.{unknown}; did you mean {meant}\?"):
+        check_parameters(given, "laptop")
+
+
 @pytest.mark.parametrize("stage", load_stages_file().stages)
 def test_wrong_kind_names_the_field(given: dict[str, Any], stage: str) -> None:
     given[stage]["seed"] = "many"
