@@ -70,7 +70,7 @@ def configure(own: Training, server: FakeOpenAI, file: Path) -> None:
     where = {name: value for name, value in ARRAY.items() if name != "array"}
     compute = {"llm": {**where, "fabric": {PATH_VARIABLE: str(file)}}}
     (own.project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump(compute))
-    own.project.run("python", "-m", "pipelines.code", "--env", PROFILE)
+    own.project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
 
 
 def environments(cluster: Cluster) -> list[dict[str, str]]:
