@@ -1,1 +1,1 @@
-"""Launching: compute classes and the processes a node runs in."""
+"""Launching: compute classes, and the processes in which a node runs."""

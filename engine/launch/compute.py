@@ -1,4 +1,4 @@
-"""Compute classes: where a node runs, and in how many processes. Never part of what a stage is."""
+"""Compute classes: where a node runs, and in how many processes. They are never part of a stage's identity."""
 
 import re
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from engine.yaml_file import read_yaml
 LAUNCHERS = ("inplace", "local", "slurm")
 CONTAINERS = ("none", "pyxis", "apptainer")
 EVERYWHERE, LOCALLY = {"launcher"}, {"processes"}
-# Threads that wait spin for some microseconds, then sleep: always spinning they crawl beside other work (506 tokens a
-# second), never spinning they are half as fast on quiet cores (6,193 against 11,792).
+# Waiting threads spin for some microseconds, then sleep: always spinning, they crawl next to other work (506 tokens per
+# second); never spinning, they are half as fast on idle cores (6,193 against 11,792).
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
-"""Part of the environment of a rank, wherever it runs."""
+"""Part of every rank's environment, wherever it runs."""
 COMPUTE = "K2_COMPUTE"
-"""Names a file whose compute classes take the place of the profile's, to try dispatch without a profile of its own."""
+"""Names a file whose compute classes replace the profile's, to try dispatch without a separate profile."""
 _TIME = re.compile(r"(\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class Container:
-    """What the ranks run in: nothing (`none`), or an image, through pyxis or apptainer; `mounts` as `HOST:INSIDE`."""
+    """The container of the ranks: nothing (`none`), or an image for pyxis or apptainer; `mounts` as `HOST:INSIDE`."""
 
     kind: str = "none"
     image: str | None = None
@@ -35,10 +35,10 @@ class Container:
 class ComputeClass:
     """Where the nodes of a class run: in the driver, in `processes` ranks beside it, or as a Slurm job.
 
-    The rest is Slurm's, by sbatch's names. `processes_per_node` ranks run on each node, by default one a GPU. A job is
-    asked to end `drain_lead_s` seconds before its time is up, its progress kept. `requeue_budget` is how often in a row
-    it may be tried again without having left a new checkpoint. `array` is the most elements that a node tagged
-    `sharded` is made in. `heartbeat_stale_s`: seconds without a sign of life after which a running job is requeued.
+    The other fields are Slurm's, with sbatch's names. `processes_per_node` ranks run on each node, by default one per
+    GPU. A job is asked to end `drain_lead_s` seconds before its time is up, and its progress is kept. `requeue_budget`
+    is how often in a row it may be tried again without a new checkpoint. `array` is the most elements in which a node
+    tagged `sharded` is made. `heartbeat_stale_s`: seconds without a sign of life after which a running job is requeued.
     """
 
     launcher: str
@@ -65,12 +65,12 @@ class ComputeClass:
 
     @property
     def ranks(self) -> int:
-        """How many ranks a node that shares its work among them has."""
+        """The number of ranks of a node that shares its work among ranks."""
         return self.nodes * self.ranks_per_node if self.launcher == "slurm" else self.processes
 
     @property
     def ranks_per_node(self) -> int:
-        """How many of them run on each node of a Slurm job."""
+        """The number of ranks on each node of a Slurm job."""
         return self.processes_per_node or self.gpus_per_node or 1
 
 
@@ -81,12 +81,12 @@ LEAST = {
     **dict.fromkeys(("processes", "nodes", "processes_per_node", "cpus_per_task", "array", "heartbeat_stale_s"), 1),
     **dict.fromkeys(("gpus_per_node", "drain_lead_s", "requeue_budget"), 0),
 }
-"""Whole numbers and the least that they may be."""
+"""Integer fields and their smallest allowed values."""
 WORDS, LISTS = ("gres_type", "mem", "partition", "account", "qos"), ("environment", "exclude")
 
 
 def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
-    """The profile's compute classes, those that the file `path` holds taken from there, whole."""
+    """Return the profile's compute classes, with those in the file `path` replaced as a whole."""
     if not path:
         return compute
     own = read_yaml(path, f"{COMPUTE}={path}")
@@ -96,7 +96,7 @@ def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
 
 
 def check_compute(compute: dict[str, Any], names: Sequence[str]) -> None:
-    """Refuse settings in which one of the classes `names` is missing or wrong, or that hold any other class."""
+    """Refuse settings in which one of the classes `names` is missing or wrong, or that contain any other class."""
     for name in compute:
         if name not in names:
             raise UserError(f"compute.yml: there is no class {name!r}; choose one of {', '.join(names)}.")
@@ -105,15 +105,15 @@ def check_compute(compute: dict[str, Any], names: Sequence[str]) -> None:
 
 
 def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
-    """The settings of compute class `name`.
+    """Return the settings of compute class `name`.
 
     Args:
         compute: conf/<profile>/compute.yml over conf/base/compute.yml: class → settings.
         name: cpu, llm or train.
 
     Raises:
-        UserError: the class is missing, lacks a field, has one that is unknown or whose value its launcher cannot
-            start, or two that contradict each other.
+        UserError: the class is missing, lacks a field, has an unknown field or one whose value its launcher cannot use,
+            or two fields that contradict each other.
 
     """
     if name not in compute:
@@ -137,21 +137,21 @@ def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
 
 
 def _value(key: str, value: Any, where: str) -> Any:
-    """A field's value, as the dataclass holds it, or a sentence on what it must be."""
+    """Return a field's value in the dataclass's type; raises UserError saying what the value must be."""
     if key in LEAST:
         if type(value) is not int or value < LEAST[key]:
-            raise UserError(f"{where}{key}: {value!r} is no whole number from {LEAST[key]} up.")
+            raise UserError(f"{where}{key}: {value!r} is not a whole number from {LEAST[key]} up.")
     elif key == "time":
         if not isinstance(value, str) or not _TIME.fullmatch(value):
             raise UserError(
-                f"{where}time: {value!r} is no time as Slurm writes it; put one such as '2-00:00:00' in quotes."
+                f"{where}time: {value!r} is not a time as Slurm writes it; put one such as '2-00:00:00' in quotes."
             )
     elif key == "exclusive":
         if not isinstance(value, bool):
             raise UserError(f"{where}exclusive: {value!r} is neither true nor false.")
     elif key in WORDS:
         if value is not None and (not isinstance(value, str) or not value or set(value) & set(" \t\n#")):
-            raise UserError(f"{where}{key}: {value!r} is no single word; write one, in quotes, or null.")
+            raise UserError(f"{where}{key}: {value!r} is not a single word; write one, in quotes, or null.")
     elif key in LISTS:
         return _words(value, where + key)
     elif key == "fabric":
@@ -162,18 +162,18 @@ def _value(key: str, value: Any, where: str) -> Any:
 
 
 def _words(value: Any, field: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and "\n" not in one for one in value):
-        raise UserError(f'{field}: {value!r} is no list of lines; write one such as ["first", "second"].')
+    if not isinstance(value, list) or not all(isinstance(line, str) and "\n" not in line for line in value):
+        raise UserError(f'{field}: {value!r} is not a list of lines; write one such as ["first", "second"].')
     return tuple(value)
 
 
 def _variables(value: Any, field: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(one, str | int) for one in value.values()):
-        raise UserError(f"{field}: {value!r} is no mapping of variables to what they are set to.")
+    if not isinstance(value, dict) or not all(isinstance(setting, str | int) for setting in value.values()):
+        raise UserError(f"{field}: {value!r} is not a mapping of variables to their values.")
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise UserError(f"{field}: {name!r} is no name of a variable.")
-    return {name: str(one) for name, one in value.items()}
+            raise UserError(f"{field}: {name!r} is not the name of a variable.")
+    return {name: str(setting) for name, setting in value.items()}
 
 
 def _container(value: Any, field: str) -> Container:
@@ -190,7 +190,7 @@ def _container(value: Any, field: str) -> Container:
 
 
 def _refuse_secrets(values: dict[str, Any], where: str) -> None:
-    """Refuse what would stand in job.sbatch, which others can read and which is kept beside the run record."""
+    """Refuse secrets that would appear in job.sbatch, which others can read and which is kept with the run record."""
     remedy = f"put it into a file and let a line of `environment` read it: export NAME=$(cat FILE), or NAME{FILE}=FILE."
     for name in values.get("fabric", {}):
         if names_secret(name):
@@ -227,7 +227,7 @@ def _refuse_contradictions(chosen: ComputeClass, where: str) -> None:
 
 
 def seconds(time: str) -> int:
-    """A time limit as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+    """Return seconds of a Slurm time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 
     >>> seconds("10"), seconds("1:30"), seconds("2:00:00"), seconds("1-12")
     (600, 90, 7200, 129600)

@@ -1,10 +1,10 @@
-"""Draining: a rank that is asked to end soon leaves at its next checkpoint, and another attempt goes on from there.
+"""Draining: a rank that is asked to end soon leaves at its next checkpoint, and another attempt continues from there.
 
-Slurm asks with SIGUSR1 some time before it ends a job. Whoever starts the rank hands the signal on, or leaves the file
-`drain` in the run directory ($K2_RUN_DIR), where a signal does not reach: one of the two is enough.
+Slurm asks with SIGUSR1 some time before it ends a job. The rank's parent passes the signal on or, where signals do not
+arrive, creates the file `drain` in the run directory ($K2_RUN_DIR); one of the two is enough.
 
-Ctrl-C asks as well, for a pause. Work that can leave at a checkpoint says so with `heeded`, and is let come there; any
-other is ended at once, since it has nothing to keep. In the driver a second Ctrl-C ends either at once.
+Ctrl-C asks as well, for a pause. Work that can leave at a checkpoint declares it with `heeded` and is allowed to reach
+one; any other work is ended at once, since it has nothing to keep. In the driver a second Ctrl-C ends either at once.
 """
 
 import os
@@ -20,11 +20,11 @@ from engine.artifacts.files import write_atomic
 from engine.errors import UserError
 
 RUN_DIR = "K2_RUN_DIR"
-"""The variable that names a dispatched node's run directory; unset in any other process."""
+"""The variable with a dispatched node's run directory; unset in any other process."""
 DRAIN, DONE = "drain", "DONE"
-"""Files there: the request to end soon, and the word that the node's outputs are handed over."""
+"""Files in it: the request to end soon, and the note that the node's outputs are handed over."""
 DRAINED = 85
-"""Exit code of a rank that left because it was asked to: nothing failed, and its work is not over."""
+"""Exit code of a rank that left because it was asked to: nothing failed, and its work is not finished."""
 LOOK_EVERY_SECONDS = 1.0
 
 ANNOUNCEMENT = b"\nCtrl-C: stops at the next checkpoint; Ctrl-C again stops at once\n"
@@ -35,20 +35,20 @@ _last_look = -float("inf")
 
 
 class Drained(SystemExit):
-    """Ends the process with exit code DRAINED: its work is safe on disc, but not over."""
+    """Ends the process with exit code DRAINED: its work is safe on disk, but not finished."""
 
     def __init__(self) -> None:
         super().__init__(DRAINED)
 
 
 class Interrupted(UserError):
-    """Ctrl-C stopped a command: a pause, since the same command goes on."""
+    """Ctrl-C stopped a command; this is a pause, since the same command continues."""
 
     exit_code = 130
 
 
 def install() -> None:
-    """Take SIGUSR1 and Ctrl-C as the request from now on. First thing in a rank: unhandled, the signals kill."""
+    """Take SIGUSR1 and Ctrl-C as the request. Call it first in a rank, since the unhandled signals kill."""
     signal.signal(signal.SIGUSR1, _on_signal)
     signal.signal(signal.SIGINT, _on_interrupt)
 
@@ -61,11 +61,11 @@ def request() -> None:
 
 @contextmanager
 def pausing() -> Iterator[None]:
-    """For a driver's block, take the first Ctrl-C as the request to end soon where it is heeded; any other interrupts.
+    """In a driver's block, take the first Ctrl-C as the request to end soon if the work heeds it; else interrupt.
 
     Outside of the main thread, which no signal reaches, nothing changes.
     """
-    global _signalled, _interrupted  # noqa: PLW0603 - a signal is one a process
+    global _signalled, _interrupted  # noqa: PLW0603 - signals belong to the whole process
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -79,9 +79,9 @@ def pausing() -> Iterator[None]:
 
 @contextmanager
 def heeded(to_the_end: bool = False) -> Iterator[None]:
-    """For the block, have Ctrl-C wait until the work looks at `asked`, as it does at each place where it can leave.
+    """In the block, make Ctrl-C wait until the work looks at `end_requested`, which it does wherever it can leave.
 
-    Work that came to its end all the same raises Drained behind it, unless it is to go on `to_the_end`.
+    Work that nevertheless reaches its end raises Drained after it, unless it is to continue `to_the_end`.
     """
     global _heeds  # noqa: PLW0603 - as above
     _heeds += 1
@@ -94,13 +94,13 @@ def heeded(to_the_end: bool = False) -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Whether Ctrl-C has asked this process to end soon."""
+    """Return whether Ctrl-C has asked this process to end soon."""
     return _interrupted
 
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """For the block, in which a child is started, ignore Ctrl-C: so does the child, until it says how it takes it."""
+    """In the block, which starts a child, ignore Ctrl-C; the child inherits this until it handles Ctrl-C itself."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -111,19 +111,19 @@ def deaf_children() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def asked() -> bool:
-    """Whether this process has been asked to end soon; costs a look at a flag, and a stat at most once a second."""
+def end_requested() -> bool:
+    """Return whether this process has been asked to end soon; costs a stat at most once a second."""
     return _signalled or _file_is_there()
 
 
 def run_directory() -> Path | None:
-    """The run directory of the node that this process works for, None where it was not dispatched."""
-    named = os.environ.get(RUN_DIR)
-    return Path(named) if named else None
+    """Return the run directory of this process's node, None if it was not dispatched."""
+    directory = os.environ.get(RUN_DIR)
+    return Path(directory) if directory else None
 
 
 def mark_done() -> None:
-    """Say in the run directory, if there is one, that the node's outputs are handed over."""
+    """Record in the run directory, if there is one, that the node's outputs are handed over."""
     if directory := run_directory():
         write_atomic(directory / DONE, b"")
 
@@ -134,7 +134,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C in a rank, sent by the terminal and by its driver, so that all but the first say nothing new."""
+    """Handle Ctrl-C in a rank; terminal and driver both send it, so only the first counts."""
     global _signalled, _interrupted
     first, _signalled, _interrupted = not _interrupted, True, True
     if first and not _heeds:
@@ -142,16 +142,16 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _on_press(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C in a driver."""
+    """Handle Ctrl-C in a driver."""
     global _signalled, _interrupted  # noqa: PLW0603 - as above
     if _interrupted or not _heeds:
         raise KeyboardInterrupt
     _signalled = _interrupted = True
-    os.write(2, ANNOUNCEMENT)  # a handler may run in the middle of a print
+    os.write(2, ANNOUNCEMENT)  # not print: a handler may run in the middle of another print
 
 
 def _file_is_there() -> bool:
-    """Whether the file `drain` has been seen; on a shared file system it may be seen late, so it is asked again."""
+    """Return whether the file `drain` exists; a shared file system may show it late, so this looks repeatedly."""
     global _signalled, _last_look  # noqa: PLW0603 - as above
     directory, now = run_directory(), time.monotonic()
     if directory is None or now - _last_look < LOOK_EVERY_SECONDS:

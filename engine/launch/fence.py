@@ -1,7 +1,7 @@
-"""A rank that its cluster has given up ends by itself once it sees that its job has begun anew.
+"""End a rank that its cluster has given up, as soon as it sees that its job has begun again elsewhere.
 
-Behind a cut cable, or where slurmd is dead, ranks live on when Slurm has long put their job elsewhere. They wait for
-partners that are gone, and hold the locks for which the next attempt waits.
+Behind a cut cable, or where slurmd is dead, ranks live on after Slurm has moved their job. They wait for partners that
+are gone, and hold the locks that the next attempt waits for.
 """
 
 import os
@@ -17,7 +17,7 @@ EVERY_SECONDS = 1.0
 
 
 def end_when_superseded(code: int, every: float = EVERY_SECONDS) -> None:
-    """In the background: end this process at once with exit code `code` when a later attempt of its job has begun.
+    """Watch in the background; end this process with exit code `code` when a later attempt of its job has begun.
 
     Does nothing outside of a Slurm job.
     """
@@ -25,30 +25,30 @@ def end_when_superseded(code: int, every: float = EVERY_SECONDS) -> None:
     def watch() -> None:
         while not superseded():
             time.sleep(every)
-        os._exit(code)  # at once: an orderly end would wait for ranks that are gone
+        os._exit(code)  # at once, because an orderly end would wait for ranks that are gone
 
     if drain.run_directory() and _own_attempt():
         threading.Thread(target=watch, name="fence", daemon=True).start()
 
 
 def superseded() -> bool:
-    """Whether the run directory tells of another attempt, or another job, that began after this process's own."""
+    """Return whether the run directory records another attempt, or another job, that began after this process's own."""
     directory, own = drain.run_directory(), _own_attempt()
     latest = _latest(directory / ATTEMPTS) if directory and own else None
     return latest is not None and latest != own
 
 
 def _own_attempt() -> tuple[str, int] | None:
-    """The job and the attempt that this process belongs to, as its script writes them."""
-    told = os.environ.get
-    job, array = told("SLURM_JOB_ID"), told("SLURM_ARRAY_JOB_ID")
+    """Return the job and the attempt of this process, in the form its script writes them."""
+    variable = os.environ.get
+    job, array = variable("SLURM_JOB_ID"), variable("SLURM_ARRAY_JOB_ID")
     if job is None:
         return None
-    return f"{array}_{told('SLURM_ARRAY_TASK_ID')}" if array else job, int(told("SLURM_RESTART_COUNT") or 0)
+    return f"{array}_{variable('SLURM_ARRAY_TASK_ID')}" if array else job, int(variable("SLURM_RESTART_COUNT") or 0)
 
 
 def _latest(path: Path) -> tuple[str, int] | None:
-    """The attempt that began last; None where none is told of. A line that is just being written waits."""
+    """Return the attempt that began last, None if none is recorded; a line that is just being written is ignored."""
     try:
         begun = [line for line in read_rows(path) if "begun" in line]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files that say that a run is alive, how far it is and what its figures are, for whoever watches from outside."""
+"""Files that show observers that a run is alive, how far it is and what its figures are."""
 
 import os
 import socket
@@ -13,16 +13,16 @@ from engine.launch.drain import run_directory
 
 HEARTBEAT = "heartbeat.json"
 WATCHED = "heartbeat"
-"""Its name in the run directory of a dispatched node."""
+"""The heartbeat's name in the run directory of a dispatched node."""
 METRICS = "metrics.json"
-"""Beside it: the last step's figures."""
+"""The last step's figures, in the same folder."""
 EVERY_SECONDS = 5.0
 
 
 class Heartbeat:
-    """Writes `directory`/heartbeat.json, whole: step, steps, time, pid, host; every few seconds and at the end.
+    """Writes `directory`/heartbeat.json atomically: step, steps, time, pid, host; every few seconds and at the end.
 
-    And the same to `heartbeat` in the run directory, where the node was dispatched, with the figures in `metrics.json`.
+    For a dispatched node it writes the same to `heartbeat` in the run directory, and the figures to `metrics.json`.
     """
 
     def __init__(self, directory: Path, steps: int, every: float = EVERY_SECONDS) -> None:
@@ -30,12 +30,12 @@ class Heartbeat:
         self._last = -float("inf")
 
     def beat(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Say that `step` steps are done, the last with `figures`, if it is time to or they are all."""
+        """Record that `step` steps are done, the last with `figures`, if it is time for it or all steps are done."""
         if time.monotonic() - self._last < self.every and step < self.steps:
             return
         self._last = time.monotonic()
-        told = {"step": step, "steps": self.steps, "time": now(), "pid": os.getpid(), "host": socket.gethostname()}
-        write_atomic(self.path, canonical_json(told))
+        state = {"step": step, "steps": self.steps, "time": now(), "pid": os.getpid(), "host": socket.gethostname()}
+        write_atomic(self.path, canonical_json(state))
         if self.dispatched:
             write_atomic(self.dispatched / METRICS, canonical_json({**figures, "step": step, "steps": self.steps}))
-            write_atomic(self.dispatched / WATCHED, canonical_json(told))
+            write_atomic(self.dispatched / WATCHED, canonical_json(state))

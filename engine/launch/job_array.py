@@ -1,9 +1,9 @@
-"""Sharded work: a table made of independent items, in blocks, by as many processes as there are.
+"""Sharded work: a table of independent items, made in blocks by any number of processes.
 
-A block is a run of items; its rows are a file that is written whole or not at all, and a file that is there is not
-made again, so a killed process loses at most one block. Of N processes, the shards, number I makes the blocks I, I + N,
-I + 2N, …; a process that is no shard makes what is still missing and reads them all. Files are named by their items, so
-no bit depends on N or on which process made what, and another N takes up what is there.
+A block is a series of items; its rows are a file that is written atomically and not made again once it exists, so a
+killed process loses at most one block. Of N processes, the shards, number I makes the blocks I, I + N, I + 2N, …; a
+process that is no shard makes the missing blocks and reads all of them. Files are named by their items, so no bit
+depends on N or on which process made what, and a run with another N uses what exists.
 """
 
 import os
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _mine: tuple[int, int] | None = None
-"""Which shard this process is, of how many; None where it is none."""
+"""This process's shard number and the number of shards; None if it is no shard."""
 
 
 class ShardDone(SystemExit):
-    """Ends a process that is one shard, successfully: its blocks are made, and reading them is for another."""
+    """Ends a process that is one shard, successfully: its blocks are made, and another process reads them."""
 
     def __init__(self) -> None:
         super().__init__(0)
 
 
 def become(number: int, of: int) -> None:
-    """Make this process shard `number` (from 0) of `of`: `table` then makes that share alone and ends the process.
+    """Make this process shard `number` (from 0) of `of`: `table` then makes only that share and ends the process.
 
-    Raises UserError where there is no such shard.
+    Raises UserError if there is no such shard.
     """
     global _mine  # noqa: PLW0603 - a process is one shard, from its start to its end
     if not 0 <= number < of:
@@ -45,7 +45,7 @@ def become(number: int, of: int) -> None:
 
 
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Runs of `size` items, the last one shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while block := list(islice(iterator, size)):
         yield block
@@ -59,20 +59,20 @@ def table(
     work: Callable[[Sequence[T]], Iterable[dict[str, Any]]],
     schema: "pl.Schema",
 ) -> "pl.LazyFrame":
-    """The rows that `work` makes of each block of `todo`, in the order of the items, lazily from the blocks' files.
+    """Return the rows that `work` makes of each block of `todo`, in order, lazily from the blocks' files.
 
     Args:
-        folder: of the blocks' files, one node's alone, in the stage's workspace: its key tells what the items are and
-            how they are cut into blocks.
-        title: of the progress that is shown.
+        folder: the folder of one node's block files, in the stage's workspace; the workspace's key determines what the
+            items are and how they are cut into blocks.
+        title: the title of the progress shown.
         todo: the blocks, which need not be in memory together.
-        total: how many items they hold.
-        work: a block's rows; they may depend on the block's items alone.
-        schema: of the rows.
+        total: the number of items in all blocks.
+        work: makes a block's rows, which may depend only on the block's items.
+        schema: the schema of the rows.
 
     Raises:
         ShardDone: this process is one shard, and its blocks are made.
-        Drained: it was asked to end soon (engine/launch/drain.py) and some of its blocks are left.
+        Drained: the process was asked to end soon (engine/launch/drain.py) and some of its blocks are left.
 
     """
     import polars as pl
@@ -84,7 +84,7 @@ def table(
         for number, block in enumerate(todo):
             path = folder / f"{first:08d}-{first + len(block) - 1:08d}.parquet"
             if _is_mine(number) and not path.exists():
-                if drain.asked():
+                if drain.end_requested():
                     raise drain.Drained
                 _write_whole(path, pl.DataFrame(list(work(block)), schema=schema))
             paths.append(path)
@@ -103,7 +103,7 @@ def _is_mine(block: int) -> bool:
 
 
 def _write_whole(path: Path, frame: "pl.DataFrame") -> None:
-    """Write a block's file so that it is whole or absent, whoever else may be writing the same one."""
+    """Write a block's file atomically, even if another process writes the same one."""
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     frame.write_parquet(partial, compression="zstd")
     with partial.open("rb") as file:

@@ -1,7 +1,7 @@
-"""No process outlives the one that started it, and no two work on one stage.
+"""Ensure that no process outlives the one that started it, and that no two work on one stage.
 
 A stage's driver and the process it starts, a rank or torchrun, both hold the stage's lock (the child inherits the open
-file), so the lock is free only when both are gone. Ranks under torchrun do not inherit it: each holds a lock of its own
+file), so the lock is free only when both are gone. Ranks under torchrun do not inherit it: each holds its own lock
 until it is gone (pipelines/rank.py). And each process asks the kernel to be killed when its parent dies.
 """
 
@@ -20,10 +20,10 @@ PATIENCE_SECONDS = 15.0
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel send SIGKILL to this process when its parent dies (Linux); exit now if it already has.
+    """Make the kernel send SIGKILL to this process when its parent dies (Linux); exit now if it already has.
 
     Args:
-        parent: process id of the parent as the parent itself saw it.
+        parent: the parent's process id as the parent itself saw it.
 
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -32,12 +32,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
-    """Take the exclusive lock `path`, waiting up to `patience` seconds for one that is just dying.
+    """Take the exclusive lock `path`, waiting up to `patience` seconds for a process that is just ending.
 
     Args:
-        path: the lock file; made if missing, never removed.
-        what: named in the error, e.g. "stage pretrain of profile laptop".
-        patience: seconds.
+        path: the lock file; created if missing, never removed.
+        what: the name in the error, e.g. "stage pretrain of profile laptop".
+        patience: seconds to wait.
 
     Raises:
         UserError: another process still holds it.
@@ -61,26 +61,26 @@ def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
 
 
 def holders(path: Path) -> str:
-    """Return which processes of this machine hold a lock on `path`, in words, as the kernel says.
+    """Return the processes of this machine that hold a lock on `path`, in words, according to the kernel.
 
-    What a process writes into the file would name it when it is dead, and not the child that has inherited the lock.
+    A process id written into the file would name a dead process, and not the child that has inherited the lock.
     """
-    wanted, found = path.stat(), set()
+    file, processes = path.stat(), set()
     for handle in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.path.samestat(handle.stat(), wanted):
+            if os.path.samestat(handle.stat(), file):
                 process = handle.parents[1]
                 if "lock:" in (process / "fdinfo" / handle.name).read_text():
-                    found.add(int(process.name))
-        except OSError:  # it has ended, or is another user's
+                    processes.add(int(process.name))
+        except OSError:  # the process has ended, or is another user's
             continue
-    if not found:
+    if not processes:
         return "a process of another user or machine"
-    return f"process{'es' * (len(found) > 1)} {', '.join(map(str, sorted(found)))}"
+    return f"process{'es' * (len(processes) > 1)} {', '.join(map(str, sorted(processes)))}"
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock `path`."""
+    """Return whether a process holds the lock `path`."""
     if not path.is_file():
         return False
     with path.open() as file:

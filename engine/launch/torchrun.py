@@ -1,10 +1,10 @@
-"""torchrun as a child that dies with its parent, has its ranks do so too, and says in one sentence what went wrong.
+"""torchrun as a child that dies with its parent, makes its ranks do the same, and reports errors in one sentence.
 
     python -m engine.launch.torchrun --processes 2 --workspace DIR --node NAME [--parent 123] MODULE [ARGUMENT…]
 
 runs `python -m MODULE ARGUMENT… --parent=<this process>` as ranks on this machine, which find each other through
-torchrun's environment. When one fails the others are stopped. With `--nodes N --rendezvous HOST:PORT --id ID` it is one
-of N, one on each node of a Slurm job, whose ranks make one world.
+torchrun's environment. If one fails, the others are stopped. With `--nodes N --rendezvous HOST:PORT --id ID` it is one
+of N, one on each node of a Slurm job, whose ranks form one process group.
 """
 
 import argparse
@@ -24,36 +24,36 @@ from engine.launch import drain, exchange, fence
 from engine.launch.lifetime import die_with_parent
 
 LOST = 3
-"""Exit code of a rank that ends because another one is gone: never the first cause."""
+"""Exit code of a rank that ends because another one is gone, so it is never the first cause."""
 GRACE_SECONDS = 5.0
 FAILED = "failed"
-"""File in the run directory of a dispatched node: the sentence on the rank that failed of its own."""
+"""File in the run directory of a dispatched node: the message on the rank that failed by itself."""
 
 
 def main() -> None:
-    """Start the ranks and wait for them; exit 1, one sentence handed to the driver, where one failed."""
-    asked = _arguments()
+    """Start the ranks and wait for them; if one failed, leave a message for the driver and exit with code 1."""
+    arguments = _arguments()
     hand_on_interrupts()
-    die_with_parent(asked.parent or os.getppid())
-    if asked.nodes == 1:
+    die_with_parent(arguments.parent or os.getppid())
+    if arguments.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine; the host's own name need not resolve
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the stage's own number of threads is set later
-    failed = run(asked, [*asked.command, f"--parent={os.getpid()}"])
+    failed = run(arguments, [*arguments.command, f"--parent={os.getpid()}"])
     if not failed:
         return
     if fence.superseded():
-        sys.exit(LOST)  # and leaves no word where a later attempt works now
+        sys.exit(LOST)  # without a message, because a later attempt now works there
     codes = {failure.exitcode for failure in failed.values()}
     if drain.DRAINED in codes and codes <= {drain.DRAINED, LOST}:
         sys.exit(drain.DRAINED)
-    if codes == {LOST} and asked.nodes > 1:
-        time.sleep(GRACE_SECONDS)  # srun ends all when one ends: the one that knows the cause is to say it first
-    _tell(failed, asked)
+    if codes == {LOST} and arguments.nodes > 1:
+        time.sleep(GRACE_SECONDS)  # srun ends all when one ends, so the one that knows the cause should report first
+    _report(failed, arguments)
     sys.exit(LOST if codes == {LOST} else 1)
 
 
 def hand_on_interrupts() -> None:
-    """Leave Ctrl-C to the ranks, which the terminal sends it too, and hand on a driver's SIGUSR1 to them as Ctrl-C."""
+    """Leave Ctrl-C to the ranks, which get it from the terminal, and pass a driver's SIGUSR1 on to them as Ctrl-C."""
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         for tasks in Path("/proc/self/task").glob("*/children"):
@@ -61,7 +61,9 @@ def hand_on_interrupts() -> None:
                 with suppress(ProcessLookupError):
                     os.kill(int(rank), signal.SIGINT)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the ranks, which take it once they can (drain.install)
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # inherited by the ranks, which handle it once they can (drain.install)
     signal.signal(signal.SIGUSR1, hand_on)
 
 
@@ -79,8 +81,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(asked: argparse.Namespace, command: list[str]) -> dict[int, Any]:
-    """`python -m COMMAND` in the ranks of this machine; what failed here, rank → torch's ProcessFailure.
+def run(arguments: argparse.Namespace, command: list[str]) -> dict[int, Any]:
+    """Run `python -m COMMAND` in the ranks of this machine; return what failed here, rank → torch's ProcessFailure.
 
     This is torchrun without its command line, whose abbreviations would catch our own options.
     """
@@ -88,18 +90,18 @@ def run(asked: argparse.Namespace, command: list[str]) -> dict[int, Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the sentence says it; tracebacks stay
-    others = dict.fromkeys(range(1, asked.processes), Std.ALL) if asked.logs else Std.NONE
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # our message says it; tracebacks are kept
+    others = dict.fromkeys(range(1, arguments.processes), Std.ALL) if arguments.logs else Std.NONE
     config = LaunchConfig(
-        min_nodes=asked.nodes,
-        max_nodes=asked.nodes,
-        nproc_per_node=asked.processes,
-        run_id=asked.id or uuid.uuid4().hex,
+        min_nodes=arguments.nodes,
+        max_nodes=arguments.nodes,
+        nproc_per_node=arguments.processes,
+        run_id=arguments.id or uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint=asked.rendezvous,
+        rdzv_endpoint=arguments.rendezvous,
         max_restarts=0,
         signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
-        logs_specs=DefaultLogsSpecs(log_dir=str(asked.logs) if asked.logs else None, redirects=others),
+        logs_specs=DefaultLogsSpecs(log_dir=str(arguments.logs) if arguments.logs else None, redirects=others),
     )
     try:
         elastic_launch(config, sys.executable)("-m", *command)
@@ -108,20 +110,20 @@ def run(asked: argparse.Namespace, command: list[str]) -> dict[int, Any]:
     return {}
 
 
-def _tell(failed: dict[int, Any], asked: argparse.Namespace) -> None:
-    """Leave the sentence on what went wrong; where others run elsewhere, only they may know the cause."""
-    sentence = cause(failed, asked.processes * asked.nodes, asked.node)
+def _report(failed: dict[int, Any], arguments: argparse.Namespace) -> None:
+    """Write the message on what went wrong; if ranks run elsewhere too, only they may know the cause."""
+    sentence = cause(failed, arguments.processes * arguments.nodes, arguments.node)
     only_lost = all(failure.exitcode == LOST for failure in failed.values())
-    if only_lost and exchange.has_lost(asked.workspace, asked.node):
+    if only_lost and exchange.has_lost(arguments.workspace, arguments.node):
         return
-    exchange.write_lost(asked.workspace, asked.node, sentence)
+    exchange.write_lost(arguments.workspace, arguments.node, sentence)
     own = any(failure.exitcode > 0 and failure.exitcode != LOST for failure in failed.values())
     if own and (directory := drain.run_directory()):
         write_atomic(directory / FAILED, f"{sentence}\n".encode())
 
 
 def cause(failed: dict[int, Any], processes: int, node: str) -> str:
-    """The sentence on the rank that failed first: not one that only lost another."""
+    """Return the message on the rank that failed first, preferring ranks that did not only lose another."""
     first = [rank for rank, failure in failed.items() if failure.exitcode != LOST] or list(failed)
     rank = min(first, key=lambda rank: (failed[rank].exitcode >= 0, failed[rank].timestamp))
     return exchange.how_it_ended(f"rank {rank} of {processes} of node {node}", failed[rank].exitcode)

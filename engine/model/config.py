@@ -1,4 +1,4 @@
-"""The shape of a K2 model, under the field names of Hugging Face's DeepseekV3 configuration."""
+"""The sizes of a K2 model, with the field names of Hugging Face's DeepseekV3 configuration."""
 
 import math
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -22,10 +22,10 @@ FIXED: dict[str, Any] = {
     "rope_interleave": True,
     "num_nextn_predict_layers": 0,
 }
-"""What K2 settles once and for all; a configuration that says otherwise is another architecture."""
+"""Settings that are the same in every K2 model; a configuration with other values is another architecture."""
 
 MODEL_TYPES = ("deepseek_v3", "kimi_k2")
-"""The same code under two names: K2's release carries its own."""
+"""Two names for the same code: K2's release has its own."""
 
 IGNORED = frozenset(
     {
@@ -40,25 +40,25 @@ IGNORED = frozenset(
         "k2_pipeline",
     }
 )  # fmt: skip
-"""Fields of a foreign config.json that change no logit. Any other unknown one could, and is refused."""
+"""Fields of a foreign config.json that change no logit. Any other unknown field could, and is refused."""
 
 DERIVED = {
     "num_key_value_heads": ("num_attention_heads",),
     "qk_head_dim": ("qk_nope_head_dim", "qk_rope_head_dim"),
     "head_dim": ("qk_rope_head_dim",),
 }
-"""Fields of a foreign config.json that are the sum of others: latent attention shares no heads, and transformers calls
-the rotary width head_dim."""
+"""Fields of a foreign config.json that are sums of others: latent attention shares no heads, and transformers calls the
+rotary width head_dim."""
 
 YARN_FIELDS = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
 @dataclass(frozen=True)
 class K2Config:
-    """Sizes of one model. Lengths in tokens, widths in channels; see k2's own values in conf/k2.
+    """The sizes of one model. Lengths are in tokens, widths in channels; see K2's own values in conf/k2.
 
-    `q_lora_rank` None means one full query projection, as Moonlight has. `rope_scaling` None means plain
-    RoPE; otherwise a mapping with `type: yarn | linear` under Hugging Face's names.
+    `q_lora_rank` None means one full query projection, as in Moonlight. `rope_scaling` None means plain RoPE; otherwise
+    it is a mapping with `type: yarn | linear` and Hugging Face's names.
     """
 
     vocab_size: int
@@ -111,26 +111,29 @@ class K2Config:
 
     @property
     def qk_head_dim(self) -> int:
-        """Channels of one query or key head: content plus rotary."""
+        """The channels of one query or key head: content plus rotary."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of config.json that Hugging Face's DeepseekV3 reads."""
+        """Return the content of a config.json that Hugging Face's DeepseekV3 reads."""
         own = asdict(self)
         return {**FIXED, "num_key_value_heads": self.num_attention_heads, **own, "torch_dtype": "float32"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "model configuration") -> Self:
-        """Read the content of a config.json, ours or another's. `IGNORED` fields, and unknown ones that are off, pass.
+        """Read a config.json, ours or another's, allowing `IGNORED` fields and unknown ones that are off.
 
-        Raises UserError, naming `source` and the field, where one is missing, unknown, contradicts another or means
+        Raises UserError, naming `source` and the field, if a field is missing, unknown, contradicts another or means
         another architecture.
         """
         _check_architecture(values, source)
         values = _with_rope(values, source)
         known = {field.name for field in fields(cls)}
         _refuse_unknown(values, {*known, *FIXED, *DERIVED, *IGNORED}, source)
-        for name in ("rope_theta", "rms_norm_eps"):  # here they have defaults, which need not be the file's author's
+        for name in (
+            "rope_theta",
+            "rms_norm_eps",
+        ):  # they have defaults here, which the file's author may not have meant
             _require(name, values, source)
         config = cls.from_fields({name: values[name] for name in known if name in values}, source)
         for name, parts in DERIVED.items():
@@ -142,7 +145,7 @@ class K2Config:
 
     @classmethod
     def from_fields(cls, values: dict[str, Any], source: str) -> Self:
-        """Build from a mapping that must hold this class's fields and no other; UserError naming `source` and field."""
+        """Build from a mapping with exactly this class's fields; UserError naming `source` and field."""
         _refuse_unknown(values, {field.name for field in fields(cls)}, source, even_off=True)
         for field in fields(cls):
             if field.default is MISSING:
@@ -176,11 +179,11 @@ def _require(name: str, values: dict[str, Any], source: str) -> None:
 
 
 def number_wanted(name: str, kind: Any, value: Any) -> str:
-    """Return the kind of number that a field wants if `value` is of the wrong kind, not finite or too small; else "".
+    """Return the kind of number that a field needs if `value` is of the wrong kind, not finite or too small; else "".
 
-    `kind` is the field's type as it is annotated.
+    `kind` is the field's annotated type.
     """
-    kind = getattr(kind, "__name__", str(kind))  # `int | None` prints itself
+    kind = getattr(kind, "__name__", str(kind))  # `int | None` has no name and is converted to text
     if (value is None and "None" in kind) or name == "rope_scaling":
         return ""
     whole = kind.startswith("int")
@@ -207,7 +210,7 @@ def _refuse_unknown(values: dict[str, Any], known: set[str], source: str, even_o
 
 
 def _with_rope(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """The same with transformers 5's `rope_parameters` written as rope_theta and rope_scaling."""
+    """Return the values with transformers 5's `rope_parameters` converted to rope_theta and rope_scaling."""
     rest = {name: value for name, value in values.items() if name != "rope_parameters"}
     if isinstance(rest.get("rope_scaling"), dict):
         rest["rope_scaling"] = _typed(rest["rope_scaling"])
@@ -220,23 +223,23 @@ def _with_rope(values: dict[str, Any], source: str) -> dict[str, Any]:
     theta = given.get("rope_theta", rest.get("rope_theta"))
     if theta is None:
         raise UserError(f"{source}: rope_parameters lacks rope_theta; add it")
-    found = {"rope_theta": theta, "rope_scaling": None if scaling["type"] in (None, "default") else scaling}
-    for name, value in found.items():
+    converted = {"rope_theta": theta, "rope_scaling": None if scaling["type"] in (None, "default") else scaling}
+    for name, value in converted.items():
         if rest.get(name) not in (None, value):
             raise UserError(f"{source}: rope_parameters and {name} contradict each other; take one of them out")
-    return {**rest, **found}
+    return {**rest, **converted}
 
 
 def _typed(scaling: dict[str, Any]) -> dict[str, Any]:
-    """The same with its kind under `type`; a `rope_type` that says otherwise stays, to be refused."""
+    """Return the mapping with its kind under `type`; a contradicting `rope_type` stays, so that it is refused."""
     kind = scaling.get("type", scaling.get("rope_type"))
     return {"type": kind} | {name: value for name, value in scaling.items() if name != "rope_type" or value != kind}
 
 
 def _check_context(config: K2Config, source: str) -> None:
-    """Refuse a file that promises more positions than YaRN stretches to.
+    """Refuse a file that promises more positions than YaRN reaches.
 
-    Not part of every configuration: to measure what YaRN is for, models are read beyond that on purpose.
+    This is not checked for every configuration: to measure the effect of YaRN, models are read beyond that on purpose.
     """
     scaling = config.rope_scaling
     if scaling is None or scaling["type"] != "yarn":

@@ -1,1 +1,1 @@
-"""Parallel training: what ranks tell each other."""
+"""Parallel training: communication between ranks."""

@@ -1,8 +1,8 @@
 """Plain data parallelism: every rank holds the whole model and sees its share of each step's batch.
 
-torch.distributed's default process group is the one truth on who takes part; without one a process is alone and every
-function here does nothing. CPU tensors go through gloo, CUDA tensors through NCCL. All ranks must call the same
-functions in the same order.
+torch.distributed's default process group decides who takes part; without one, a process is alone and every function
+here does nothing. CPU tensors go through gloo, CUDA tensors through NCCL. All ranks must call the same functions in the
+same order.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from engine.errors import UserError
 
 T = TypeVar("T")
 BUCKET = 1 << 24
-"""Gradients travel together in messages of about this many numbers: few round trips, little memory."""
+"""Gradients are sent together in messages of about this many numbers: few round trips, little memory."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes what all share."""
+        """Whether this process writes the files that all ranks share."""
         return self.rank == 0
 
 
@@ -40,7 +40,7 @@ ALONE = Ranks()
 
 
 class RankLost(Exception):
-    """Another rank is gone: this one cannot go on, and the other one has the reason."""
+    """Another rank is gone, so this one cannot continue; the other rank knows the reason."""
 
 
 _GONE = re.compile(
@@ -48,11 +48,11 @@ _GONE = re.compile(
     r"|network error|remote process",
     re.IGNORECASE,
 )
-"""How gloo, NCCL and the store put it that the other side is not there, all of them as a RuntimeError."""
+"""How gloo, NCCL and the store say that the other side is gone, always in a RuntimeError."""
 
 
 def ranks() -> Ranks:
-    """Which process of how many is this; alone where no process group was started."""
+    """Return this process's rank and the number of ranks; alone if no process group was started."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
@@ -73,12 +73,12 @@ def stop() -> None:
 
 
 def _together(call: Callable[[], T]) -> T:
-    """Run a collective operation. Raises RankLost where another rank has gone, rather than a socket's message."""
+    """Run a collective operation; raises RankLost if another rank has gone, instead of a socket's error."""
     try:
         return call()
     except RuntimeError as error:
         if not (isinstance(error, dist.DistNetworkError) or _GONE.search(str(error))):
-            raise  # a defect, or this rank's own trouble: its traceback says which
+            raise  # a defect, or this rank's own problem, which the traceback shows
         rank = os.environ.get("RANK", "0")
         raise RankLost(f"rank {rank}: another rank is gone ({str(error).split('. ')[0]})") from error
 
@@ -112,9 +112,9 @@ def sum_(tensors: Iterable[Tensor]) -> None:
 
 
 def max_(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its maximum over the ranks; all of one device. A NaN anywhere stays a NaN.
+    """Replace each tensor by its maximum over the ranks; all are on one device. A NaN anywhere stays a NaN.
 
-    gloo's MAX compares with <, so that a NaN of any rank but the first is lost: a flag for it travels beside.
+    gloo's MAX compares with <, so that a NaN on any rank but the first would be lost: a flag for NaN is sent as well.
     """
     if ranks().size == 1 or not tensors:
         return
@@ -128,7 +128,7 @@ def max_(tensors: Sequence[Tensor]) -> None:
 
 
 def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Sum each parameter's gradient over the ranks. Where only some ranks have one, it counts as zero on the others."""
+    """Sum each parameter's gradient over the ranks; if only some ranks have one, it counts as zero on the others."""
     if ranks().size == 1 or not parameters:
         return
     have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
@@ -141,7 +141,7 @@ def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def from_first(value: T) -> T:
-    """Rank 0's `value`, on every rank."""
+    """Return rank 0's `value` on every rank."""
     if ranks().size == 1:
         return value
     box: list[Any] = [value]
@@ -150,7 +150,7 @@ def from_first(value: T) -> T:
 
 
 def require_same(value: Any, what: str) -> None:
-    """Stop on every rank unless all ranks hold an equal `value`, small and picklable; `what` is named in the error."""
+    """Stop on every rank unless all ranks have an equal `value`, small and picklable; `what` names it in the error."""
     size = ranks().size
     if size == 1:
         return
@@ -165,7 +165,7 @@ def require_same(value: Any, what: str) -> None:
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
-    """A digest of the bits of tensors in their order: equal for equal ones, all but surely different for others."""
+    """Return a digest of the bits of tensors in order: equal for equal tensors, almost surely different for others."""
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

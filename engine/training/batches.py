@@ -1,7 +1,7 @@
-"""A step's batch, cut into micro-batches and dealt to the ranks, so that neither number changes what a step sees.
+"""Cut a step's batch into micro-batches and deal them to the ranks, so that neither number changes what a step sees.
 
-A batch is what `batch_at(step)` gives: the whole step's, the same on every rank. A mapping of tensors can be cut along
-axis 0; anything else reaches the loss as it is, and only in a run of one process without micro-batches.
+A batch is what `batch_at(step)` returns: that of the whole step, equal on every rank. A mapping of tensors can be cut
+along axis 0; anything else reaches the loss unchanged, and only in a run of one process without micro-batches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,19 +17,18 @@ Batch = Any
 
 
 def pieces(micro_batches: int, size: int) -> int:
-    """How many pieces a step's batch is cut into: at least `micro_batches`, and as many for each of `size` ranks."""
+    """Return how many pieces a step's batch is cut into: at least `micro_batches`, and equally many per rank."""
     return -(-micro_batches // size) * size
 
 
 def share(batch: Batch, micro_batches: int, ranks: Ranks, device: torch.device, title: str) -> Iterator[Batch]:
-    """The micro-batches of this rank, on `device`: consecutive pieces of the batch, every row in one rank's share.
+    """Yield this rank's micro-batches on `device`: consecutive pieces of the batch, each row in one rank's share.
 
-    A 0-d tensor stands for a total over the batch, such as a number of tokens; each piece gets an equal part of it, so
-    that a loss which divides by it is right when averaged over pieces, however many tokens each holds. A batch with
-    such a total may be cut unevenly, even into pieces without rows; one without must split evenly, for its loss is a
-    mean over rows.
+    A 0-d tensor is a total over the batch, such as a number of tokens; each piece gets an equal part of it, so that a
+    loss divided by it is right when averaged over pieces, however many tokens each has. A batch with such a total may
+    be cut unevenly, even into pieces without rows; one without must split evenly, because its loss is a mean over rows.
 
-    Raises UserError naming the batch size where it does not.
+    Raises UserError naming the batch size if it does not split evenly.
     """
     parts = pieces(micro_batches, ranks.size)
     if not (isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())):
@@ -57,7 +56,7 @@ def _piece(tensor: Tensor, part: int, parts: int) -> Tensor:
 
 
 def tokens_of(batch: Batch) -> int:
-    """Token positions of a batch, for the speed shown: the sizes of its id tensors (int64, rows of positions)."""
+    """Return a batch's token positions, for the speed shown: the sizes of its id tensors (int64, rows of positions)."""
     if not isinstance(batch, Mapping):
         return 0
     return sum(t.numel() for t in batch.values() if isinstance(t, Tensor) and t.dtype == torch.int64 and t.ndim > 1)

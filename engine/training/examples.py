@@ -1,7 +1,7 @@
-"""Token batches of the fine-tuning examples, for sft and for RL's PTX loss: a fixed number of each kind a step.
+"""Token batches of the fine-tuning examples, for SFT and for RL's PTX loss: a fixed number of each kind per step.
 
-A step's batch is a pure function of (seed, step): each kind is gone through in epochs, every epoch in an order of its
-own keyed by (seed, kind, epoch). Kinds are padded apart, so that short sums do not pay for long dialogues.
+A step's batch is a pure function of (seed, step): each kind is used in epochs, every epoch in its own order keyed by
+(seed, kind, epoch). Kinds are padded separately, so that short sums are not padded to the length of long dialogues.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ Row = tuple[list[int], list[bool]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples of one split by kind, as (ids, mask of assistant tokens), and how many were too long."""
+    """The examples of one split by kind, as (ids, mask of assistant tokens), and the number of those too long."""
 
     by_kind: dict[str, list[Row]]
     left_out: int
@@ -31,10 +31,10 @@ def encode(
 ) -> Encoded:
     """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
 
-    Of the kinds in `whole` every token is a target, of the others the assistant's turns.
+    For the kinds in `whole` every token is a target, for the others the assistant's turns.
 
     Raises:
-        UserError: a dialogue cannot be read, or its calls and results not paired; the row is named.
+        UserError: a dialogue cannot be read, or its calls and results cannot be paired; the message names the row.
 
     """
     by_kind: dict[str, list[Row]] = {}
@@ -53,7 +53,7 @@ def encode(
 
 
 def require(encoded: Encoded, sizes: Mapping[str, int], field: str) -> None:
-    """Refuse, naming `field` of the parameters, a batch with kinds of which no example is short enough."""
+    """Refuse a batch with kinds that have no example short enough; the message names `field` of the parameters."""
     for kind, size in sizes.items():
         if size > 0 and not encoded.by_kind.get(kind):
             raise UserError(
@@ -63,7 +63,7 @@ def require(encoded: Encoded, sizes: Mapping[str, int], field: str) -> None:
 
 
 def draw(rows: Sequence[Row], kind: str, step: int, size: int, seed: int) -> list[Row]:
-    """The `size` examples that step `step` takes, epoch after epoch without replacement."""
+    """Return the `size` examples of step `step`, drawn epoch after epoch without replacement."""
     out: list[Row] = []
     orders: dict[int, list[int]] = {}
     for place in range(step * size, (step + 1) * size):
@@ -75,5 +75,5 @@ def draw(rows: Sequence[Row], kind: str, step: int, size: int, seed: int) -> lis
 
 
 def batch_at(encoded: Encoded, sizes: Mapping[str, int], step: int, seed: int) -> dict[str, Padded]:
-    """The batch of one step: a padded group a kind."""
+    """Return the batch of one step: one padded group per kind."""
     return {kind: pad(draw(encoded.by_kind[kind], kind, step, size, seed)) for kind, size in sizes.items() if size > 0}

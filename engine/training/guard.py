@@ -1,6 +1,6 @@
-"""What is judged of each step before the optimizer moves: is the loss a spike, are loss and gradient finite.
+"""Judge each step before the optimizer moves: is the loss a spike, are loss and gradient finite?
 
-All that the guard remembers stands in the history, so a resumed run judges as an uninterrupted one.
+All that the guard remembers is in the history, so a resumed run judges as an uninterrupted one would.
 """
 
 import math
@@ -15,27 +15,27 @@ from engine.errors import UserError
 WINDOW = 50
 DEVIATIONS = 6.0
 SIGMA_PER_MAD = 1.4826
-"""Standard deviations in one median absolute deviation, of a normal distribution."""
+"""Standard deviations per median absolute deviation, for a normal distribution."""
 
 JUDGED = ("loss", "grad_norm")
 EMPTY = "empty"
-"""Figure of a step that had nothing to learn from: its loss says nothing about those of others."""
+"""The figure of a step that had nothing to learn from, whose loss is not comparable with others."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the optimizer takes the step, and what the watcher is told, if anything."""
+    """Whether the optimizer takes the step, and a note for the user, if any."""
 
     take: bool
     note: str | None = None
 
 
 class Guard:
-    """Judges the steps of one run, named `title` in what it says.
+    """Judges the steps of one run, which its messages call `title`.
 
     A spike is a loss over median + 6·1.4826·MAD of the last 50 finite losses; it is marked in the row, and skipped only
-    with `skip_spikes`. Without 50 losses, or where they do not spread at all, nothing is called a spike; the losses of
-    `empty` steps do not count among them. A step whose loss or gradient is not finite is marked as a spike too and
+    with `skip_spikes`. With fewer than 50 losses, or if they do not spread at all, nothing is called a spike; the
+    losses of `empty` steps are not among them. A step whose loss or gradient is not finite is marked as a spike too and
     always skipped, and the `nonfinite_steps`-th in a row stops the run.
     """
 
@@ -50,9 +50,9 @@ class Guard:
             self._remember(row)
 
     def judge(self, row: dict[str, Any]) -> Verdict:
-        """Mark `row` with `spike` (0 or 1) and, where loss or gradient is no number, `nonfinite`; what is to be done.
+        """Mark `row` with `spike` (0 or 1) and, if loss or gradient is not finite, `nonfinite`; return the verdict.
 
-        Raises UserError at the step that is one non-finite too many.
+        Raises UserError if there are too many non-finite steps in a row.
         """
         limit = self.limit()
         bad = next((name for name in JUDGED if not math.isfinite(row[name])), None)
@@ -63,16 +63,16 @@ class Guard:
         self._remember(row)
         if bad is None and not spike:
             return Verdict(True)
-        what = f"{bad} is {row[bad]}" if bad else f"loss {row['loss']:.4g} is a spike (over {limit:.4g})"
-        said = f"{self.title}: {what} at step {row['step']}"
+        problem = f"{bad} is {row[bad]}" if bad else f"loss {row['loss']:.4g} is a spike (over {limit:.4g})"
+        note = f"{self.title}: {problem} at step {row['step']}"
         if self.nonfinite >= self.nonfinite_steps:
             count = f", {self.nonfinite} such steps in a row" if self.nonfinite > 1 else ""
-            raise UserError(f"{said}{count}; lower the learning rate, run again")
+            raise UserError(f"{note}{count}; lower the learning rate, run again")
         take = spike and not self.skip_spikes
-        return Verdict(take, said if take else f"{said}; the step is skipped")
+        return Verdict(take, note if take else f"{note}; the step is skipped")
 
     def limit(self) -> float:
-        """The loss above which a step is a spike, from the last 50 finite losses; +inf where they say nothing."""
+        """Return the loss above which a step is a spike, from the last 50 finite losses; +inf if they define none."""
         if len(self.losses) < WINDOW:
             return math.inf
         middle = median(self.losses)

@@ -1,4 +1,4 @@
-"""The history of a training run as a directory to hand on: its rows, and the plots that one looks at first."""
+"""Write the history of a training run as a directory for the report: its rows, and the most important plots."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ Row = Mapping[str, Any]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a history.jsonl, in order of steps."""
+    """Return the rows of a history.jsonl, in order of steps."""
     return read_rows(path)
 
 
 def write_history(history: Path, directory: Path, title: str, baselines: Mapping[str, float] | None = None) -> Path:
-    """Make `directory` anew with history.jsonl, loss.png, max_logit.png and expert_load.png.
+    """Write history.jsonl, loss.png, max_logit.png and expert_load.png into an emptied `directory`.
 
-    `baselines`, name → nats a token, are drawn as level lines beside the loss. The first rank alone draws: of the
-    others nothing is kept.
+    `baselines`, name → nats per token, are drawn as horizontal lines in the loss plot. Only the first rank draws, since
+    the others' directories are not kept.
     """
     from engine.parallel.data import ranks
 
@@ -39,19 +39,19 @@ def write_history(history: Path, directory: Path, title: str, baselines: Mapping
 
 
 def curve(rows: Sequence[Row], name: str) -> tuple[list[int], list[float]]:
-    """The steps whose rows have a figure, and the figure there: a row lacks those that were no number."""
+    """Return the steps whose rows have a figure, and its values; rows lack figures that were not finite."""
     having = [row for row in rows if name in row]
     return [row["step"] for row in having], [row[name] for row in having]
 
 
 def mean_of(rows: Sequence[Row], **figures: str) -> dict[str, float]:
-    """Metric → mean of the figure of that name over the rows that have it; a metric of which none has is left out."""
-    found = {metric: curve(rows, name)[1] for metric, name in figures.items()}
-    return {metric: sum(values) / len(values) for metric, values in found.items() if values}
+    """Return metric → mean of a figure over the rows that have it, without metrics whose figure no row has."""
+    values_of = {metric: curve(rows, name)[1] for metric, name in figures.items()}
+    return {metric: sum(values) / len(values) for metric, values in values_of.items() if values}
 
 
 def mishaps(rows: Sequence[Row]) -> dict[str, int]:
-    """How many steps were spikes, and how many were skipped."""
+    """Return how many steps were spikes, and how many were skipped."""
     return {
         "spikes": sum(bool(row["spike"]) for row in rows),
         "steps_skipped": sum(bool(row.get("skipped")) for row in rows),

@@ -1,6 +1,6 @@
-"""What a run tells while it trains: its history, its clocks, its heartbeat, a line for the watcher.
+"""What a run reports while it trains: its history, its clocks, its heartbeat, lines for the user.
 
-Only the first rank's journal writes; the others' keep still, so that the loop need not ask which it is in.
+Only the first rank's journal writes; the others' do nothing, so that the loop need not distinguish them.
 """
 
 import json
@@ -17,18 +17,18 @@ from engine.launch.heartbeat import Heartbeat
 from engine.progress import progress
 
 HISTORY, TIMING, TRAINING = "history.jsonl", "timing.jsonl", "training.json"
-"""A row a step; its clocks; and what a finished run leaves: how far, on how many ranks, the digest of its state."""
+"""A row per step; the clocks; and the summary of a finished run: its steps, ranks, and the digest of its state."""
 
 
 def left_by_training(workspace: Path, name: str) -> Path | None:
-    """A file of a stage's training, which works in the stage's workspace or in the folder `training` there."""
+    """Return a file of a stage's training, which works in the stage's workspace or in its folder `training`."""
     return next((path for path in (workspace / name, workspace / "training" / name) if path.exists()), None)
 
 
 class Journal:
     """The journal in `work` of a run of `steps` steps, `done` of them in earlier attempts; `speaks` on the first rank.
 
-    history.jsonl holds a row a step and nothing that differs from run to run; timing.jsonl tokens a second.
+    history.jsonl has a row per step and nothing that differs between runs; timing.jsonl has tokens per second.
     """
 
     def __init__(self, work: Path, title: str, steps: int, done: int, speaks: bool) -> None:
@@ -36,7 +36,7 @@ class Journal:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Open the files and show the bar."""
+        """Open the files and show the progress bar."""
         if self.speaks:
             self._file = self._stack.enter_context((self.work / HISTORY).open("ab"))
             self._bar = self._stack.enter_context(progress(self.title, self.steps))
@@ -47,11 +47,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close both."""
+        """Close the files and the progress bar."""
         self._stack.close()
 
     def write(self, row: dict[str, Any], tokens: int) -> None:
-        """Append a step's row, figures that are no number left out, which JSON knows none of; show how it went."""
+        """Append a step's row without figures that are NaN or infinite, which JSON lacks, and show the progress."""
         if not self.speaks:
             return
         row = {name: value for name, value in row.items() if not _no_number(value)}
@@ -62,26 +62,26 @@ class Journal:
         self._heart.beat(row["step"], {**row, "tokens_per_second": round(rate, 1)})
 
     def say(self, line: str) -> None:
-        """One line for the watcher."""
+        """Print one line for the user."""
         if self.speaks:
             print(line, file=sys.stderr, flush=True)
 
     def sync(self) -> None:
-        """Have every row on the disc: a checkpoint counts on them."""
+        """Write all rows to the disk, because a checkpoint relies on them."""
         if self.speaks:
             self._file.flush()
             os.fsync(self._file.fileno())
 
 
 def _no_number(value: Any) -> bool:
-    """Whether a figure, or one of a list's, is NaN or infinite."""
+    """Return whether a figure, or one in a list, is NaN or infinite."""
     if isinstance(value, list):
         return any(map(_no_number, value))
     return isinstance(value, float) and not math.isfinite(value)
 
 
 class _Clock:
-    """Tokens a second, kept apart from the history: it differs from run to run."""
+    """The speed in tokens per second, kept apart from the history because it differs between runs."""
 
     EVERY = 50
 
@@ -91,7 +91,7 @@ class _Clock:
         self.tokens = self.steps = self.marked_tokens = 0
 
     def tick(self, step: int, tokens: int, total: int) -> tuple[float, float]:
-        """Count a step; tokens a second so far and seconds left."""
+        """Count a step; return tokens per second so far and seconds left."""
         now = time.monotonic()
         self.tokens += tokens
         self.steps += 1

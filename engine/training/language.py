@@ -1,4 +1,4 @@
-"""Language modelling as every training stage needs it: the next-token loss, and its measure on held-out windows.
+"""Language modelling for all training stages: the next-token loss, and its measurement on held-out windows.
 
 Shapes: B rows, N windows, T targets of a window.
 """
@@ -23,26 +23,26 @@ from kernels.cross_entropy import linear_cross_entropy
 
 @dataclass(frozen=True)
 class Loss:
-    """Mean loss of some text: nats a token and bits a byte."""
+    """The mean loss of some text: nats per token and bits per byte."""
 
     nats_per_token: float
     bits_per_byte: float
 
 
 def loss_of(nats: float, tokens: int, n_bytes: int) -> Loss:
-    """Means from a sum of nats over `tokens` targets that stand for `n_bytes` bytes of text."""
+    """Return the means from a sum of nats over `tokens` targets that stand for `n_bytes` bytes of text."""
     return Loss(nats / tokens, nats / (math.log(2) * n_bytes))
 
 
 def next_token_loss(model: K2Model, ids: Tensor) -> Tensor:
-    """Mean loss of predicting ids[:, 1:] from what precedes, nats; ids (B, T+1)."""
+    """Return the mean loss in nats of predicting ids[:, 1:] from the tokens before; ids (B, T+1)."""
     hidden = model.hidden(ids[:, :-1])
     return linear_cross_entropy(hidden.flatten(0, 1), model.lm_head.weight, ids[:, 1:].flatten())
 
 
 @torch.no_grad()
 def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dtype: str = "float32") -> Tensor:
-    """Loss of each target of `windows` (N, T+1), in nats; (N, T), on the CPU. The model's mode is restored."""
+    """Return the loss of each target of `windows` (N, T+1), in nats; (N, T), on the CPU. Restores the model's mode."""
     training = model.training
     model.eval()
     rows = max(1, batch_tokens // windows.shape[1])
@@ -58,7 +58,7 @@ def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dt
 
 
 def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32") -> dict[str, Loss]:
-    """Loss on each domain of the windows and, under "", on all of them."""
+    """Return the loss on each domain of the windows and, under "", on all of them."""
     nats_N = token_nats(model, windows.tokens, dtype=dtype).double().sum(1).numpy()
     targets = windows.tokens.shape[1] - 1
     names = np.array(windows.domains)

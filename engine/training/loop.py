@@ -1,7 +1,7 @@
-"""The training loop of every stage: batches in, weights and history out, resumable at any kill bit for bit.
+"""The training loop of every stage: batches in, weights and history out, resumable bit for bit after any kill.
 
-It runs alike in one process and in each of several ranks (engine/parallel/data): every rank makes the same batches,
-takes its share, and after the sums over ranks moves the same weights.
+It runs in the same way in one process and in each of several ranks (engine/parallel/data): every rank makes the same
+batches, takes its share, and after the sums over ranks updates the same weights.
 """
 
 import math
@@ -30,13 +30,13 @@ from engine.training.settings import OptimizerSettings
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Figures = dict[str, Any]
 LARGEST = "_max"
-"""Figures whose name ends so are reduced by the maximum; all others are averaged."""
+"""Figures whose names end in this are reduced by the maximum; all others are averaged."""
 ASKED = "asked to end soon"
-"""Travels beside a step's figures: that any rank was asked is known to all after the same step, for no message more."""
+"""Sent with a step's figures, so that all ranks learn after the same step, in no extra message, if any was asked."""
 
 
 class Optimizer(Protocol):
-    """What the loop asks of an optimizer; `MuonClip` is one."""
+    """The methods of an optimizer that the loop uses; `MuonClip` is one."""
 
     def set_lr(self, lr: float) -> None:
         """Use the learning rate `lr` from the next step on."""
@@ -61,11 +61,11 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a loop runs. `dtype` is "float32" or "bfloat16" (autocast); `grad_clip` a norm, None for no clipping.
+    """How a loop runs. `dtype` is "float32" or "bfloat16" (autocast); `grad_clip` is a norm, None for no clipping.
 
-    Every `heads_every` steps the history also holds each head's maximum logit. `skip_spikes` and `nonfinite_steps`
-    are the guard's (engine/training/guard.py). Only after a multiple of `resumable_every` steps can another attempt
-    go on; `checkpoint_every` must be one.
+    Every `heads_every` steps the history also holds each head's maximum logit. `skip_spikes` and `nonfinite_steps` are
+    the guard's (engine/training/guard.py). Another attempt can continue only after a multiple of `resumable_every`
+    steps; `checkpoint_every` must be one.
     """
 
     steps: int
@@ -82,7 +82,7 @@ class LoopSettings:
     def of(
         cls, optimizer: OptimizerSettings, *, steps: int, checkpoint_every: int, threads: int, dtype: str, **more: int
     ) -> Self:
-        """A stage's settings: clipping and guard as its optimizer's parameters have them; `more` are fields of ours."""
+        """Return a stage's settings, clipping and guard as its optimizer's parameters say; `more` sets other fields."""
         return cls(
             steps, checkpoint_every, threads, dtype, grad_clip=optimizer.grad_clip,
             skip_spikes=optimizer.skip_spikes, nonfinite_steps=optimizer.nonfinite_steps, **more,
@@ -103,20 +103,20 @@ def train_loop(
     after_step: Callable[[int, Figures], None] | None = None,
     bias_rate_at: Callable[[int], float] | None = None,
 ) -> Path:
-    """Train `settings.steps` steps, or what is left of them, and return the history file, one JSON row a step.
+    """Train the remaining ones of `settings.steps` steps; return the history file, one JSON row per step.
 
-    `batch_at(step)` and `lr_at(step)` count from 0 and must be pure: of the step, and for RL of the model as it
-    stands before the step (then make `resumable_every` the number of steps that share a batch). `loss_fn`
-    gives the mean loss of a micro-batch and figures for the row, the same names for each; both are averaged over
-    the micro-batches of all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d
-    tensor of the batch rather than by its own mask (engine/training/batches.py). `after_step(completed, row)` may add
-    figures to the row; it must not change the model. `bias_rate_at(step)` is the router bias's speed u (None: the
-    biases stay). The model is trained in place; after a kill, call again with the same arguments. All ranks work in
-    the first one's `work`, where it alone writes.
+    `batch_at(step)` and `lr_at(step)` count from 0 and must be pure functions: of the step, and for RL of the model
+    before the step (then make `resumable_every` the number of steps that share a batch). `loss_fn` returns the mean
+    loss of a micro-batch and figures for the row, the same names for each; both are averaged over the micro-batches of
+    all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d tensor of the batch and not
+    by its own mask (engine/training/batches.py). `after_step(completed, row)` may add figures to the row; it must not
+    change the model. `bias_rate_at(step)` is the router bias's update rate u (None: the biases stay). The model is
+    trained in place; after a kill, call again with the same arguments. All ranks use the first one's `work`, where only
+    that rank writes.
 
-    Raises UserError naming the step where loss or gradient is not finite (`settings.nonfinite_steps` times in a row);
-    the last checkpoint stays. Raises Drained, behind a checkpoint, where any rank was asked to end soon
-    (engine/launch/drain.py); what is left of the steps is another attempt's.
+    Raises UserError naming the step if loss or gradient is not finite (`settings.nonfinite_steps` times in a row); the
+    last checkpoint stays. Raises Drained, after a checkpoint, if any rank was asked to end soon
+    (engine/launch/drain.py); another attempt does the remaining steps.
     """
     settle(settings.threads)
     ranks, work = data.ranks(), data.from_first(work)
@@ -139,7 +139,7 @@ def train_loop(
             lr = lr_at(step)
             optimizer.set_lr(lr)
             row = {"step": step + 1, "lr": lr} | _backward(model, batch, loss_fn, settings, micro_batches, title)
-            asked = row.pop(ASKED) > 0
+            must_end = row.pop(ASKED) > 0
             verdict = guard.judge(row)
             if verdict.note:
                 journal.say(verdict.note)
@@ -147,12 +147,14 @@ def train_loop(
             if after_step is not None:
                 after_step(step + 1, row)
             journal.write(row, tokens_of(batch))
-            last, leaving = step + 1 == settings.steps, asked and (step + 1) % settings.resumable_every == 0
+            last, leaving = step + 1 == settings.steps, must_end and (step + 1) % settings.resumable_every == 0
             if (step + 1) % settings.checkpoint_every == 0 or last or leaving:
                 journal.sync()
                 digest = _checkpoint(model, optimizer, store, step + 1)
             if leaving and not last:
-                data.from_first(None)  # the first that leaves has torchrun stop the others: not while one still writes
+                data.from_first(
+                    None
+                )  # the first rank that leaves makes torchrun stop the others, so wait until all have written
                 journal.say(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
                 raise drain.Drained
     _finish(work, settings.steps, digest, store, done)
@@ -169,7 +171,7 @@ def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
 
 
 def _resume(model: K2Model, optimizer: Optimizer, store: CheckpointStore) -> Saved | None:
-    """Take up the latest checkpoint, if any; the first rank says which, and all then hold the same state."""
+    """Load the latest checkpoint, if any; the first rank chooses it, and then all ranks hold the same state."""
     saved = store.latest() if data.ranks().first else None
     step = data.from_first(saved.step if saved else None)
     if step is not None:
@@ -180,13 +182,13 @@ def _resume(model: K2Model, optimizer: Optimizer, store: CheckpointStore) -> Sav
 
 
 def _state(model: K2Model, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All that a checkpoint holds, by name."""
+    """Return everything that a checkpoint holds, by name."""
     tensors = {f"model:{name}": tensor for name, tensor in model.state_dict().items()}
     return tensors | {f"optimizer:{name}": tensor for name, tensor in optimizer.state_dict().items()}
 
 
 def _checkpoint(model: K2Model, optimizer: Optimizer, store: CheckpointStore, step: int) -> str:
-    """Write a checkpoint, the ranks' states being equal; its digest, "" on other ranks than the first."""
+    """Write a checkpoint after checking that the ranks' states are equal; return its digest, "" except on rank 0."""
     state = _state(model, optimizer)
     _require_same(state, f"after step {step}")
     return store.save(step, state) if data.ranks().first else ""
@@ -198,11 +200,11 @@ def _require_same(state: Mapping[str, Tensor], when: str) -> None:
 
 
 def _finish(work: Path, steps: int, digest: str, store: CheckpointStore, resumed_at: int) -> None:
-    """Leave what identifies the end: equal digests mean equal weights, router biases and optimizer state.
+    """Write what identifies the end: equal digests mean equal weights, router biases and optimizer state.
 
-    And how it was reached: the step that the last attempt went on from, and from which step on how many ranks trained.
+    Also written is how it was reached: the step from which the last attempt continued, and how many ranks trained when.
     """
-    told = {
+    summary = {
         "steps": steps,
         "state_digest": digest,
         "resumed_at": resumed_at,
@@ -212,22 +214,22 @@ def _finish(work: Path, steps: int, digest: str, store: CheckpointStore, resumed
         "past": store.past,
     }
     if data.ranks().first:
-        write_atomic(work / TRAINING, canonical_json(told))
-    data.from_first(None)  # nobody reads the history before it is whole
+        write_atomic(work / TRAINING, canonical_json(summary))
+    data.from_first(None)  # so that no rank reads the history before it is complete
 
 
 def _backward(
     model: K2Model, batch: Batch, loss_fn: LossFn, settings: LoopSettings, micro_batches: int, title: str
 ) -> Figures:
-    """Gradients of the mean loss over all micro-batches of all ranks; loss, figures and gradient norm for the row.
+    """Compute gradients of the mean loss over all micro-batches of all ranks; return loss, figures and gradient norm.
 
-    And ASKED, above 0 where any rank is to end soon, which is for the loop.
-    Largest logits and expert loads, which the forwards left in the model, are reduced over the ranks too.
+    The figures include ASKED, above 0 if any rank is to end soon, which the loop removes. Largest logits and expert
+    loads, which the forwards left in the model, are reduced over the ranks too.
     """
     device, ranks = next(model.parameters()).device, data.ranks()
     parts = pieces(micro_batches, ranks.size)
     means: dict[str, float] = {}
-    largest: dict[str, float] = {ASKED: float(drain.asked())}
+    largest: dict[str, float] = {ASKED: float(drain.end_requested())}
     for micro in share(batch, micro_batches, ranks, device, title):
         with autocast(settings.dtype, device.type):
             loss, aux = loss_fn(micro)
@@ -247,12 +249,12 @@ def _backward(
 
 
 def _larger(a: float, b: float) -> float:
-    """The larger of two numbers; NaN if one is, which max() forgets."""
+    """Return the larger of two numbers; NaN if one is NaN, which max() would lose."""
     return a if a > b or math.isnan(a) else b
 
 
 def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Figures:
-    """The row's figures over all ranks, in the order of their names; reduces maxima and loads in the model as well."""
+    """Return the row's figures over all ranks, ordered by name; also reduces maxima and loads in the model."""
     if data.ranks().size == 1:
         return {**means, **largest}
     device = next(model.parameters()).device
@@ -270,7 +272,7 @@ def _move(
     step: int,
     bias_rate_at: Callable[[int], float] | None,
 ) -> Figures:
-    """Take the step, or skip it; either way logits, loads and gradients are forgotten. Figures for the row."""
+    """Take or skip the step and return figures for the row; logits, loads and gradients are reset in either case."""
     heads = _heads(model) if take and (step + 1) % settings.heads_every == 0 else {}
     row = optimizer.step() if take else _stand_still(model)
     balance = _balance(model, bias_rate_at(step) if take and bias_rate_at else 0.0)
@@ -279,7 +281,7 @@ def _move(
 
 
 def _stand_still(model: K2Model) -> Figures:
-    """Forget the logits of a skipped step's forwards, as the optimizer would; the row's figures in its place."""
+    """Reset the logits of a skipped step's forwards, as the optimizer would; return the figures it would have given."""
     largest = float(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
     for attention in model.attentions():
         attention.reset_max_logit()
@@ -287,12 +289,12 @@ def _stand_still(model: K2Model) -> Figures:
 
 
 def _heads(model: K2Model) -> Figures:
-    """Each head's maximum logit, one list a layer, before the optimizer resets them."""
+    """Return each head's maximum logit, one list per layer, before the optimizer resets them."""
     return {"max_logit_heads": [[round(s, 3) for s in a.max_logit_H.tolist()] for a in model.attentions()]}
 
 
 def _balance(model: K2Model, rate: float) -> Figures:
-    """Move every router's bias once; worst and mean of the layers' max/mean expert load, and what chance would give."""
+    """Update every router's bias; return worst and mean of the layers' max/mean load, and the load of pure chance."""
     routers = list(model.routers().values())
     if not routers:
         return {}

@@ -1,6 +1,6 @@
-"""Natural text beside fine-tuning examples and rewards, so that a model keeps what it learnt in pre-training.
+"""Natural text in the batches of fine-tuning and RL, so that a model keeps what it learnt in pre-training.
 
-K2 adds such a loss to reinforcement learning (PTX, section 3.2.2); fine-tuning forgets faster still.
+K2 adds such a loss to reinforcement learning (PTX, section 3.2.2); fine-tuning forgets even faster.
 """
 
 from pathlib import Path
@@ -14,18 +14,18 @@ from engine.text.tokenizer import K2Tokenizer
 from engine.training.padded import Padded
 
 NATURAL: Final = "natural"
-"""The kind of the group that `batch_at` gives, and of the shards that it reads."""
+"""The kind of the group that `batch_at` returns, and of the shards that it reads."""
 
 
 class NaturalText:
-    """Windows of natural (not rewritten) training text, a pure function of the step; none where `windows` is 0."""
+    """Windows of natural (not rewritten) training text as a pure function of the step; none if `windows` is 0."""
 
     def __init__(self, shards: Path, tokenizer: K2Tokenizer, windows: int, tokens: int, seed: int) -> None:
         self.windows, self.tokens, self.seed = windows, tokens, key(seed, "natural text")
         self.stream = TokenShards.open(shards, tokenizer).split("train") if windows else None
 
     def batch_at(self, step: int) -> dict[str, Padded]:
-        """The step's windows as one group, every token counted; nothing where none are asked for."""
+        """Return the step's windows as one group in which every token counts; an empty dict if there are none."""
         if self.stream is None:
             return {}
         ids = self.stream.batch(step, self.windows, self.tokens, self.seed, kinds=(NATURAL,))

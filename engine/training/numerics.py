@@ -8,13 +8,13 @@ import torch
 from engine.origin import processor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's names (malloc.h)."""
+"""glibc's constants (malloc.h)."""
 
 
 def settle(threads: int) -> None:
     """Fix what decides the bits of a computation: thread count, deterministic algorithms, denormals as zero.
 
-    Memory that tensors free is kept for the next step, too.
+    Also make glibc keep the memory of freed tensors for the next step.
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -25,9 +25,9 @@ def settle(threads: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory, up to 2 GiB, instead of handing it back and faulting it in again each step.
+    """Make glibc keep freed memory, up to 2 GiB, instead of returning it and faulting it in again at each step.
 
-    A step of 512 tokens of a small model takes 15 to 20 % less CPU time. Without glibc nothing happens.
+    A step of 512 tokens of a small model takes 15 to 20 % less CPU time. Without glibc this does nothing.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
 
 
 def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str | int]:
-    """What must be equal for a resumed run to end in the bits of an uninterrupted one."""
+    """Return the settings that must be equal for a resumed run to end in the bits of an uninterrupted one."""
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -49,5 +49,5 @@ def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str 
 
 
 def autocast(dtype: str, device: str = "cpu") -> torch.autocast:
-    """The context of a forward: bf16 where `dtype` is "bfloat16", fp32 where it is "float32"."""
+    """Return the context of a forward: bf16 if `dtype` is "bfloat16", fp32 if it is "float32"."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")

@@ -1,7 +1,7 @@
-"""Batches of examples of unequal length, and the log-probability of the tokens that count in them.
+"""Batches of examples of unequal length, and the log-probability of their counted tokens.
 
-Rows are padded on the right: attention is causal, so what stands after a row's end changes nothing before it. The
-head runs on counted positions alone, which for answers of three tokens to questions of fifteen spares most of it.
+Rows are padded on the right: attention is causal, so padding after a row's end changes nothing before it. The head is
+computed at counted positions only, which saves most of its work for answers of three tokens to questions of fifteen.
 
 Shapes: B rows, T positions, M counted tokens of all rows, D model channels.
 """
@@ -24,7 +24,7 @@ TOTAL: Final = "total"
 
 @dataclass(frozen=True)
 class Padded:
-    """Token ids, the mask of tokens to be predicted and the mask of tokens that are no padding, all (B, T)."""
+    """Token ids, the mask of tokens to be predicted and the mask of tokens that are not padding, all (B, T)."""
 
     ids_BT: Tensor
     counted_BT: Tensor
@@ -32,7 +32,7 @@ class Padded:
 
     @property
     def count(self) -> int:
-        """Number of tokens to be predicted; a row's first token has no past and is never one."""
+        """The number of tokens to be predicted; a row's first token has no past and is never one of them."""
         return int(self.counted_BT[:, 1:].sum())
 
 
@@ -49,17 +49,17 @@ def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Padded:
 
 
 def hidden_counted(model: K2Model, batch: Padded) -> Tensor:
-    """The model's output before each counted token, (M, D).
+    """Return the model's output before each counted token, (M, D).
 
-    A row is read up to its last token but one, whatever stands beside it: of the positions after that neither the
-    largest logits nor the experts' loads are recorded, so that both are the same however rows are put together.
+    A row is read up to its last token but one, whatever other rows there are: neither the largest logits nor the
+    experts' loads record the positions after that, so that both are the same however rows are batched.
     """
     hidden_BTD = model.hidden(batch.ids_BT[:, :-1], valid_BT=batch.valid_BT[:, 1:])
     return hidden_BTD[batch.counted_BT[:, 1:]]
 
 
 def token_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probability at `temperature` of each counted token given its past, (M,), and the row it is in, (M,)."""
+    """Return the log-probability at `temperature` of each counted token, (M,), and the row it is in, (M,)."""
     targets, counted = batch.ids_BT[:, 1:], batch.counted_BT[:, 1:]
     logits_MV = model.lm_head(hidden_counted(model, batch)).float() / temperature
     logprobs_M = logits_MV.log_softmax(-1).gather(-1, targets[counted][:, None])[:, 0]
@@ -67,21 +67,21 @@ def token_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> t
 
 
 def response_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> Tensor:
-    """Sum of the counted tokens' log-probabilities of each row, (B,)."""
+    """Return the sum of the counted tokens' log-probabilities of each row, (B,)."""
     logprobs_M, row_M = token_logprobs(model, batch, temperature)
     return torch.zeros(len(batch.ids_BT), dtype=logprobs_M.dtype).index_add(0, row_M, logprobs_M)
 
 
 def mean_nll(model: K2Model, batch: Padded) -> Tensor:
-    """Mean negative log-likelihood of the counted tokens, in nats."""
+    """Return the mean negative log-likelihood of the counted tokens, in nats."""
     targets_M = batch.ids_BT[:, 1:][batch.counted_BT[:, 1:]]
     return linear_cross_entropy(hidden_counted(model, batch), model.lm_head.weight, targets_M)
 
 
 def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
-    """The padded groups of a step under flat names, as the training loop takes a batch.
+    """Return the padded groups of a step under flat names, the form in which the training loop takes a batch.
 
-    Each with its number of counted tokens, of which every micro-batch gets an equal part (engine/training/batches).
+    Each group comes with its number of counted tokens, of which every micro-batch gets an equal part.
     """
     return {
         f"{kind}/{part}": tensor
@@ -96,26 +96,26 @@ def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
 
 
 def group_of(batch: Mapping[str, Tensor], kind: str) -> Padded:
-    """The group of `kind` in a batch of `pack_groups`."""
+    """Return the group of `kind` in a batch of `pack_groups`."""
     return Padded(*(batch[f"{kind}/{part}"] for part in (IDS, COUNTED, VALID)))
 
 
 def kinds_of(batch: Mapping[str, Tensor]) -> list[str]:
-    """The kinds in a batch of `pack_groups`, in its order."""
+    """Return the kinds in a batch of `pack_groups`, in its order."""
     return [name.removesuffix(f"/{IDS}") for name in batch if name.endswith(f"/{IDS}")]
 
 
 def no_loss(model: K2Model) -> Tensor:
-    """A zero to go backward from where there is nothing to learn."""
+    """Return a zero with a gradient, for steps with nothing to learn."""
     return 0.0 * model.norm.weight.sum()
 
 
 def group_loss(
     model: K2Model, batch: Mapping[str, Tensor], weight: Callable[[str], float]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Weighted mean over kinds of the mean loss a token of each; the kinds' own losses go to the history.
+    """Return the weighted mean over kinds of each kind's mean token loss, and the kinds' losses for the history.
 
-    Of a micro-batch it gives what averages to the whole batch's loss, however its tokens are dealt.
+    For micro-batches these average to the whole batch's loss, however its tokens are dealt.
     """
     losses = {kind: _share_of_mean(model, batch, kind) for kind in kinds_of(batch)}
     total = sum(weight(kind) for kind in losses)
@@ -124,7 +124,7 @@ def group_loss(
 
 
 def _share_of_mean(model: K2Model, batch: Mapping[str, Tensor], kind: str) -> Tensor:
-    """The mean loss a token, weighted with how many this micro-batch holds of its equal part of the total."""
+    """Return the mean token loss, weighted by this micro-batch's tokens over its equal part of the total."""
     group = group_of(batch, kind)
     count = group.count
     return mean_nll(model, group) * (count / float(batch[f"{kind}/{TOTAL}"])) if count else no_loss(model)

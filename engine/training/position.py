@@ -1,4 +1,4 @@
-"""How far a training got that is not over, and what its checkpoints tell of its past: read without torch."""
+"""How far an unfinished training has got, and what its checkpoints say about its past; readable without torch."""
 
 import os
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from engine.launch.heartbeat import HEARTBEAT
 from engine.training.journal import left_by_training
 
 CHECKPOINTS, META = "checkpoints", "meta.json"
-"""The folder of a training's checkpoints, and the file in each that tells its step."""
+"""The folder of a training's checkpoints, and the file in each with its step."""
 RESUME, CLOSE = "K2_RESUME", "close"
-"""The variable that allows a training to go on under another torch or processor, and its only value."""
+"""The variable that allows a training to continue with another torch or processor, and its only value."""
 Event = dict[str, Any]
-"""Something in a training's past for which its end need not have the bits of an undisturbed run: at `step` it either
-went on under other numerics (`changed`: setting → [then, now]) or was `adopted`, work of that key, which `differs`."""
+"""An event in a training's past because of which its end may differ in bits from an undisturbed run's: at `step` it
+continued with other numerics (`changed`: setting → [then, now]) or was `adopted` from another key (`differs`)."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The step of the newest checkpoint, and of how many; `steps` is None where no heartbeat told it."""
+    """The step of the newest checkpoint, and the number of steps; `steps` is None if no heartbeat has it."""
 
     step: int
     steps: int | None
@@ -33,20 +33,20 @@ class Position:
 
 
 def position(workspace: Path) -> Position | None:
-    """Where the training in a stage's workspace would go on; None where it left no checkpoint."""
+    """Return where the training in a stage's workspace would continue; None if it left no checkpoint."""
     folder = left_by_training(workspace, CHECKPOINTS)
-    found = [path for path in folder.glob(f"*/{META}") if path.parent.name.isdigit()] if folder else []
-    if not found:
+    metas = [path for path in folder.glob(f"*/{META}") if path.parent.name.isdigit()] if folder else []
+    if not metas:
         return None
-    newest = max(found, key=lambda path: path.parent.name)
+    newest = max(metas, key=lambda path: path.parent.name)
     beat = left_by_training(workspace, HEARTBEAT)
-    told = object_if_sound(beat) if beat else None
+    heartbeat = object_if_sound(beat) if beat else None
     past = (object_if_sound(newest) or {}).get("past", [])
-    return Position(int(newest.parent.name), int(told["steps"]) if told else None, tuple(past))
+    return Position(int(newest.parent.name), int(heartbeat["steps"]) if heartbeat else None, tuple(past))
 
 
 def sentences(past: Sequence[Event]) -> str:
-    """What readers of a result are told of its training's past; "" where nothing need be."""
+    """Return what a reader should know about a result's training past; "" if there is nothing."""
     return "; ".join(
         f"adopted work of key {event['adopted']} at step {event['step']}"
         if "adopted" in event
@@ -60,9 +60,9 @@ def _changes(changed: dict[str, list[Any]]) -> str:
 
 
 def close_is_enough() -> bool:
-    """Whether the user allows a training to go on under another torch or processor.
+    """Return whether the user allows a training to continue with another torch or processor.
 
-    Raises UserError where the variable says anything but `close`.
+    Raises UserError if the variable has any value but `close`.
     """
     word = os.environ.get(RESUME, "")
     if word not in {"", CLOSE}:

@@ -1,4 +1,4 @@
-"""The checkpoints of a training run on disc: written whole, verified when read, the last two kept."""
+"""The checkpoints of a training run on disk: written atomically, verified when read, the last two kept."""
 
 import json
 import os
@@ -20,19 +20,19 @@ from engine.training.position import CLOSE, META, RESUME, Event, sentences
 KEEP = 2
 STATE = "state.safetensors"
 WORK = ".work"
-"""The folder, of a profile's data, in which stages work: <stage>/<key>/ below it."""
+"""The folder of a profile's data in which stages work: <stage>/<key>/ below it."""
 CLOSE_TO_IT = {"torch", "cpu", "processor", "device"}
-"""The parts of the numerics that `close` lets differ."""
+"""The parts of the numerics that may differ with `close`."""
 PARAMETERS = {"threads", "dtype"}
-"""Those that are parameters: they differ only in work that was adopted from another key, whose past names them."""
+"""The parts that are parameters: they differ only in work adopted from another key, and the past names them."""
 
 
 @dataclass(frozen=True)
 class Saved:
     """A verified checkpoint: completed steps, tensors by name and their digest, the history up to it.
 
-    `worlds` tells how many ranks made it: (step from which on, ranks), in order; `past` what makes its bits others than
-    an undisturbed run's (engine/training/position.py); `fingerprint` the numerics that it was made under.
+    `worlds` says how many ranks made it: (first step, ranks), in order; `past` what makes its bits differ from those of
+    an undisturbed run (engine/training/position.py); `fingerprint` the numerics under which it was made.
     """
 
     step: int
@@ -45,7 +45,7 @@ class Saved:
 
 
 class Restorable(Protocol):
-    """An optimizer whose state can be put back."""
+    """An optimizer whose state can be restored."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put back what the optimizer's `state_dict` returned when the checkpoint was written."""
@@ -59,8 +59,8 @@ class Damaged(Exception):
 class CheckpointStore:
     """The checkpoints of one run, under `directory`, tied to its history file.
 
-    Of all ranks the first alone calls `save` and `latest`; the others read `at` the step that it found. `close` allows
-    to go on under another torch or processor, which then stands in `past`.
+    Only the first rank calls `save` and `latest`; the others call `at` with the step that it found. `close` allows
+    continuing with another torch or processor, which is then recorded in `past`.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class CheckpointStore:
         self.worlds = [(0, world_size)]
         self.past: list[Event] = []
         self.notes: list[str] = []
-        """What `latest` has for the watcher: the files that it found damaged."""
+        """Notes of `latest` for the user: the files that it found damaged."""
 
     def save(self, step: int, tensors: dict[str, Tensor]) -> str:
-        """Write the checkpoint after `step` completed steps; the digest of its tensors.
+        """Write the checkpoint after `step` completed steps; return the digest of its tensors.
 
-        The history must hold exactly the rows of these steps, synced.
+        The history must hold exactly the rows of these steps, synced to disk.
         """
         final = self.directory / f"{step:08d}"
         partial = self.directory / f".{step:08d}.partial"
@@ -104,12 +104,12 @@ class CheckpointStore:
         return str(meta["digest"])
 
     def latest(self) -> Saved | None:
-        """The newest checkpoint whose bytes are what was written, with the history cut to its step; None to start.
+        """Return the newest intact checkpoint after cutting the history to its step; None if there is none.
 
-        Damaged ones are passed over, and `notes` says so.
+        Damaged checkpoints are skipped, and `notes` says so.
 
-        Raises UserError where it was made under other numerics: going on would not end in the same bits. Another
-        number of ranks is allowed (the order of the data does not depend on it) and for the caller to say.
+        Raises UserError if it was made under other numerics, since the end would not have the same bits. Another number
+        of ranks is allowed (the order of the data does not depend on it); the caller reports it.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         for directory in reversed(checkpoints(self.directory)):
@@ -133,7 +133,7 @@ class CheckpointStore:
         return None
 
     def at(self, step: int) -> Saved:
-        """The checkpoint of a step that the first rank has verified. Raises UserError where it reads otherwise here."""
+        """Return the checkpoint of a step that the first rank has verified; UserError if it reads differently here."""
         directory = self.directory / f"{step:08d}"
         try:
             return self._same(directory)
@@ -143,7 +143,7 @@ class CheckpointStore:
             ) from None
 
     def _same(self, directory: Path) -> Saved:
-        """The checkpoint in `directory`. Raises Damaged, or UserError where it may not be gone on with here."""
+        """Return the checkpoint in `directory`. Raises Damaged, or UserError if it may not be continued here."""
         saved = read(directory, self.history)
         changed = {
             name: [saved.fingerprint.get(name), now]
@@ -159,14 +159,14 @@ class CheckpointStore:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest last."""
+    """Return the checkpoints in a folder, the newest last."""
     return sorted(path for path in directory.iterdir() if path.name.isdigit())
 
 
 def read(directory: Path, history: Path) -> Saved:
-    """The checkpoint in `directory`, whose bytes are what was written, as are the rows of its steps in `history`.
+    """Return the checkpoint in `directory` after verifying its bytes and the rows of its steps in `history`.
 
-    Raises Damaged where they are not.
+    Raises Damaged if they differ from what was written.
     """
     file = directory / META
     try:
@@ -189,14 +189,14 @@ def read(directory: Path, history: Path) -> Saved:
 
 
 def restore(saved: Saved, model: Module, optimizer: Restorable, where: str) -> None:
-    """Put a checkpoint's state into model and optimizer. Raises UserError as `fit` does."""
+    """Load a checkpoint's state into model and optimizer. Raises UserError as `fit` does."""
     model.load_state_dict(fit(saved, model, optimizer, where))
 
 
 def fit(saved: Saved, model: Module, optimizer: Restorable, where: str) -> dict[str, Tensor]:
-    """Put a checkpoint's state into the optimizer, and return what it holds of the model, whose names and shapes agree.
+    """Load a checkpoint's state into the optimizer; return the model's part after checking names and shapes.
 
-    Raises UserError, which begins with `where`, where it is of another model or optimizer.
+    Raises UserError, which begins with `where`, if the checkpoint is of another model or optimizer.
     """
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
     for name, tensor in saved.tensors.items():
@@ -216,17 +216,17 @@ def fit(saved: Saved, model: Module, optimizer: Restorable, where: str) -> dict[
 
 
 def _adopted_here(saved: Saved) -> bool:
-    """Whether it is another key's work, which may have had other parameters: that it differs is known and recorded."""
+    """Return whether this is another key's work, whose parameters may differ: the difference is known and recorded."""
     return bool(saved.past) and "adopted" in saved.past[-1] and saved.past[-1]["step"] == saved.step
 
 
 def _is_close(changed: dict[str, list[Any]]) -> bool:
-    """Whether the same program computes the same but for rounding: another torch, processor or model of GPU."""
+    """Return whether the same program computes the same except for rounding: another torch, processor or GPU model."""
     return set(changed) <= CLOSE_TO_IT and "cpu" not in changed.get("device", [])
 
 
 def _refusal(directory: Path, changed: dict[str, list[Any]]) -> str:
-    """The sentence on work that began under other numerics, with what may be done."""
+    """Return the message on work that began under other numerics, with the user's options."""
     names = ", ".join(f"{name} ({then}, now {now})" for name, (then, now) in sorted(changed.items()))
     stage = directory.parts[directory.parts.index(WORK) + 1] if WORK in directory.parts else None
     again = f"`{command('repro', directory, STAGE=stage, RESUME=CLOSE)}`" if stage else f"{RESUME}={CLOSE}"

@@ -35,17 +35,17 @@ class Schedule(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Steps of all phases."""
+        """The steps of all phases."""
         return self.warmup + self.stable + self.decay + self.anneal
 
     @property
     def anneal_start(self) -> int:
-        """First step (from 0) of the anneal."""
+        """The first step (from 0) of the anneal."""
         return self.steps - self.anneal
 
 
 class OptimizerSettings(BaseModel):
-    """MuonClip's numbers; see engine/optim/muonclip.py."""
+    """MuonClip's settings; see engine/optim/muonclip.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ class OptimizerSettings(BaseModel):
     rms_target: float = Field(default=0.2, gt=0, description="RMS of Muon's updates before the learning rate")
     per_head: bool = Field(default=False, description="orthogonalise query and key projections head by head")
     grad_clip: float | None = Field(default=None, gt=0)
-    skip_spikes: bool = Field(default=False, description="skip the steps whose loss is a spike; marked they always are")
+    skip_spikes: bool = Field(default=False, description="skip the steps whose loss is a spike; they are always marked")
     nonfinite_steps: int = Field(
         default=1,
         ge=1,

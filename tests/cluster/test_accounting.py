@@ -33,7 +33,7 @@ def submit(tmp_path: Path, key: str, script: str) -> str:
     return client.sbatch(path, key)
 
 
-def wait_for(job: str, state: str) -> client.Seen:
+def wait_for(job: str, state: str) -> client.JobStatus:
     """What the database says once it says `state`, which takes it some seconds."""
 
     def says() -> bool:

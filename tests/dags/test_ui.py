@@ -49,7 +49,7 @@ def test_a_taken_port_is_refused_in_one_sentence():
 @pytest.mark.parametrize("port", [-1, 70000])
 def test_a_number_that_is_no_port_is_refused_in_one_sentence(port):
     with pytest.raises(
-        UserError, match=f"{port} is no port: give one from 1024 to 65535 by `python -m dags.ui --port`"
+        UserError, match=f"{port} is not a port: give one from 1024 to 65535 by `python -m dags.ui --port`"
     ):
         ui._require_free(port)
 

@@ -1,1 +1,1 @@
-"""Slurm jobs: rendered, submitted exactly once for each key, watched until they have ended, found again."""
+"""Slurm jobs: rendered, submitted exactly once per key, watched until they have ended, found again."""

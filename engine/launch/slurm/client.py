@@ -1,4 +1,4 @@
-"""Slurm's own commands. Each under a time limit: where the controller is dead they block for many seconds."""
+"""Slurm's own commands, each with a time limit, because they block for many seconds when the controller is dead."""
 
 import os
 import re
@@ -11,31 +11,31 @@ from engine.errors import UserError
 
 ASK_SECONDS, SUBMIT_SECONDS = 30.0, 120.0
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF")
-"""What sbatch, and with it the job, gets of the environment: with nothing at all (--export=NIL) Slurm would first load
-the user's login environment on the node, which takes seconds; SBATCH_… variables would overrule the script's header."""
+"""The environment variables for sbatch, and so for the job: with none at all (--export=NIL) Slurm would first load the
+user's login environment on the node, which takes seconds; SBATCH_… variables would override the script's header."""
 KEY = "K2_KEY"
-"""The variable by which a job knows its own idempotency key."""
+"""The variable with a job's own idempotency key."""
 _DOWN = re.compile(
     r"unable to contact|connection (refused|timed out)|socket timed out|zero bytes|communication|not responding"
     r"|protocol authentication|munge|try again",
     re.IGNORECASE,
 )
-"""How Slurm's commands put it that the controller did not answer; anything else is an answer."""
+"""Messages of Slurm's commands when the controller did not answer; any other message is an answer."""
 _COMMAND = re.compile(r"^((sbatch|scontrol|squeue|scancel|slurm_\w+):?)?\s*(error:)?\s*")
 _PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z][\w/:]*)=(\S*)")
 
 
 class Unreachable(Exception):
-    """The controller did not answer. Says nothing about any job."""
+    """The controller did not answer, which says nothing about any job."""
 
 
 class Refused(UserError):
-    """sbatch's request was refused, in Slurm's own words."""
+    """sbatch's request was refused; the message is Slurm's."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What Slurm says of a job, or of an element of a job array.
+class JobStatus:
+    """What Slurm reports about a job, or about an element of a job array.
 
     `attempt` counts from 0, Slurm's Restarts; `signal` and `code` are those of ExitCode or DerivedExitCode.
     """
@@ -52,12 +52,12 @@ class Seen:
 
 
 def sbatch(script: Path, key: str) -> str:
-    """Submit `script` under the comment `key`; the job's id.
+    """Submit `script` under the comment `key`; return the job's id.
 
     Raises:
         UserError: there is no sbatch here.
-        Refused: Slurm would not have it.
-        Unreachable: the controller did not answer; it may have taken the job all the same.
+        Refused: Slurm refused the job.
+        Unreachable: the controller did not answer; it may have accepted the job nevertheless.
 
     """
     words = ("--parsable", f"--comment={key}", str(script))
@@ -69,72 +69,72 @@ def sbatch(script: Path, key: str) -> str:
     return out.split(";")[0]
 
 
-def show(job: str) -> list[Seen] | None:
-    """What the controller says of a job, one for each element of an array; None: it knows no such job.
+def show(job: str) -> list[JobStatus] | None:
+    """Return the controller's report on a job, one for each element of an array; None if it knows no such job.
 
-    Raises Unreachable where it does not answer.
+    Raises Unreachable if the controller does not answer.
     """
     status, out, error = _run("scontrol", "show", "job", "-o", job)
     if status == 0:
-        return [seen for line in out.splitlines() if line.strip() for seen in parse_show(line)]
+        return [report for line in out.splitlines() if line.strip() for report in parse_show(line)]
     if "Invalid job id" in error:
         return None
     raise Unreachable(_words(error))
 
 
-def parse_show(line: str) -> list[Seen]:
-    """A line of `scontrol show job -o`: one job, or several pending elements of an array."""
-    told = dict(_PAIR.findall(line))
-    code, signal = _exit(told.get("DerivedExitCode") or told.get("ExitCode", "0:0"))
-    seen = Seen(
-        state=told["JobState"],
-        reason=told.get("Reason", "").replace("None", ""),
-        attempt=int(told.get("Restarts", 0)),
+def parse_show(line: str) -> list[JobStatus]:
+    """Parse a line of `scontrol show job -o`: one job, or several pending elements of an array."""
+    fields = dict(_PAIR.findall(line))
+    code, signal = _exit(fields.get("DerivedExitCode") or fields.get("ExitCode", "0:0"))
+    status = JobStatus(
+        state=fields["JobState"],
+        reason=fields.get("Reason", "").replace("None", ""),
+        attempt=int(fields.get("Restarts", 0)),
         code=code,
         signal=signal,
-        nodes=told.get("NodeList", "").replace("(null)", ""),
-        comment=told.get("Comment", ""),
+        nodes=fields.get("NodeList", "").replace("(null)", ""),
+        comment=fields.get("Comment", ""),
     )
-    return [Seen(**{**vars(seen), "element": element}) for element in elements(told.get("ArrayTaskId"))]
+    return [JobStatus(**{**vars(status), "element": element}) for element in elements(fields.get("ArrayTaskId"))]
 
 
-def elements(told: str | None) -> list[int | None]:
-    """The elements that a line is on: `3`, or, while they wait together, `0-2,5%4`; [None] for a plain job.
+def elements(text: str | None) -> list[int | None]:
+    """Return the elements that a line is about: `3`, or, while they wait together, `0-2,5%4`; [None] for a plain job.
 
     >>> elements("0-2,5%4"), elements(None)
     ([0, 1, 2, 5], [None])
     """
-    if told is None:
+    if text is None:
         return [None]
-    found: list[int | None] = []
-    for part in told.split("%")[0].split(","):
+    numbers: list[int | None] = []
+    for part in text.split("%")[0].split(","):
         first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
-def history(job: str) -> list[Seen]:
-    """What the accounting database says of a job's last attempt; nothing where there is none.
+def history(job: str) -> list[JobStatus]:
+    """Return the accounting database's report on a job's last attempt; an empty list if there is no database.
 
-    To be asked only after the controller has said that it knows no such job: it lags, and calls a job that waits for
-    its next attempt ended.
+    Call it only after the controller has said that it knows no such job: the database lags behind, and reports a job
+    that waits for its next attempt as ended.
     """
     fields = "jobid,state,exitcode,derivedexitcode,nodelist,comment"
     status, out, _ = _run("sacct", "-X", "-n", "-P", "-j", job, "-o", fields)
     return [parse_history(line) for line in out.splitlines() if line.count("|") >= 5] if status == 0 else []
 
 
-def parse_history(line: str) -> Seen:
-    """A line of sacct: `123_4|CANCELLED by 0|0:0|7:0|h800-0|key`."""
+def parse_history(line: str) -> JobStatus:
+    """Parse a line of sacct: `123_4|CANCELLED by 0|0:0|7:0|h800-0|key`."""
     job, state, own, derived, nodes, comment = line.split("|", 5)
     name, _, by = state.partition(" by ")
     code, signal = _exit(derived if derived not in {"", "0:0"} else own)
     element = int(job.split("_")[1]) if re.fullmatch(r"\d+_\d+", job) else None
-    return Seen(name, code=code, signal=signal, nodes=nodes, element=element, comment=comment, by=by)
+    return JobStatus(name, code=code, signal=signal, nodes=nodes, element=element, comment=comment, by=by)
 
 
 def find(key: str) -> list[str]:
-    """The jobs that were submitted under the comment `key`, newest last. Raises Unreachable."""
+    """Return the jobs that were submitted under the comment `key`, newest last. Raises Unreachable."""
     status, out, error = _run("squeue", "-h", "-r", "-t", "all", "-o", "%F %k")
     if status:
         raise Unreachable(_words(error))
@@ -143,12 +143,12 @@ def find(key: str) -> list[str]:
 
 
 def cancel(job: str) -> bool:
-    """scancel; whether the controller heard it."""
+    """Cancel a job; return whether the controller answered."""
     return _run("scancel", job)[0] == 0
 
 
 def requeue(job: str) -> str:
-    """Have a job begin again, in a new attempt; what Slurm has against it, "" if nothing."""
+    """Make a job begin again, in a new attempt; return Slurm's complaint, "" if there is none."""
     status, _, error = _run("scontrol", "requeue", job)
     return _words(error) or f"exit code {status}" if status else ""
 
@@ -159,16 +159,16 @@ TIMED_OUT = 124
 def _run(
     command: str, *words: str, limit: float = ASK_SECONDS, variables: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Run one of Slurm's commands; exit code, what it printed, what it complained of."""
+    """Run one of Slurm's commands; return exit code, standard output and standard error."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [command, *words],
             capture_output=True,
             text=True,
             timeout=limit,
             check=False,
             env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | dict(variables or {}),
-            start_new_session=True,  # Ctrl-C is for the driver alone: sbatch must not die between a job and its id
+            start_new_session=True,  # Ctrl-C is only for the driver: sbatch must not die between a job and its id
         )
     except FileNotFoundError:
         if command == "sacct":
@@ -179,15 +179,15 @@ def _run(
         ) from None
     except subprocess.TimeoutExpired:
         return TIMED_OUT, "", f"{command} got no answer in {limit:.0f} s"
-    return done.returncode, done.stdout.strip(), done.stderr.strip()
+    return result.returncode, result.stdout.strip(), result.stderr.strip()
 
 
-def _exit(told: str) -> tuple[int, int]:
-    code, _, signal = told.partition(":")
+def _exit(text: str) -> tuple[int, int]:
+    code, _, signal = text.partition(":")
     return int(code or 0), int(signal or 0)
 
 
 def _words(error: str) -> str:
-    """Slurm's complaint in one line, without the names of its commands."""
+    """Return Slurm's complaint in one line, without the names of its commands."""
     lines = [_COMMAND.sub("", line).strip() for line in error.splitlines()]
     return "; ".join(line for line in lines if line)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a job is watched: noted, not raised, so that neither falls between sbatch and its id."""
+"""Record Ctrl-C and SIGTERM while a job is watched, without raising, so that none hits between sbatch and its id."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,13 +8,13 @@ from engine.errors import UserError
 
 
 class Detached(UserError):
-    """The driver leaves a job to itself; nothing has failed."""
+    """The driver detaches from a running job; nothing has failed."""
 
     exit_code = 75
 
 
 class Interrupts:
-    """Counts Ctrl-C and notes SIGTERM, for as long as the block lasts."""
+    """Counts Ctrl-C and records SIGTERM while the block lasts."""
 
     def __init__(self) -> None:
         self.presses = 0
@@ -22,7 +22,7 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Take both signals."""
+        """Install handlers for both signals."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self
@@ -30,7 +30,7 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give them back."""
+        """Restore the handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

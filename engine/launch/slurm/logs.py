@@ -1,4 +1,4 @@
-"""A job's log, shown as it grows."""
+"""Show a job's log as it grows."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ LAST_BYTES = 4000
 
 
 class Tail:
-    """What is added to a file, a line at a time, each behind `prefix`."""
+    """Shows what is added to a file, line by line, each with `prefix`."""
 
     def __init__(self, path: Path, prefix: str = "", from_start: bool = True) -> None:
         self.path, self.prefix = path, prefix
@@ -15,7 +15,7 @@ class Tail:
         self._at = 0 if from_start else self._line_near_the_end()
 
     def pump(self, all_of_it: bool = False) -> bool:
-        """Show what has come since; whether anything did. An unfinished line waits, but for `all_of_it`."""
+        """Show what has been added; return whether anything was. An unfinished line waits, unless `all_of_it`."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._at)

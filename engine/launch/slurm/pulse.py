@@ -1,4 +1,4 @@
-"""Signs of life of a running job. Slurm does not notice where a rank hangs or a node's own supervisor has died."""
+"""Signs of life of a running job. Slurm does not notice a rank that hangs, or a node whose supervisor has died."""
 
 import time
 from pathlib import Path
@@ -10,10 +10,10 @@ from engine.launch.slurm.rundir import RunDirectory
 
 
 class Pulse:
-    """When a job was last seen to live: by what changes in its run directory, on this machine's clock alone.
+    """When a job last showed signs of life: changes in its run directory, timed by this machine's clock alone.
 
-    It is judged from its first heartbeat on, until its last step is done (what comes then beats no more), and again
-    from the file DONE on: a job does not stay when its work is handed over.
+    The job is judged from its first heartbeat until its last step is done (there are no heartbeats after that), and
+    again once the file DONE exists, since a job should not stay after its work is handed over.
     """
 
     def __init__(self, directory: RunDirectory, job: str, element: int | None, stale_seconds: float) -> None:
@@ -22,7 +22,7 @@ class Pulse:
         self._since = time.monotonic()
 
     def silent_for(self, attempt: int) -> float | None:
-        """Seconds without a sign of life, where they are too many; then it is counted anew."""
+        """Return the seconds without a sign of life if they are too many, then start counting again."""
         done = self._stamp(DONE)
         signs = (attempt, done, *(() if done else (self._stamp(WATCHED), _stamp(self.log))))
         if signs != self._signs:
@@ -34,15 +34,15 @@ class Pulse:
         return silent
 
     def _trains(self) -> bool:
-        told = object_if_sound(self.own / WATCHED)
-        return told is not None and bool(told["step"] < told["steps"])
+        heartbeat = object_if_sound(self.own / WATCHED)
+        return heartbeat is not None and bool(heartbeat["step"] < heartbeat["steps"])
 
     def _stamp(self, name: str) -> int:
         return _stamp(self.own / name)
 
 
 def _stamp(path: Path) -> int:
-    """When a file was last written, 0 if it is not there."""
+    """Return when a file was last written, 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

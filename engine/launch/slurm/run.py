@@ -1,4 +1,4 @@
-"""A node's work as Slurm jobs, until it is done: attach or submit, watch, and submit again what its machine failed."""
+"""Do a node's work as Slurm jobs: attach or submit, watch, and submit again if the machine failed."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +11,14 @@ from engine.launch.slurm.interrupts import Interrupts
 from engine.launch.slurm.rundir import RunDirectory, Submitted
 from engine.launch.slurm.script import Job
 from engine.launch.slurm.states import WORTH_ANOTHER, State, Verdict
-from engine.launch.slurm.submit import found, submit
+from engine.launch.slurm.submit import left_by_earlier_driver, submit
 from engine.launch.slurm.watch import Ends, Watch
 
 Say = Callable[[str], None]
 
 
 class JobFailed(UserError):
-    """A job ended without success; `element` is one of an array's that did."""
+    """A job ended without success; `element` is the failed element of an array."""
 
     def __init__(self, sentence: str, element: int | None = None) -> None:
         super().__init__(sentence)
@@ -32,30 +32,30 @@ def run_job(
     say: Say,
     detach: bool = False,
 ) -> None:
-    """Have Slurm do the job, and return when all of it has succeeded.
+    """Make Slurm do the job, and return when all of it has succeeded.
 
-    An end that says nothing against the work is followed by another submission, of an array's failed elements alone, at
-    most `requeue_budget` times in a row without a new checkpoint; one for lack of time only if there is a new one.
+    If a job's end is not the work's fault, it is submitted again (of an array, only the failed elements), at most
+    `requeue_budget` times in a row without a new checkpoint; after a time limit only if there is a new checkpoint.
 
     Args:
-        job: what to do; the run directory's last submission is attached to, if its end was not dealt with.
-        prepare: lays out what the ranks read, before each submission.
-        said_why: whether an element (None: the job) has left the sentence of an error that another try would meet.
-        say: a line for whoever watches.
+        job: the work; the run directory's last submission is attached to if its end has not been handled.
+        prepare: writes what the ranks read, before each submission.
+        said_why: whether an element (None: the job) has left an error that another try would meet again.
+        say: prints a line for the user.
         detach: leave the job to itself once it is submitted.
 
     Raises:
-        JobFailed: it failed, or the budget is spent.
-        Detached: the driver is to leave; the job goes on.
-        Interrupted: Ctrl-C cancelled it.
-        UserError: Slurm refused it, there is no Slurm, the run directory cannot be written.
+        JobFailed: the job failed, or the budget is spent.
+        Detached: the driver was told to leave; the job continues.
+        Interrupted: Ctrl-C cancelled the job.
+        UserError: Slurm refused it, there is no Slurm, or the run directory cannot be written.
 
     """
     directory = RunDirectory(job.directory)
     if warning := directory.prepare():
         say(f"warning: {warning}")
     with Interrupts() as interrupts:
-        attached = found(directory, say, interrupts)
+        attached = left_by_earlier_driver(directory, say, interrupts)
         if attached is None:
             directory.update(spent=0)
         while True:
@@ -69,7 +69,7 @@ def run_job(
             if detach:
                 raise watch.detached("--detach")
             ends = watch.run()
-            left = {one: end for one, end in ends.items() if end.state is not State.SUCCEEDED}
+            left = {element: end for element, end in ends.items() if end.state is not State.SUCCEEDED}
             if not left:
                 directory.update(ended=str(State.SUCCEEDED))
                 return
@@ -81,7 +81,7 @@ def run_job(
 def _another(
     job: Job, ended: Submitted, directory: RunDirectory, left: Ends, said_why: Callable[[int | None], bool], by_us: bool
 ) -> Job:
-    """The job that goes on where this one ended; raises JobFailed where none is to."""
+    """Return the job that continues after this one; raises JobFailed if there is to be none."""
     mark = newest_progress(job.workspace)
     moved = mark != ended.mark
     spent = 0 if moved else ended.spent + 1
@@ -107,18 +107,18 @@ def _another(
                 f"{job.where.requeue_budget}); its log is {directory.log(ended.id, element)}.",
                 element,
             )
-    elements = tuple(one for one in left if one is not None)
+    elements = tuple(element for element in left if element is not None)
     return replace(job, elements=elements, exclude=excluded)
 
 
 def newest_progress(workspace: Path) -> str:
-    """The newest of the checkpoints and finished blocks in a workspace: when another is there, work was done.
+    """Return the newest of the checkpoints and finished blocks in a workspace; a newer one means that work was done.
 
-    A table that is being handed over is none: it is written anew in every attempt.
+    Tables that are being handed over do not count, since every attempt writes them anew.
     """
-    found = [path for pattern in ("**/checkpoints/*/meta.json", "**/*.parquet") for path in workspace.glob(pattern)]
-    found = [path for path in found if exchange.FOLDER not in path.relative_to(workspace).parts]
-    stamps = [(path.stat().st_mtime_ns, str(path.relative_to(workspace))) for path in found if path.exists()]
+    paths = [path for pattern in ("**/checkpoints/*/meta.json", "**/*.parquet") for path in workspace.glob(pattern)]
+    paths = [path for path in paths if exchange.FOLDER not in path.relative_to(workspace).parts]
+    stamps = [(path.stat().st_mtime_ns, str(path.relative_to(workspace))) for path in paths if path.exists()]
     return str(max(stamps)) if stamps else ""
 
 

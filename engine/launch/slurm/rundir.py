@@ -1,13 +1,13 @@
-"""The run directory of a dispatched node, on a shared file system: what driver, script and ranks leave for each other.
+"""The run directory of a dispatched node, on a shared file system: files of driver, script and ranks for each other.
 
     key            the idempotency key of the last submission, written before it: the job's comment
-    job.sbatch     the script; job.json: the submission, the job's id as soon as there is one
-    slurm-ID.out   the log; ranks-N/: what other ranks of attempt N said
+    job.sbatch     the script; job.json: the submission, with the job's id as soon as there is one
+    slurm-ID.out   the log; ranks-N/: output of the other ranks of attempt N
     attempts.jsonl a line when an attempt begins, and one when its script ends
     heartbeat, drain, DONE, failed, exit.json   of the current attempt
-    metrics.json   the figures of a step, the last or one of seconds ago: loss, tokens a second, and so on
+    metrics.json   the figures of a step, the last or one of seconds ago: loss, tokens per second, and so on
 
-An element of a job array has the last five lines in a folder element-I of its own.
+An element of a job array has the files of the last five lines in its own folder element-I.
 """
 
 import shutil
@@ -27,17 +27,17 @@ from engine.remedy import move_aside
 SKEW_WARN_SECONDS = 5.0
 ROOM_BYTES = 1 << 28
 KEPT = ("key", "job.sbatch", "job.json", "slurm-*.out", ATTEMPTS, WATCHED, METRICS, "failed", "exit.json")
-"""Small text files that are worth keeping when the workspace goes."""
+"""Small text files that are kept when the workspace is removed."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """job.json: a submission and how far its driver has got with it.
+    """job.json: a submission, and how far its driver has handled it.
 
-    `id` is "" until sbatch has told it, `submitted` the time. `elements` are those of a job array, () for a plain job;
-    `ended` the state in which the driver saw it end; `published` whether its outputs were taken. `spent` submissions in
-    a row left no new checkpoint; `mark` was the newest one then. `previous` are the ids of earlier submissions,
-    `excluded` nodes found unfit.
+    `id` is "" until sbatch has returned it, `submitted` the time. `elements` are those of a job array, () for a plain
+    job; `ended` is the state in which the driver saw it end; `published` whether its outputs were taken. `spent`
+    submissions in a row left no new checkpoint; `mark` was the newest one then. `previous` are the ids of earlier
+    submissions, `excluded` the nodes found unfit.
     """
 
     id: str
@@ -60,9 +60,9 @@ class RunDirectory:
         self.path = path
 
     def prepare(self) -> str:
-        """Make it and see that it can be written; a warning where its file system's clock is not this machine's, or "".
+        """Create it and check that it can be written; return a warning if its file system's clock is off, or "".
 
-        Raises UserError where it cannot be written.
+        Raises UserError if it cannot be written.
         """
         probe = self.path / ".clock"
         try:
@@ -76,19 +76,19 @@ class RunDirectory:
         return skew(probe.stat().st_mtime - time.time(), self.path)
 
     def room(self) -> str:
-        """What there is to say of a file system that is full, or nearly: then no rank could leave a word; else ""."""
+        """Return a message if the file system is (nearly) full, so that no rank could leave an error; else ""."""
         free = shutil.disk_usage(self.path).free
         if free >= ROOM_BYTES:
             return ""
-        return f"{free / 1e6:.0f} MB are left on the disc of {self.path}, which may be why: free some space first"
+        return f"{free / 1e6:.0f} MB are left on the disk of {self.path}, which may be why: free some space first"
 
     @property
     def script(self) -> Path:
-        """The sbatch file."""
+        """The path of the sbatch file."""
         return self.path / "job.sbatch"
 
     def begin(self, elements: tuple[int, ...], shards: int) -> Submitted:
-        """Begin a submission under a new key: from now on no earlier job is this directory's."""
+        """Begin a submission under a new key; from now on no earlier job belongs to this directory."""
         key = f"k-{uuid.uuid4().hex}"
         write_atomic(self.path / "key", key.encode())
         now, before = Submitted("", key, time.time(), elements, shards), self.submitted()
@@ -98,14 +98,14 @@ class RunDirectory:
         return self.write(now)
 
     def submitted(self) -> Submitted | None:
-        """The last submission."""
+        """Return the last submission."""
         path = self.path / "job.json"
         try:
-            told = read_object(path, f"{move_aside(path)} (`squeue --me` shows whether its job still runs)")
-        except (FileNotFoundError, NotADirectoryError):  # `prepare` has a sentence for a file in the way
+            fields = read_object(path, f"{move_aside(path)} (`squeue --me` shows whether its job still runs)")
+        except (FileNotFoundError, NotADirectoryError):  # `prepare` reports a file in the way
             return None
-        lists = {name: tuple(told[name]) for name in ("elements", "previous", "excluded")}
-        return Submitted(**{**told, **lists})
+        lists = {name: tuple(fields[name]) for name in ("elements", "previous", "excluded")}
+        return Submitted(**{**fields, **lists})
 
     def write(self, submitted: Submitted) -> Submitted:
         """Write job.json."""
@@ -114,38 +114,39 @@ class RunDirectory:
 
     def update(self, **changes: Any) -> None:
         """Change fields of job.json."""
-        if found := self.submitted():
-            self.write(replace(found, **changes))
+        if last := self.submitted():
+            self.write(replace(last, **changes))
 
     def of(self, element: int | None) -> Path:
-        """Where an element's own files are; a plain job's are here."""
+        """Return the folder of an element's own files; for a plain job, this directory."""
         return self.path if element is None else self.path / f"element-{element}"
 
     def log(self, job: str, element: int | None = None) -> Path:
-        """The log of a job or of an element."""
+        """Return the log of a job or of an element."""
         return self.path / (f"slurm-{job}.out" if element is None else f"slurm-{job}_{element}.out")
 
     def exit(self, job: str, element: int | None = None) -> Exit | None:
-        """The exit.json of just this job, if it is there."""
-        told = _json(self.of(element) / "exit.json")
-        if told is None or told["job"] != (job if element is None else f"{job}_{element}"):
+        """Return the exit.json of exactly this job, if it exists."""
+        fields = _json(self.of(element) / "exit.json")
+        if fields is None or fields["job"] != (job if element is None else f"{job}_{element}"):
             return None
-        return Exit(**{name: told[name] for name in ("job", "attempt", "rc", "drain", "done", "failed")})
+        return Exit(**{name: fields[name] for name in ("job", "attempt", "rc", "drain", "done", "failed")})
 
     def bad_nodes(self) -> tuple[str, ...]:
-        """Nodes that a health check has found unfit."""
-        found = {line for path in self.path.glob("**/bad-nodes") for line in path.read_text().split()}
-        return tuple(sorted(found))
+        """Return the nodes that a health check has found unfit."""
+        nodes = {line for path in self.path.glob("**/bad-nodes") for line in path.read_text().split()}
+        return tuple(sorted(nodes))
 
     def attempts(self, element: int | None = None) -> list[dict[str, Any]]:
-        """The lines of attempts.jsonl: beginnings (`begun`) and ends (`ended`), in order."""
+        """Return the lines of attempts.jsonl: beginnings (`begun`) and ends (`ended`), in order."""
         path = self.of(element) / ATTEMPTS
         return read_rows(path) if path.exists() else []
 
     def record(self) -> dict[str, Any] | None:
-        """What the run record says of the node's job; None if none was submitted.
+        """Return the run record's entry on the node's job; None if none was submitted.
 
-        `queue_seconds` from the submission to its first attempt, `run_seconds` of all attempts whose end is known.
+        `queue_seconds` is from the submission to its first attempt, `run_seconds` that of all attempts whose end is
+        known.
         """
         job = self.submitted()
         if job is None:
@@ -166,10 +167,10 @@ class RunDirectory:
 
 
 def skew(seconds: float, path: Path) -> str:
-    """What there is to say of a file system whose clock is `seconds` ahead of this machine's; "" if nothing.
+    """Return a warning about a file system whose clock is `seconds` ahead of this machine's; "" if the gap is small.
 
-    Nothing waits by it: a heartbeat is judged by when it changes, on the watcher's own clock. But times in records, and
-    what make and DVC believe to be newer, go by it.
+    Nothing waits by that clock: a heartbeat is judged by when it changes, on the watcher's own clock. But times in
+    records, and what make and DVC take for newer, depend on it.
     """
     if abs(seconds) <= SKEW_WARN_SECONDS:
         return ""
@@ -181,27 +182,27 @@ def skew(seconds: float, path: Path) -> str:
 
 
 def expand(nodes: str) -> list[str]:
-    """Node names in Slurm's notation, one by one.
+    """Return node names in Slurm's notation, one by one.
 
     >>> expand("h800-[0-1,3],login")
     ['h800-0', 'h800-1', 'h800-3', 'login']
     """
-    found: list[str] = []
+    names: list[str] = []
     for part in _split(nodes):
         head, bracket, rest = part.partition("[")
         if not bracket:
-            found.append(head)
+            names.append(head)
             continue
         inside, _, tail = rest.partition("]")
         for span in inside.split(","):
             first, _, last = span.partition("-")
             numbers = range(int(first), int(last or first) + 1)
-            found += [f"{head}{number:0{len(first)}d}{one}" for number in numbers for one in expand(tail) or [""]]
-    return found
+            names += [f"{head}{number:0{len(first)}d}{suffix}" for number in numbers for suffix in expand(tail) or [""]]
+    return names
 
 
 def _split(nodes: str) -> list[str]:
-    """At the commas that stand in no brackets."""
+    """Split at the commas that are not in brackets."""
     parts, depth = [""], 0
     for letter in nodes:
         depth += (letter == "[") - (letter == "]")
@@ -213,10 +214,10 @@ def _split(nodes: str) -> list[str]:
 
 
 def _run_seconds(lines: list[dict[str, Any]]) -> int:
-    """From each beginning to the end that follows it, of the same job and attempt."""
+    """Return the seconds from each beginning to the end that follows it, of the same job and attempt."""
     begun = {(line["job"], line["attempt"]): line["begun"] for line in lines if "begun" in line}
     ended = {(line["job"], line["attempt"]): line["ended"] for line in lines if "ended" in line}
-    return sum(ended[one] - begun[one] for one in begun.keys() & ended.keys())
+    return sum(ended[attempt] - begun[attempt] for attempt in begun.keys() & ended.keys())
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The sbatch file of a node: a header that a person may change, then what runs on the job's first node.
 
-It can be submitted by hand as well. In order: clear what an earlier attempt left, meet, check the machines, run the
-ranks, and say in exit.json how they ended. A job that was asked to end in time has itself requeued.
+It can be submitted by hand as well. In order, it clears what an earlier attempt left, finds the meeting point, checks
+the machines, runs the ranks, and writes to exit.json how they ended. A job that was asked to end in time requeues
+itself.
 """
 
 import os
@@ -20,17 +21,17 @@ from engine.launch.slurm.states import HEALTH
 from engine.training.position import RESUME
 
 HANDED_ON = (RESUME,)
-"""Variables of the driver's that its ranks heed."""
+"""Variables of the driver that its ranks use."""
 BASE_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is submitted.
+    """The job to submit.
 
     `module` and its arguments are what every rank runs, in the repository `root`, imported from its snapshot `code`;
-    `world` says whether there may be several, which then find each other through torchrun. `elements` are the shards,
-    of `shards`, that a job array makes; () for a plain job. `exclude` are nodes found unfit.
+    `world` says whether there may be several ranks, which then find each other through torchrun. `elements` are the
+    shards, of `shards`, that a job array makes; () for a plain job. `exclude` are nodes found unfit.
     """
 
     name: str
@@ -48,17 +49,17 @@ class Job:
 
     @property
     def several(self) -> bool:
-        """Whether it runs under torchrun."""
+        """Whether the job runs under torchrun."""
         return self.world and self.where.ranks > 1
 
     @property
     def nodes(self) -> int:
-        """How many nodes it asks for."""
+        """The number of nodes requested."""
         return self.where.nodes if self.world else 1
 
 
 def render(job: Job) -> str:
-    """The sbatch file."""
+    """Return the sbatch file."""
     parts = [_header(job), _begin(job), _environment(job)]
     parts += [shell.MEET] * job.several
     parts += [_fill(shell.HEALTH, GPUS=job.where.gpus_per_node, UNFIT=HEALTH)] * (job.where.gpus_per_node > 0)
@@ -96,7 +97,7 @@ def _header(job: Job) -> str:
 
 
 def _value(value: object) -> str:
-    """Return an option's value as sbatch reads it in a script: a blank or # would end it where it is not quoted."""
+    """Return an option's value in the form that sbatch reads in a script; blanks and # must be quoted."""
     if value is True:
         return ""
     text = str(value)
@@ -115,7 +116,7 @@ def _begin(job: Job) -> str:
 
 
 def _environment(job: Job) -> str:
-    """Paths of this interpreter and of Slurm, the fabric's variables, the site's own lines."""
+    """Return the paths of this interpreter and of Slurm, the fabric's variables, and the site's own lines."""
     slurm = Path(shutil.which("sbatch") or "/usr/bin/sbatch").parent
     path = ":".join(dict.fromkeys([str(Path(sys.executable).parent), str(slurm), *BASE_PATH.split(":")]))
     ours = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", **SHORT_SPIN}
@@ -126,7 +127,7 @@ def _environment(job: Job) -> str:
 
 
 def _drain(job: Job) -> str:
-    """The warning reaches the ranks as a file: no signal need find its way through srun and torchrun."""
+    """Return the block that tells the ranks of the warning by a file, since signals need not pass srun and torchrun."""
     return _fill(shell.DRAIN, LEAD=job.where.drain_lead_s) if job.where.drain_lead_s else "\nDRAIN=false\n"
 
 
@@ -154,7 +155,7 @@ def _pyxis(job: Job) -> str:
 
 
 def _python(job: Job) -> str:
-    """The interpreter: this one, whose environment lies on the shared file system, or the container's own."""
+    """Return the interpreter: this one, whose environment is on the shared file system, or the container's own."""
     box, root = job.where.container, shlex.quote(str(job.root))
     if box.kind == "none":
         return shlex.quote(sys.executable)
@@ -167,13 +168,13 @@ def _python(job: Job) -> str:
 
 def _end(job: Job) -> str:
     failed = shell.FAILED_OF_SEVERAL if job.several else _fill(shell.FAILED_OF_ONE, DRAINED=DRAINED)
-    asked = {"BUDGET": job.where.requeue_budget, "EXCHANGE": FOLDER}
-    requeue = _fill(shell.REQUEUE, **asked) if job.where.drain_lead_s else ""
+    values = {"BUDGET": job.where.requeue_budget, "EXCHANGE": FOLDER}
+    requeue = _fill(shell.REQUEUE, **values) if job.where.drain_lead_s else ""
     return _fill(shell.END, FAILED=failed) + requeue
 
 
 def _fill(block: str, **values: object) -> str:
-    """A block with its values put in."""
+    """Return a block with its values filled in."""
     for name, value in values.items():
         block = block.replace(f"@{name}@", str(value))
     return block

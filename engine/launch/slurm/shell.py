@@ -1,4 +1,4 @@
-"""What a job's script does, in shell: blocks with @NAME@ where the script's renderer puts a value."""
+"""The shell code of a job's script: blocks with @NAME@ where the script's renderer fills in a value."""
 
 BEGIN = r"""
 set -uo pipefail  # not -e: what the ranks end with is handled below

@@ -1,20 +1,20 @@
-"""What a job's state means to whoever waits for it: a pure function of what Slurm says and of what the job has left.
+"""The meaning of a job's state for its driver: a pure function of Slurm's report and of what the job has left.
 
-exit.json, which the job's script writes last, is the truth on how the work ended. Slurm's word tells only when to look.
+exit.json, which the job's script writes last, decides how the work ended. Slurm's report tells only when to look.
 COMPLETING is never an end: a job that is requeued, preempted or loses a node goes through it on its way to the queue.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.launch.slurm.client import Seen
+from engine.launch.slurm.client import JobStatus
 
 HEALTH = 76
 """Exit code of a script whose nodes were found unfit before the work began."""
 
 
 class State(StrEnum):
-    """Of a job, for its driver."""
+    """The state of a job, for its driver."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -30,14 +30,14 @@ class State(StrEnum):
 
 UNDER_WAY = {State.QUEUED, State.RUNNING, State.ENDING}
 WORTH_ANOTHER = {State.FAILED_INFRA, State.PREEMPTED_OUT, State.TIMED_OUT, State.LOST}
-"""Ends that say nothing against the work: another job may go on from its last checkpoint."""
+"""Ends that are not the work's fault: another job may continue from its last checkpoint."""
 MAY_NEVER_START = {
     "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionDown", "PartitionInactive",
     "ReqNodeNotAvail", "BadConstraints", "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin",
     "job_requeued_in_held_state", "launch_failed_requeued_held", "AccountNotAllowed", "QOSNotAllowed",
     "InvalidAccount", "InvalidQOS", "AssocGrpNodeLimit", "AssocMaxNodePerJobLimit", "QOSMaxNodePerJobLimit",
 }  # fmt: skip
-"""Reasons for which a job may wait for ever."""
+"""Reasons for which a job may wait forever."""
 
 _QUEUED = {
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "REQUEUE_FED",
@@ -59,7 +59,7 @@ class Exit:
     """exit.json: how the script of an attempt ended.
 
     `rc` is the ranks' exit code, `drain` whether they had been asked to end soon, `done` whether their outputs were
-    handed over, `failed` whether the reason lay in the work itself (not in a rank that was lost).
+    handed over, `failed` whether the reason was in the work itself (not in a rank that was lost).
     """
 
     job: str
@@ -72,39 +72,39 @@ class Exit:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A state, and what there is to say on it."""
+    """A state, and the reason for it."""
 
     state: State
     why: str = ""
 
 
-def judge(seen: Seen | None, left: Exit | None) -> Verdict:
-    """The state of a job.
+def judge(status: JobStatus | None, left: Exit | None) -> Verdict:
+    """Return the state of a job.
 
     Args:
-        seen: what Slurm says; None where neither controller nor accounting knows the job.
-        left: the exit.json of this very job, if there is one.
+        status: Slurm's report; None if neither controller nor accounting knows the job.
+        left: the exit.json of exactly this job, if it exists.
 
     """
-    if seen is None:
+    if status is None:
         return _by_exit(left) if left else Verdict(State.LOST, "neither Slurm nor its run directory knows how it ended")
-    name = seen.state
+    name = status.state
     if name in _QUEUED:
-        return Verdict(State.QUEUED, seen.reason or name)
+        return Verdict(State.QUEUED, status.reason or name)
     if name in _RUNNING:
         return Verdict(State.RUNNING, "" if name == "RUNNING" else name)
     if name == "COMPLETING":
         return Verdict(State.ENDING)
-    if left and left.attempt < seen.attempt:
-        left = None  # an earlier attempt's
+    if left and left.attempt < status.attempt:
+        left = None  # it belongs to an earlier attempt
     if name == "COMPLETED":
         return _completed(left)
     if name == "FAILED":
-        return _failed(seen, left)
+        return _failed(status, left)
     if name == "CANCELLED":
-        return _cancelled(seen)
+        return _cancelled(status)
     if name in _ENDS:
-        return Verdict(_ENDS[name], f"Slurm says {name}{_reason(seen)}")
+        return Verdict(_ENDS[name], f"Slurm says {name}{_reason(status)}")
     return Verdict(State.ENDING, f"Slurm says {name}, which is unknown here")
 
 
@@ -124,27 +124,27 @@ def _completed(left: Exit | None) -> Verdict:
     return Verdict(State.SUCCEEDED)
 
 
-def _failed(seen: Seen, left: Exit | None) -> Verdict:
+def _failed(status: JobStatus, left: Exit | None) -> Verdict:
     if left:
         verdict = _by_exit(left)
         if verdict.state is not State.SUCCEEDED:
             return verdict
-        return Verdict(State.FAILED_INFRA, f"its work was done, but Slurm says FAILED{_reason(seen)}")
-    if seen.code == HEALTH or seen.reason == "JobLaunchFailure":
-        return Verdict(State.FAILED_INFRA, _code(seen.code) + _reason(seen))
-    how = f"signal {seen.signal}" if seen.signal and not seen.code else _code(seen.code)
-    return Verdict(State.FAILED_APP, how + _reason(seen))
+        return Verdict(State.FAILED_INFRA, f"its work was done, but Slurm says FAILED{_reason(status)}")
+    if status.code == HEALTH or status.reason == "JobLaunchFailure":
+        return Verdict(State.FAILED_INFRA, _code(status.code) + _reason(status))
+    how = f"signal {status.signal}" if status.signal and not status.code else _code(status.code)
+    return Verdict(State.FAILED_APP, how + _reason(status))
 
 
-def _cancelled(seen: Seen) -> Verdict:
-    if seen.reason == "DependencyNeverSatisfied":
+def _cancelled(status: JobStatus) -> Verdict:
+    if status.reason == "DependencyNeverSatisfied":
         return Verdict(State.FAILED_APP, "a job that it depended on failed")
-    return Verdict(State.CANCELLED, f"by user id {seen.by}" if seen.by else "")
+    return Verdict(State.CANCELLED, f"by user id {status.by}" if status.by else "")
 
 
 def _code(code: int) -> str:
     return f"exit code {code}"
 
 
-def _reason(seen: Seen) -> str:
-    return f" ({seen.reason})" if seen.reason else ""
+def _reason(status: JobStatus) -> str:
+    return f" ({status.reason})" if status.reason else ""

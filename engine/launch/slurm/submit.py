@@ -1,8 +1,8 @@
-"""Exactly one job for one key, also where the driver dies between sbatch and the writing of its id.
+"""Submit exactly one job per key, even if the driver dies between sbatch and the writing of its id.
 
-The key is written before sbatch and travels as the job's comment. A driver that finds a submission without an id asks
-the controller for the job of that comment; an id is trusted only where the comment agrees, since Slurm gives the ids of
-jobs that it forgot to others.
+The key is written before sbatch and becomes the job's comment. A driver that finds a submission without an id asks the
+controller for the job with that comment; an id is trusted only if the comment agrees, since Slurm reuses the ids of
+jobs that it has forgotten.
 """
 
 import time
@@ -21,11 +21,13 @@ from engine.launch.slurm.states import UNDER_WAY, State, judge
 T = TypeVar("T")
 AGAIN_SECONDS = 5.0
 REFUSED = "was refused"
-"""How a submission ended that sbatch would not have."""
+"""The end of a submission that sbatch refused."""
 
 
-def found(directory: RunDirectory, say: Callable[[str], None], interrupts: Interrupts) -> Submitted | None:
-    """The submission that an earlier driver left and whose end none has dealt with; None if there is none."""
+def left_by_earlier_driver(
+    directory: RunDirectory, say: Callable[[str], None], interrupts: Interrupts
+) -> Submitted | None:
+    """Return the submission that an earlier driver left and whose end nobody has handled; None if there is none."""
     left = directory.submitted()
     if left is None or left.published or left.ended not in {None, State.SUCCEEDED}:
         return None
@@ -41,11 +43,11 @@ def found(directory: RunDirectory, say: Callable[[str], None], interrupts: Inter
 
 
 def submit(job: Job, directory: RunDirectory, say: Callable[[str], None], interrupts: Interrupts) -> Submitted:
-    """Submit the job under a new key.
+    """Submit the job under a new key and return the submission.
 
     Raises:
-        Refused: in Slurm's words.
-        Detached: the controller does not answer and the driver is to leave.
+        Refused: Slurm refused the job; the message is Slurm's.
+        Detached: the controller does not answer and the driver was told to leave.
         UserError: there is no sbatch.
 
     """
@@ -54,32 +56,32 @@ def submit(job: Job, directory: RunDirectory, say: Callable[[str], None], interr
     try:
         number = _reached(lambda: _submit_unless_found(directory, begun.key), say, interrupts)
     except client.Refused:
-        directory.update(ended=REFUSED)  # Slurm keeps some that it refused for a while, under their key
+        directory.update(ended=REFUSED)  # Slurm keeps some refused jobs for a while, under their key
         raise
     return directory.write(replace(begun, id=number))
 
 
 def _submit_unless_found(directory: RunDirectory, key: str) -> str:
-    """Submit; a controller that did not answer may have taken the job all the same, which the next call finds."""
+    """Submit; if the controller accepted the job without answering, the next call finds it."""
     ids = client.find(key)
     return ids[0] if ids else client.sbatch(directory.script, key)
 
 
 def _reached(ask: Callable[[], T], say: Callable[[str], None], interrupts: Interrupts) -> T:
     """Ask until the controller answers."""
-    told = False
+    announced = False
     while True:
         try:
             return ask()
         except client.Unreachable as error:
-            if not told:
+            if not announced:
                 say(f"Slurm's controller does not answer ({error}): trying until it does")
-                told = True
+                announced = True
         _wait(interrupts)
 
 
 def _wait(interrupts: Interrupts) -> None:
-    """Until the controller is asked again; Detached where the driver is to leave."""
+    """Wait until the controller is asked again; raises Detached if the driver was told to leave."""
     for _ in range(int(AGAIN_SECONDS * 10)):
         if interrupts.presses or interrupts.terminated:
             raise Detached(
@@ -90,16 +92,16 @@ def _wait(interrupts: Interrupts) -> None:
 
 
 def under_way(directory: RunDirectory) -> list[str]:
-    """The jobs of a run directory that wait, run or end just now, as the controller says.
+    """Return the jobs of a run directory that wait, run or are ending, according to the controller.
 
-    Raises UserError where it does not answer: then there may be one.
+    Raises UserError if the controller does not answer, since there may be such a job.
     """
     left = directory.submitted()
     if left is None or left.ended:
         return []
     try:
         ids = [left.id] if left.id else client.find(left.key)
-        return [one for one in ids if any(_lives(seen, left.key) for seen in client.show(one) or [])]
+        return [job for job in ids if any(_lives(status, left.key) for status in client.show(job) or [])]
     except client.Unreachable as error:
         raise UserError(
             f"{directory.path} may belong to a job that still runs, and Slurm's controller does not answer ({error}): "
@@ -108,7 +110,7 @@ def under_way(directory: RunDirectory) -> list[str]:
 
 
 def cancel_all(directories: list[RunDirectory], say: Callable[[str], None]) -> None:
-    """Cancel what is under way in these run directories and wait until it has ended."""
+    """Cancel the jobs under way in these run directories and wait until they have ended."""
     for directory in directories:
         for job in under_way(directory):
             say(f"job {job} is being cancelled: its work is dropped")
@@ -117,5 +119,5 @@ def cancel_all(directories: list[RunDirectory], say: Callable[[str], None]) -> N
             time.sleep(0.5)
 
 
-def _lives(seen: client.Seen, key: str) -> bool:
-    return seen.comment == key and judge(seen, None).state in UNDER_WAY
+def _lives(status: client.JobStatus, key: str) -> bool:
+    return status.comment == key and judge(status, None).state in UNDER_WAY

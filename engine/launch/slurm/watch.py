@@ -1,6 +1,6 @@
-"""Watching a job until it has ended: Slurm's word now and then, its log all the time.
+"""Watch a job until it has ended: ask Slurm now and then, and follow the log all the time.
 
-The controller is asked in the background, since its commands block where it is dead; that it does not answer says
+The controller is asked in the background, because its commands block when it is dead; if it does not answer, that says
 nothing about the job.
 """
 
@@ -20,13 +20,13 @@ from engine.launch.slurm.states import MAY_NEVER_START, UNDER_WAY, State, Verdic
 TICK_SECONDS = 0.2
 FIRST_POLL_SECONDS, POLL_SECONDS, QUEUED_POLL_SECONDS = 0.5, 2.0, 15.0
 LOST_AFTER_SECONDS = 60.0
-"""Longer than a controller's restart."""
+"""Longer than a controller takes to restart."""
 
 Ends = dict[int | None, Verdict]
 
 
 class Watch:
-    """One submission, watched; `again` tells whether an earlier driver has already shown its beginning."""
+    """The watch over one submission; `again` says that an earlier driver has already shown its beginning."""
 
     def __init__(
         self,
@@ -43,22 +43,24 @@ class Watch:
         self.cancelled = False
         self.verdicts: Ends = dict.fromkeys(job.elements or (None,), Verdict(State.QUEUED))
         self._said: dict[int | None, str] = {}
-        self._tails = {one: self._tail(one, not again) for one in self.verdicts}
-        self._pulses = {one: Pulse(directory, job.id, one, where.heartbeat_stale_s) for one in self.verdicts}
+        self._tails = {element: self._tail(element, not again) for element in self.verdicts}
+        self._pulses = {
+            element: Pulse(directory, job.id, element, where.heartbeat_stale_s) for element in self.verdicts
+        }
         self._unknown_since: dict[int | None, float] = {}
         self._silent = False
         self._wait = FIRST_POLL_SECONDS
 
     def run(self) -> Ends:
-        """Watch until every element has ended; how each did. Raises Detached where the driver is to leave."""
-        due, asked = time.monotonic(), None
+        """Watch until every element has ended; return how each did. Raises Detached if the driver was told to leave."""
+        due, answer = time.monotonic(), None
         while any(verdict.state in UNDER_WAY for verdict in self.verdicts.values()):
             self._heed_interrupts()
-            if asked is None and time.monotonic() >= due:
-                asked = _in_background(self._ask)
-            if asked and asked.done():
-                self._hear(asked)
-                asked, due = None, time.monotonic() + self._pause()
+            if answer is None and time.monotonic() >= due:
+                answer = _in_background(self._ask)
+            if answer and answer.done():
+                self._hear(answer)
+                answer, due = None, time.monotonic() + self._pause()
             for tail in self._tails.values():
                 tail.pump()
             time.sleep(TICK_SECONDS)
@@ -67,16 +69,18 @@ class Watch:
             tail.pump(all_of_it=True)
         return self.verdicts
 
-    def _ask(self) -> dict[int | None, client.Seen]:
-        """Slurm's word on each element: the controller's, and the database's where that knows the job no more."""
-        here = [seen for seen in client.show(self.job.id) or [] if seen.comment == self.job.key]
-        known = {seen.element: seen for seen in here}
+    def _ask(self) -> dict[int | None, client.JobStatus]:
+        """Return Slurm's report on each element: the controller's, or the database's if it forgot the job."""
+        here = [status for status in client.show(self.job.id) or [] if status.comment == self.job.key]
+        known = {status.element: status for status in here}
         if not set(self.verdicts) <= set(known):
-            past = {seen.element: seen for seen in client.history(self.job.id) if seen.comment in {"", self.job.key}}
+            past = {
+                status.element: status for status in client.history(self.job.id) if status.comment in {"", self.job.key}
+            }
             known = {**past, **known}
         return known
 
-    def _hear(self, answer: "Future[dict[int | None, client.Seen]]") -> None:
+    def _hear(self, answer: "Future[dict[int | None, client.JobStatus]]") -> None:
         try:
             known = answer.result()
         except client.Unreachable as error:
@@ -90,30 +94,30 @@ class Watch:
         for element in self.verdicts:
             self._judge(element, known.get(element))
 
-    def _judge(self, element: int | None, seen: client.Seen | None) -> None:
+    def _judge(self, element: int | None, status: client.JobStatus | None) -> None:
         if self.verdicts[element].state not in UNDER_WAY:
             return
-        verdict = judge(seen, self.directory.exit(self.job.id, element))
-        if self._too_early(element, seen, verdict):
+        verdict = judge(status, self.directory.exit(self.job.id, element))
+        if self._too_early(element, status, verdict):
             return
         self.verdicts[element] = verdict
-        self._report(element, seen, verdict)
-        if seen and seen.state == "RUNNING":  # not SUSPENDED, say
-            self._feel_pulse(element, seen)
+        self._report(element, status, verdict)
+        if status and status.state == "RUNNING":  # not SUSPENDED, for example
+            self._feel_pulse(element, status)
 
-    def _too_early(self, element: int | None, seen: client.Seen | None, verdict: Verdict) -> bool:
-        """Whether an end must be confirmed: a job known to nobody, or a success whose exit.json is not to be seen."""
-        no_exit = seen is not None and seen.state == "COMPLETED" and verdict.state is State.FAILED_APP
+    def _too_early(self, element: int | None, status: client.JobStatus | None, verdict: Verdict) -> bool:
+        """Return whether an end must be confirmed: a job known to nobody, or a success without a visible exit.json."""
+        no_exit = status is not None and status.state == "COMPLETED" and verdict.state is State.FAILED_APP
         if verdict.state is not State.LOST and not no_exit:
             self._unknown_since.pop(element, None)
             return False
         since = self._unknown_since.setdefault(element, time.monotonic())
         return time.monotonic() - since < (self.lost_after if verdict.state is State.LOST else min(self.lost_after, 10))
 
-    def _report(self, element: int | None, seen: client.Seen | None, verdict: Verdict) -> None:
-        """A line where something has changed."""
-        attempt = f", attempt {seen.attempt}" if seen and seen.attempt else ""
-        nodes = f" on {seen.nodes}" if seen and seen.nodes and verdict.state is State.RUNNING else ""
+    def _report(self, element: int | None, status: client.JobStatus | None, verdict: Verdict) -> None:
+        """Print a line if something has changed."""
+        attempt = f", attempt {status.attempt}" if status and status.attempt else ""
+        nodes = f" on {status.nodes}" if status and status.nodes and verdict.state is State.RUNNING else ""
         why = f" ({verdict.why})" if verdict.why else ""
         line = f"job {self._name(element)} {verdict.state}{nodes}{attempt}{why}"
         if line == self._said.get(element):
@@ -126,8 +130,8 @@ class Watch:
                 "Ctrl-C cancels it, compute.yml says what it asks for."
             )
 
-    def _feel_pulse(self, element: int | None, seen: client.Seen) -> None:
-        silent = self._pulses[element].silent_for(seen.attempt)
+    def _feel_pulse(self, element: int | None, status: client.JobStatus) -> None:
+        silent = self._pulses[element].silent_for(status.attempt)
         if silent is None:
             return
         self.say(f"warning: job {self._name(element)} has given no sign of life for {silent:.0f} s: it is requeued")
@@ -146,14 +150,14 @@ class Watch:
                 self.say(f"job {self.job.id} could not be cancelled, the controller does not answer")
 
     def detached(self, why: str) -> Detached:
-        """The sentence of a driver that leaves."""
+        """Return the error of a driver that leaves."""
         return Detached(
             f"job {self.job.id} is left to itself ({why}): its run directory is {self.directory.path}, and the same "
             "command attaches to it again."
         )
 
     def _pause(self) -> float:
-        """Until the next poll: longer and longer while the job waits in the queue."""
+        """Return the time until the next poll, which grows while the job waits in the queue."""
         states = {verdict.state for verdict in self.verdicts.values()}
         if State.RUNNING in states or State.ENDING in states or self.cancelled:
             self._wait = POLL_SECONDS / 2
@@ -170,10 +174,10 @@ class Watch:
 
 
 def _in_background(
-    ask: Callable[[], dict[int | None, client.Seen]],
-) -> "Future[dict[int | None, client.Seen]]":
-    """Call it in a thread that nobody waits for."""
-    future: Future[dict[int | None, client.Seen]] = Future()
+    ask: Callable[[], dict[int | None, client.JobStatus]],
+) -> "Future[dict[int | None, client.JobStatus]]":
+    """Call a function in a thread that nobody waits for."""
+    future: Future[dict[int | None, client.JobStatus]] = Future()
 
     def run() -> None:
         try:

@@ -25,10 +25,10 @@ def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_signal_asks_and_is_not_forgotten() -> None:
     with as_a_rank():
-        assert not drain.asked()
+        assert not drain.end_requested()
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert drain.asked()
-        assert drain.asked()
+        assert drain.end_requested()
+        assert drain.end_requested()
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def test_ctrl_c_asks_work_that_heeds_it() -> None:
         with drain.heeded():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-            reached.append(drain.asked())
+            reached.append(drain.end_requested())
 
     with as_a_rank(), pytest.raises(drain.Drained):
         work()
@@ -71,12 +71,12 @@ def test_a_driver_pauses_at_the_first_ctrl_c_and_stops_at_the_second(capfd: pyte
     with drain.pausing():
         with drain.heeded(to_the_end=True):
             os.kill(os.getpid(), signal.SIGINT)
-            assert drain.asked()
+            assert drain.end_requested()
             assert "Ctrl-C again stops at once" in capfd.readouterr().err
         assert drain.interrupted(), "so that no other stage is begun"
         with pytest.raises(KeyboardInterrupt), drain.heeded():
             os.kill(os.getpid(), signal.SIGINT)
-    assert not drain.asked()
+    assert not drain.end_requested()
     assert signal.getsignal(signal.SIGINT) == before
 
 
@@ -97,19 +97,19 @@ def test_a_child_is_started_deaf() -> None:
 
 def test_the_file_asks_and_is_looked_for_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_DIR, str(tmp_path))
-    assert not drain.asked()
+    assert not drain.end_requested()
     (tmp_path / DRAIN).touch()
-    assert not drain.asked(), "looked for less than a second ago"
+    assert not drain.end_requested(), "looked for less than a second ago"
     monkeypatch.setattr(drain, "_last_look", drain._last_look - drain.LOOK_EVERY_SECONDS)
-    assert drain.asked()
+    assert drain.end_requested()
     (tmp_path / DRAIN).unlink()
-    assert drain.asked(), "it cannot be taken back"
+    assert drain.end_requested(), "it cannot be taken back"
 
 
 def test_a_process_that_was_not_dispatched_looks_for_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / DRAIN).touch()
-    assert not drain.asked()
+    assert not drain.end_requested()
     drain.mark_done()
     assert [path.name for path in tmp_path.iterdir()] == [DRAIN]
 

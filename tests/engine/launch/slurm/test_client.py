@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.launch.slurm.client import Seen, _words, elements, parse_history, parse_show
+from engine.launch.slurm.client import JobStatus, _words, elements, parse_history, parse_show
 
 RUNNING = (
     "JobId=2 JobName=k2-smoke UserId=root(0) Priority=4294901758 Nice=0 Account=(null) QOS=(null) JobState=RUNNING "
@@ -13,7 +13,7 @@ RUNNING = (
 
 
 def test_a_running_job() -> None:
-    assert parse_show(RUNNING) == [Seen("RUNNING", "", 1, 0, 0, "h800-[0-1]", None, "k-0123")]
+    assert parse_show(RUNNING) == [JobStatus("RUNNING", "", 1, 0, 0, "h800-[0-1]", None, "k-0123")]
 
 
 def test_a_job_that_waits_has_a_reason_and_no_nodes() -> None:

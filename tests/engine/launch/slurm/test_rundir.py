@@ -97,4 +97,4 @@ def test_a_full_disc_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(rundir, "ROOM_BYTES", free // 2)
     assert RunDirectory(tmp_path).room() == ""
     monkeypatch.setattr(rundir, "ROOM_BYTES", free * 2)
-    assert re.search(r"\d+ MB are left on the disc of .*: free some space first", RunDirectory(tmp_path).room())
+    assert re.search(r"\d+ MB are left on the disk of .*: free some space first", RunDirectory(tmp_path).room())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.launch.slurm.client import Seen
+from engine.launch.slurm.client import JobStatus
 from engine.launch.slurm.states import UNDER_WAY, WORTH_ANOTHER, Exit, State, judge
 
 GOOD = Exit("7", 0, 0, done=True, failed=False)
@@ -16,49 +16,49 @@ DRAINED = Exit("7", 0, 85, drain=True, failed=False)
     "said", ["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"]
 )
 def test_in_the_queue(said: str) -> None:
-    assert judge(Seen(said, "Resources"), None).state is State.QUEUED
-    assert judge(Seen(said, "Resources"), None).why == "Resources"
-    assert judge(Seen(said, attempt=1), GOOD).state is State.QUEUED, "an earlier attempt's end is not this one's"
+    assert judge(JobStatus(said, "Resources"), None).state is State.QUEUED
+    assert judge(JobStatus(said, "Resources"), None).why == "Resources"
+    assert judge(JobStatus(said, attempt=1), GOOD).state is State.QUEUED, "an earlier attempt's end is not this one's"
 
 
 @pytest.mark.parametrize("said", ["RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"])
 def test_running(said: str) -> None:
-    assert judge(Seen(said), None).state is State.RUNNING
+    assert judge(JobStatus(said), None).state is State.RUNNING
 
 
 @pytest.mark.parametrize("left", [None, GOOD, BAD, DRAINED])
 def test_completing_is_no_end(left: Exit | None) -> None:
-    assert judge(Seen("COMPLETING"), left).state is State.ENDING
+    assert judge(JobStatus("COMPLETING"), left).state is State.ENDING
 
 
 def test_a_state_that_is_unknown_is_no_end() -> None:
-    assert judge(Seen("ASTONISHED"), GOOD).state in UNDER_WAY
+    assert judge(JobStatus("ASTONISHED"), GOOD).state in UNDER_WAY
 
 
 @pytest.mark.parametrize(
     ("seen", "left", "state"),
     [
-        (Seen("COMPLETED"), GOOD, State.SUCCEEDED),
-        (Seen("COMPLETED"), None, State.FAILED_APP),
-        (Seen("COMPLETED"), BAD, State.FAILED_APP),
-        (Seen("COMPLETED", attempt=1), GOOD, State.FAILED_APP),  # left by the attempt before
-        (Seen("FAILED", "NonZeroExitCode", code=1), BAD, State.FAILED_APP),
-        (Seen("FAILED", "NonZeroExitCode", code=143), LOST, State.FAILED_INFRA),
-        (Seen("FAILED", "NonZeroExitCode", code=85), DRAINED, State.FAILED_INFRA),
-        (Seen("FAILED", "NonZeroExitCode", code=76), UNFIT, State.FAILED_INFRA),
-        (Seen("FAILED", "NonZeroExitCode", code=76), None, State.FAILED_INFRA),
-        (Seen("FAILED", "NonZeroExitCode", code=7), None, State.FAILED_APP),
-        (Seen("FAILED", "JobLaunchFailure", signal=9), None, State.FAILED_INFRA),
-        (Seen("FAILED", "NonZeroExitCode", attempt=1, code=7), LOST, State.FAILED_APP),
-        (Seen("OUT_OF_MEMORY"), None, State.FAILED_APP),
-        (Seen("NODE_FAIL", "NodeDown", signal=15), None, State.FAILED_INFRA),
-        (Seen("BOOT_FAIL"), None, State.FAILED_INFRA),
-        (Seen("PREEMPTED"), None, State.PREEMPTED_OUT),
-        (Seen("TIMEOUT", "TimeLimit", signal=15), None, State.TIMED_OUT),
-        (Seen("DEADLINE"), None, State.TIMED_OUT),
-        (Seen("CANCELLED", signal=15), None, State.CANCELLED),
-        (Seen("CANCELLED", "DependencyNeverSatisfied"), None, State.FAILED_APP),
-        (Seen("REVOKED"), None, State.LOST),
+        (JobStatus("COMPLETED"), GOOD, State.SUCCEEDED),
+        (JobStatus("COMPLETED"), None, State.FAILED_APP),
+        (JobStatus("COMPLETED"), BAD, State.FAILED_APP),
+        (JobStatus("COMPLETED", attempt=1), GOOD, State.FAILED_APP),  # left by the attempt before
+        (JobStatus("FAILED", "NonZeroExitCode", code=1), BAD, State.FAILED_APP),
+        (JobStatus("FAILED", "NonZeroExitCode", code=143), LOST, State.FAILED_INFRA),
+        (JobStatus("FAILED", "NonZeroExitCode", code=85), DRAINED, State.FAILED_INFRA),
+        (JobStatus("FAILED", "NonZeroExitCode", code=76), UNFIT, State.FAILED_INFRA),
+        (JobStatus("FAILED", "NonZeroExitCode", code=76), None, State.FAILED_INFRA),
+        (JobStatus("FAILED", "NonZeroExitCode", code=7), None, State.FAILED_APP),
+        (JobStatus("FAILED", "JobLaunchFailure", signal=9), None, State.FAILED_INFRA),
+        (JobStatus("FAILED", "NonZeroExitCode", attempt=1, code=7), LOST, State.FAILED_APP),
+        (JobStatus("OUT_OF_MEMORY"), None, State.FAILED_APP),
+        (JobStatus("NODE_FAIL", "NodeDown", signal=15), None, State.FAILED_INFRA),
+        (JobStatus("BOOT_FAIL"), None, State.FAILED_INFRA),
+        (JobStatus("PREEMPTED"), None, State.PREEMPTED_OUT),
+        (JobStatus("TIMEOUT", "TimeLimit", signal=15), None, State.TIMED_OUT),
+        (JobStatus("DEADLINE"), None, State.TIMED_OUT),
+        (JobStatus("CANCELLED", signal=15), None, State.CANCELLED),
+        (JobStatus("CANCELLED", "DependencyNeverSatisfied"), None, State.FAILED_APP),
+        (JobStatus("REVOKED"), None, State.LOST),
         (None, GOOD, State.SUCCEEDED),
         (None, BAD, State.FAILED_APP),
         (None, LOST, State.FAILED_INFRA),
@@ -66,18 +66,18 @@ def test_a_state_that_is_unknown_is_no_end() -> None:
         (None, None, State.LOST),
     ],
 )
-def test_ends(seen: Seen | None, left: Exit | None, state: State) -> None:
+def test_ends(seen: JobStatus | None, left: Exit | None, state: State) -> None:
     assert judge(seen, left).state is state
     assert state not in UNDER_WAY
 
 
 def test_the_ranks_exit_code_comes_before_slurms() -> None:
-    assert "exit code 7" in judge(Seen("FAILED", "NonZeroExitCode", code=143), Exit("7", 0, 7)).why
-    assert "exit code 143" in judge(Seen("FAILED", "NonZeroExitCode", code=143), None).why
+    assert "exit code 7" in judge(JobStatus("FAILED", "NonZeroExitCode", code=143), Exit("7", 0, 7)).why
+    assert "exit code 143" in judge(JobStatus("FAILED", "NonZeroExitCode", code=143), None).why
 
 
 def test_who_cancelled() -> None:
-    assert judge(Seen("CANCELLED", by="1000"), None).why == "by user id 1000"
+    assert judge(JobStatus("CANCELLED", by="1000"), None).why == "by user id 1000"
 
 
 def test_only_ends_that_say_nothing_against_the_work_are_worth_another() -> None:
