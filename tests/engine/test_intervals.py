@@ -98,17 +98,17 @@ def test_answers_that_are_alike_within_a_subject_count_once(answers, questions):
 
 @given(st.lists(st.integers(1, 9).flatmap(lambda x: st.tuples(st.integers(0, x), st.just(x))), min_size=1, max_size=20))
 def test_a_clustered_share_is_never_surer_than_its_answers_alone(counts):
-    right, asked = [float(y) for y, _ in counts], [float(x) for _, x in counts]
-    clustered, plain = clustered_share(right, asked), wilson(int(sum(right)), int(sum(asked)))
+    right, totals = [float(y) for y, _ in counts], [float(x) for _, x in counts]
+    clustered, plain = clustered_share(right, totals), wilson(int(sum(right)), int(sum(totals)))
     assert clustered.value == pytest.approx(plain.value)
     assert 0 <= clustered.low <= plain.low + 1e-12
     assert plain.high - 1e-12 <= clustered.high <= 1
 
 
-@pytest.mark.parametrize(("right", "asked"), [([2.0], [1.0]), ([-1.0], [1.0]), ([0.0], [0.0]), ([], [])])
-def test_impossible_counts_are_refused(right, asked):
+@pytest.mark.parametrize(("right", "totals"), [([2.0], [1.0]), ([-1.0], [1.0]), ([0.0], [0.0]), ([], [])])
+def test_impossible_counts_are_refused(right, totals):
     with pytest.raises(ValueError, match="needs"):
-        clustered_share(right, asked)
+        clustered_share(right, totals)
 
 
 def test_of_one_document_nothing_follows_for_others():
@@ -134,8 +134,8 @@ def _documents(random, n):
     return below * rate + 100 * np.sqrt(windows) * 0.2 * random.standard_normal(n), below, windows
 
 
-def _covered(found, truth):
-    return sum(one.low <= truth <= one.high for one in found) / len(found)
+def _covered(intervals, truth):
+    return sum(one.low <= truth <= one.high for one in intervals) / len(intervals)
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -144,8 +144,8 @@ def test_intervals_over_documents_cover_the_truth_about_as_often_as_they_say(n):
     """95 % is said. Of 6 and 12 documents of very unequal length it is 93 %; plain percentiles cover 83 and 87 %."""
     random = np.random.default_rng(n)
     corpora = [_documents(random, n) for _ in range(300)]
-    found = [bootstrap_ratio(y, x, trial, "coverage") for trial, (y, x, _) in enumerate(corpora)]
-    assert 0.9 <= _covered(found, 1.6) <= 0.98
+    intervals = [bootstrap_ratio(y, x, trial, "coverage") for trial, (y, x, _) in enumerate(corpora)]
+    assert 0.9 <= _covered(intervals, 1.6) <= 0.98
     other = [_documents(random, n) for _ in range(300)]
     paired = [
         paired_difference([y + (z - b * 1.6) * x / b * 0.2 + 0.1 * x, x], [y, x], trial, "coverage")
@@ -166,15 +166,15 @@ def test_windows_taken_for_independent_cover_the_truth_far_less_often():
         sound.append(bootstrap_ratio(windows.reshape(12, 8).sum(1), [800.0] * 12, trial, "t"))
     assert _covered(naive, 1.6) < 0.75
     assert _covered(sound, 1.6) >= 0.92
-    widths = [np.mean([one.high - one.low for one in found]) for found in (sound, naive)]
+    widths = [np.mean([one.high - one.low for one in intervals]) for intervals in (sound, naive)]
     assert widths[0] > 2.1 * widths[1]
 
 
 def test_shares_over_subjects_cover_the_truth_as_often_as_they_say():
     random = np.random.default_rng(5)
-    found = []
+    intervals = []
     for _ in range(400):
-        asked = 1 + random.poisson(2.0, 40)
-        right = random.binomial(asked, random.beta(2, 3, 40))
-        found.append(clustered_share(right.astype(float), asked.astype(float)))
-    assert 0.92 <= _covered(found, 0.4) <= 0.98
+        totals = 1 + random.poisson(2.0, 40)
+        right = random.binomial(totals, random.beta(2, 3, 40))
+        intervals.append(clustered_share(right.astype(float), totals.astype(float)))
+    assert 0.92 <= _covered(intervals, 0.4) <= 0.98

@@ -48,7 +48,7 @@ def test_a_sentence_from_where_nobody_knows_the_profile_is_completed() -> None:
 
 
 def test_every_make_command_in_the_code_is_a_target_with_its_variables() -> None:
-    recipes = {found[1]: found[0] for found in TARGET.finditer((ROOT / "Makefile").read_text())}
+    recipes = {match[1]: match[0] for match in TARGET.finditer((ROOT / "Makefile").read_text())}
     seen = set()
     for path, text in CODE.items():
         for verb, options in re.findall(r"`make ([a-z-]+)((?: [A-Z]+=[^ `]*)*)`", text):

@@ -21,14 +21,14 @@ def test_attention_gives_the_same_bits_inside_and_outside(monkeypatch, dtype, ke
     monkeypatch.setattr(latent_attention, "KEEP", keep)
     leaves, turn = operands(2, latent_attention.BLOCK + 9, N=16, d=8, V=12, dtype=dtype)
     dy = draws(5, *leaves[0].shape[:-1], 12, dtype=dtype)
-    found = []
+    results = []
     for forward, backward in ((False, False), (True, False), (True, True)):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward):
             y, largest = latent_attention.latent_attention(*leaves, turn, 0.37)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=backward):
-            found.append([y, largest, *torch.autograd.grad(y, leaves, dy)])
-    for got in found[1:]:
-        for expected, value in zip(found[0], got, strict=True):
+            results.append([y, largest, *torch.autograd.grad(y, leaves, dy)])
+    for got in results[1:]:
+        for expected, value in zip(results[0], got, strict=True):
             assert torch.equal(value, expected)
 
 

@@ -37,7 +37,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return read
 
 
-def asked(store: Path, path: Path) -> str:
+def digest_in(store: Path, path: Path) -> str:
     """The digest as a process of its own gets it."""
     known = Digests(store)
     digest = known.of(path)
@@ -46,7 +46,7 @@ def asked(store: Path, path: Path) -> str:
 
 
 def test_an_untouched_file_is_read_once(store: Path, file: Path, reads: list[Path]) -> None:
-    assert asked(store, file) == asked(store, file) == digest_bytes(b"one text")
+    assert digest_in(store, file) == digest_in(store, file) == digest_bytes(b"one text")
     assert reads == [file]
 
 
@@ -70,15 +70,15 @@ def another_file(path: Path) -> None:
 
 @pytest.mark.parametrize("edit", [same_size, same_size_and_time, another_file])
 def test_an_edit_of_the_same_size_is_noticed(store: Path, file: Path, edit) -> None:
-    before = asked(store, file)
+    before = digest_in(store, file)
     edit(file)
-    assert asked(store, file) == digest_bytes(b"two text") != before
+    assert digest_in(store, file) == digest_bytes(b"two text") != before
 
 
 def test_a_touch_reads_again_and_changes_nothing(store: Path, file: Path, reads: list[Path]) -> None:
-    before = asked(store, file)
+    before = digest_in(store, file)
     os.utime(file, (LONG_AGO, LONG_AGO))
-    assert asked(store, file) == before
+    assert digest_in(store, file) == before
     assert len(reads) == 2
 
 
@@ -87,8 +87,8 @@ def test_what_was_written_a_moment_ago_is_not_remembered(
 ) -> None:
     """Its next edit may leave the same times: the clock of a file system ticks coarsely."""
     monkeypatch.setattr(digests, "YOUNG_NS", 10**18)
-    asked(store, file)
-    asked(store, file)
+    digest_in(store, file)
+    digest_in(store, file)
     assert len(reads) == 2
     assert not store.exists()
 
@@ -97,7 +97,7 @@ def test_what_was_written_a_moment_ago_is_not_remembered(
 def test_a_broken_store_is_made_again(store: Path, file: Path, content: bytes) -> None:
     store.parent.mkdir()
     store.write_bytes(content)
-    assert asked(store, file) == digest_bytes(b"one text")
+    assert digest_in(store, file) == digest_bytes(b"one text")
     assert str(file) in store.read_text()
 
 
@@ -105,7 +105,7 @@ def test_a_store_that_cannot_be_written_is_a_warning(
     store: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.parent.write_text("no folder")
-    assert asked(store, file) == digest_bytes(b"one text")
+    assert digest_in(store, file) == digest_bytes(b"one text")
     assert "store.json cannot be written (" in capsys.readouterr().err
 
 

@@ -258,8 +258,8 @@ def test_every_python_gives_this_repository_the_same_definitions(python: str) ->
         " for top in ('engine/model', 'nodes/rl', 'engine/toolworld') for p in Path(top).rglob('*.py'));"
         "print(digest_bytes(repr([Library(Path('.')).module(n).as_dict() for n in names]).encode()))"
     )
-    told = [
+    outputs = [
         subprocess.run([one, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, env={}).stdout
         for one in (sys.executable, python)
     ]
-    assert told[0] == told[1]
+    assert outputs[0] == outputs[1]

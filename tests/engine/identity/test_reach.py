@@ -43,17 +43,25 @@ def reached(root: Path, *entries: str, leave_out: frozenset[str] = frozenset()) 
 
 
 def test_follows_late_relative_and_package_imports_to_single_definitions(project: Path) -> None:
-    found = reach(Library(project), ["app.entry"])
-    assert set(found.definitions) == {
+    reach_of_entry = reach(Library(project), ["app.entry"])
+    assert set(reach_of_entry.definitions) == {
         "app.entry.main",
         "app.near.f",
         "app.late.g",
         "app.late.LIMIT",
         "lib.deep.inner.thing",
     }
-    assert found.reexports == {"lib.deep.thing": "lib.deep.inner.thing"}
-    assert set(found.modules) == {"app", "app.entry", "app.near", "app.late", "lib", "lib.deep", "lib.deep.inner"}
-    assert found.foreign == {"polars"}
+    assert reach_of_entry.reexports == {"lib.deep.thing": "lib.deep.inner.thing"}
+    assert set(reach_of_entry.modules) == {
+        "app",
+        "app.entry",
+        "app.near",
+        "app.late",
+        "lib",
+        "lib.deep",
+        "lib.deep.inner",
+    }
+    assert reach_of_entry.foreign == {"polars"}
 
 
 def test_code_counts_prompts_and_versions_but_not_the_unreached(project: Path) -> None:
@@ -97,8 +105,8 @@ def test_what_is_left_out_does_not_count(project: Path) -> None:
 )
 def test_uses(project: Path, source: str, want: set[str]) -> None:
     write(project, {"app/entry.py": source + "\n"})
-    found = {name.removeprefix("lib.deep.inner.") for name in reached(project, "app.entry") if "inner" in name}
-    assert found == want
+    names = {name.removeprefix("lib.deep.inner.") for name in reached(project, "app.entry") if "inner" in name}
+    assert names == want
 
 
 @pytest.mark.parametrize(
@@ -132,9 +140,9 @@ def test_what_a_module_does_when_it_is_imported_counts_for_whoever_imports_it(pr
 )
 def test_what_only_binds_a_name_counts_for_who_uses_it(project: Path, source: str) -> None:
     write(project, {"lib/deep/inner.py": f"import re\nthing = 2\n{source}\n"})
-    found = reach(Library(project), ["app.entry"])
-    assert {name for name in found.definitions if "inner" in name} == {"lib.deep.inner.thing"}
-    assert found.foreign == {"polars"}
+    reach_of_entry = reach(Library(project), ["app.entry"])
+    assert {name for name in reach_of_entry.definitions if "inner" in name} == {"lib.deep.inner.thing"}
+    assert reach_of_entry.foreign == {"polars"}
 
 
 def test_classes_that_are_found_by_themselves_count(project: Path) -> None:

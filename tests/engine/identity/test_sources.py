@@ -50,7 +50,7 @@ class Parameters(BaseModel):
 
 
 @pytest.fixture
-def found(tmp_path: Path):
+def identities_of(tmp_path: Path):
     """Identities in a repository at `tmp_path`."""
 
     def find(parameters: BaseModel) -> Identities:
@@ -85,11 +85,11 @@ def test_files_count_by_content_under_their_own_names(tmp_path: Path, found) -> 
     (tmp_path / "notes" / "b.jsonl").write_text("b")
     (tmp_path / "notes" / "deeper.jsonl").mkdir()
     parameters = Parameters(sources={"mine": Data(path=SourcePath("notes/*.jsonl"))}, wheel=Wheel())
-    assert found(parameters) == {
+    assert identities_of(parameters) == {
         "toy.sources.mine.path": {"notes/a.jsonl": digest_bytes(b"a"), "notes/b.jsonl": digest_bytes(b"b")},
         "toy.wheel": {"package pydantic": package_version("toy", "pydantic")},
     }
-    assert in_words(found(parameters)["toy.sources.mine.path"]).startswith("2 files, together ")
+    assert in_words(identities_of(parameters)["toy.sources.mine.path"]).startswith("2 files, together ")
 
 
 @pytest.mark.parametrize("name", ["part[1].jsonl", "a*b.jsonl", "what?.jsonl", "zip::a.jsonl"])
@@ -196,7 +196,7 @@ def test_the_hub_is_read_at_the_commit_of_the_key(path: str, read: str) -> None:
 
 
 def test_python_s_library_counts_by_content_not_by_patch_level(
-    tmp_path: Path, found, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, identities_of, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "lib"
     for name in ("json/decoder.py", "json/tests/test_it.py", "_sysconfigdata_x.py", "site-packages/other.py"):
@@ -207,14 +207,14 @@ def test_python_s_library_counts_by_content_not_by_patch_level(
     class OfPython(BaseModel):
         packages_read: ClassVar = ("python",)
 
-    first = found(OfPython())
+    first = identities_of(OfPython())
     assert list(first["toy"]) == ["Python's library"]
     monkeypatch.setattr("platform.python_version", lambda: "3.11.99")
     for name in ("json/tests/test_it.py", "_sysconfigdata_x.py", "site-packages/other.py"):
         (library / name).write_text("two")
-    assert found(OfPython()) == first
+    assert identities_of(OfPython()) == first
     (library / "json/decoder.py").write_text("two")
-    assert found(OfPython()) != first
+    assert identities_of(OfPython()) != first
 
 
 def test_a_missing_package_is_one_sentence() -> None:

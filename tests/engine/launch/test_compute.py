@@ -87,18 +87,18 @@ def test_one_rank_a_gpu_unless_told(more: dict[str, int], ranks: int) -> None:
 def test_all_that_slurm_can_be_told() -> None:
     container = {"kind": "apptainer", "image": "/k2.sif", "mounts": ["/a:/b"]}
     given = {**SLURM, "container": container, "fabric": {"NCCL_IB_TC": 106}, "environment": ["module load cuda"]}
-    found = compute_class({"train": given}, "train")
-    assert found.container == Container("apptainer", "/k2.sif", ("/a:/b",))
-    assert found.fabric == {"NCCL_IB_TC": "106"}
-    assert found.environment == ("module load cuda",)
+    chosen = compute_class({"train": given}, "train")
+    assert chosen.container == Container("apptainer", "/k2.sif", ("/a:/b",))
+    assert chosen.fabric == {"NCCL_IB_TC": "106"}
+    assert chosen.environment == ("module load cuda",)
 
 
 @pytest.mark.parametrize(
-    ("told", "s"),
+    ("text", "s"),
     [("10", 600), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-2:30", 95400), ("7-00:00:01", 604801)],
 )
-def test_times(told: str, s: int) -> None:
-    assert seconds(told) == s
+def test_times(text: str, s: int) -> None:
+    assert seconds(text) == s
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from engine.launch.heartbeat import HEARTBEAT, METRICS, WATCHED, Heartbeat
 
 def test_it_says_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
     Heartbeat(tmp_path, 10).beat(3, {})
-    told = json.loads((tmp_path / HEARTBEAT).read_text())
-    assert (told["step"], told["steps"], told["pid"]) == (3, 10, os.getpid())
-    assert abs((datetime.now(UTC) - datetime.fromisoformat(told["time"])).total_seconds()) < 60
+    state = json.loads((tmp_path / HEARTBEAT).read_text())
+    assert (state["step"], state["steps"], state["pid"]) == (3, 10, os.getpid())
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(state["time"])).total_seconds()) < 60
     assert [path.name for path in tmp_path.iterdir()] == [HEARTBEAT]
 
 

@@ -17,7 +17,7 @@ REQUEST = ChatRequest((("user", "Say yes."),), max_tokens=6)
 
 def servers(parent):
     """Process ids of model servers that are children of `parent`."""
-    found = []
+    pids = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
@@ -25,8 +25,8 @@ def servers(parent):
         except (OSError, ValueError):
             continue
         if b"engine.llm.local" in command and int(fields["PPid"]) == parent:
-            found.append(int(fields["Pid"]))
-    return found
+            pids.append(int(fields["Pid"]))
+    return pids
 
 
 def test_the_embedded_model_repeats_itself_and_leaves_nothing_behind(tmp_path):

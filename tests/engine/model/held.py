@@ -5,11 +5,11 @@ import torch
 
 def held_bytes(cache):
     """Bytes of the storage of every floating-point tensor that hangs on the cache."""
-    found, queue = {}, [*vars(cache).values()]
+    sizes, queue = {}, [*vars(cache).values()]
     while queue:
         value = queue.pop()
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, list | tuple):
             queue += value
-    return sum(found.values())
+    return sum(sizes.values())

@@ -54,9 +54,9 @@ def test_the_bias_moves_once_a_step_by_the_load_of_all_micro_batches_in_every_la
         assert load.sum() == 4 * 16 * 2
         sign = torch.sign(load.mean() - load)
         expected.append((U * (sign - sign.mean())).float())
-    found = biases(train(tmp_path, micro_batches))
-    assert len(found) == 2
-    for bias, wanted in zip(found, expected, strict=True):
+    actual = biases(train(tmp_path, micro_batches))
+    assert len(actual) == 2
+    for bias, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(bias, wanted, rtol=0, atol=1e-9)
         assert bias.abs().max() > 0
 
@@ -100,12 +100,12 @@ class Draws:
     def mean_of_max(self, times=200):
         """Each token takes the k smallest of E random numbers: k distinct experts by chance."""
         random = np.random.default_rng(0)
-        found = []
+        ratios = []
         for _ in range(times):
             order = random.random((self.tokens, self.n_experts)).argpartition(self.k - 1, axis=1)[:, : self.k]
             load = np.bincount(order.ravel(), minlength=self.n_experts)
-            found.append(load.max() / load.mean())
-        return float(np.mean(found))
+            ratios.append(load.max() / load.mean())
+        return float(np.mean(ratios))
 
 
 @pytest.mark.parametrize("draws", [Draws(400, 16, 4), Draws(1000, 64, 8), Draws(300, 8, 1)])

@@ -268,14 +268,14 @@ def record(kind, model, x_BTD):
 @pytest.mark.parametrize("kind", ["mha", "gqa", "mqa"])
 def test_the_recorder_keeps_the_exact_causal_maximum_over_micro_batches(kind):
     model = made(kind).train()
-    found = []
+    maxima = []
     for seed in range(3):
         x_BTD = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(seed))
         q, k = (p(x_BTD).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (model.q_proj, model.k_proj))
         model.logits.record(q, k, 0.5)
         seen = torch.ones(5, 5, dtype=torch.bool).tril()
-        found.append(model.scores(x_BTD[0]).masked_fill(~seen, -math.inf).amax((1, 2)))
-    torch.testing.assert_close(model.logits.max_logit_H, torch.stack(found).amax(0), rtol=1e-5, atol=1e-6)
+        maxima.append(model.scores(x_BTD[0]).masked_fill(~seen, -math.inf).amax((1, 2)))
+    torch.testing.assert_close(model.logits.max_logit_H, torch.stack(maxima).amax(0), rtol=1e-5, atol=1e-6)
     largest = model.logits.max_logit_H
     with torch.no_grad():
         model.logits.record(100 * q, k, 0.5)
@@ -353,9 +353,9 @@ def replace_projection(model):
 def test_weights_replaced_before_the_optimizer_is_made_are_clipped_in_the_place_of_the_old(kind, change):
     plain, changed = made(kind), made(kind)
     change(changed)
-    expected, found = clipped(plain), clipped(changed)
-    assert set(found) == set(expected) == set(scaled_rows(kind, plain))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    expected, actual = clipped(plain), clipped(changed)
+    assert set(actual) == set(expected) == set(scaled_rows(kind, plain))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -23,14 +23,14 @@ def together(size: int, target: Callable[..., Any], *given: Any, dying: int = 0,
     for process in processes:
         process.start()
     try:
-        told = sorted((answers.get(timeout=seconds) for _ in range(size - dying)), key=lambda answer: answer[0])
+        replies = sorted((answers.get(timeout=seconds) for _ in range(size - dying)), key=lambda answer: answer[0])
     finally:
         for process in processes:
             process.join(10)
             process.kill()
-    for rank, _, failure in told:
+    for rank, _, failure in replies:
         assert failure is None, f"rank {rank}:\n{failure}"
-    return [value for _, value, _ in told]
+    return [value for _, value, _ in replies]
 
 
 def _rank(rank: int, size: int, port: int, answers: Any, target: Callable[..., Any], given: tuple[Any, ...]) -> None:

@@ -46,29 +46,29 @@ def talk(rank, size):
 
 
 @pytest.fixture(scope="module")
-def told():
+def answers():
     return together(4, talk, 4)
 
 
-def test_the_maximum_keeps_nan_and_infinities_of_every_rank(told):
-    for answer in told:
+def test_the_maximum_keeps_nan_and_infinities_of_every_rank(answers):
+    for answer in answers:
         assert all(math.isnan(row[0]) and row[1] == math.inf for row in answer["max"])
         assert answer["rest"] == [[-math.inf, -1.0 - rank, 7.0 + rank] for rank in range(4)]
 
 
-def test_sums_are_alike_on_all_ranks_and_a_missing_gradient_counts_as_zero(told):
-    for answer in told:
+def test_sums_are_alike_on_all_ranks_and_a_missing_gradient_counts_as_zero(answers):
+    for answer in answers:
         assert (answer["sum"], answer["ints"]) == ([10.0] * 3, [10, 40])
         assert answer["grads"] == [[10.0, 10.0], [1.0, 1.0], None]
 
 
-def test_ranks_know_their_place_and_take_the_firsts_word(told):
-    assert [answer["world"] for answer in told] == [data.Ranks(rank, 4) for rank in range(4)]
-    assert {answer["first"] for answer in told} == {"rank 0"}
+def test_ranks_know_their_place_and_take_the_firsts_word(answers):
+    assert [answer["world"] for answer in answers] == [data.Ranks(rank, 4) for rank in range(4)]
+    assert {answer["first"] for answer in answers} == {"rank 0"}
 
 
-def test_ranks_that_differ_are_stopped_everywhere_and_the_odd_one_named(told):
-    assert all(answer["said"].startswith("the answers of rank 2 differ") for answer in told)
+def test_ranks_that_differ_are_stopped_everywhere_and_the_odd_one_named(answers):
+    assert all(answer["said"].startswith("the answers of rank 2 differ") for answer in answers)
 
 
 def wait_for_the_dead(rank):
@@ -166,18 +166,18 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_ranks_agree_with_one_process_and_see_the_same_tokens(alone, tmp_path, size):
-    told = [train(0, tmp_path)] if size == 1 else together(size, train, tmp_path)
+    results = [train(0, tmp_path)] if size == 1 else together(size, train, tmp_path)
     weights, _, history = alone
     for name, value in weights.items():
-        for other in told:
-            assert other[0][name] == told[0][0][name], "ranks hold the same bits"
-        off = (torch.tensor(told[0][0][name], dtype=torch.float64) - torch.tensor(value, dtype=torch.float64)).abs()
+        for other in results:
+            assert other[0][name] == results[0][0][name], "ranks hold the same bits"
+        off = (torch.tensor(results[0][0][name], dtype=torch.float64) - torch.tensor(value, dtype=torch.float64)).abs()
         assert float(off.max()) <= 1e-10, name
     for step in range(STEPS):
         of_step = slice(step * ROWS // size, (step + 1) * ROWS // size)
-        seen = [row for other in told for row in other[1][of_step]]
+        seen = [row for other in results for row in other[1][of_step]]
         assert seen == list(map(tuple, rows_of(step).tolist())), "each row once, in the batch's order over ranks"
-    for row, expected in zip(told[-1][2], history, strict=True):
+    for row, expected in zip(results[-1][2], history, strict=True):
         heads, expected_heads = (torch.tensor(of.pop("max_logit_heads")) for of in (row, expected))
         assert row == pytest.approx(expected, rel=1e-9)
         torch.testing.assert_close(heads, expected_heads, rtol=0, atol=1e-3)

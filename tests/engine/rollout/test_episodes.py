@@ -84,8 +84,8 @@ def test_under_the_enforcer_whatever_an_untrained_model_calls_is_legal(tok, task
     calls = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(episodes, "Enforcer", Opens)
-        asked = [episodes._Request(i, task, [{"role": "user", "content": "x"}]) for i, task in enumerate(tasks)]
-        for turn, one in zip(episodes.next_turns(model, tok, asked, Decoding(400, 1.0, True), 3), asked):
+        requests = [episodes._Request(i, task, [{"role": "user", "content": "x"}]) for i, task in enumerate(tasks)]
+        for turn, one in zip(episodes.next_turns(model, tok, requests, Decoding(400, 1.0, True), 3), requests):
             if turn.completion.truncated:
                 continue
             assert turn.malformed == ()

@@ -69,9 +69,11 @@ def test_padding_of_prompts_and_completions_leaves_no_trace():
     maxima, loads = recorded(model)
     for prompt in range(len(PROMPTS)):  # alone no prompt is padded; and of completions only those of one length
         for length in range(1, 5):
-            asked = [c for w, c in zip(WHICH.tolist(), COMPLETIONS) if w == prompt and len(c) == length]
-            if asked:
-                completion_logprobs(model, PROMPTS[prompt : prompt + 1], torch.zeros(len(asked), dtype=int), asked, 1.0)
+            completions = [c for w, c in zip(WHICH.tolist(), COMPLETIONS) if w == prompt and len(c) == length]
+            if completions:
+                completion_logprobs(
+                    model, PROMPTS[prompt : prompt + 1], torch.zeros(len(completions), dtype=int), completions, 1.0
+                )
     alone, _ = recorded(model)
     torch.testing.assert_close(maxima, alone, atol=1e-4, rtol=1e-5)
     tokens = sum(map(len, PROMPTS)) + sum(len(c) - 1 for c in COMPLETIONS)

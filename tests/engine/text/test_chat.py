@@ -283,9 +283,9 @@ HOSTILE = {
 @pytest.mark.parametrize("arguments", HOSTILE.values(), ids=HOSTILE)
 def test_arguments_that_readers_take_differently_are_a_problem(arguments: str) -> None:
     turn = SECTION.format(GOOD.replace("{}", arguments))
-    (found,) = parse_tool_calls(turn).calls
-    assert found.arguments == arguments
-    assert found.parsed() is None
+    (call,) = parse_tool_calls(turn).calls
+    assert call.arguments == arguments
+    assert call.parsed() is None
     assert parse_tool_calls(turn).problems == ("the arguments of 'functions.f:0' are not a JSON object",)
     message = {"id": "functions.f:0", "function": {"name": "f", "arguments": arguments}}
     assert parsed_arguments(message) is None

@@ -48,8 +48,8 @@ def test_an_agent_may_write_anything(lines):
     assert not verdict.passed
     assert 0 <= verdict.score < 1
     assert (messages, verdict) == play()
-    asked = [call["id"] for message in messages for call in message.get("tool_calls", [])]
-    assert [message["tool_call_id"] for message in messages if message["role"] == "tool"] == asked
+    call_ids = [call["id"] for message in messages for call in message.get("tool_calls", [])]
+    assert [message["tool_call_id"] for message in messages if message["role"] == "tool"] == call_ids
 
 
 def test_an_agent_without_content_is_an_agent_that_says_nothing():

@@ -32,8 +32,8 @@ def test_parallel_calls_count_on_within_the_dialogue(bank, perfect, script):
 
 
 def test_a_vague_user_is_asked_and_a_stepwise_one_served_in_turn(bank, perfect, script):
-    sent, told = perfect[2].rsplit(" The balance", 1)
-    lines = ["Which amount?", perfect[0], sent, perfect[1], "The balance" + told]
+    sent, tail = perfect[2].rsplit(" The balance", 1)
+    lines = ["Which amount?", perfect[0], sent, perfect[1], "The balance" + tail]
     messages, verdict = run_episode(bank, script(*lines), 0, VAGUE)
     assert verdict.passed, verdict.reasons
     assert [m["content"] for m in messages if m["role"] == "user"][1] == "30."
@@ -100,11 +100,11 @@ def test_the_value_told_about_another_moment_is_a_contradiction(bank, perfect, s
 
 
 def test_a_right_value_told_before_any_call_is_a_guess(bank, perfect, script):
-    sent, told = perfect[2].rsplit(" The balance", 1)
+    sent, tail = perfect[2].rsplit(" The balance", 1)
     lines = ["Which amount?", f"{sent} Wait.", perfect[0], perfect[1], perfect[2]]
     _, verdict = run_episode(bank, script(*lines), 0, VAGUE)
     assert not verdict.passed
-    early = "The balance" + told
+    early = "The balance" + tail
     _, verdict = run_episode(bank, script(early, perfect[0], perfect[1], perfect[2]), 0, STEPWISE)
     assert any("before any call" in reason for reason in verdict.reasons)
 

@@ -53,11 +53,11 @@ def test_masked_losses_average_to_the_whole_batchs_however_unequal_the_shares():
     model = toy.model().eval()
     rows = [([5, 6, 7, 8], [0, 0, 1, 1]), ([9, 10], [0, 1]), ([3, 4, 5, 6, 7, 8], [0, 1, 1, 1, 1, 1])]
     whole = pack_groups({"chat": pad(rows), "trajectory": pad(rows[2:])})
-    expected, told = group_loss(model, whole, lambda _: 1.0)
+    expected, totals = group_loss(model, whole, lambda _: 1.0)
     for micro_batches, size in ((2, 1), (1, 2), (3, 2), (1, 5)):
         losses = [group_loss(model, micro, lambda _: 1.0) for micro in dealt(whole, micro_batches, size)]
         torch.testing.assert_close(torch.stack([loss for loss, _ in losses]).mean(), expected)
-        for name, value in told.items():
+        for name, value in totals.items():
             assert sum(float(figures[name]) for _, figures in losses) / len(losses) == pytest.approx(float(value))
 
 

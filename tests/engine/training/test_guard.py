@@ -24,11 +24,11 @@ def test_the_rule_is_the_formula_on_the_last_50_losses(past, loss):
     last = np.array(past[-50:])
     spread = np.median(np.abs(last - np.median(last)))
     limit = np.median(last) + 6 * 1.4826 * spread if spread else math.inf
-    found = guard.limit()
-    assert found == pytest.approx(limit, rel=1e-12)
+    actual = guard.limit()
+    assert actual == pytest.approx(limit, rel=1e-12)
     judged = row(len(past), loss)
     assert guard.judge(judged).take
-    assert bool(judged["spike"]) == (loss > found)
+    assert bool(judged["spike"]) == (loss > actual)
 
 
 def test_fewer_than_50_losses_and_losses_without_spread_say_nothing():

@@ -38,12 +38,12 @@ def test_measures_agree_with_cross_entropy_however_batched(model):
 
 def test_domains_add_up_to_the_whole(model):
     windows = EvalWindows(WINDOWS, np.full(7, 24), ("a", "a", "b", "a", "b", "b", "b"))
-    found = losses_by_domain(model, windows)
-    assert set(found) == {"", "a", "b"}
-    assert found[""].nats_per_token == pytest.approx(
-        (3 * found["a"].nats_per_token + 4 * found["b"].nats_per_token) / 7
+    losses = losses_by_domain(model, windows)
+    assert set(losses) == {"", "a", "b"}
+    assert losses[""].nats_per_token == pytest.approx(
+        (3 * losses["a"].nats_per_token + 4 * losses["b"].nats_per_token) / 7
     )
-    assert found[""].bits_per_byte == pytest.approx(found[""].nats_per_token / 2 / math.log(2))
+    assert losses[""].bits_per_byte == pytest.approx(losses[""].nats_per_token / 2 / math.log(2))
 
 
 def test_bits_per_byte_of_a_fair_coin_a_byte():

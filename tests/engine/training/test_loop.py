@@ -99,14 +99,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_pa
 @pytest.mark.parametrize("name", ["meta.json", "state.safetensors", "history.jsonl"])
 def test_where_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(straight, tmp_path, capfd, name):
     killed_at(tmp_path, 13)
-    found = list(tmp_path.rglob(name))
-    for path in found:
+    paths = list(tmp_path.rglob(name))
+    for path in paths:
         path.write_bytes(path.read_bytes()[1:])
     assert digest(*run(tmp_path)) == digest(*straight[1])
     said = capfd.readouterr().err
-    assert all(f"WARNING: {path} is damaged" in said for path in found)
+    assert all(f"WARNING: {path} is damaged" in said for path in paths)
     assert said.count("starting again from step 0") == 1
-    assert told(tmp_path)["resumed_at"] == 0
+    assert summary_in(tmp_path)["resumed_at"] == 0
 
 
 def test_sigkill_and_resume_end_in_the_same_bits(straight, tmp_path):
@@ -147,24 +147,24 @@ def test_a_loss_that_is_no_number_stops_with_its_step_and_keeps_the_checkpoint(t
     shutil.rmtree(tmp_path / "checkpoints")
 
 
-def told(work):
+def summary_in(work):
     return json.loads((work / "training.json").read_text())
 
 
 def state_digest(work):
-    return told(work)["state_digest"]
+    return summary_in(work)["state_digest"]
 
 
 def test_the_end_is_named_by_a_digest_of_weights_and_optimizer(straight, tmp_path):
     run(tmp_path)
     assert state_digest(tmp_path) == state_digest(straight[0])
     assert state_digest(tmp_path) == json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())["digest"]
-    assert (told(tmp_path)["resumed_at"], told(tmp_path)["worlds"]) == (0, [[0, 1]])
+    assert (summary_in(tmp_path)["resumed_at"], summary_in(tmp_path)["worlds"]) == (0, [[0, 1]])
     before = state_digest(tmp_path)
     (tmp_path / "training.json").unlink()
     run(tmp_path)  # killed between the last checkpoint and the end
     assert state_digest(tmp_path) == before
-    assert told(tmp_path)["resumed_at"] == STEPS
+    assert summary_in(tmp_path)["resumed_at"] == STEPS
     run(tmp_path / "other", steps=23)
     assert state_digest(tmp_path / "other") != before
 
@@ -242,8 +242,8 @@ def test_another_number_of_ranks_is_allowed_and_said(straight, tmp_path, capfd):
     meta = tmp_path / "checkpoints/00000010/meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"worlds": [[0, 2], [5, 4]]}))
     assert digest(*run(tmp_path)) == digest(*straight[1])
-    assert told(tmp_path)["worlds"] == [[0, 2], [5, 4], [10, 1]]
-    assert told(tmp_path)["resumed_at"] == 10
+    assert summary_in(tmp_path)["worlds"] == [[0, 2], [5, 4], [10, 1]]
+    assert summary_in(tmp_path)["resumed_at"] == 10
     last = json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())
     assert last["worlds"] == [[0, 2], [5, 4], [10, 1]]
     said = capfd.readouterr().err
@@ -298,13 +298,13 @@ def test_another_torch_or_processor_is_refused_with_the_word_that_allows_it(at_2
     assert "`make repro STAGE=pretrain RESUME=close PROFILE=smoke`" in str(refusal.value)
     monkeypatch.setenv("K2_RESUME", "close")
     run(Path(work))
-    (event,) = told(Path(work))["past"]
+    (event,) = summary_in(Path(work))["past"]
     assert event["step"] == 20
     assert event["changed"]["torch"] == ["1.0", torch.__version__]
     assert "WARNING: its end need not be that of an undisturbed training" in capfd.readouterr().err
     monkeypatch.delenv("K2_RESUME")
     run(Path(work))  # made under today's since
-    assert told(Path(work))["past"] == [event], "it is not forgotten"
+    assert summary_in(Path(work))["past"] == [event], "it is not forgotten"
 
 
 @pytest.mark.parametrize("numerics", [{"threads": 7}, {"dtype": "bfloat16"}, {"device": "NVIDIA H800"}])

@@ -46,10 +46,10 @@ def test_shingles_are_runs_of_words_whatever_case_and_spaces():
 
 def signed_in(folder, values, bands, rows):
     """The signatures in files, as if they had come in three batches."""
-    found = SignatureFile(folder, bands, rows)
+    signatures_on_disk = SignatureFile(folder, bands, rows)
     for part in np.array_split(values, 3):
-        found.append(part)
-    return found
+        signatures_on_disk.append(part)
+    return signatures_on_disk
 
 
 def test_alike_documents_are_found_and_others_are_not(tmp_path):
@@ -75,8 +75,8 @@ def test_pairs_are_those_of_a_plain_search(tmp_path_factory, seed, n, values):
             want |= {(other, at) for other in {*others[:1], *others[-1:]}}
             others.append(at)
     estimates = {pair: float(np.mean(signed[pair[0]] == signed[pair[1]])) for pair in want}
-    found = similar_pairs(signed_in(tmp_path_factory.mktemp("signatures"), signed, bands, rows), 0.5)
-    assert list(zip(*(column.tolist() for column in found))) == sorted(
+    pairs = similar_pairs(signed_in(tmp_path_factory.mktemp("signatures"), signed, bands, rows), 0.5)
+    assert list(zip(*(column.tolist() for column in pairs))) == sorted(
         (i, j, estimate) for (i, j), estimate in estimates.items() if estimate >= 0.5
     )
 
@@ -86,8 +86,8 @@ def test_words_that_are_remembered_from_batch_to_batch_change_no_hash(monkeypatc
     texts = [" ".join(document(np.random.default_rng(n))) for n in range(5)]
     known = Words()
     for text, want in zip(texts, shingles(texts, 5)):
-        (found,) = shingles([text], 5, known)
-        assert np.array_equal(found, want)
+        (hashes,) = shingles([text], 5, known)
+        assert np.array_equal(hashes, want)
     assert len(known) <= 20
 
 

@@ -57,10 +57,10 @@ def test_a_draw_is_the_lowest_hashes_in_whatever_order_the_source_gives_them(spo
 
 @given(TITLES, st.integers(1, 200))
 def test_a_draw_keeps_within_its_bytes_unless_one_document_is_longer(spool, titles, max_bytes):
-    found = drawn(spool, [RawDocument(title, title * 5) for title in titles], max_bytes, 0)
-    assert sum(len(document.text.encode()) for document in found) <= max_bytes or len(found) == 1
-    assert len({document.title for document in found}) == len(found)
-    assert bool(found) == bool(titles)
+    documents = drawn(spool, [RawDocument(title, title * 5) for title in titles], max_bytes, 0)
+    assert sum(len(document.text.encode()) for document in documents) <= max_bytes or len(documents) == 1
+    assert len({document.title for document in documents}) == len(documents)
+    assert bool(documents) == bool(titles)
 
 
 def test_of_a_long_source_no_more_is_kept_on_disk_than_is_wanted(tmp_path):

@@ -69,9 +69,9 @@ def with_agents(monkeypatch, agent_of):
     """Let each episode be played by `agent_of(its task)`."""
     playing: dict = {}
 
-    def next_turns(model, tok, asked, how, seed):
+    def next_turns(model, tok, requests, how, seed):
         turns = []
-        for one in asked:
+        for one in requests:
             new = len(one.messages) == 2
             agent = playing[one.number] = agent_of(one.task) if new else playing[one.number]
             message = agent(one.messages, one.task.openai_tools())
@@ -129,11 +129,11 @@ def test_a_split_without_tasks_is_refused_by_field(data, p):
 
 
 def test_samples_are_kept_in_the_order_asked(tok, data, p, tiny):
-    found = samples.run(tiny, tok, data, p).details["samples"]
-    assert [(s["kind"], s["prompt"]) for s in found] == [
+    responses = samples.run(tiny, tok, data, p).details["samples"]
+    assert [(s["kind"], s["prompt"]) for s in responses] == [
         ("Text to go on from", "Chile - "), ("Question in the chat format", "4-1-7="),
     ]  # fmt: skip
-    assert all(isinstance(s["response"], str) for s in found)
+    assert all(isinstance(s["response"], str) for s in responses)
 
 
 def test_control_characters_are_written_out():

@@ -130,43 +130,43 @@ def test_a_model_that_breaks_down_late_shows_in_the_last_quarter(tok, data, p):
     assert last.value > first.value + 10
 
 
-def _known(tok, asked):
-    return [[tok.eos_id, *tok.encode(f"{q.subject}\n\n{q.field}:"), *tok.encode(q.answers[q.right])] for q in asked]
+def _known(tok, questions):
+    return [[tok.eos_id, *tok.encode(f"{q.subject}\n\n{q.field}:"), *tok.encode(q.answers[q.right])] for q in questions]
 
 
 def test_quiz_of_a_model_that_knows_the_answers_is_1_and_of_one_that_avoids_them_0(tok, data, p):
-    asked = quiz.questions(data.trained_documents(), p.quiz, p.seed)
-    knows, avoids = (Rigged(tok.vocab_size, _known(tok, asked), weight) for weight in (30.0, -30.0))
+    questions = quiz.questions(data.trained_documents(), p.quiz, p.seed)
+    knows, avoids = (Rigged(tok.vocab_size, _known(tok, questions), weight) for weight in (30.0, -30.0))
     assert quiz.run(knows, tok, data, p).row("quiz/all").value == 1.0
     assert quiz.run(avoids, tok, data, p).row("quiz/all").value == 0.0
 
 
 def test_common_or_long_answers_do_not_pay(tok, data, p):
     """A model that loves one wrong answer whatever the subject gains nothing by it."""
-    asked = quiz.questions(data.trained_documents(), p.quiz, p.seed)
-    loved = asked[0].answers[(asked[0].right + 1) % 4]
-    known = _known(tok, asked)
-    for question in asked:
+    questions = quiz.questions(data.trained_documents(), p.quiz, p.seed)
+    loved = questions[0].answers[(questions[0].right + 1) % 4]
+    known = _known(tok, questions)
+    for question in questions:
         for context in (f"{question.subject}\n\n{question.field}:", f"{question.field}:"):
             known.append([tok.eos_id, *tok.encode(context), *tok.encode(loved)])
     # Where an answer shares its first token with the loved one the table holds only one of them; none does here.
-    model = Rigged(tok.vocab_size, known[len(asked) :], 8.0)
-    knows = Rigged(tok.vocab_size, known[: len(asked)], 4.0)
+    model = Rigged(tok.vocab_size, known[len(questions) :], 8.0)
+    knows = Rigged(tok.vocab_size, known[: len(questions)], 4.0)
     model.hidden = lambda ids, valid_BT=None: Rigged.hidden(model, ids) + knows.hidden(ids)
     assert quiz.run(model, tok, data, p).row("quiz/all").value == 1.0
 
 
 def test_questions_come_from_training_facts_with_a_subject(data, p):
-    asked = quiz.questions(data.trained_documents(), p.quiz, p.seed)
-    assert len(asked) == 5
-    assert {q.field for q in asked} == {"Capital, name"}  # "Map references" has one value only
-    for question in asked:
+    questions = quiz.questions(data.trained_documents(), p.quiz, p.seed)
+    assert len(questions) == 5
+    assert {q.field for q in questions} == {"Capital, name"}  # "Map references" has one value only
+    for question in questions:
         assert question.subject.endswith(" - Government")
         assert question.field == "Capital, name"
         assert len(set(question.answers)) == 4
         assert not {" Nowhere", " Olympus", " Code"} & set(question.answers)
-    assert asked == quiz.questions(data.trained_documents(), p.quiz, p.seed)
-    assert asked != quiz.questions(data.trained_documents(), p.quiz, p.seed + 1)
+    assert questions == quiz.questions(data.trained_documents(), p.quiz, p.seed)
+    assert questions != quiz.questions(data.trained_documents(), p.quiz, p.seed + 1)
 
 
 def test_right_places_are_spread(data, p):

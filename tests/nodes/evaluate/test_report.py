@@ -73,17 +73,17 @@ def test_a_skill_is_claimed_where_the_interval_is_above_guessing(low, chance, ca
         row = Row("tools/success_sampled", "x", value, "share", "higher", 9, low, 0.9, chance)
         return {"tools": SuiteResult((row,))}
 
-    found = abilities({"base": result(0.05, 0.0), "rl": result(0.3, low)}, {})
-    assert bool(found.can) is can
-    assert bool(found.cannot) is not can
-    assert "30.0 %" in (*found.can, *found.cannot)[0]
+    sentences = abilities({"base": result(0.05, 0.0), "rl": result(0.3, low)}, {})
+    assert bool(sentences.can) is can
+    assert bool(sentences.cannot) is not can
+    assert "30.0 %" in (*sentences.can, *sentences.cannot)[0]
 
 
 @pytest.mark.parametrize(("model", "can"), [(1.5, True), (1.6, False)])
 def test_text_is_held_against_counting(model, can):
-    found = abilities({}, {"validation_bits_per_byte": model, "kneser_ney_5gram_bits_per_byte": 1.521})
-    assert bool(found.can) is can
-    assert "1.521" in (*found.can, *found.cannot)[0]
+    sentences = abilities({}, {"validation_bits_per_byte": model, "kneser_ney_5gram_bits_per_byte": 1.521})
+    assert bool(sentences.can) is can
+    assert "1.521" in (*sentences.can, *sentences.cannot)[0]
 
 
 def test_rerun_is_byte_identical(facts, written, tmp_path):
@@ -179,11 +179,11 @@ def test_changes_call_only_clear_differences(facts):
 
 
 def test_a_difference_known_from_one_document_is_unclear_and_has_no_ends():
-    def found(bits):
+    def result_of(bits):
         row = Row("bits_per_byte/all", "all text", bits / 8, "bits/byte", "lower", 1)
         return {"bits": SuiteResult((row,), {"bits_per_byte/all": [[bits], [8.0]]})}
 
-    (change,) = changes({"base": found(16.0), "sft": found(4.0)}, [SuiteInfo("bits", "Text", "")], 1)
+    (change,) = changes({"base": result_of(16.0), "sft": result_of(4.0)}, [SuiteInfo("bits", "Text", "")], 1)
     assert change.verdict == "unclear"
     assert change.interval_text == "unknown from one item"
 
@@ -211,8 +211,8 @@ def test_figures_are_written_in_their_unit():
 
 def test_baselines_are_sorted_and_optional():
     assert baselines({}) == []
-    found = baselines({"bigram_bits_per_byte": 2.5, "kneser_ney_5gram_bits_per_byte": 2.7})
-    assert [value for _, value in found] == [2.7, 2.5]
+    figures = baselines({"bigram_bits_per_byte": 2.5, "kneser_ney_5gram_bits_per_byte": 2.7})
+    assert [value for _, value in figures] == [2.7, 2.5]
 
 
 def test_sources_are_counted_largest_first():

@@ -111,20 +111,20 @@ def test_wrong_parameters_are_refused_by_name(change, named):
 def test_probes_hold_the_key_at_its_depth_and_at_the_end(base):
     tok = K2Tokenizer.load(base[0])
     filler = np.zeros((3, 200), dtype=np.int64)
-    asked = passkey.probes(tok, filler, 200, Passkey(digits=4, depths=3, trials=2), seed=5)
-    assert len(asked) == 6
-    for probe in asked:
+    probes = passkey.probes(tok, filler, 200, Passkey(digits=4, depths=3, trials=2), seed=5)
+    assert len(probes) == 6
+    for probe in probes:
         assert probe.tokens.shape == (200,)
         said = tok.decode(probe.tokens[-probe.key_tokens :].tolist()).strip()
         assert len(said) == 4
         whole = tok.decode(probe.tokens.tolist())
         assert whole.count(said) == 3
         assert whole.endswith(said)
-    places = [int(np.argmax(probe.tokens != 0)) for probe in asked[:3]]
+    places = [int(np.argmax(probe.tokens != 0)) for probe in probes[:3]]
     assert places == sorted(places)
     assert places[0] < places[2]
     other = passkey.probes(tok, filler, 200, Passkey(digits=4, depths=3, trials=2), seed=6)
-    assert any((a.tokens != b.tokens).any() for a, b in zip(asked, other))
+    assert any((a.tokens != b.tokens).any() for a, b in zip(probes, other))
 
 
 def test_a_model_that_knows_the_key_is_found_out():
@@ -134,10 +134,10 @@ def test_a_model_that_knows_the_key_is_found_out():
         model.norm.weight.zero_()
     probe = passkey.Probe(np.array([1, 2, 3, 0, 0]), 2, 0.5)
     other = passkey.Probe(np.array([1, 2, 3, 5, 5]), 2, 0.5)
-    found = passkey.ask(model, [probe, other], "float32")  # all logits equal: token 0 is the first of them
-    assert found.accuracy == 0.5
-    assert found.token_accuracy == 0.5
-    assert found.nats_per_token == pytest.approx(np.log(61), abs=1e-4)
+    score = passkey.ask(model, [probe, other], "float32")  # all logits equal: token 0 is the first of them
+    assert score.accuracy == 0.5
+    assert score.token_accuracy == 0.5
+    assert score.nats_per_token == pytest.approx(np.log(61), abs=1e-4)
 
 
 def test_scaling_keeps_the_weights_and_changes_only_positions():

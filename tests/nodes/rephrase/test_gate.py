@@ -113,9 +113,9 @@ def test_numbers_in_another_record_are_refused():
 
 def test_an_answer_belongs_to_its_question():
     source = "Population, male: 3,890\nPopulation, female: 3,702"
-    told = "Q: What is the male population?\nA: {}.\nQ: What is the female population?\nA: {}."
-    assert judge(source, told.format("3,890", "3,702"), LIMITS, longest=4.0) == []
-    assert judge(source, told.format("3,702", "3,890"), LIMITS, longest=4.0)
+    template = "Q: What is the male population?\nA: {}.\nQ: What is the female population?\nA: {}."
+    assert judge(source, template.format("3,890", "3,702"), LIMITS, longest=4.0) == []
+    assert judge(source, template.format("3,702", "3,890"), LIMITS, longest=4.0)
 
 
 def test_a_loop_and_a_length_out_of_bounds_are_refused():

@@ -34,8 +34,8 @@ def test_pieces_lose_no_word_and_stay_short(text, chunk_bytes):
     pieces = pieces_of(text, chunk_bytes)
     longest = max((len(unit.text.encode()) for unit in units_of(text)), default=0)
     assert all(len(join(units).encode()) <= max(2 * chunk_bytes, longest + 2) for units in pieces)
-    told = " ".join(join(units) for units in pieces).split()
-    assert told == [word for unit in units_of(text) for word in unit.text.split()]
+    joined = " ".join(join(units) for units in pieces).split()
+    assert joined == [word for unit in units_of(text) for word in unit.text.split()]
 
 
 @pytest.mark.parametrize("style", [name for name in P.styles if name != "learning_note"])
@@ -44,28 +44,28 @@ def test_pieces_lose_no_word_and_stay_short(text, chunk_bytes):
 @pytest.mark.parametrize(("text", "title"), [(CHILE, "Chile: Geography"), (DOCSTRING, "queue (documentation)")])
 def test_rewrites_are_faithful_and_no_copies(style, perspective, key, text, title):
     one = piece(text, style, perspective, title, key)
-    told = TemplateWriter().rewrite(one)
-    assert told == TemplateWriter().rewrite(one)
-    assert judge(one.text, told, P.gate, title, one.style.longest) == []
-    assert told != text
+    rewrite = TemplateWriter().rewrite(one)
+    assert rewrite == TemplateWriter().rewrite(one)
+    assert judge(one.text, rewrite, P.gate, title, one.style.longest) == []
+    assert rewrite != text
 
 
 @pytest.mark.parametrize("text", [PROBLEM, DRILL])
 @pytest.mark.parametrize("key", ["a", "b", "c", "d"])
 def test_learning_notes_are_faithful(text, key):
     one = piece(text, "learning_note", key=key, title="Sums")
-    told = TemplateWriter().rewrite(one)
-    assert judge(one.text, told, P.gate, "Sums", one.style.longest, METHOD_WORDS) == []
-    assert "Answer:" not in told
+    rewrite = TemplateWriter().rewrite(one)
+    assert judge(one.text, rewrite, P.gate, "Sums", one.style.longest, METHOD_WORDS) == []
+    assert "Answer:" not in rewrite
 
 
 def test_styles_and_perspectives_tell_the_same_differently():
-    told = {
+    rewrites = {
         TemplateWriter().rewrite(piece(CHILE, style, perspective, key=f"{style}:{perspective}"))
         for style in ("encyclopedia", "interview", "briefing", "lecture")
         for perspective in P.perspectives
     }
-    assert len(told) == 12
+    assert len(rewrites) == 12
 
 
 def test_the_opener_stands_once_in_a_long_document():
@@ -88,22 +88,22 @@ def test_the_opener_stands_once_in_a_long_document():
     ],
 )
 def test_sentences_are_rearranged(sentence, expected):
-    told = {restructure(sentence, key) for key in "abcdefghij"}
-    assert told <= {sentence, expected}
-    assert expected in told
+    rewrites = {restructure(sentence, key) for key in "abcdefghij"}
+    assert rewrites <= {sentence, expected}
+    assert expected in rewrites
 
 
 @pytest.mark.parametrize("word", sorted(SYNONYMS))
 def test_a_synonym_keeps_the_gate_content(word):
     sentence = f"The old town {word} the wooden bridge near 1541 houses."
-    told = synonyms(sentence, "k", thorough=1.0)
-    assert told != sentence
-    assert not [reason for reason in judge(sentence, told, P.gate) if not reason.startswith("content_invented")]
+    rewrites = synonyms(sentence, "k", thorough=1.0)
+    assert rewrites != sentence
+    assert not [reason for reason in judge(sentence, rewrites, P.gate) if not reason.startswith("content_invented")]
 
 
 def test_lists_change_their_order_only_where_it_is_safe():
-    told = vary_list("copper, timber, iron ore, nitrates", "a")
-    assert sorted(told.replace(" and ", ", ").split(", ")) == ["copper", "iron ore", "nitrates", "timber"]
+    rewrites = vary_list("copper, timber, iron ore, nitrates", "a")
+    assert sorted(rewrites.replace(" and ", ", ").split(", ")) == ["copper", "iron ore", "nitrates", "timber"]
     for text in ("salt, 3% iron, coal", "Serb, other, none", "a, b and c, d", "one, two"):
         assert vary_list(text, "a") == text
 

@@ -219,7 +219,7 @@ def test_a_run_that_is_killed_or_drained_goes_on_and_ends_in_the_same_bytes(stag
     monkeypatch.setattr(policy, "collect", rollouts.collect)
     resumed = reinforce(stage, tmp_path / "cut")
 
-    monkeypatch.setattr(drain, "asked", lambda: True)
+    monkeypatch.setattr(drain, "end_requested", lambda: True)
     for _ in range(RL["iterations"] - 1):
         with pytest.raises(drain.Drained):
             reinforce(stage, tmp_path / "drained", checkpoint_every=4)

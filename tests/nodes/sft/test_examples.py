@@ -20,12 +20,14 @@ DOCUMENT = {
 
 def test_chats_ask_for_short_facts_by_subject_and_field():
     rows = list(examples.chats([DOCUMENT]))
-    told = {json.loads(row["messages"])[1]["content"]: json.loads(row["messages"])[0]["content"] for row in rows}
-    assert set(told) == {"Santiago", "743,812 sq km"}
-    assert "Chile" in told["Santiago"]
-    assert "capital" in told["Santiago"]
-    assert "Geography" not in told["Santiago"]
-    assert "area (land)" in told["743,812 sq km"]
+    question_by_answer = {
+        json.loads(row["messages"])[1]["content"]: json.loads(row["messages"])[0]["content"] for row in rows
+    }
+    assert set(question_by_answer) == {"Santiago", "743,812 sq km"}
+    assert "Chile" in question_by_answer["Santiago"]
+    assert "capital" in question_by_answer["Santiago"]
+    assert "Geography" not in question_by_answer["Santiago"]
+    assert "area (land)" in question_by_answer["743,812 sq km"]
 
 
 @pytest.mark.parametrize("line", ["no colon here", "Url: ", "X: y", "12: twelve", "A" * 60 + ": long field"])

@@ -27,9 +27,9 @@ def test_elements_that_wait_share_a_line() -> None:
     assert [seen.element for seen in parse_show(line)] == [0, 1, 4]
 
 
-@pytest.mark.parametrize(("told", "found"), [(None, [None]), ("3", [3]), ("0-2", [0, 1, 2]), ("1,5-6%4", [1, 5, 6])])
-def test_elements(told: str | None, found: list[int | None]) -> None:
-    assert elements(told) == found
+@pytest.mark.parametrize(("text", "numbers"), [(None, [None]), ("3", [3]), ("0-2", [0, 1, 2]), ("1,5-6%4", [1, 5, 6])])
+def test_elements(text: str | None, numbers: list[int | None]) -> None:
+    assert elements(text) == numbers
 
 
 def test_the_true_exit_code_is_the_derived_one() -> None:

@@ -29,14 +29,14 @@ def test_a_submission_from_its_beginning_to_its_end(tmp_path: Path) -> None:
 def test_an_exit_json_of_another_job_counts_for_nothing(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     assert directory.exit("7") is None
-    told = {"job": "7", "attempt": 1, "rc": 0, "drain": False, "done": True, "failed": False, "ended": 5}
-    (tmp_path / "exit.json").write_text(json.dumps(told))
+    record = {"job": "7", "attempt": 1, "rc": 0, "drain": False, "done": True, "failed": False, "ended": 5}
+    (tmp_path / "exit.json").write_text(json.dumps(record))
     assert directory.exit("8") is None
-    found = directory.exit("7")
-    assert found is not None
-    assert (found.attempt, found.rc, found.done) == (1, 0, True)
+    ended = directory.exit("7")
+    assert ended is not None
+    assert (ended.attempt, ended.rc, ended.done) == (1, 0, True)
     (tmp_path / "element-2").mkdir()
-    (tmp_path / "element-2" / "exit.json").write_text(json.dumps({**told, "job": "7_2"}))
+    (tmp_path / "element-2" / "exit.json").write_text(json.dumps({**record, "job": "7_2"}))
     assert directory.exit("7", 2) is not None
     assert directory.exit("7", 1) is None
 
@@ -73,13 +73,13 @@ def test_one_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.3, ""), (-4.0, ""), (61.0, "61 s ahead of"), (-90.2, "90 s behind")])
 def test_clocks_that_disagree_are_told(tmp_path: Path, seconds: float, words: str) -> None:
-    told = skew(seconds, tmp_path)
-    assert words in told
-    assert bool(told) == bool(words)
+    warning = skew(seconds, tmp_path)
+    assert words in warning
+    assert bool(warning) == bool(words)
 
 
 @pytest.mark.parametrize(
-    ("told", "names"),
+    ("text", "names"),
     [
         ("", []),
         ("h800-0", ["h800-0"]),
@@ -88,8 +88,8 @@ def test_clocks_that_disagree_are_told(tmp_path: Path, seconds: float, words: st
         ("r[1-2]n[3,5]", ["r1n3", "r1n5", "r2n3", "r2n5"]),
     ],
 )
-def test_node_names(told: str, names: list[str]) -> None:
-    assert expand(told) == names
+def test_node_names(text: str, names: list[str]) -> None:
+    assert expand(text) == names
 
 
 def test_a_full_disc_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
