@@ -30,7 +30,7 @@ class _Twice(Exception):
     """A key that occurs twice in one mapping; the message names the key and the lines."""
 
     def __init__(self, key: str, line: int, before: int) -> None:
-        super().__init__(f"line {line}: the key {key} stands twice in one mapping (before in line {before}): keep one")
+        super().__init__(f"line {line}: the key {key} occurs twice in one mapping (first in line {before}): keep one")
 
 
 def read_yaml(path: Path | str, shown: str | None = None) -> Any:

@@ -71,4 +71,4 @@ def _check(actual: pl.Schema, want: pl.Schema, name: str) -> None:
             raise UserError(f"table {name}: the column {column} is {actual[column]}, the schema says {kind}.")
     if extra := [column for column in actual if column not in want]:
         raise UserError(f"table {name}: the columns {', '.join(extra)} are not in its schema.")
-    raise UserError(f"table {name}: the columns stand in the order {list(actual)}, the schema says {list(want)}.")
+    raise UserError(f"table {name}: the columns are in the order {list(actual)}, the schema says {list(want)}.")

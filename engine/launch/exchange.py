@@ -125,11 +125,7 @@ def raise_error(workspace: Path, node: str, status: int) -> None:
 
 def how_it_ended(who: str, status: int) -> str:
     """Return the message on a process that ended with `status` and left none itself."""
-    how = (
-        f"was killed by signal {-status}"
-        if status < 0
-        else f"failed with exit code {status} (what it said stands above)"
-    )
+    how = f"was killed by signal {-status}" if status < 0 else f"failed with exit code {status} (see its output above)"
     return f"{who} {how}; run the same command again and it goes on from its last checkpoint."
 
 

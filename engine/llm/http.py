@@ -118,7 +118,7 @@ def _refused(base_url: str, error: urllib.error.HTTPError, key: str, where: str,
 
 def _key_remedy(settings: LLMSettings) -> str:
     name = settings.api_key_env
-    return f"put a valid key into the environment variable {name}, or into a file whose path stands in {name}{FILE}"
+    return f"put a valid key into the environment variable {name}, or into a file whose path is in {name}{FILE}"
 
 
 def _body(error: urllib.error.HTTPError) -> bytes:

@@ -64,7 +64,7 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str)
     """Refuse a tensor of another shape, or with NaN or infinity."""
     if tuple(tensor.shape) != shape:
         shapes = f"{tuple(tensor.shape)}, but {CONFIG} asks for {shape}"
-        raise UserError(f"{source}: tensor {name} has shape {shapes}; they are of two models")
+        raise UserError(f"{source}: tensor {name} has shape {shapes}; they belong to different models")
     if not tensor.isfinite().all():
         raise UserError(f"{source}: tensor {name} holds NaN or infinity; take an earlier checkpoint")
 

@@ -1,4 +1,4 @@
-"""The `model:` block of a stage's parameters: K2Config's fields, of which some are null until a run settles them."""
+"""The `model:` block of a stage's parameters: K2Config's fields, some of which may be null until a run decides them."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,6 +12,7 @@ from engine.errors import UserError
 from engine.model.config import K2Config, number_wanted
 
 _ELSEWHERE = frozenset({"max_position_embeddings", "rope_scaling"})
+<<<<<<< HEAD
 """Fields of K2Config that no block has: the sequence length and the stage extend decide them."""
 _TYPES = {field.name: field.type for field in fields(K2Config) if field.name not in _ELSEWHERE}
 _MAY_BE_NULL = frozenset({"vocab_size", "routed_scaling_factor"})
@@ -43,17 +44,33 @@ def _exact(kind: Any, value: Any) -> Any:
 
 ModelBlock = Annotated[dict[str, Any], BeforeValidator(checked_block)]
 """The type of such a block in a schema."""
+=======
+"""Fields of K2Config that are never in the block: the sequence length and the extend stage decide them."""
+_SETTLED: dict[str, Any] = {"vocab_size": (int | None, None), "routed_scaling_factor": (float | None, ...)}
+"""Fields that may be null, with their types and defaults in pydantic's form."""
+_FIELDS: dict[str, Any] = {field.name: (field.type, ...) for field in fields(K2Config) if field.name not in _ELSEWHERE}
+_Block: type[BaseModel] = create_model("_Block", __config__=ConfigDict(extra="forbid"), **(_FIELDS | _SETTLED))
+
+
+def checked_block(block: Any) -> dict[str, Any]:
+    """Return the block with every field of the right type; pydantic's ValidationError names a wrong field."""
+    return _Block.model_validate(block).model_dump()
+
+
+ModelBlock = Annotated[dict[str, Any], BeforeValidator(checked_block)]
+"""The type of such a block in a schema. All fields but `vocab_size` are required."""
+>>>>>>> 05c8e32 (Say a few messages more plainly)
 
 
 def config_from_parameters(block: Mapping[str, Any], vocab_size: int, max_position_embeddings: int) -> K2Config:
-    """Return the configuration that a `model:` block describes, with its null fields settled.
+    """Return the configuration that a `model:` block describes, with its null fields decided.
 
     A `vocab_size` of null is the tokenizer's, and a `routed_scaling_factor` of null is computed from the numbers of
     experts (`gate_factor`). The context is the length that the stage trains at.
 
     Args:
-        block: K2Config's fields but the context and its scaling.
-        vocab_size: tokens of the tokenizer.
+        block: K2Config's fields except for the context and its scaling.
+        vocab_size: number of tokens of the tokenizer.
         max_position_embeddings: the context, in tokens.
 
     Raises:
@@ -78,7 +95,7 @@ def config_from_parameters(block: Mapping[str, Any], vocab_size: int, max_positi
 
 @lru_cache
 def gate_factor(n_experts: int, k: int, samples: int = 20_000) -> float:
-    """The routed scaling factor that gives a mixture the output size of a dense feed-forward.
+    """Return the routed scaling factor that gives a mixture the output size of a dense feed-forward.
 
     Mean of 1/‖p‖₂ over Gaussian router logits, sigmoid, top k, normalised to sum 1 (Moonlight, figure 6):
     2.446 for 64 choose 6, 2.828 for 384 choose 8. Rounded to 3 places, from a fixed stream.

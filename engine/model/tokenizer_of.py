@@ -19,7 +19,8 @@ def check_tokenizer(vocab_size: int, extra: dict[str, Any], tok: K2Tokenizer, so
         _refuse_tokenizer(source, named, tok, "")
     if vocab_size < tok.vocab_size:
         raise UserError(
-            f"{source}: vocab_size is {vocab_size}, but the tokenizer has {tok.vocab_size} ids; they are of two models"
+            f"{source}: vocab_size is {vocab_size}, but the tokenizer has {tok.vocab_size} ids; they belong to "
+            "different models"
         )
 
 

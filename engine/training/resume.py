@@ -230,7 +230,7 @@ def _refusal(directory: Path, changed: dict[str, list[Any]]) -> str:
     names = ", ".join(f"{name} ({then}, now {now})" for name, (then, now) in sorted(changed.items()))
     stage = directory.parts[directory.parts.index(WORK) + 1] if WORK in directory.parts else None
     again = f"`{command('repro', directory, STAGE=stage, RESUME=CLOSE)}`" if stage else f"{RESUME}={CLOSE}"
-    close = f"go on all the same with {again}, which the run record will tell, " if _is_close(changed) else ""
+    close = f"continue nevertheless with {again} (the run record will say so), " if _is_close(changed) else ""
     return (
         f"{directory}: this run began with another {names} and would not end in the same bits; restore the machine's "
         f"setting, {close}or start the stage afresh (--fresh)."

@@ -20,8 +20,8 @@ def test_good_text_is_what_pyyaml_reads() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: 1\nb: 2\na: 3\n", r"f.yml, line 3: the key a stands twice in one mapping \(before in line 1\): keep one."),
-        ("s:\n  deep: {k: 1, k: 2}\n", "f.yml, line 2: the key k stands twice"),
+        ("a: 1\nb: 2\na: 3\n", r"f.yml, line 3: the key a occurs twice in one mapping \(first in line 1\): keep one."),
+        ("s:\n  deep: {k: 1, k: 2}\n", "f.yml, line 2: the key k occurs twice"),
         ("a: [1\n", r"f.yml, line 2, is not valid YAML \(.*expected ',' or ']'"),
         ("a: 1\n\tb: 2\n", "f.yml, line 2, is not valid YAML"),
         ("a: !!python/object:os.system 1\n", "f.yml, line 1, is not valid YAML .*could not determine a constructor"),

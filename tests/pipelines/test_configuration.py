@@ -91,7 +91,7 @@ def test_compute_classes(conf: Path) -> None:
             "rl:\n  seed: 1\n  seed: 2\n",
             "smoke/parameters/rl.yml, line 3: the key seed",
         ),
-        ("base/compute.yml", "cpu: 1\ncpu: 2\n", "conf/base/compute.yml, line 2: the key cpu stands twice"),
+        ("base/compute.yml", "cpu: 1\ncpu: 2\n", "conf/base/compute.yml, line 2: the key cpu occurs twice"),
         ("base/parameters/rl.yml", "rl: [\n", "conf/base/parameters/rl.yml, line 2, is not valid YAML"),
         ("smoke/parameters/rl.yml", "[1, 2]\n", r"conf/smoke/parameters/rl.yml holds [1, 2] where names and values"),
         ("smoke/parameters/rl.yml", "rl: {seed: '${nope}'}\n", "conf/base or conf/smoke, section parameters: "),

@@ -65,7 +65,7 @@ def sbatch(script: Path, key: str) -> str:
     if status:
         if status == TIMED_OUT or _DOWN.search(error):
             raise Unreachable(error)
-        raise Refused(f"Slurm refused {script}: {_words(error)} (the class's fields stand in compute.yml).")
+        raise Refused(f"Slurm refused {script}: {_words(error)} (the class's fields are in compute.yml).")
     return out.split(";")[0]
 
 

@@ -74,7 +74,7 @@ def run_job(
                 directory.update(ended=str(State.SUCCEEDED))
                 return
             job = _another(job, mine, directory, left, said_why, watch.cancelled)
-            say(f"job {mine.id} {_first(left).state} ({_first(left).why}): another goes on from its last checkpoint")
+            say(f"job {mine.id} {_first(left).state} ({_first(left).why}): another continues from its checkpoint")
             attached = None
 
 

@@ -126,7 +126,7 @@ class Watch:
         self.say(line)
         if verdict.state is State.QUEUED and verdict.why.split(",")[0] in MAY_NEVER_START:
             self.say(
-                f"warning: job {self._name(element)} may never start: Slurm says {verdict.why}; it goes on waiting. "
+                f"warning: job {self._name(element)} may never start: Slurm says {verdict.why}; it keeps waiting. "
                 "Ctrl-C cancels it, compute.yml says what it asks for."
             )
 
