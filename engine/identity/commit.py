@@ -1,4 +1,4 @@
-"""Find the commit of a set of files and whether they differ from it, by content, so that no edit gets in between."""
+"""Find the commit of files that were read, and whether they differ from it, even if the tree is edited meanwhile."""
 
 import hashlib
 import subprocess

@@ -74,7 +74,7 @@ class ComputeClass:
         return self.processes_per_node or self.gpus_per_node or 1
 
 
-SLURMS = {one.name for one in fields(ComputeClass)} - EVERYWHERE - LOCALLY
+SLURMS = {each.name for each in fields(ComputeClass)} - EVERYWHERE - LOCALLY
 ALLOWED = {"inplace": EVERYWHERE | LOCALLY, "local": EVERYWHERE | LOCALLY, "slurm": EVERYWHERE | SLURMS}
 """The fields that a class may have, by its launcher."""
 LEAST = {

@@ -112,8 +112,8 @@ def _refused(base_url: str, error: urllib.error.HTTPError, key: str, where: str,
         403: _key_remedy(settings),
         404: "give the address up to and with /v1, and a model that the server has",
     }.get(error.code, "see the server's log")
-    said = _said(_body(error), key)
-    return f"{where}.base_url: {base_url} refuses the request with HTTP {error.code} ({said}); {remedy}"
+    message = _said(_body(error), key)
+    return f"{where}.base_url: {base_url} refuses the request with HTTP {error.code} ({message}); {remedy}"
 
 
 def _key_remedy(settings: LLMSettings) -> str:

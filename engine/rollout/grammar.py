@@ -16,7 +16,7 @@ Part = tuple[bytes, ...] | Literal["integer", "string"]
 """The choices of a fixed part, or the kind of a free one."""
 Text = tuple[Part, ...]
 State = tuple[int, bytes]
-"""The number of the part, and its bytes so far; of a string or a number, only what decides what may follow."""
+"""The part's index and the bytes of it so far; of a string or an integer, just enough to decide what may follow."""
 START: Final[State] = (0, b"")
 DIGITS: Final = b"0123456789"
 ESCAPED: Final = b'"\\/bfnrt'

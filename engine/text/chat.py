@@ -121,8 +121,8 @@ def render(
     The string is for people and for servers, which interpret special tokens anywhere in it: a word joiner breaks those
     that a message spells out. To feed a model, use `encode_chat`, which never makes them special.
     """
-    made = pieces(messages, tools, add_generation_prompt)
-    return "".join(piece.text if piece.special else unspelled(piece.text) for piece in made)
+    rendered = pieces(messages, tools, add_generation_prompt)
+    return "".join(piece.text if piece.special else unspelled(piece.text) for piece in rendered)
 
 
 def encode_chat(

@@ -34,17 +34,17 @@ class Evidence:
     @classmethod
     def gather(cls, task: Task, world: World, messages: list[Message]) -> "Evidence":
         """Pair the transcript's calls with the world's log; both are in the same order."""
-        made = list(all_calls(messages))
+        calls_made = list(all_calls(messages))
         reached = [
             (position, call)
-            for position, call in made
+            for position, call in calls_made
             if call["function"]["name"] in task.tools and parsed_arguments(call) is not None
         ]
         calls = tuple(
             Call(position, logged.tool, logged.arguments, logged.result.outcome)
             for (position, _), logged in zip(reached, world.log, strict=True)
         )
-        return cls(calls, len(made), tuple(messages))
+        return cls(calls, len(calls_made), tuple(messages))
 
 
 def matches_step(step: Step, call: Call) -> bool:
@@ -88,8 +88,8 @@ def facts_missing(task: Task, goal: Goal, evidence: Evidence) -> list[str]:
     texts = [str(m.get("content") or "") for m in evidence.messages[after:] if is_text(m)]
     facts = [_picked(matched[-1]) if fact == PICK else fact for fact in goal.facts]
     wanted = words(" ".join(facts))
-    said = any(wanted <= words(sentence) for text in texts for sentence in _SENTENCE_END.split(text))
-    problems = [] if said else [f"the answer does not say {', '.join(facts)}"]
+    is_said = any(wanted <= words(sentence) for text in texts for sentence in _SENTENCE_END.split(text))
+    problems = [] if is_said else [f"the answer does not say {', '.join(facts)}"]
     if goal.kind == "list" and texts:
         own_keys = {key.lower() for key in application_of(load_tools()[goal.steps[0].tool]).keys}
         extra = words(texts[0]) & own_keys - {fact.lower() for fact in facts} - _other_words(task, goal)
@@ -114,15 +114,15 @@ def contradictions(task: Task, evidence: Evidence) -> list[str]:
             known_from[place] = min(matched[-1].position, known_from.get(place, matched[-1].position))
     listings = [words(" ".join(goal.facts)) for goal in task.goals if goal.kind == "list"]
     problems = []
-    for position, sentence, said in _sentences(evidence):
-        if any(listing <= said for listing in listings):
+    for position, sentence, spoken in _sentences(evidence):
+        if any(listing <= spoken for listing in listings):
             continue
         for (key, field), values in allowed.items():
-            if not {key, field} <= said:
+            if not {key, field} <= spoken:
                 continue
-            if not values & said:
+            if not values & spoken:
                 problems.append(f"'{sentence}' contradicts the result")
-            elif all(position < known_from.get((key, field, value), 0) for value in values & said):
+            elif all(position < known_from.get((key, field, value), 0) for value in values & spoken):
                 problems.append(f"'{sentence}' was said before any call told it")
     return problems
 
@@ -168,8 +168,8 @@ def ungrounded_words(task: Task, messages: list[Message]) -> list[str]:
         if message["role"] in {"user", "tool"}:
             known |= words(str(message["content"]))
         elif message["role"] == "assistant":
-            said = words(str(message.get("content") or ""))
-            problems += [f"'{word}' is made up" for word in sorted(said - known) if word in keys or _is_number(word)]
+            spoken = words(str(message.get("content") or ""))
+            problems += [f"'{word}' is made up" for word in sorted(spoken - known) if word in keys or _is_number(word)]
     return problems
 
 

@@ -173,7 +173,7 @@ def read(directory: Path, history: Path) -> Saved:
         meta = json.loads(file.read_bytes())
         worlds = [(int(first), int(size)) for first, size in meta["worlds"]]
         step, kept, digest = int(meta["step"]), int(meta["history_bytes"]), str(meta["digest"])
-        past, made = list(meta.get("past", [])), dict(meta.get("fingerprint", {}))
+        past, numerics = list(meta.get("past", [])), dict(meta.get("fingerprint", {}))
         file = history
         rows = digest_bytes(file.read_bytes()[:kept])
         file = directory / STATE
@@ -185,7 +185,7 @@ def read(directory: Path, history: Path) -> Saved:
         raise Damaged(f"{history} is damaged: its rows up to step {step} are not those that were written")
     if digest_bytes(data) != digest:
         raise Damaged(f"{file} is damaged: its bytes are not those that were written")
-    return Saved(step, tensors, digest, kept, worlds, past, made)
+    return Saved(step, tensors, digest, kept, worlds, past, numerics)
 
 
 def restore(saved: Saved, model: Module, optimizer: Restorable, where: str) -> None:

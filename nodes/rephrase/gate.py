@@ -218,10 +218,10 @@ def _form(original: Reading, revision: Reading, limits: GateLimits, longest: flo
     ratio = len(revision.text) / max(len(original.text), 1)
     if not limits.shortest <= ratio <= longest:
         yield f"length: {ratio:.2f} times the source"
-    said, before = Counter(sentences(revision.text)), Counter(sentences(original.text))
+    counts, before = Counter(sentences(revision.text)), Counter(sentences(original.text))
     looped = [
         sentence
-        for sentence, n in said.items()
+        for sentence, n in counts.items()
         if n > before[sentence] + _REPEATS and len(sentence) > _LONG_SENTENCE and sentence[-1] != "?"
     ]
     if looped:

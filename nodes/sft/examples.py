@@ -80,7 +80,9 @@ def copying(n: int, validation_share: float, seed: int) -> list[Row]:
     """Return at most `n` different copying drills; the last ones serve for validation."""
     rows = {
         row["id"]: row
-        for row in (_row(digest("drill", json.dumps(said)), "drill", said, [], "train") for said in drills(n, seed))
+        for row in (
+            _row(digest("drill", json.dumps(messages)), "drill", messages, [], "train") for messages in drills(n, seed)
+        )
     }
     first_validation = len(rows) - round(validation_share * len(rows))
     return [

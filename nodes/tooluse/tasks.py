@@ -82,9 +82,9 @@ def _goals(draft: Draft, names: list[str], level: str, impossible: float) -> lis
         two_step = make_two_step(draft, tools)
         goals = [two_step] if two_step else [_possible(draft, tools), _possible(draft, tools)]
         goals.append(make_goal(draft, tools, rng.random() < impossible))
-    made = [goal for goal in goals if goal is not None]
-    asks = {goal.asks[0] for goal in made}
-    return made if len(made) == len(goals) == len(asks) else None
+    possible = [goal for goal in goals if goal is not None]
+    asks = {goal.asks[0] for goal in possible}
+    return possible if len(possible) == len(goals) == len(asks) else None
 
 
 def _possible(draft: Draft, tools: list[Any]) -> Goal | None:
