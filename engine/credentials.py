@@ -72,5 +72,5 @@ def secret(variable: str) -> str:
             "name a file with the secret in it that this machine can read."
         ) from None
     if not content or len(content.split()) > 1:
-        raise UserError(f"{variable}{FILE}: {path} does not hold one single word: write only the secret into it.")
+        raise UserError(f"{variable}{FILE}: {path} does not hold exactly one word: write only the secret into it.")
     return content

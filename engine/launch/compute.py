@@ -126,7 +126,7 @@ def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
         raise UserError(f"{where}launcher: {given['launcher']!r} is unknown; choose one of {', '.join(LAUNCHERS)}.")
     for unknown in sorted(set(given) - ALLOWED[given["launcher"]]):
         raise UserError(
-            f"{where}{unknown}: launcher {given['launcher']} has no such field; it knows "
+            f"{where}{unknown}: launcher {given['launcher']} has no such field; its fields are "
             f"{', '.join(sorted(ALLOWED[given['launcher']]))}."
         )
     values = {key: _value(key, value, where) for key, value in given.items()}

@@ -86,7 +86,7 @@ def _reply(raw: bytes, base_url: str, key: str, where: str) -> ChatReply:
         choice, usage = answer["choices"][0], answer.get("usage") or {}
         text = choice["message"]["content"] or ""
         if not isinstance(text, str):
-            raise TypeError("the content is no text")
+            raise TypeError("the content is not text")
         return ChatReply(
             text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),  # half a pair cannot be stored
             finish_reason=str(choice.get("finish_reason") or "stop"),

@@ -286,7 +286,7 @@ class TokenShards:
             mixture: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             byte_counts = np.load(directory / BYTES_FILE)
         except FileNotFoundError as error:
-            gone = f"{error.filename} is missing, so {directory} is no shard directory"
+            gone = f"{error.filename} is missing, so {directory} is not a shard directory"
             raise UserError(f"{gone}: {remake(path)}.") from None
         except ValueError as error:
             raise UserError(f"{path} or {BYTES_FILE} beside it is damaged ({error}): {remake(path)}.") from None

@@ -99,7 +99,7 @@ class FileSource(_Source):
     revision: str | None = Field(
         None,
         min_length=1,
-        description="of a remote path: which state of it this is (hf://: a commit); it then stands for the content",
+        description="the state of a remote path (hf://: a commit), which then identifies its content in the key",
     )
     text_column: str = Field("text", description="column or field with the text (parquet, jsonl)")
     title_column: str | None = Field(None, description="column or field with a title; without one, name and row number")

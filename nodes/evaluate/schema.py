@@ -29,7 +29,7 @@ class Quiz(_Strict):
     )
     questions: int = Field(ge=1, description="questions per field (fewer if there are not so many facts)")
     choices: int = Field(ge=2, description="answers offered, including the right one: chance is 1/choices")
-    max_answer_bytes: int = Field(ge=1, description="facts with longer answers are no quiz questions")
+    max_answer_bytes: int = Field(ge=1, description="facts with longer answers are not asked for")
     batch: int = Field(ge=1, description="answers per forward pass")
 
 

@@ -127,7 +127,7 @@ class Watch:
         if verdict.state is State.QUEUED and verdict.why.split(",")[0] in MAY_NEVER_START:
             self.say(
                 f"warning: job {self._name(element)} may never start: Slurm says {verdict.why}; it keeps waiting. "
-                "Ctrl-C cancels it, compute.yml says what it asks for."
+                "Ctrl-C cancels it, its requests are in compute.yml."
             )
 
     def _feel_pulse(self, element: int | None, status: client.JobStatus) -> None:

@@ -17,7 +17,10 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
         ({"train": "local"}, "must have the field launcher"),
         ({"train": {"launcher": "local", "nodes": 8}}, "field nodes: launcher local has no such field"),
         ({"train": {"launcher": "inplace", "time": "1:00"}}, "field time: launcher inplace has no such field"),
-        ({"train": {**SLURM, "processes": 8}}, "field processes: launcher slurm has no such field; it knows account"),
+        (
+            {"train": {**SLURM, "processes": 8}},
+            "field processes: launcher slurm has no such field; its fields are account",
+        ),
         ({"train": {**SLURM, "gpus": 8}}, "field gpus: launcher slurm has no such field"),
         ({"train": {"launcher": "local", "processes": 0}}, "field processes: 0 is not a whole number from 1 up"),
         ({"train": {"launcher": "local", "processes": True}}, "field processes: True is not a whole number from 1 up"),
