@@ -12,14 +12,13 @@ from engine.errors import UserError
 from engine.model.config import K2Config, number_wanted
 
 _ELSEWHERE = frozenset({"max_position_embeddings", "rope_scaling"})
-<<<<<<< HEAD
-"""Fields of K2Config that no block has: the sequence length and the stage extend decide them."""
+"""Fields of K2Config that are never in the block: the sequence length and the extend stage decide them."""
 _TYPES = {field.name: field.type for field in fields(K2Config) if field.name not in _ELSEWHERE}
 _MAY_BE_NULL = frozenset({"vocab_size", "routed_scaling_factor"})
 
 
 def checked_block(block: Any) -> dict[str, Any]:
-    """Return the block with all fields, whole numbers and others told apart; `vocab_size` alone may be left out.
+    """Return the block with all fields and exact number types; only `vocab_size` may be left out.
 
     Raises pydantic's ValidationError, which names each field that is unknown, missing or of the wrong kind.
     """
@@ -44,22 +43,6 @@ def _exact(kind: Any, value: Any) -> Any:
 
 ModelBlock = Annotated[dict[str, Any], BeforeValidator(checked_block)]
 """The type of such a block in a schema."""
-=======
-"""Fields of K2Config that are never in the block: the sequence length and the extend stage decide them."""
-_SETTLED: dict[str, Any] = {"vocab_size": (int | None, None), "routed_scaling_factor": (float | None, ...)}
-"""Fields that may be null, with their types and defaults in pydantic's form."""
-_FIELDS: dict[str, Any] = {field.name: (field.type, ...) for field in fields(K2Config) if field.name not in _ELSEWHERE}
-_Block: type[BaseModel] = create_model("_Block", __config__=ConfigDict(extra="forbid"), **(_FIELDS | _SETTLED))
-
-
-def checked_block(block: Any) -> dict[str, Any]:
-    """Return the block with every field of the right type; pydantic's ValidationError names a wrong field."""
-    return _Block.model_validate(block).model_dump()
-
-
-ModelBlock = Annotated[dict[str, Any], BeforeValidator(checked_block)]
-"""The type of such a block in a schema. All fields but `vocab_size` are required."""
->>>>>>> 05c8e32 (Say a few messages more plainly)
 
 
 def config_from_parameters(block: Mapping[str, Any], vocab_size: int, max_position_embeddings: int) -> K2Config:

@@ -79,7 +79,7 @@ def test_a_path_is_found_wherever_the_parameters_hold_it() -> None:
     assert Parameters.model_validate(given).model_dump() == {**given, "wheel": None}, "a path stays a text"
 
 
-def test_files_count_by_content_under_their_own_names(tmp_path: Path, found) -> None:
+def test_files_count_by_content_under_their_own_names(tmp_path: Path, identities_of) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.jsonl").write_text("a")
     (tmp_path / "notes" / "b.jsonl").write_text("b")

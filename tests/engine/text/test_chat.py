@@ -20,7 +20,7 @@ from engine.text.chat import (
     parse_turn_ids,
     render,
 )
-from engine.text.special import TOOL_TOKENS, special_tokens
+from engine.text.special import JOINER, TOOL_TOKENS, special_tokens
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.messages import parsed_arguments
 from engine.toolworld.specs import load_tools
@@ -136,7 +136,9 @@ def test_transformers_agrees_on_text_and_ids(hugging_face, tokenizer: K2Tokenize
 def test_ids_decode_to_the_rendering(tokenizer: K2Tokenizer, messages: list[dict[str, Any]]) -> None:
     ids, mask = encode_chat(tokenizer, messages, TOOLS)
     assert len(ids) == len(mask)
-    assert tokenizer.decode(ids) == render(messages, TOOLS)
+    rendering = render(messages, TOOLS)
+    assume(JOINER not in rendering)  # a message spells a special token, which only the rendering breaks
+    assert tokenizer.decode(ids) == rendering
 
 
 def test_mask_covers_what_the_assistant_writes(tokenizer: K2Tokenizer) -> None:
