@@ -43,7 +43,7 @@ class Interval:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Both ends. Raises ValueError where one item alone leaves them open."""
+        """Both ends of the interval; raises ValueError if there is only one item, which leaves them open."""
         if self.low is None or self.high is None:
             raise ValueError(f"of {self.value}, from one item alone, no interval is known")
         return self.low, self.high

@@ -54,8 +54,8 @@ def install() -> None:
 
 
 def request() -> None:
-    """Have `asked` say yes from now on: a worker has heard by other means than a signal that it is to end soon."""
-    global _signalled  # noqa: PLW0603 - as of a signal, there is one a process
+    """Make `end_requested` true from now on, for a worker that was asked to end soon by other means than a signal."""
+    global _signalled  # noqa: PLW0603 - like a signal, it belongs to the whole process
     _signalled = True
 
 

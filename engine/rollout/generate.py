@@ -46,7 +46,7 @@ class Constraint(Protocol):
         ...
 
     def take(self, row: int, token: int) -> None:
-        """Note that the prompt `row` goes on with `token`."""
+        """Record that `token` was drawn for the prompt `row`."""
         ...
 
 

@@ -89,6 +89,6 @@ def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> Mu
 
 
 def rate_of(schedule: Schedule) -> Callable[[int], float]:
-    """The learning rate by step (from 0) that a schedule describes: WSD counted in steps, which are of equal size."""
+    """Return a schedule's learning rate as a function of the step (from 0): WSD in steps, which have equal size."""
     wsd = WSD(**schedule.model_dump())
     return lambda step: wsd.lr(step + 1)

@@ -51,11 +51,11 @@ class Optimizer(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything that `load_state_dict` needs for the same updates to come, by name."""
+        """Return by name everything that `load_state_dict` needs, so that later updates are the same."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         ...
 
 

@@ -48,7 +48,7 @@ class Restorable(Protocol):
     """An optimizer whose state can be restored."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what the optimizer's `state_dict` returned when the checkpoint was written."""
+        """Restore what the optimizer's `state_dict` returned when the checkpoint was written."""
         ...
 
 
