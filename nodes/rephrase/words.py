@@ -57,8 +57,7 @@ POLAR_WORDS = word_set(
 
 
 # The left side may be replaced by the right in running text without a change of meaning or of grammar. For the gate,
-# the content words of a pair mean the same. Pairs with a negation or a word of direction on one side only do not belong
-# here.
+# the content words of a pair mean the same. Pairs with a negation or a word of direction on one side only are left out.
 SYNONYMS = {
     "by using": "by means of",
     "a number of": "several",

@@ -156,7 +156,7 @@ class PolicyTraining:
             # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
             "kl": (part.counts_M / part.live * (ratio_M.exp() - 1 - ratio_M)).sum(),
             "ratio_max": ratio_M.abs().max(),
-            # How far the sampling policy, read by a narrow trainer, is from itself when it sampled.
+            # The difference between the sampling policy in the trainer's narrow type and in the sampler's.
             **({"sampler_gap": (old_M - part.drawn_logprobs_M).abs().mean()} if narrow else {}),
         }
 
