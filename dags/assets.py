@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
-from dags import report
+from dags import checks, report
 from dags.attending import attended_here
 from dags.execute import cause, run_logged, stage_command, track_command
-from dags.lineage import dependencies, gated
-from dags.metadata import CHECK, gate_report, materialisation, verdict, verdict_metadata
-from dags.plan import ABOUT, PLAN, plan, plan_check
+from dags.lineage import dependencies
+from dags.metadata import materialisation
+from dags.plan import plan
 from engine.identity.records import good_records, read_records
 from pipelines import graph
 from pipelines.stages_file import StageSpec
@@ -21,8 +21,6 @@ KINDS = {"TableDataset": {"parquet", "polars"}, "DirectoryDataset": {"files"}, "
 
 GPU = "gpu"
 """The concurrency pool of the stages of compute class `train`: by default one at a time, over all runs."""
-
-ABOUT_GATE = "The table's gate, judged before it was published."
 
 
 class StageConfig(dg.Config):
@@ -38,10 +36,7 @@ def stage_assets(spec: StageSpec, profile: str, code_version: str | None) -> dg.
     @dg.multi_asset(
         name=spec.name,
         specs=[_asset(spec, dataset, code_version) for dataset in outline.outputs],
-        check_specs=[
-            *(dg.AssetCheckSpec(CHECK, asset=name, description=ABOUT_GATE) for name in gated(outline.outputs)),
-            *(dg.AssetCheckSpec(PLAN, asset=name, description=ABOUT) for name in outline.outputs),
-        ],
+        check_specs=list(checks.specs(outline.outputs)),
         can_subset=False,
         pool=GPU if spec.compute == "train" else None,
         op_tags={"stage": spec.name, "compute": spec.compute, "profile": profile},
@@ -71,9 +66,9 @@ def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iter
     context.log.info(" ".join(command[2:]))
     status, tail = run_logged(command, context.log.info)
     if status:
-        yield from _refusals(stage, profile, begun)
+        yield from checks.refusals(stage, profile, begun)
         now = plan(profile)
-        yield from (plan_check(name, now[stage]) for name in graph.stage_graph(stage).outputs)
+        yield from (checks.plan_check(name, now[stage]) for name in graph.stage_graph(stage).outputs)
         why = _recorded_error(profile, stage, begun) or cause(tail)
         raise dg.Failure(f"stage {stage} failed: {why}", metadata={"output": dg.MetadataValue.md(_code(tail))})
     run_logged(track_command(profile), context.log.info)  # a server that is down costs a warning, as in `make repro`
@@ -86,7 +81,7 @@ def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iter
             asset_key=dataset,
             metadata=materialisation(profile, dataset, made[-1] if made else None),
             data_version=dg.DataVersion(digest or "absent"),
-            check_results=[*(_check(profile, name) for name in gated((dataset,))), plan_check(dataset, now[stage])],
+            check_results=checks.results(profile, dataset, now[stage]),
         )
 
 
@@ -104,31 +99,6 @@ def _asset(spec: StageSpec, dataset: str, code_version: str | None) -> dg.AssetS
         description=f"{inspect.getdoc(node.func) or node.name}\n\nStage `{spec.name}`, node `{node.name}`.",
         metadata={"stage": spec.name, "compute": spec.compute, "dataset": kind},
     )
-
-
-def _check(profile: str, dataset: str) -> dg.AssetCheckResult:
-    """The verdict on a table that was just published, judged again if the report at hand is not on this table."""
-    found = verdict(profile, dataset)
-    if found is None or not found["passed"]:
-        from pipelines import gates
-
-        gates.check(dataset, graph.dataset(profile, dataset).load(), gate_report(profile, dataset).parent)
-        found = verdict(profile, dataset)
-    assert found is not None
-    return dg.AssetCheckResult(
-        passed=found["passed"], asset_key=dataset, check_name=CHECK, metadata=verdict_metadata(profile, found)
-    )
-
-
-def _refusals(stage: str, profile: str, since: float) -> Iterator[dg.AssetCheckResult]:
-    """The gates that refused a table after `since`."""
-    for dataset in gated(graph.stage_graph(stage).outputs):
-        path = gate_report(profile, dataset)
-        found = verdict(profile, dataset)
-        if found and not found["passed"] and path.stat().st_mtime >= since:
-            yield dg.AssetCheckResult(
-                passed=False, asset_key=dataset, check_name=CHECK, metadata=verdict_metadata(profile, found)
-            )
 
 
 def _recorded_error(profile: str, stage: str, since: float) -> str | None:

@@ -12,25 +12,9 @@ from engine.artifacts.files import canonical_json, digest_bytes, files_below, ob
 from engine.remedy import make_again, move_aside
 from pipelines import graph
 
-CHECK = "great_expectations"
 PLOT_WIDTH = 720  # pixels; a plot inside the event log has to be small
 MOST_PLOTS = 4
 RECENT_EVENTS = 500
-
-
-def latest_check(
-    instance: dg.DagsterInstance, dataset: str, check: str, since_made: bool = False
-) -> dg.AssetCheckEvaluation | None:
-    """An asset's latest evaluation of a check; None if it was never evaluated, or not since the asset was last made."""
-    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(dataset), check))
-    if record is None or record.event is None:
-        return None
-    made = instance.get_latest_materialization_event(dg.AssetKey(dataset)) if since_made else None
-    if made and made.timestamp > record.event.timestamp:
-        return None
-    event = record.event.dagster_event
-    data = event.event_specific_data if event else None
-    return data if isinstance(data, dg.AssetCheckEvaluation) else None
 
 
 def reported(instance: dg.DagsterInstance, dataset: str) -> set[str]:

@@ -19,8 +19,9 @@ from typing import Any
 import dagster as dg
 
 from dags.attending import attended_by_dagster, attended_by_driver
+from dags.checks import PLAN, Entry, latest_check, plan_check
 from dags.home import PROFILE_VARIABLE, chosen_profile
-from dags.metadata import latest_check, reported
+from dags.metadata import reported
 from dags.versions import working_tree
 from engine.artifacts.files import digest_bytes, files_below
 from engine.identity.records import read_record
@@ -29,10 +30,8 @@ from pipelines.errors import report_errors
 from pipelines.stages_file import ROOT, load_stages_file
 from pipelines.status import stage_status
 
-PLAN = "plan"
-ABOUT = "Passed if `make plan` says fresh; else its state and the reason: a warning, or an error where it failed."
-Plan = dict[str, dict[str, str | None]]
-"""Stage → state, reason and the name of its last good run's record."""
+Plan = dict[str, Entry]
+"""Stage → what the plan says of it."""
 
 
 def plan(profile: str) -> Plan:
@@ -45,16 +44,6 @@ def plan(profile: str) -> Plan:
         }
         for stage, status in stage_status(profile).items()
     }
-
-
-def plan_check(dataset: str, entry: dict[str, str | None]) -> dg.AssetCheckResult:
-    """The plan's word on one asset."""
-    failed = entry["state"] == "failed"
-    return dg.AssetCheckResult(
-        passed=entry["state"] == "fresh", asset_key=dataset, check_name=PLAN, description=_sentence(entry),
-        severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
-        metadata={name: value or "none" for name, value in entry.items()},
-    )  # fmt: skip
 
 
 def changed(instance: dg.DagsterInstance, now: Plan) -> Iterator[dg.AssetCheckEvaluation]:
@@ -97,7 +86,7 @@ def plan_sensor(profile: str) -> dg.SensorDefinition:
     return report_plan
 
 
-def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: dict[str, str | None]) -> bool:
+def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: Entry) -> bool:
     """Whether Dagster has the run that the plan speaks of: its materialisation would outdate an earlier word."""
     if entry["record"] is None:
         return True
@@ -139,10 +128,6 @@ def _known(instance: dg.DagsterInstance, dataset: str) -> dict[str, Any] | None:
     if found is None:
         return None
     return {name: found.metadata[name].value for name in ("state", "reason", "record") if name in found.metadata}
-
-
-def _sentence(entry: dict[str, str | None]) -> str:
-    return f"{entry['state']}: {entry['reason']}"
 
 
 def main() -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import dagster as dg
 
 from dags.attending import attended_by_dagster
+from dags.checks import CHECK, latest_check
 from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
-from dags.metadata import CHECK, latest_check, materialisation, reported, verdict, verdict_metadata
+from dags.metadata import materialisation, reported, verdict, verdict_metadata
 from dags.versions import code_version
 from engine.identity.records import good_records
 from pipelines import graph

@@ -9,10 +9,9 @@ import dagster as dg
 import pytest
 
 from dags.assets import GPU
+from dags.checks import CHECK, PLAN
 from dags.definitions import definitions, executor
 from dags.lineage import dependencies, gated
-from dags.metadata import CHECK
-from dags.plan import PLAN
 from pipelines import graph
 from pipelines.stages_file import ROOT, load_stages_file
 

@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 
 from dags import assets, report
+from dags.checks import CHECK
 from dags.definitions import definitions
 from dags.lineage import gated
-from dags.metadata import CHECK
 from pipelines import graph
 
 

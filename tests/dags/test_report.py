@@ -6,7 +6,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from dags import report
 from dags.assets import stage_assets
-from dags.metadata import CHECK
+from dags.checks import CHECK
 from dags.versions import code_version
 from pipelines import graph
 from pipelines.stages_file import load_stages_file
