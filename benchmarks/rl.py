@@ -140,8 +140,8 @@ class Bench:
 
         from engine.model.checkpoint import load_checkpoint
         from engine.text.tokenizer import K2Tokenizer
-        from nodes.rl.families import families_of
         from nodes.rl.outcome import outcome
+        from nodes.rl.rewards import families_of
         from nodes.rl.schema import Parameters as RlParameters
 
         budget = (self.result(seed, "rl") or {})["cpu_seconds"]

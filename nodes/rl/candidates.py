@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.model import K2Model
 from engine.parallel import data
-from nodes.rl.families import Family
+from nodes.rl.rewards import Family
 from nodes.rl.schema import Parameters
 
 

@@ -31,10 +31,10 @@ def train_rl(
     from engine.training.examples import encode, require
     from engine.training.natural import NaturalText
     from engine.training.numerics import settle
-    from nodes.rl.families import families_of
     from nodes.rl.history import write_history
     from nodes.rl.outcome import outcome
     from nodes.rl.policy import PolicyTraining
+    from nodes.rl.rewards import families_of
     from nodes.rl.tables import read_rollouts
 
     p = Parameters.model_validate(parameters)

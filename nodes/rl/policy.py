@@ -26,8 +26,8 @@ from engine.training.loop import LoopSettings, train_loop
 from engine.training.natural import NaturalText
 from engine.training.padded import Padded, group_loss, no_loss, pack_groups
 from nodes.rl.candidates import Candidates
-from nodes.rl.families import Family
 from nodes.rl.objective import squared_objective
+from nodes.rl.rewards import Family
 from nodes.rl.rollouts import Minibatch, Rollouts, collect
 from nodes.rl.schema import Parameters
 from nodes.rl.tables import write_rollouts

@@ -19,8 +19,8 @@ from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
 from engine.rollout.seeds import generator, key
-from nodes.rl.families import Family, SampledResponse
 from nodes.rl.objective import advantages, informative, penalised
+from nodes.rl.rewards import Family, SampledResponse
 from nodes.rl.schema import Parameters
 
 

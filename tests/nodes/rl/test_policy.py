@@ -7,8 +7,8 @@ from engine.rollout.teacher import completion_logprobs
 from engine.training.examples import Encoded
 from engine.training.numerics import autocast
 from nodes.rl import rollouts
-from nodes.rl.families import Sums
 from nodes.rl.policy import PolicyTraining
+from nodes.rl.rewards import Sums
 from tests.nodes import toy
 from tests.nodes.rl.test_rollouts import parameters
 

@@ -10,8 +10,8 @@ from engine.rollout.generate import Completion
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
 from nodes.rl import rollouts
-from nodes.rl.families import SampledResponse, Sums
 from nodes.rl.objective import squared_objective
+from nodes.rl.rewards import SampledResponse, Sums
 from nodes.rl.rollouts import collect, merge, minibatch, permuted
 from nodes.rl.schema import Parameters
 from tests.nodes import toy

@@ -1,6 +1,7 @@
-"""Families of verifiable prompts from which rewards come: sums, and tasks of the tool world.
+"""The rewards: families of prompts, each with a verifier. There are sums, and tasks of the tool world.
 
-Each family has separate prompts for training, for choosing the checkpoint and for the reported number.
+Each family has separate prompts for training, for choosing the checkpoint and for the reported number. To add a reward:
+write a class that follows `Family`, and have `families_of` return it.
 """
 
 from collections.abc import Sequence
