@@ -59,11 +59,11 @@ smoke: $(READY) ## the whole graph at its smallest, in one process
 	@python -m pipelines.commands.code --env smoke
 	kedro run --env smoke --fresh
 
-ui: $(READY) ## Dagster: look at the graph, press its buttons
-	@K2_PROFILE=$(PROFILE) $(FOLLOW) python -m dags.ui
+ui: $(READY) ## Dagster: look at the graph, press its buttons; PORT=3000
+	@K2_PROFILE=$(PROFILE) $(FOLLOW) python -m dags.ui $(if $(PORT),--port $(PORT))
 
-compare: $(READY) ## MLflow: compare runs
-	@python -m pipelines.track --env $(PROFILE) --serve
+compare: $(READY) ## MLflow: compare runs; PORT=5000
+	@python -m pipelines.track --env $(PROFILE) --serve $(if $(PORT),--port $(PORT))
 
 chat: $(READY) ## talk to a checkpoint: CHECKPOINT=base|extended|sft|rl
 	@python -m pipelines.commands.chat --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl)

@@ -1,5 +1,6 @@
 """A scratch copy of the repository in which the graph may be run, edited and killed."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -45,6 +46,13 @@ class Project:
             ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "copy"],
         ):
             subprocess.run(["git", *words], cwd=path, check=True, capture_output=True)
+
+    def copied(self, path: Path) -> "Project":
+        """Return a copy at `path`, with all that was made in this one."""
+        shutil.copytree(self.path, path, symlinks=True)
+        other = copy.copy(self)
+        other.path, other.environment = path, dict(self.environment)
+        return other
 
     def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy."""

@@ -11,9 +11,8 @@ from tests.project import LEDGER, PROFILE, Project
 pytestmark = pytest.mark.slow
 
 
-def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp_path, tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("project"))
-    project.repro(f"{LEDGER}:extend")
+def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp_path, whole: Project):
+    project = whole.copied(tmp_path / "k2")
     made, before = project.digests("pretrain"), project.runs()
 
     out = str(tmp_path / "out")

@@ -26,6 +26,8 @@ def fill(folder: Path) -> Path:
 def test_caches_and_finished_work_go_and_the_rest_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = [fill(root / name) for name in (".ruff_cache", "nodes/__pycache__", "data/smoke/.work/sft/aa")]
     stays = [fill(root / name) for name in ("data/smoke/.work/sft/bb", "data/smoke/.work/sft/cc", "nodes/sft")]
+    stays.append(root / "data/README.md")
+    stays[-1].write_text("")
     runs = root / "data/smoke/.runs/sft"
     runs.mkdir(parents=True)
     (runs / "aa-1.json").write_text(json.dumps({"outcome": "success", "finished": "2026-02"}))
