@@ -83,7 +83,8 @@ def test_the_architecture_is_the_k2_profile_s() -> None:
 
 
 def test_the_table_of_parameters_is_the_code_s() -> None:
-    from engine.model.size import config_from_parameters, n_params
+    from engine.model.parameters import config_from_parameters
+    from engine.model.size import n_params
 
     rows = n_params(config_from_parameters(text.parameters("pretrain", "k2")["model"], 163_840, 4096))
     numbers = re.findall(r"\| \**([\d,]{9,}|881,664)\** \| \**([\d,]+)\**", section("1.4"))
@@ -93,7 +94,7 @@ def test_the_table_of_parameters_is_the_code_s() -> None:
 
 def test_the_table_of_flops_is_the_code_s() -> None:
     from engine.model.flops import flops_per_token
-    from engine.model.size import config_from_parameters
+    from engine.model.parameters import config_from_parameters
 
     config = config_from_parameters(text.parameters("pretrain", "k2")["model"], 163_840, 4096)
     rows = re.findall(r"\| ([\d,]+) \| ([\d.]+) GFLOP \| ([\d.]+) GFLOP", section("1.5"))

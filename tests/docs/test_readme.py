@@ -1,6 +1,7 @@
 """The README's commands are read as people read them, and those that no test runs are run, or exist, elsewhere."""
 
 import re
+
 import pytest
 
 from tests.docs.readme import IN_CI, README, ROOT, SUITES, TOO_LONG, commands, is_run
