@@ -4,7 +4,7 @@ Texts and signatures are on disk (`spool`, `minhash`); only a few numbers per pa
 memory grows with the size of a batch and not with that of the corpus.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -13,45 +13,17 @@ import polars as pl
 from engine.artifacts.schema import TableSchema
 from engine.artifacts.tables import ROW_GROUP, polars_schema
 from engine.progress import progress
-from nodes.corpus import files, installed, maths
 from nodes.corpus.clean import normal_form, refusal
 from nodes.corpus.decontaminate import contaminated
 from nodes.corpus.document import Origin, RawDocument, document_id, split_long
 from nodes.corpus.minhash import SignatureFile, Words, shingles, signatures, similar_pairs
-from nodes.corpus.schema import (
-    DOCUMENTS,
-    REJECTED_DOCUMENTS,
-    DocstringSource,
-    ElementsSource,
-    FactbookSource,
-    FileSource,
-    MathsSource,
-    Parameters,
-    Source,
-    StdlibSource,
-)
+from nodes.corpus.schema import DOCUMENTS, REJECTED_DOCUMENTS, Parameters
+from nodes.corpus.sources import MathsSource, Source, read
 from nodes.corpus.spool import Part, Spool
 from nodes.corpus.verdicts import Verdicts
 
 PART_BYTES = 1 << 24
 """Bytes of text in one file of the table, which are in memory while it is written."""
-
-
-def read(name: str, source: Source, seed: int) -> tuple[Origin, Iterable[RawDocument]]:
-    """Return the documents of one source, and where they come from."""
-    match source:
-        case StdlibSource():
-            return installed.python_origin(), installed.read_stdlib(source)
-        case DocstringSource():
-            return installed.python_origin(), installed.read_docstrings(source)
-        case FactbookSource():
-            return installed.factbook_origin(), installed.read_factbook(source)
-        case ElementsSource():
-            return installed.elements_origin(), installed.read_elements(source)
-        case MathsSource():
-            return maths.maths_origin(), maths.read_maths(source, seed)
-        case FileSource():
-            return files.file_origin(name, source), files.read_files(name, source)
 
 
 def collect(p: Parameters, spool: Spool) -> dict[str, Origin]:

@@ -12,7 +12,7 @@ from nodes.corpus.readers.file import File
 from nodes.corpus.readers.jsonl import read_jsonl
 from nodes.corpus.readers.parquet import read_parquet
 from nodes.corpus.readers.text import read_text
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 
 
 def file_origin(name: str, source: FileSource) -> Origin:

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.errors import UserError
 from nodes.corpus.document import Origin, RawDocument, unit_hash
-from nodes.corpus.schema import DocstringSource, ElementsSource, FactbookSource, StdlibSource
+from nodes.corpus.sources import DocstringSource, ElementsSource, FactbookSource, StdlibSource
 
 # Not library code: tests, other people's packages, an editor, and generated or vendored grammars.
 _SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"})

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from engine.errors import UserError
 from engine.rollout.verifiable import Item, TaskSettings, available, items
 from nodes.corpus.document import Origin, RawDocument, unit_hash
-from nodes.corpus.schema import MathsSource
+from nodes.corpus.sources import MathsSource
 from nodes.corpus.worked import SOLUTIONS, Entry, answer_of, question_of
 
 

@@ -23,7 +23,7 @@ from engine.identity.key import flatten, stage_key
 from engine.identity.library import Library
 from engine.identity.sources import UNVERSIONED
 from nodes.corpus import files
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 from pipelines import code_files, graph, sources, status, truth
 from pipelines.commands import why
 from pipelines.datasets import MetricsDataset, publishing_after

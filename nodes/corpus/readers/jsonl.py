@@ -6,7 +6,7 @@ from typing import Any
 
 from nodes.corpus.document import RawDocument
 from nodes.corpus.readers.file import MOST_BYTES, File, decoded
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 
 _BOM = b"\xef\xbb\xbf"
 _KINDS = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}

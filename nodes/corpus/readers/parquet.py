@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from nodes.corpus.document import RawDocument
 from nodes.corpus.readers.file import File, first_line
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 
 _BUFFER = 1 << 20  # bytes read ahead per column, instead of the column's whole part of a row group
 _BATCH_BYTES, _BATCH_ROWS = 1 << 20, 64

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from nodes.corpus.document import RawDocument
 from nodes.corpus.readers.file import MOST_BYTES, File, decoded
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 
 
 def read_text(file: File, source: FileSource) -> Iterator[RawDocument]:

@@ -9,7 +9,7 @@ import pytest
 from engine.errors import UserError
 from nodes.corpus.document import RawDocument
 from nodes.corpus.files import read_files
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 
 
 def source(kind, path, **more):

@@ -7,7 +7,7 @@ from engine.errors import UserError
 from engine.rollout.verifiable import TaskSettings, items, split_of
 from nodes.corpus.decontaminate import contaminated
 from nodes.corpus.maths import read_maths, write_sum
-from nodes.corpus.schema import MathsSource
+from nodes.corpus.sources import MathsSource
 from nodes.corpus.worked import SOLUTIONS
 from nodes.rephrase.arithmetic import facts_of, is_true  # the gate's arithmetic, as an oracle
 

@@ -17,7 +17,7 @@ from engine.errors import UserError
 from nodes.corpus.files import read_files
 from nodes.corpus.readers import file as file_module
 from nodes.corpus.readers import jsonl, text
-from nodes.corpus.schema import FileSource
+from nodes.corpus.sources import FileSource
 
 LINES = b"".join(json.dumps({"text": f"text {n} " + "and more " * 40}).encode() + b"\n" for n in range(400))
 
