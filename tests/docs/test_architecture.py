@@ -73,9 +73,3 @@ def test_a_file_that_lost_the_definition_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", sorted(WORDS))
 def test_the_glossary_explains(word: str) -> None:
     assert re.search(rf"^\| \*\*{word}\*\* \| .{{30,}}", TEXT, re.MULTILINE)
-
-
-def test_every_file_that_the_page_names_is_there() -> None:
-    named = re.findall(r"`((?:dags|pipelines|nodes|engine|kernels|conf|docs|tests)/[\w./]+)`", TEXT)
-    assert len(named) > 15
-    assert [name for name in named if not (ROOT / name).exists()] == []
