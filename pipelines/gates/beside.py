@@ -20,6 +20,9 @@ from pipelines.gates.profile import Statistic
 from pipelines.gates.suites import Suite
 from pipelines.stages_file import ROOT
 
+QUIET = ("-W", "ignore::RuntimeWarning:runpy")
+"""The package imports this module, of which Python would warn whoever watches the stage."""
+
 _started: "subprocess.Popen[str] | None" = None
 
 
@@ -28,7 +31,7 @@ def start() -> None:
     global _started  # noqa: PLW0603 - a process has one beside it, from its first gate to `stop`
     if _started is None:
         _started = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.gates.beside", str(os.getpid())],
+            [sys.executable, *QUIET, "-m", "pipelines.gates.beside", str(os.getpid())],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -33,6 +33,13 @@ def test_it_answers_as_this_process_would() -> None:
         beside.validate("t", {"rows": 1}, wrong)
 
 
+def test_it_says_nothing_to_whoever_watches(capfd: pytest.CaptureFixture[str]) -> None:
+    beside.start()
+    beside.validate("t", {"rows": 1}, SUITE)
+    beside.stop()
+    assert "Warning" not in capfd.readouterr().err
+
+
 @pytest.mark.usefixtures("started")
 def test_a_killed_one_is_told_in_a_sentence() -> None:
     assert beside._started is not None
