@@ -48,6 +48,8 @@ def on_smoke(command: str) -> str:
     """Return a command of the README as it is run here: on the smoke profile, in the environment that there is."""
     if command == "dvc repro":
         return f"dvc repro {LEDGER}"
+    if command.startswith("sed -i "):
+        return f"{command} && ! git diff --quiet -- {command.rsplit(maxsplit=1)[-1]}"  # it found what it was to edit
     if command.startswith("source "):
         return f"{command} && command -v dvc kedro dagster mlflow"
     if command.startswith("kedro run"):
