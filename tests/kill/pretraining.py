@@ -15,15 +15,14 @@ KEDRO = ("kedro", "run", "--env", PROFILE, "--pipelines", STAGE)
 class Pretraining:
     """The project, and what the stage ends in by its number of ranks where nothing stops it."""
 
-    def __init__(self, path: Path) -> None:
-        self.project = Project(path)
+    def __init__(self, project: Project) -> None:
+        self.project = project
         self._ends: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
-        parameters = path / f"conf/{PROFILE}/parameters/pretrain.yml"
+        parameters = project.path / f"conf/{PROFILE}/parameters/pretrain.yml"
         content = yaml.safe_load(parameters.read_text())
         content[STAGE] |= {"schedule": SCHEDULE, "checkpoint_every": STEPS}
         parameters.write_text(yaml.safe_dump(content))
         self.project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
-        self.project.run(*KEDRO[:-1], "corpus,rephrase,tooluse,tokenization")
 
     def use(self, ranks: int) -> None:
         """Train in so many ranks from now on; 0: in the driver."""

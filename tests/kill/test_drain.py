@@ -21,7 +21,7 @@ from tests.project import Project
 
 pytestmark = pytest.mark.slow
 
-NODE, DRAINS = "train_pretrain", 3
+NODE, DRAINS = "train_pretrain", 2
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node=2", "--max-restarts=0", "--shutdown-timeout=60")
 SIGNALS = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 SECONDS = 240
