@@ -16,12 +16,6 @@ from tests.project import shim
 pytestmark = pytest.mark.slow
 
 
-def test_undisturbed(training: Training) -> None:
-    """A job ends in the same bits as two processes on this machine do."""
-    record = training.check_end(training.start(), jobs=1, attempts=1, first=0)
-    assert record["jobs"]["train_pretrain"]["nodes"] == ["h800-0", "h800-1"]
-
-
 def test_requeued(training: Training, cluster: Cluster) -> None:
     driver = training.start()
     training.stop_in_the_middle(driver)
