@@ -47,7 +47,7 @@ def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -
         )
         found |= {f"metric/{name}": value for name, value in shown.items()}
         found |= slurm_jobs(record)
-        if page := mlflow_page(profile, record):
+        if page := mlflow_page(record):
             found["mlflow"] = page
     if plots := _plots(path):
         found["plots"] = dg.MetadataValue.md("\n\n".join(_inline(plot) for plot in plots))

@@ -1,7 +1,8 @@
 """Run records: one JSON file per execution, never an input of a stage.
 
 data/<profile>/.runs/<stage>/<key>-<UTC time>.json holds the key and its parts, user, time, duration, host, commit,
-attempt, outcome and headline metrics; a folder with the same stem may hold the history and its clocks.
+attempt, outcome and headline metrics; a folder with the same stem may hold the history and its clocks, and a file
+`<stem>.mlflow` the ids of the MLflow runs that the record was imported as (pipelines/track/run_ids).
 """
 
 import getpass

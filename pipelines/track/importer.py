@@ -8,6 +8,7 @@ from engine.identity.records import DETACHED, INTERRUPTED, read_records
 from pipelines import graph
 from pipelines.stages_file import load_stages_file
 from pipelines.track.curves import curves, keepsakes, kept_curves, number_like, present
+from pipelines.track.run_ids import RunId, write_run_id
 from pipelines.track.store import COMPLETE, LONGEST_VALUE, PARENT, RECORD, VERSION, Store
 from pipelines.track.versions import Record, Version, versions
 
@@ -43,7 +44,15 @@ class Importer:
                     self._stage_run(record, parent)
                 self._sum_up(version, parent)
                 written += len(new)
+            for record in version.members:
+                self._write_run_id(record)
         return written
+
+    def _write_run_id(self, record: Record) -> None:
+        """Leave the run's id beside its record; of a run that an earlier import wrote, too."""
+        store = self._store
+        run_id = RunId(store.experiment, store.id_of(record_name(record)))
+        write_run_id(record, store.client.tracking_uri, run_id)
 
     def _parent(self, version: Version) -> str:
         """The run of a whole pipeline version; the one opened while its first stage ran, if there is one."""

@@ -1,84 +1,38 @@
 """A materialisation leads to its MLflow run, its Slurm jobs and its line in dvc.lock."""
 
-import json
-import sqlite3
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
-import pytest
 import yaml
 
 from dags import links
 from dags.metadata import materialisation
 from pipelines import graph
+from pipelines.track.run_ids import RunId, write_run_id
 
 SERVER = "MLFLOW_TRACKING_URI"
 
 
-@pytest.fixture(autouse=True)
-def asked_anew():
-    links._find.cache_clear()
+def test_an_imported_run_leads_to_its_page_in_the_local_database(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv(SERVER, f"sqlite:///{tmp_path}/mlflow.db")
+    record, other = runs.add("corpus", 1), runs.add("corpus", 2)
+    write_run_id(record, f"sqlite:///{tmp_path}/mlflow.db", RunId("3", "abc"))
+    assert links.mlflow_page(record).value == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert links.mlflow_page(other) is None
+    assert not (tmp_path / "mlflow.db").exists(), "MLflow itself is not opened"
 
 
-@pytest.fixture
-def database(tmp_path):
-    """The two tables that are looked at, with the run of one record; tests/ui looks at a database MLflow made."""
-    path = tmp_path / "mlflow.db"
-    with sqlite3.connect(path) as made:
-        made.execute("CREATE TABLE runs (run_uuid, experiment_id, lifecycle_stage)")
-        made.execute("CREATE TABLE tags (key, value, run_uuid)")
-        made.executemany("INSERT INTO runs VALUES (?, 3, ?)", [("abc", "active"), ("old", "deleted")])
-        made.executemany("INSERT INTO tags VALUES ('k2.record', ?, ?)", [("corpus/known", "abc"), ("corpus/x", "old")])
-    return f"sqlite:///{path}"
-
-
-def record(runs, stage="corpus", name="known"):
-    made = runs.add(stage, 1)
-    return {**made, "path": made["path"].with_name(f"{name}.json")}
-
-
-def test_a_run_in_the_local_database_leads_to_its_page(runs, database, monkeypatch):
-    monkeypatch.setenv(SERVER, database)
-    page = links.mlflow_page("smoke", record(runs))
-    assert page.value == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
-    assert links.mlflow_page("smoke", record(runs, name="other")) is None
-    assert links.mlflow_page("smoke", record(runs, name="x")) is None, "a run that was deleted"
-
-
-def test_no_database_yet(runs, tmp_path, monkeypatch):
-    monkeypatch.setenv(SERVER, f"sqlite:///{tmp_path}/none.db")
-    assert links.mlflow_page("smoke", record(runs)) is None
-    assert not (tmp_path / "none.db").exists()
-
-
-def test_a_server_is_asked_by_the_record_s_tag(runs, monkeypatch):
-    asked = []
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.answer({"experiment": {"experiment_id": "7"}})
-
-        def do_POST(self):
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.answer({"runs": [{"info": {"run_id": "abc"}}]})
-
-        def answer(self, content):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_port}"
+def test_a_run_leads_to_the_store_that_is_in_use(runs, monkeypatch):
+    record = runs.add("corpus", 1)
+    write_run_id(record, "http://one:5000", RunId("3", "abc"))
+    write_run_id(record, "http://two:5000/ml/", RunId("7", "def"))
+    pages = {}
+    for uri in ("http://one:5000/", "http://two:5000/ml", "http://three:5000"):
         monkeypatch.setenv(SERVER, uri)
-        assert links.mlflow_page("smoke", record(runs)).value == f"{uri}/#/experiments/7/runs/abc"
-        server.shutdown()
-    assert asked == [{"experiment_ids": ["7"], "filter": "tags.`k2.record` = 'corpus/known'", "max_results": 1}]
-    links._find.cache_clear()
-    assert "does not answer" in links.mlflow_page("smoke", record(runs)).value
+        page = links.mlflow_page(record)
+        pages[uri] = page and page.value
+    assert pages == {
+        "http://one:5000/": "http://one:5000/#/experiments/3/runs/abc",
+        "http://two:5000/ml": "http://two:5000/ml/#/experiments/7/runs/def",
+        "http://three:5000": None,
+    }
 
 
 def test_slurm_jobs_are_shown_with_the_end_of_their_log(runs):
@@ -119,10 +73,11 @@ def test_dvc_s_hash_is_the_one_in_the_lock(runs):
 
 
 def test_a_password_in_the_server_s_address_stays_out_of_the_page(runs, monkeypatch):
-    monkeypatch.setenv(SERVER, "http://me:hunter2@127.0.0.1:1/ml")
-    assert links.mlflow_page("smoke", record(runs)).text.startswith("http://***@127.0.0.1:1/ml does not answer")
-    monkeypatch.setattr(links, "_find", lambda *_: ("3", "abc"))
-    assert links.mlflow_page("smoke", record(runs)).value == "http://127.0.0.1:1/ml/#/experiments/3/runs/abc"
+    uri = "http://me:hunter2@127.0.0.1:1/ml"
+    monkeypatch.setenv(SERVER, uri)
+    record = runs.add("corpus", 1)
+    write_run_id(record, uri, RunId("3", "abc"))
+    assert links.mlflow_page(record).value == "http://127.0.0.1:1/ml/#/experiments/3/runs/abc"
 
 
 def test_a_record_shows_no_log_from_outside_the_repository(runs):

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pipelines.stages_file import ROOT
-from pipelines.track.importer import Importer, read_all_records
+from pipelines.track.importer import Importer, read_all_records, record_name
+from pipelines.track.run_ids import SUFFIX, RunId, read_run_id
 from pipelines.track.session import Away, Session
 from pipelines.track.store import Store, client, experiment_name
 from pipelines.track.watch import sum_up
@@ -77,11 +78,12 @@ def test_a_run_arrives_whole(add_run, database, profile):
 
 
 def test_importing_again_changes_nothing_and_a_new_run_is_added(add_run, database, profile):
-    add_run("pretrain", 1, profile, lr=0.01)
+    first = add_run("pretrain", 1, profile, lr=0.01)
     track(profile, database)
     before = {name: run.to_dictionary() for name, run in runs_of(database, profile).items()}
     track(profile, database)
     assert {name: run.to_dictionary() for name, run in runs_of(database, profile).items()} == before
+    first["path"].with_suffix(SUFFIX).unlink()  # as if an older version had imported that one
     add_run("pretrain", 2, profile, lr=0.02)
     add_run("pretrain", 3, profile, outcome="failed", lr=0.02)
     track(profile, database)
@@ -91,6 +93,9 @@ def test_importing_again_changes_nothing_and_a_new_run_is_added(add_run, databas
     stage_runs = [run for name, run in store.runs.items() if name.startswith("pretrain/")]
     assert sorted(run.info.status for run in stage_runs) == ["FAILED", "FINISHED", "FINISHED"]
     assert {run.data.tags.get("k2.error") for run in stage_runs} == {None, "the disk is full"}
+    assert [read_run_id(record, database) for record in records] == [
+        RunId(store.experiment, store.id_of(record_name(record))) for record in records
+    ]
 
 
 def test_an_import_that_breaks_off_is_completed_by_the_next(add_run, database, profile, monkeypatch):
