@@ -7,12 +7,14 @@ import argparse
 import sys
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 
 from pipelines import graph
 from pipelines.stages_file import ROOT, load_stages_file
 
 PATH = ROOT / "docs" / "img" / "graph.svg"
-COLOURS = {"data": "#4c78a8", "pretraining": "#f58518", "post_training": "#54a24b", "evaluation": "#b279a2"}
+PALETTE = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#ff9da6")
+"""The groups of kedro.yml have these colours, in the order in which they stand there; a ninth has the first again."""
 WIDTH, LINE, HEAD, GAP_X, GAP_Y, MARGIN = 150, 15, 26, 46, 18, 16
 
 
@@ -29,6 +31,12 @@ class Box:
     def height(self) -> int:
         """Title and one line a kept artifact."""
         return HEAD + LINE * len(self.lines) + 8
+
+
+def colours() -> dict[str, str]:
+    """Each group's colour."""
+    groups = dict.fromkeys(spec.group for spec in load_stages_file().stages.values())
+    return dict(zip(groups, cycle(PALETTE)))
 
 
 def feeders(stage: str) -> list[str]:
@@ -65,7 +73,7 @@ def draw() -> str:
     ]
     parts += [_edge(boxes[source], boxes[stage]) for stage in boxes for source in _direct(stage)]
     parts += [_box(box) for box in boxes.values()]
-    for index, (group, colour) in enumerate(COLOURS.items()):
+    for index, (group, colour) in enumerate(colours().items()):
         x = MARGIN + index * 120
         parts.append(f'<rect x="{x}" y="{height - 22}" width="10" height="10" rx="2" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15}" y="{height - 13}" fill="#444">{group.replace("_", " ")}</text>')
@@ -92,7 +100,7 @@ def _edge(a: Box, b: Box) -> str:
 
 def _box(box: Box) -> str:
     spec = load_stages_file().stage(box.stage)
-    colour = COLOURS[spec.group]
+    colour = colours()[spec.group]
     header = f"M{box.x} {box.y + HEAD}V{box.y + 6}q0 -6 6 -6h{WIDTH - 12}q6 0 6 6V{box.y + HEAD}z"
     lines = "".join(
         f'<text x="{box.x + 10}" y="{box.y + HEAD + 12 + LINE * i}" fill="#333">{escape(line)}</text>'

@@ -13,12 +13,8 @@ from engine.identity.key import flatten
 from engine.identity.records import ADOPTED, RECALLED
 
 PHASES = ("warmup", "stable", "decay", "anneal")
-SIZES: dict[str, tuple[str, ...]] = {
-    "pretrain": ("batch_size", "sequence_length"),
-    "extend": ("batch_size", "sequence_length"),
-    "rl": ("inner_steps", "prompts", "samples"),
-}
-"""Stage → the parameters with whose product a step, of rl an iteration, takes longer."""
+SIZES = ("batch_size", "sequence_length", "inner_steps", "prompts", "samples")
+"""The parameters of a training with whose product a step, of rl an iteration, takes longer."""
 
 
 def estimate(stage: str, good: list[dict[str, Any]], parameters: dict[str, Any]) -> float | None:
@@ -53,6 +49,6 @@ def steps(stage: str, flat: dict[str, Any]) -> int:
 
 def _size(stage: str, flat: dict[str, Any]) -> float:
     """How large a step is, in a unit of the stage's own."""
-    own = [flat.get(f"{stage}.{name}") for name in SIZES.get(stage, ())]
+    own = [flat.get(f"{stage}.{name}") for name in SIZES]
     own += [sum(value for name, value in flat.items() if name.startswith(f"{stage}.batch.") and isinstance(value, int))]
     return prod(float(value) for value in own if value)

@@ -14,7 +14,7 @@ CODE = Path(__file__).resolve().parent.parent
 ROOT = snapshot.root_of(CODE)
 """The repository: where data are kept."""
 COMPUTE_CLASSES = ("cpu", "llm", "train")
-_FIELDS = {"pipeline", "group", "compute"}
+_FIELDS, _OPTIONAL = {"group", "compute"}, {"headline"}
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,15 @@ class StageSpec:
     """One line of kedro.yml."""
 
     name: str
-    pipeline: str
     group: str
     compute: str
+    headline: tuple[str, ...] = ()
+    """Metrics that sum the stage up."""
+
+    @property
+    def pipeline(self) -> str:
+        """The module that lists the stage's nodes."""
+        return f"pipelines.stages.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,22 @@ def load_stages_file() -> StagesFile:
 
 
 def _stage(name: str, fields: dict[str, Any], path: str) -> StageSpec:
-    if set(fields) != _FIELDS:
-        raise UserError(f"{path}: stage {name} has the fields {sorted(fields)}; it needs exactly {sorted(_FIELDS)}.")
+    if set(fields) - _OPTIONAL != _FIELDS:
+        raise UserError(
+            f"{path}: stage {name} has the fields {sorted(fields)}; it needs exactly {sorted(_FIELDS)} "
+            f"and may have {', '.join(_OPTIONAL)}."
+        )
     if fields["compute"] not in COMPUTE_CLASSES:
         raise UserError(
             f"{path}: stage {name}, field compute: {fields['compute']!r} is no compute class; "
             f"choose one of {', '.join(COMPUTE_CLASSES)}."
         )
-    return StageSpec(name, **fields)
+    headline = fields.get("headline", [])
+    if not isinstance(headline, list) or not all(isinstance(metric, str) for metric in headline):
+        raise UserError(
+            f"{path}: stage {name}, field headline: {headline!r} is no list of metrics; write [documents, bytes]."
+        )
+    return StageSpec(name, **{**fields, "headline": tuple(headline)})
 
 
 def _waived(content: dict[str, Any], path: str) -> frozenset[str]:

@@ -14,18 +14,6 @@ from pipelines.errors import report_errors
 from pipelines.stages_file import ROOT, load_stages_file
 from pipelines.status import StageStatus, stage_status
 
-HEADLINES: dict[str, tuple[str, ...]] = {
-    "corpus": ("documents", "bytes"),
-    "rephrase": ("accepted", "accepted_share_template"),
-    "tooluse": ("trajectories", "pass_rate"),
-    "tokenization": ("vocab_size", "train_tokens"),
-    "pretrain": ("validation_loss", "gain_over_bigram"),
-    "extend": ("context", "loss_beyond_yarn"),
-    "sft": ("pass_rate_tuning",),
-    "rl": ("reward_before", "reward_after"),
-    "evaluate": ("arithmetic_sampled_base", "arithmetic_sampled_rl"),
-}
-
 
 def main() -> None:
     """Print the table, or note when the run began."""
@@ -84,7 +72,7 @@ def _row(status: StageStatus, profile: str) -> tuple[str, str, str, str, str]:
 def headline(stage: str, record: dict[str, Any] | None) -> str:
     """The one or two figures of a stage that a reader asks for first."""
     metrics = record["metrics"] if record else {}
-    shown = [name for name in HEADLINES.get(stage, ()) if name in metrics]
+    shown = [name for name in load_stages_file().stage(stage).headline if name in metrics]
     return ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in shown)
 
 

@@ -5,41 +5,35 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from pipelines import stages_file
+from pipelines import graph, stages_file
 from pipelines.stages_file import load_stages_file, parse_stages_file
 
 GOOD = """
 default_profile: laptop
 profiles: [laptop]
 stages:
-  corpus: { pipeline: pipelines.stages.corpus, group: data, compute: cpu }
+  corpus: { group: data, compute: cpu }
 """
 
 
 def test_our_own() -> None:
     stages_file = load_stages_file()
     assert stages_file.default_profile == "laptop"
-    assert list(stages_file.stages) == [
-        "corpus",
-        "rephrase",
-        "tooluse",
-        "tokenization",
-        "pretrain",
-        "extend",
-        "sft",
-        "rl",
-        "evaluate",
-    ]
+    order = list(stages_file.stages)
+    for stage in order:
+        assert {graph.producer(name) for name in graph.stage_graph(stage).inputs} <= set(order[: order.index(stage)])
     assert set(stages_file.profiles) == {"smoke", "laptop", "h200", "moonlight", "k2"}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (GOOD.replace("{ pipeline", "pipeline"), "not valid YAML"),
+        (GOOD.replace("{ group", "group"), "not valid YAML"),
         (GOOD.replace("stages:", "steps:"), "stages"),
         (GOOD.replace("cpu", "tpu"), "'tpu' is no compute class"),
         (GOOD.replace(", compute: cpu", ""), "needs exactly"),
+        (GOOD.replace("cpu }", "cpu, headlines: [bytes] }"), "may have headline"),
+        (GOOD.replace("cpu }", "cpu, headline: bytes }"), "field headline: 'bytes' is no list"),
         ("[]", "wrong kind"),
     ],
 )
