@@ -65,14 +65,14 @@ ui: $(READY) ## Dagster: look at the graph, press its buttons; PORT=3000
 compare: $(READY) ## MLflow: compare runs; PORT=5000
 	@python -m pipelines.track --env $(PROFILE) --serve $(if $(PORT),--port $(PORT))
 
-chat: $(READY) ## talk to a checkpoint: CHECKPOINT=base|extended|sft|rl
-	@python -m pipelines.commands.chat --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl)
+chat: $(READY) ## talk to a checkpoint: CHECKPOINT=sft, by default the last one trained
+	@python -m pipelines.commands.chat --env $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 size: $(READY) ## parameters by block, FLOPs a token, cache of decoding
 	@python -m pipelines.commands.size --env $(PROFILE)
 
-export: $(READY) ## Hugging Face's layout: CHECKPOINT=base|extended|sft|rl DTYPE=float32|bfloat16|fp8 OUT=dir
-	@python -m pipelines.commands.export --env $(PROFILE) --checkpoint $(or $(CHECKPOINT),rl) --dtype $(or $(DTYPE),bfloat16) \
+export: $(READY) ## Hugging Face's layout: CHECKPOINT=sft (by default the last one trained) DTYPE=float32|bfloat16|fp8 OUT=dir
+	@python -m pipelines.commands.export --env $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --dtype $(or $(DTYPE),bfloat16) \
 		$(if $(OUT),--out "$(OUT)") $(if $(SHARD_GB),--shard-gb $(SHARD_GB))
 
 # AS is make's own name for the assembler, so its built-in value counts as not given.

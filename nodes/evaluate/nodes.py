@@ -14,18 +14,15 @@ def evaluate_checkpoints(
     shards: Path,
     documents: "pl.LazyFrame",
     tasks: "pl.LazyFrame",
-    base_checkpoint: Path,
-    extended_checkpoint: Path,
-    sft_checkpoint: Path,
-    rl_checkpoint: Path,
-    pretrain_metrics: dict[str, Any],
-    extend_metrics: dict[str, Any],
-    sft_metrics: dict[str, Any],
-    rl_metrics: dict[str, Any],
     parameters: dict[str, Any],
     workspace: Path,
+    **trained: Any,
 ) -> tuple[Path, dict[str, float | int | str]]:
-    """Run every suite on every checkpoint; return (report directory, metrics named metric_checkpoint)."""
+    """Run every suite on every checkpoint; return (report directory, metrics named metric_checkpoint).
+
+    `trained` holds the directory of each `<name>_checkpoint` in the order of training, the last of which the report
+    describes, and the metrics of each `<stage>_metrics`.
+    """
     from dataclasses import asdict
 
     from engine.model.checkpoint import load_config
@@ -45,21 +42,21 @@ def evaluate_checkpoints(
     settle(p.threads)
     tok = K2Tokenizer.load(tokenizer)
     data = Material(TokenShards.open(shards, tok), documents, tasks)
-    checkpoints = {
-        "base": base_checkpoint,
-        "extended": extended_checkpoint,
-        "sft": sft_checkpoint,
-        "rl": rl_checkpoint,
-    }
+    checkpoints: dict[str, Path] = _named(trained, "_checkpoint")
     results = evaluate_all(checkpoints, tok, data, p, workspace)
-    config, _ = load_config(rl_checkpoint)
+    config, _ = load_config(list(checkpoints.values())[-1])
     facts = Facts(
         results=results,
         suites=tuple(suite.info for suite in SUITES),
-        metrics={"pretrain": pretrain_metrics, "extend": extend_metrics, "sft": sft_metrics, "rl": rl_metrics},
+        metrics=_named(trained, "_metrics"),
         architecture=asdict(config),
         parameters=n_params(config)[-1].total,
         sources=count_sources(data.trained_documents()),
         seed=p.seed,
     )
     return write_report(facts, workspace / "report"), flat_metrics(facts)
+
+
+def _named(trained: dict[str, Any], suffix: str) -> dict[str, Any]:
+    """Return the inputs whose name ends in `suffix`, under the rest of their name."""
+    return {name.removesuffix(suffix): value for name, value in trained.items() if name.endswith(suffix)}

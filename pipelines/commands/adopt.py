@@ -20,25 +20,27 @@ from engine.identity import records
 from engine.identity.key import flatten, stage_key
 from engine.launch.lifetime import lock
 from pipelines import code_files, graph
+from pipelines.checkpoints import adoptable
 from pipelines.errors import report_errors
 from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 if TYPE_CHECKING:
     from engine.model.config import K2Config
 
-ADOPTABLE = ("base_checkpoint", "extended_checkpoint")
-"""sft and rl leave tables beside their checkpoint that later stages read, and that a checkpoint cannot give."""
+BASE, EXTENDED = "base_checkpoint", "extended_checkpoint"
 NOTE = "adopted.json"
 
 
 def main() -> None:
     """Adopt what the command line names."""
-    parser = argparse.ArgumentParser(description="Start the graph from an existing checkpoint.")
-    parser.add_argument("--env", default=None, help="profile")
-    parser.add_argument("--source", required=True, help="directory with config.json, tokenizer.json and safetensors")
-    parser.add_argument("--as", dest="dataset", default=ADOPTABLE[0], help=f"one of {', '.join(ADOPTABLE)}")
-    asked = parser.parse_args()
     with report_errors():
+        parser = argparse.ArgumentParser(description="Start the graph from an existing checkpoint.")
+        parser.add_argument("--env", default=None, help="profile")
+        parser.add_argument(
+            "--source", required=True, help="directory with config.json, tokenizer.json and safetensors"
+        )
+        parser.add_argument("--as", dest="dataset", default=adoptable()[0], help=f"one of {', '.join(adoptable())}")
+        asked = parser.parse_args()
         profile = load_stages_file().profile(asked.env)
         if not asked.source:
             raise UserError("no checkpoint is named: give SOURCE=… a directory with config.json and safetensors.")
@@ -51,8 +53,8 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
 
     Raises UserError where the checkpoint is damaged, foreign, or of another tokenizer; nothing is changed then.
     """
-    if dataset not in ADOPTABLE:
-        raise UserError(f"{dataset} cannot be imported: choose AS={' or AS='.join(ADOPTABLE)}.")
+    if dataset not in adoptable():
+        raise UserError(f"{dataset} cannot be imported: choose AS={' or AS='.join(adoptable())}.")
     if not source.is_dir():
         raise UserError(f"{source} is no directory: give SOURCE=… one with config.json and safetensors.")
     stage = graph.producer(dataset)
@@ -124,10 +126,10 @@ def _described(extra: dict[str, Any], config: "K2Config", stage: str, tokenizer:
 
 
 def _check_scaling(config: "K2Config", dataset: str, source: Path) -> None:
-    if dataset == ADOPTABLE[0] and config.rope_scaling is not None:
+    if dataset == BASE and config.rope_scaling is not None:
         raise UserError(
             f"{source / 'config.json'} has rope_scaling, so its context was extended already: "
-            f"import it with AS={ADOPTABLE[1]}."
+            f"import it with AS={EXTENDED}."
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from pipelines import graph
+from pipelines.checkpoints import can_chat, checkpoints, dataset_of, last
 from pipelines.errors import report_errors
 from pipelines.stages_file import load_stages_file
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from engine.text.chat import ParsedTurn
     from engine.text.tokenizer import K2Tokenizer
 
-CHECKPOINTS = {name: f"{name}_checkpoint" for name in ("base", "extended", "sft", "rl")}
-PLAIN = ("base", "extended")
 ROUNDS = 6
 """Rounds of tool calls before the turn goes back to the user."""
 LEAST_ROOM = 16
@@ -202,34 +201,34 @@ class Chat:
 
 def main() -> None:
     """Load a checkpoint of a profile and talk until the user has had enough."""
-    parser = argparse.ArgumentParser(description="Talk to a checkpoint.")
-    parser.add_argument("--env", default=None, help="profile")
-    parser.add_argument("--checkpoint", default="rl", help=f"one of {', '.join(CHECKPOINTS)}")
-    parser.add_argument("--tools", default=None, metavar="DOMAIN", help="give it tools, as of bank, shop or hotel")
-    parser.add_argument("--temperature", type=float, default=0.6, help="0.6 is what Moonshot recommends for K2")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0, help="same seed and words, same answers")
-    asked = parser.parse_args()
     with report_errors():
+        parser = argparse.ArgumentParser(description="Talk to a checkpoint.")
+        parser.add_argument("--env", default=None, help="profile")
+        parser.add_argument("--checkpoint", default=last(), help=f"one of {', '.join(checkpoints())}")
+        parser.add_argument("--tools", default=None, metavar="DOMAIN", help="give it tools, as of bank, shop or hotel")
+        parser.add_argument("--temperature", type=float, default=0.6, help="0.6 is what Moonshot recommends for K2")
+        parser.add_argument("--max-new-tokens", type=int, default=128)
+        parser.add_argument("--seed", type=int, default=0, help="same seed and words, same answers")
+        asked = parser.parse_args()
         converse(start(asked), asked.checkpoint)
 
 
 def start(asked: argparse.Namespace) -> Chat:
     """The dialogue that the command line asks for. Raises UserError for an unknown or missing checkpoint."""
-    if asked.checkpoint not in CHECKPOINTS:
-        raise UserError(f"there is no checkpoint {asked.checkpoint!r}: choose one of {', '.join(CHECKPOINTS)}.")
-    if asked.tools and asked.checkpoint in PLAIN:
-        raise UserError(f"--tools needs a checkpoint that knows the chat format: sft or rl, not {asked.checkpoint}.")
+    dataset, plain = dataset_of(asked.checkpoint), not can_chat(asked.checkpoint)
+    if asked.tools and plain:
+        fit = " or ".join(name for name in checkpoints() if can_chat(name))
+        raise UserError(f"--tools needs a checkpoint that knows the chat format: {fit}, not {asked.checkpoint}.")
     profile = load_stages_file().profile(asked.env)
     tokenizer = graph.dataset(profile, "tokenizer").load()
-    checkpoint = graph.dataset(profile, CHECKPOINTS[asked.checkpoint]).load()
+    checkpoint = graph.dataset(profile, dataset).load()
     from engine.model.checkpoint import load_checkpoint
     from engine.text.tokenizer import K2Tokenizer
 
     return Chat(
         load_checkpoint(checkpoint),
         K2Tokenizer.load(tokenizer),
-        plain=asked.checkpoint in PLAIN,
+        plain=plain,
         toolbox=Toolbox(asked.tools, asked.seed) if asked.tools else None,
         temperature=asked.temperature,
         max_new_tokens=asked.max_new_tokens,

@@ -13,21 +13,21 @@ from pathlib import Path
 from engine.artifacts import files
 from engine.errors import UserError
 from pipelines import graph
-from pipelines.commands.chat import CHECKPOINTS
+from pipelines.checkpoints import checkpoints, dataset_of, last
 from pipelines.errors import report_errors
 from pipelines.stages_file import load_stages_file
 
 
 def main() -> None:
     """Export as the command line asks and say what was written."""
-    parser = argparse.ArgumentParser(description="A checkpoint in Hugging Face's layout.")
-    parser.add_argument("--env", default=None, help="profile")
-    parser.add_argument("--checkpoint", default="rl", help=f"one of {', '.join(CHECKPOINTS)}")
-    parser.add_argument("--dtype", default="bfloat16", help="float32, bfloat16, or fp8 as K2 was released")
-    parser.add_argument("--out", default=None, help="a new directory (data/<profile>/export/<checkpoint>-<dtype>)")
-    parser.add_argument("--shard-gb", type=float, default=5.0, help="most gigabytes of a shard")
-    asked = parser.parse_args()
     with report_errors():
+        parser = argparse.ArgumentParser(description="A checkpoint in Hugging Face's layout.")
+        parser.add_argument("--env", default=None, help="profile")
+        parser.add_argument("--checkpoint", default=last(), help=f"one of {', '.join(checkpoints())}")
+        parser.add_argument("--dtype", default="bfloat16", help="float32, bfloat16, or fp8 as K2 was released")
+        parser.add_argument("--out", default=None, help="a new directory (data/<profile>/export/<checkpoint>-<dtype>)")
+        parser.add_argument("--shard-gb", type=float, default=5.0, help="most gigabytes of a shard")
+        asked = parser.parse_args()
         profile = load_stages_file().profile(asked.env)
         default = graph.data_folder(profile) / "export" / f"{asked.checkpoint}-{asked.dtype}"
         export(profile, asked.checkpoint, asked.dtype, Path(asked.out or default), shard_bytes(asked.shard_gb))
@@ -42,11 +42,10 @@ def shard_bytes(gigabytes: float) -> int:
 
 def export(profile: str, checkpoint: str, dtype: str, out: Path, shard_bytes: int) -> None:
     """Write a profile's checkpoint to `out`. UserError where that exists, or the checkpoint does not."""
-    if checkpoint not in CHECKPOINTS:
-        raise UserError(f"there is no checkpoint {checkpoint!r}: choose one of {', '.join(CHECKPOINTS)}.")
+    dataset = dataset_of(checkpoint)
     if out.exists():
         raise UserError(f"{out} is there already: remove it or name another directory with OUT=….")
-    weights = graph.dataset(profile, CHECKPOINTS[checkpoint]).load()
+    weights = graph.dataset(profile, dataset).load()
     tokenizer = graph.dataset(profile, "tokenizer").load()
     from engine.model.export import export_checkpoint
 

@@ -20,7 +20,7 @@ STAGES = {
     "sft": "Fine-tuning",
     "rl": "Reinforcement learning",
 }
-"""Stages whose metrics make up the training recipe, with the name that a reader knows."""
+"""Training stages with the name that a reader knows; another is called by its own name in the recipe."""
 
 BASELINES = {
     "bigram_bits_per_byte": "bigram",
@@ -69,7 +69,10 @@ def gather(facts: Facts) -> dict[str, Any]:
         "titles": {suite.name: suite.title for suite in facts.suites},
         "faults": faults(facts.results),
         "baselines": baselines(facts.metrics.get("pretrain", {})),
-        "recipe": {title: dict(facts.metrics.get(stage, {})) for stage, title in STAGES.items()},
+        "recipe": {
+            STAGES.get(stage, stage.replace("_", " ").capitalize()): dict(metrics)
+            for stage, metrics in facts.metrics.items()
+        },
         "architecture": facts.architecture,
         "parameters": facts.parameters,
         "sources": facts.sources,
