@@ -1,10 +1,12 @@
 """The normal form of a definition: its syntax tree without parts that cannot change its behaviour, and what it uses.
 
 Left out: comments, layout, docstrings, annotations of functions and of modules' names, log text, the names of true
-locals. Everything else is kept, including annotations of classes' fields. We walk over `ast` ourselves, because
-`ast.dump` and `ast.unparse` differ between Python versions: empty fields are left out, so a field that a newer Python
-adds changes nothing until code uses it. Annotations and docstrings are digested separately, for the few places where
-something reads them.
+locals. Log text is that of two kinds of calls whose value nobody uses: of a logger, which is a variable or attribute
+with a name of `_LOGGERS` called by a name of `_LEVELS`, and of print to sys.stderr. Whatever reports to people can
+follow that rule, as the trainer's journal does (engine/training/journal). Everything else is kept, including
+annotations of classes' fields. We walk over `ast` ourselves, because `ast.dump` and `ast.unparse` differ between Python
+versions: empty fields are left out, so a field that a newer Python adds changes nothing until code uses it. Annotations
+and docstrings are digested separately, for the few places where something reads them.
 """
 
 import ast
@@ -310,7 +312,7 @@ def _unquoted(annotation: ast.expr) -> Iterator[ast.expr]:
 
 
 def _is_log(call: ast.Call) -> bool:
-    """Return whether a call without a used value only informs people: logging, journal.say, print to standard error."""
+    """Return whether a call without a used value only informs people: of a logger, or print to standard error."""
     function = call.func
     if isinstance(function, ast.Name):
         streams = [keyword.value for keyword in call.keywords if keyword.arg == "file"]
@@ -318,7 +320,7 @@ def _is_log(call: ast.Call) -> bool:
     if not isinstance(function, ast.Attribute):
         return False
     receiver = _dotted(function.value).rpartition(".")[2]
-    return (receiver in _LOGGERS and function.attr in _LEVELS) or (receiver == "journal" and function.attr == "say")
+    return receiver in _LOGGERS and function.attr in _LEVELS
 
 
 def _dotted(node: ast.expr) -> str:

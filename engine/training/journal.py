@@ -25,6 +25,22 @@ def left_by_training(workspace: Path, name: str) -> Path | None:
     return next((path for path in (workspace / name, workspace / "training" / name) if path.exists()), None)
 
 
+class Log:
+    """Lines for the user, on standard error; none where `speaks` is false.
+
+    It is called as a logger is (`log.info`) by the rule of engine/identity/normal_form: the text of such a call is no
+    part of a stage's code, so rewording a line makes nothing stale.
+    """
+
+    def __init__(self, speaks: bool) -> None:
+        self.speaks = speaks
+
+    def info(self, line: str) -> None:
+        """Print one line."""
+        if self.speaks:
+            print(line, file=sys.stderr, flush=True)
+
+
 class Journal:
     """The journal in `work` of a run of `steps` steps, `done` of them in earlier attempts; `speaks` on the first rank.
 
@@ -33,6 +49,7 @@ class Journal:
 
     def __init__(self, work: Path, title: str, steps: int, done: int, speaks: bool) -> None:
         self.work, self.title, self.steps, self.done, self.speaks = work, title, steps, done, speaks
+        self.log = Log(speaks)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,11 +77,6 @@ class Journal:
         loss = f"{row['loss']:.3f}" if "loss" in row else "no number"
         self._bar.advance(1, loss=loss, tok_s=f"{rate:,.0f}", left=f"{left:.0f}s")
         self._heart.beat(row["step"], {**row, "tokens_per_second": round(rate, 1)})
-
-    def say(self, line: str) -> None:
-        """Print one line for the user."""
-        if self.speaks:
-            print(line, file=sys.stderr, flush=True)
 
     def sync(self) -> None:
         """Write all rows to the disk, because a checkpoint relies on them."""

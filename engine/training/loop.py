@@ -127,9 +127,9 @@ def train_loop(
     done, digest = (saved.step, saved.digest) if saved else (0, "")
     with drain.heeded(), Journal(work, title, settings.steps, done, ranks.first) as journal:
         for note in store.notes:
-            journal.say(f"{title}: WARNING: {note}")
+            journal.log.info(f"{title}: WARNING: {note}")
         if saved and saved.worlds[-1][1] != ranks.size:
-            journal.say(
+            journal.log.info(
                 f"{title}: WARNING: begun with {saved.worlds[-1][1]} processes and resumed at step {done} with "
                 f"{ranks.size}: the data keeps its order, the result will differ in its last bits"
             )
@@ -142,7 +142,7 @@ def train_loop(
             must_end = row.pop(ASKED) > 0
             verdict = guard.judge(row)
             if verdict.note:
-                journal.say(verdict.note)
+                journal.log.info(verdict.note)
             row |= _move(model, optimizer, verdict.take, settings, step, bias_rate_at)
             if after_step is not None:
                 after_step(step + 1, row)
@@ -155,7 +155,7 @@ def train_loop(
                 data.from_first(
                     None
                 )  # the first rank that leaves makes torchrun stop the others, so wait until all have written
-                journal.say(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
+                journal.log.info(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
                 raise drain.Drained
     _finish(work, settings.steps, digest, store, done)
     model.eval()

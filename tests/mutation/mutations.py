@@ -184,7 +184,7 @@ def _is_text(node: ast.stmt) -> bool:
 def _tells(node: ast.stmt) -> bool:
     """Whether a statement only talks to a person."""
     text = ast.unparse(node)
-    return bool(re.match(r"(\w+\.)*journal\.say\(|log(ger|ging)?\.\w+\(", text)) or (
+    return bool(re.match(r"(\w+\.)*log(ger|ging)?\.\w+\(", text)) or (
         text.startswith("print(") and "file=sys.stderr" in text
     )
 
@@ -196,7 +196,7 @@ def neutral(root: Path, name: str, path: str, random_: random.Random) -> dict[st
     """Edits of four kinds that leave what the module does as it is."""
     text = (root / path).read_text()
     made = {what: NEUTRAL[what](text, random_) for what in random_.sample(sorted(NEUTRAL), 4)}
-    if "sys.stderr" in text or "journal.say" in text:
+    if "sys.stderr" in text or "log.info(" in text:
         made["log text"] = _log_text(text, random_)  # few modules have any
     place = Place(name, path)
     return {what: Mutation(what, place, new) for what, new in made.items() if new is not None and new != text}
