@@ -14,6 +14,8 @@ from engine.text.chat import encode_chat
 from engine.text.dialogue import read_dialogue
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.padded import Padded, pad
+from engine.training.settings import TRAJECTORY, VALUES
+from engine.training.values import value_targets
 
 Row = tuple[list[int], list[bool]]
 
@@ -31,7 +33,8 @@ def encode(
 ) -> Encoded:
     """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
 
-    For the kinds in `whole` every token is a target, for the others the assistant's turns.
+    For the kinds in `whole` every token is a target, for the others the assistant's turns. A trajectory is an example
+    of the kind `values` as well.
 
     Raises:
         UserError: a dialogue cannot be read, or its calls and results cannot be paired; the message names the row.
@@ -41,7 +44,8 @@ def encode(
     left_out = 0
     for row in rows:
         try:
-            ids, mask = encode_chat(tokenizer, *read_dialogue(row["messages"], row["tools"]))
+            messages, tools = read_dialogue(row["messages"], row["tools"])
+            ids, mask = encode_chat(tokenizer, messages, tools)
         except UserError as error:
             raise UserError(f"sft_examples, row {row['id']}: {error}") from None
         if len(ids) > max_tokens:
@@ -49,6 +53,8 @@ def encode(
             continue
         kind = row["kind"]
         by_kind.setdefault(kind, []).append((ids, [True] * len(ids) if kind in whole else mask))
+        if kind == TRAJECTORY and any(targets := value_targets(tokenizer, messages, ids, mask)):
+            by_kind.setdefault(VALUES, []).append((ids, targets))
     return Encoded(by_kind, left_out)
 
 

@@ -1,8 +1,13 @@
 """Parameters that training stages share: schedule and optimizer. Light to import, for the stages' schemas."""
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TRAJECTORY: Final = "trajectory"
+VALUES: Final = "values"
+"""Kinds of examples in a step's batch: the tool trajectories, and the same with a loss on the values that the assistant
+takes over from the user's words and the tools' results (engine/training/values.py)."""
 
 
 class Schedule(BaseModel):

@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 
 from engine.rollout.verifiable import TaskSettings, available, demonstration, items
-from engine.toolworld.drills import drills
 
 MAX_ANSWER = 160  # characters; longer field values are prose, not an answer
 # Ways to ask for a field of a subject; the hash of the pair decides which one is used.
@@ -73,20 +72,6 @@ def demonstrations(task: TaskSettings, n: int, validation_share: float, seed: in
             "train" if index < first_validation else "validation",
         )
         for index, item in enumerate(drawn)
-    ]
-
-
-def copying(n: int, validation_share: float, seed: int) -> list[Row]:
-    """Return at most `n` different copying drills; the last ones serve for validation."""
-    rows = {
-        row["id"]: row
-        for row in (
-            _row(digest("drill", json.dumps(messages)), "drill", messages, [], "train") for messages in drills(n, seed)
-        )
-    }
-    first_validation = len(rows) - round(validation_share * len(rows))
-    return [
-        row if index < first_validation else {**row, "split": "validation"} for index, row in enumerate(rows.values())
     ]
 
 

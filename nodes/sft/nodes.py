@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def build_examples(
     documents: "pl.LazyFrame", trajectories: "pl.LazyFrame", parameters: dict[str, Any], workspace: Path
 ) -> "pl.DataFrame":
-    """Return the table of fine-tuning examples: chats, trajectories, drills and demonstrations, in that order."""
+    """Return the table of fine-tuning examples: chats, trajectories and demonstrations, in that order."""
     import polars as pl
 
     from nodes.sft import examples
@@ -26,7 +26,6 @@ def build_examples(
         *examples.split_train(
             examples.pick(examples.trajectories(used), p.examples.trajectory, p.seed), p.validation_share
         ),
-        *examples.copying(p.examples.drill, p.validation_share, p.seed),
         *examples.demonstrations(p.task, p.examples.demonstration, p.validation_share, p.seed),
     ]
     return pl.DataFrame(rows, schema=dict.fromkeys(SFT_EXAMPLES, pl.String))

@@ -4,11 +4,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.schema import TableSchema
 from engine.rollout.verifiable import TaskSettings
-from engine.training.settings import OptimizerSettings
+from engine.training.settings import TRAJECTORY, VALUES, OptimizerSettings
 
 SFT_EXAMPLES: TableSchema = {
     "id": "str",
-    "kind": "str",  # chat | trajectory | drill | demonstration
+    "kind": "str",  # chat | trajectory | demonstration
     "messages": "str",  # JSON list of OpenAI messages
     "tools": "str",  # JSON list of OpenAI tools, "[]" for none
     "split": "str",  # train | validation
@@ -16,7 +16,22 @@ SFT_EXAMPLES: TableSchema = {
 
 NATURAL = "natural"
 """The group of natural text in a step's batch, besides the kinds of examples."""
-KINDS = ("chat", "trajectory", "drill", "demonstration")
+KINDS = ("chat", "trajectory", "values", "demonstration")
+"""Kinds of examples in a step's batch; `values` are the trajectories with another loss (engine/training/values.py)."""
+
+
+class Examples(BaseModel):
+    """Most rows of each kind in the table of examples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chat: int = Field(ge=0)
+    trajectory: int = Field(ge=0)
+    demonstration: int = Field(ge=0)
+
+    def of(self, kind: str) -> int:
+        """Return the number of rows that examples of `kind` are made from."""
+        return int(getattr(self, TRAJECTORY if kind == VALUES else kind))
 
 
 class Mixture(BaseModel):
@@ -26,7 +41,7 @@ class Mixture(BaseModel):
 
     chat: int = Field(ge=0)
     trajectory: int = Field(ge=0)
-    drill: int = Field(ge=0)
+    values: int = Field(ge=0)
     demonstration: int = Field(ge=0)
 
     def of(self, kind: str) -> int:
@@ -41,7 +56,7 @@ class Weights(BaseModel):
 
     chat: float = Field(ge=0)
     trajectory: float = Field(ge=0)
-    drill: float = Field(ge=0)
+    values: float = Field(ge=0)
     demonstration: float = Field(ge=0)
 
     def of(self, kind: str) -> float:
@@ -67,7 +82,7 @@ class Parameters(BaseModel):
     seed: int = Field(ge=0, description="the key of every random draw of this stage")
     task: TaskSettings = Field(description="the verifiable task demonstrated; rl and evaluate ask the same")
 
-    examples: Mixture = Field(description="most examples of each kind in the table")
+    examples: Examples = Field(description="most examples of each kind in the table")
     validation_share: float = Field(gt=0, lt=0.5, description="part of the examples kept for validation")
     max_tokens: int = Field(ge=16, description="longest example trained on; longer ones are left out and counted")
 

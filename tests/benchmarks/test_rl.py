@@ -15,7 +15,7 @@ TASK = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
 CHANGES = {
     "sft": {
         "task": TASK, "threads": 1, "tuning_prompts": 4,
-        "batch": {"chat": 0, "trajectory": 0, "drill": 0, "demonstration": 8},
+        "batch": {"chat": 0, "trajectory": 0, "values": 0, "demonstration": 8},
         "natural": {"windows": 0, "tokens": 16, "weight": 0.0},
     },
     "rl": {

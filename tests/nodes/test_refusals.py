@@ -98,7 +98,7 @@ def test_a_checkpoint_that_is_not_sound_or_not_of_this_tokenizer(inputs, tmp_pat
         ),
         (
             "sft",
-            {"max_tokens": 64, "batch": {"chat": 0, "trajectory": 0, "drill": 0}, "max_new_tokens": 60},
+            {"max_tokens": 64, "batch": {"chat": 0, "trajectory": 0, "values": 0}, "max_new_tokens": 60},
             r"sft\.max_new_tokens with the longest prompt",
         ),
     ],

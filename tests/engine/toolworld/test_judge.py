@@ -57,7 +57,7 @@ def defects(bank, perfect):
         ),
         "made-up value": ([*good[:2], wrong_value], {"facts", "answers_grounded"}),
         "value left out": ([*good[:2], "Done. All is well."], {"facts"}),
-        "made-up name": ([*good[:2], good[2] + " Gina and Vera and Hugo and Ida and Otto too."], {"answers_grounded"}),
+        "made-up name": ([*good[:2], good[2] + " B, C, D, E, F, G, H and J too."], {"answers_grounded"}),
         "undeclared tool": ([[("list_accounts", {"status": "open"})], *good], {"calls_valid"}),
         "unknown tool": ([[("fly", {})], *good], {"calls_valid"}),
         "bad schema": ([[("get_account", {"name": read["owner"]})], *good], {"calls_valid"}),

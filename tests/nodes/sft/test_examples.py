@@ -6,8 +6,6 @@ import polars as pl
 import pytest
 
 from engine.rollout.verifiable import TaskSettings, split_of
-from engine.toolworld.drills import drills
-from engine.toolworld.messages import words
 from nodes.sft import examples
 
 TASK = TaskSettings(min_terms=2, max_terms=3)
@@ -67,20 +65,3 @@ def test_trajectories_pass_through():
     frame = pl.DataFrame({"id": ["t"], "messages": ["[]"], "tools": ["[]"], "split": ["train"]})
     (row,) = examples.trajectories(frame)
     assert (row["kind"], row["messages"], row["split"]) == ("trajectory", "[]", "train")
-
-
-def test_a_drills_answer_holds_nothing_that_was_not_said():
-    """But the words that carry it, which are the same in every drill."""
-    made = list(drills(200, seed=1))
-    assert made == list(drills(200, seed=1))
-    assert made != list(drills(200, seed=2))
-    for system, question, reply in made:
-        assert system["content"] == ""
-        assert words(reply["content"]) <= words(question["content"]) | {"the", "is"}
-        assert question["content"].endswith(("?", "."))
-
-
-def test_drills_are_different_and_some_serve_for_validation():
-    rows = examples.copying(300, 0.1, seed=1)
-    assert len({row["id"] for row in rows}) == len(rows) > 200
-    assert sum(row["split"] == "validation" for row in rows) == round(0.1 * len(rows))
