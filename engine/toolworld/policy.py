@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from engine.toolworld.keyed import keyed_random
 from engine.toolworld.messages import Message, assistant, calls_made, compact, tool_call
-from engine.toolworld.specs import READS, FieldSpec, application_of, load_tools, operations
+from engine.toolworld.specs import FieldSpec, application_of, load_tools, operations
 from engine.toolworld.tasks import PICK, Goal, Step, Task
 from engine.toolworld.user import Persona, withheld_goal
 from engine.toolworld.world import load_people
@@ -26,8 +26,6 @@ Defect = Literal[
     "gave_up",
 ]
 DEFECTS: tuple[str, ...] = get_args(Defect)
-REPEATABLE = frozenset({"raise", "lower", "transfer", "set"})
-"""Writes that succeed when done twice."""
 
 
 @dataclass
@@ -109,7 +107,7 @@ class TemplatePolicy:
 
     def _is_read(self, goal: int) -> bool:
         """Return whether the goal is a single read; a read before a write must not overtake another goal's write."""
-        return len(self.task.goals[goal].steps) == 1 and load_tools()[self._step(goal).tool].form.does in READS
+        return len(self.task.goals[goal].steps) == 1 and not load_tools()[self._step(goal).tool].stateful
 
     def _step(self, goal: int) -> Step:
         return self.task.goals[goal].steps[self._progress[goal].step]
@@ -240,7 +238,7 @@ class TemplatePolicy:
 
 def _shows(defect: str, goal: Goal) -> bool:
     """Return whether `defect` can occur in `goal`."""
-    does = load_tools()[goal.steps[-1].tool].form.does
+    twice = load_tools()[goal.steps[-1].tool].form.operation.twice
     fine = goal.steps[-1].expects == "ok"
     match defect:
         case "missing_step":
@@ -248,7 +246,7 @@ def _shows(defect: str, goal: Goal) -> bool:
         case "hallucinated_result":
             return fine and bool(goal.report)
         case "repeated_write":
-            return fine and does in REPEATABLE and PICK not in goal.steps[-1].arguments.values()
+            return fine and twice and PICK not in goal.steps[-1].arguments.values()
         case "wrong_argument" | "malformed_call" | "gave_up":
             return True
     return False

@@ -10,21 +10,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import UserError
 from engine.yaml_file import parse_yaml, read_yaml
 
 HERE = Path(__file__).parent
-Kind = Literal["read", "list", "set", "raise", "lower", "transfer", "add", "remove", "claim", "release"]
 Declaration = Literal["full", "compact"]
 """How an agent's tools are declared: with everything OpenAI's format has, or without descriptions and `required`."""
-READS: frozenset[str] = frozenset({"read", "list"})
-"""Operations that leave the world unchanged."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Operation(_Frozen):
+    """What a tool can do to records, as operations.yml describes it; how it is requested and answered stands beside."""
+
+    description: str
+    arguments: tuple[str, ...]
+    returns: tuple[str, ...]
+    changes: bool = True
+    twice: bool = False
+    missing: Literal["", "value", "amount", "by"] = ""
+
+    @property
+    def works_on_field(self) -> bool:
+        """Whether a tool with this operation has to name a field."""
+        return "field" in (*self.arguments, *self.returns)
 
 
 class FieldSpec(_Frozen):
@@ -45,12 +58,24 @@ class FieldSpec(_Frozen):
 class ToolForm(_Frozen):
     """One tool as domains.yml defines it: an operation and the fields it works on."""
 
-    does: Kind
+    does: str
     field: str = ""
     verb: str = ""
     from_: str = Field("", alias="from")
     to: str = ""
     holder: str = ""
+
+    @field_validator("does")
+    @classmethod
+    def _is_an_operation(cls, value: str) -> str:
+        if value not in tool_operations():
+            raise ValueError(f"{value!r} is no operation; choose one of {', '.join(tool_operations())}")
+        return value
+
+    @property
+    def operation(self) -> "Operation":
+        """What operations.yml says of the operation."""
+        return tool_operations()[self.does]
 
 
 class Application(_Frozen):
@@ -72,7 +97,7 @@ class Application(_Frozen):
                     raise ValueError(
                         f"tool '{name}' works on the field '{field}', which is not among {list(self.fields)}"
                     )
-            if form.does in {"list", "set", "raise", "lower", "transfer", "claim", "release"} and not form.field:
+            if form.operation.works_on_field and not form.field:
                 raise ValueError(f"tool '{name}' does '{form.does}' and needs a field")
         return self
 
@@ -105,7 +130,7 @@ class ToolSpec:
     @property
     def stateful(self) -> bool:
         """Whether a call may change the world."""
-        return self.form.does not in READS
+        return self.form.operation.changes
 
     def openai(self, declaration: Declaration = "full") -> dict[str, Any]:
         """Return the tool as an OpenAI tool object, which is what an agent is shown.
@@ -126,6 +151,25 @@ def operations() -> dict[str, Any]:
     """Return operations.yml: how each operation is described, requested and answered."""
     loaded: dict[str, Any] = read_yaml(HERE / "operations.yml")
     return loaded
+
+
+@cache
+def tool_operations() -> dict[str, Operation]:
+    """Return the operations that a tool can have; the other forms of operations.yml are requests made of several."""
+    return {
+        name: _operation(name, form)
+        for name, form in operations().items()
+        if isinstance(form, dict) and "arguments" in form
+    }
+
+
+def _operation(name: str, form: dict[str, Any]) -> Operation:
+    try:
+        return Operation.model_validate({field: form[field] for field in Operation.model_fields if field in form})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (name, *first["loc"]))
+        raise UserError(f"engine/toolworld/operations.yml: {where}: {first['msg']}; correct it.") from error
 
 
 def parse_domains(text: str, source: str = "domains.yml") -> dict[str, Domain]:
@@ -195,7 +239,7 @@ def _tool(name: str, form: ToolForm, domain: str, category: str, app_name: str, 
         domain=domain,
         application=app_name,
         origin=f"synthetic:{category}/{domain}/{app_name}",
-        description=operations()[form.does]["description"].format(**slots),
+        description=form.operation.description.format(**slots),
         parameters=_schema(form, app),
         returns=_returns(form, app),
         form=form,
@@ -204,23 +248,19 @@ def _tool(name: str, form: ToolForm, domain: str, category: str, app_name: str, 
 
 def _schema(form: ToolForm, app: Application) -> dict[str, Any]:
     """Return the JSON schema of the arguments, kept short so that two to four tools fit a small context."""
-    key, amount = {app.key: {"type": "string"}}, {"amount": {"type": "integer"}}
-    properties: dict[str, Any]
-    match form.does:
-        case "read" | "remove" | "release":
-            properties = dict(key)
-        case "list":
-            properties = {form.field: _field_schema(app.fields[form.field])}
-        case "set":
-            properties = {**key, form.field: _field_schema(app.fields[form.field])}
-        case "raise" | "lower":
-            properties = {**key, **amount}
-        case "transfer":
-            properties = {"from": {"type": "string"}, "to": {"type": "string"}, **amount}
-        case "claim":
-            properties = {**key, form.holder: {"type": "string"}}
-        case "add":
-            properties = {**key, **{name: _field_schema(spec) for name, spec in app.fields.items()}}
+    properties: dict[str, Any] = {}
+    for argument in form.operation.arguments:
+        match argument:
+            case "amount":
+                properties["amount"] = {"type": "integer"}
+            case "field":
+                properties[form.field] = _field_schema(app.fields[form.field])
+            case "fields":
+                properties |= {name: _field_schema(spec) for name, spec in app.fields.items()}
+            case "key" | "holder":
+                properties[app.key if argument == "key" else form.holder] = {"type": "string"}
+            case _:
+                properties[argument] = {"type": "string"}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -234,11 +274,5 @@ def _field_schema(spec: FieldSpec) -> dict[str, Any]:
 
 
 def _returns(form: ToolForm, app: Application) -> str:
-    match form.does:
-        case "read":
-            return "{" + ", ".join([app.key, *app.fields]) + "}"
-        case "list":
-            return "{" + app.entities + "}"
-        case "set" | "raise" | "lower" | "transfer" | "claim" | "release":
-            return "{ok, " + form.field + "}"
-    return "{ok}"
+    names = {"key": [app.key], "field": [form.field], "fields": [*app.fields], "entities": [app.entities]}
+    return "{" + ", ".join(name for word in form.operation.returns for name in names.get(word, [word])) + "}"

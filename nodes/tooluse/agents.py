@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.toolworld.keyed import keyed_digest, keyed_random
-from engine.toolworld.specs import READS, ToolSpec, choose_domains, load_tools
+from engine.toolworld.specs import ToolSpec, choose_domains, load_tools
 
 PROMPTS = (
     "You are a {role}. Use the tools.",
@@ -39,7 +39,7 @@ def _subset(domain: str, size: int, turn: int, seed: int) -> list[str]:
             applications.setdefault(tool.application, []).append(tool)
     tools = list(applications.values())[turn % len(applications)]
     rng = keyed_random(seed, "subset", domain, turn)
-    reader = rng.choice([tool for tool in tools if tool.form.does in READS])
+    reader = rng.choice([tool for tool in tools if not tool.stateful])
     rest = rng.sample([tool for tool in tools if tool is not reader], min(size, len(tools)) - 1)
     chosen = {tool.name for tool in (reader, *rest)}
     return [tool.name for tool in tools if tool.name in chosen]

@@ -46,7 +46,7 @@ Maker = Callable[[Draft, ToolSpec, bool], Goal | None]
 def make_goal(draft: Draft, tools: list[ToolSpec], impossible: bool) -> Goal | None:
     """Return a goal for one of `tools`, or None if the drawn one does not fit the world."""
     tool = draft.rng.choice(tools)
-    goal = SINGLE[tool.form.does](draft, tool, impossible)
+    goal = MAKERS.get(tool.form.does, _one_record)(draft, tool, impossible)
     return _seal(draft, goal) if goal else None
 
 
@@ -144,6 +144,31 @@ def _expects(impossible: bool) -> Any:
 # --- one call --------------------------------------------------------------------------------------------------
 
 
+def _one_record(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    """Return a goal of an operation on one record; impossible means a record that is not there."""
+    app, form = application_of(tool), tool.form
+    key = draft.pick(draft.absent(tool) if impossible else draft.keys(tool))
+    if key is None:
+        return None
+    arguments: dict[str, Any] = {app.key: key}
+    slots: dict[str, Any] = {"it": app.words(key)}
+    names = {"": "", "value": form.field, "amount": "amount", "by": form.holder}
+    for argument in form.operation.arguments:
+        match argument:
+            case "field":
+                current = draft.world.state[tool.application].get(key, {}).get(form.field)
+                slots["value"] = draft.pick([value for value in app.fields[form.field].values if value != current])
+                arguments[form.field] = slots["value"]
+            case "amount":
+                slots["amount"] = arguments["amount"] = _amount(draft, app, form.field)
+            case "holder":
+                slots["by"] = arguments[form.holder] = draft.pick(list(load_people()))
+    step = Step(tool.name, arguments, _expects(impossible))
+    missing = names[form.operation.missing]
+    report = form.field if "field" in form.operation.returns else ""
+    return _goal(form.does, tool, [step], slots, report=report, missing=missing, facts=(key,))
+
+
 def _read(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     app = application_of(tool)
     # Reading what an earlier goal wrote is allowed ("then tell me"); a removed record cannot be read.
@@ -166,33 +191,22 @@ def _list(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     return _goal("list", tool, [Step(tool.name, {name: value})], {"value": value}, report="list", facts=(value,))
 
 
-def _set(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
-    app, name = application_of(tool), tool.form.field
-    key = draft.pick(draft.absent(tool) if impossible else draft.keys(tool))
-    if key is None:
-        return None
-    current = draft.world.state[tool.application].get(key, {}).get(name)
-    value = draft.pick([value for value in app.fields[name].values if value != current])
-    step = Step(tool.name, {app.key: key, name: value}, _expects(impossible))
-    return _goal("set", tool, [step], {"it": app.words(key), "value": value}, report=name, missing=name, facts=(key,))
-
-
 def _amount(draft: Draft, app: Application, name: str) -> int:
     return draft.rng.choice(AMOUNTS) * app.fields[name].step
 
 
-def _shift(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
-    """Raise or lower; impossible means more than there is (lower) or an unknown name (raise)."""
-    app, name, does = application_of(tool), tool.form.field, tool.form.does
-    key = draft.pick(draft.absent(tool) if impossible and does == "raise" else draft.keys(tool))
+def _lower(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
+    """Return a goal to take from a number; impossible means more than there is."""
+    app, name = application_of(tool), tool.form.field
+    key = draft.pick(draft.keys(tool))
     if key is None:
         return None
     amount = _amount(draft, app, name)
-    if does == "lower" and impossible:
+    if impossible:
         amount += draft.world.state[tool.application][key][name]
     step = Step(tool.name, {app.key: key, "amount": amount}, _expects(impossible))
     slots = {"it": app.words(key), "amount": amount}
-    return _goal(does, tool, [step], slots, report=name, missing="amount", facts=(key,))
+    return _goal("lower", tool, [step], slots, report=name, missing="amount", facts=(key,))
 
 
 def _transfer(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
@@ -225,15 +239,6 @@ def _add(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     return _goal("add", tool, [step], {"it": app.words(key), "details": details}, facts=(key,))
 
 
-def _remove(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
-    app = application_of(tool)
-    key = draft.pick(draft.absent(tool) if impossible else draft.keys(tool))
-    if key is None:
-        return None
-    step = Step(tool.name, {app.key: key}, _expects(impossible))
-    return _goal("remove", tool, [step], {"it": app.words(key)}, facts=(key,))
-
-
 def _claim(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     app, form = application_of(tool), tool.form
     state = draft.world.state[tool.application]
@@ -260,11 +265,11 @@ def _release(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     return _goal("release", tool, [step], {"it": app.words(key)}, report=form.field, facts=(key,))
 
 
-SINGLE: dict[str, Maker] = {
-    "read": _read, "list": _list, "set": _set, "raise": _shift, "lower": _shift, "transfer": _transfer,
-    "add": _add, "remove": _remove, "claim": _claim, "release": _release,
+MAKERS: dict[str, Maker] = {
+    "read": _read, "list": _list, "lower": _lower, "transfer": _transfer, "add": _add, "claim": _claim,
+    "release": _release,
 }  # fmt: skip
-"""Operation -> the function that makes goals of one call."""
+"""Operation -> the function that makes its goals of one call, where they are not those of `_one_record`."""
 
 
 # --- two steps -------------------------------------------------------------------------------------------------
