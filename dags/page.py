@@ -7,21 +7,18 @@ site's own that leads to 127.0.0.1 (DNS rebinding), and it takes mutations from 
 the name must be a loopback one, and another site's requests are refused.
 """
 
-import subprocess
 import sys
-from typing import Any
 from urllib.parse import urlsplit
 
-import dagster._cli.dev as dagster_dev
-from dagster_shared.ipc import open_ipc_subprocess
-from dagster_webserver import app as dagster_app
-from dagster_webserver.cli import main as serve
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dags import internals
+from engine.errors import UserError
 
 NAMES = ("127.0.0.1", "localhost")
 """The names of this machine that the page answers to; it listens on the first."""
@@ -58,23 +55,16 @@ class GuardedWebserver(DagsterWebserver):
         return [names, Middleware(OwnPagesOnly), *super().build_middleware()]
 
 
-def start(words: list[str], **more: Any) -> "subprocess.Popen[bytes]":
-    """Start a process of `dagster dev`, the page as this module has it."""
-    if words[1:3] == ["-m", "dagster_webserver"]:
-        words = [words[0], "-m", "dags.page", WEBSERVER, *words[3:]]
-    process: subprocess.Popen[bytes] = open_ipc_subprocess(words, **more)
-    return process
-
-
 def main() -> None:
     """Be the page, or start page and daemon, as the first word says."""
-    if sys.argv[1:2] == [WEBSERVER]:
-        del sys.argv[1]
-        vars(dagster_app)["DagsterWebserver"] = GuardedWebserver
-        serve()
-    else:
-        vars(dagster_dev)["open_ipc_subprocess"] = start
-        dagster_dev.dev_command(prog_name="dagster dev")
+    try:
+        if sys.argv[1:2] == [WEBSERVER]:
+            del sys.argv[1]
+            internals.serve_page(GuardedWebserver)
+        else:
+            internals.start_page_and_daemon([sys.executable, "-m", "dags.page", WEBSERVER])
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

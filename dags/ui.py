@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from dags.home import chosen_profile, dagster_home
+from dags.internals import COORDINATORS
 from dags.versions import VERSIONS, code_versions
 from engine.artifacts.files import write_atomic
 from engine.errors import UserError
@@ -17,17 +18,17 @@ from pipelines.errors import report_errors
 from pipelines.stages_file import ROOT
 
 HOST = "127.0.0.1"
-SETTINGS = """# Written by `make ui`.
-telemetry: { enabled: false }
-nux: { enabled: false }
+SETTINGS = f"""# Written by `make ui`.
+telemetry: {{ enabled: false }}
+nux: {{ enabled: false }}
 # Runs start at once; the default coordinator only queues them for a daemon, and without one they wait for ever.
 run_coordinator:
-  module: dagster._core.run_coordinator
+  module: {COORDINATORS}
   class: DefaultRunCoordinator
 # The stages of compute class `train` share the pool `gpu`: one at a time, over all runs. Deployment > Concurrency on
 # the page raises that where there are GPUs for more.
 concurrency:
-  pools: { default_limit: 1, granularity: op }
+  pools: {{ default_limit: 1, granularity: op }}
 """
 
 

@@ -34,7 +34,7 @@ EVERYTHING = "__default__"
 OWN = {"fresh": FRESH, "detach": DETACH, "dry_run": DRY_RUN}
 """Our options, each a flag, and the variable in which the runner finds it."""
 
-_FORCE = re.compile(r"--force(-downstream)?|-[hqvfispPRk]*f.*")
+FORCE = re.compile(r"--force(-downstream)?|-[hqvfispPRk]*f.*")
 """The option of `dvc repro` and `dvc exp run`, alone or among other letters, of which those before it take no value."""
 
 
@@ -55,12 +55,15 @@ def _run(**options: Any) -> Any:
 
 
 def is_forced(dvc: int) -> bool:
-    """Return whether the DVC of this process id was told to run what is fresh too: it tells a stage nothing of that."""
+    """Return whether the DVC of this process id was told to run what is fresh too.
+
+    DVC 3.67.1 tells a stage nothing of that, so its own command line is read.
+    """
     try:
         words = Path(f"/proc/{dvc}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return False
-    return any(_FORCE.fullmatch(word) for word in words)
+    return any(FORCE.fullmatch(word) for word in words)
 
 
 def run_here(**options: Any) -> Any:

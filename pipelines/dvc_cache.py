@@ -18,7 +18,11 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class DvcCache:
-    """What DVC has kept of outputs, older ones too, until `dvc gc`."""
+    """What DVC has kept of outputs, older ones too, until `dvc gc`.
+
+    DVC 3.67.1 keeps a file as files/md5/<first two digits>/<the rest>, and for a directory a JSON list of its files'
+    `relpath` and `md5` as such a file with the suffix `.dir`.
+    """
 
     def __init__(self) -> None:
         """Find it. Raises UserError where DVC does not say where it is."""

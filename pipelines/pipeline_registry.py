@@ -4,16 +4,15 @@ import importlib
 
 from kedro.pipeline import Pipeline
 
+from pipelines.internals import requested_pipelines
 from pipelines.stages_file import load_stages_file
 
 
 def register_pipelines() -> dict[str, Pipeline]:
     """The pipelines that were asked for by name, or all of them, each node tagged with its stage."""
-    import kedro.framework.project  # Kedro, which calls this, has it; the views do without a quarter of a second of it
-
-    requested: list[str] | None = getattr(kedro.framework.project.pipelines, "_requested_pipelines", None)
+    requested = requested_pipelines()
     everything = not requested or "__default__" in requested
-    names = [name for name in load_stages_file().stages if everything or name in (requested or ())]
+    names = [name for name in load_stages_file().stages if everything or name in requested]
     found = {name: stage_pipeline(name) for name in names}
     if everything:
         found["__default__"] = sum(found.values(), Pipeline([]))

@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from kedro.framework.hooks.manager import _NullPluginManager
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
-from kedro.runner import SequentialRunner
-from kedro.runner.task import Task
+from kedro.runner import SequentialRunner, Task
 
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.credentials import masked
@@ -38,6 +36,7 @@ from pipelines import code_files, dispatch, gates, graph, truth
 from pipelines.datasets import publishing_after
 from pipelines.errors import refused_by_system, user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
+from pipelines.internals import without_made
 from pipelines.recall import made_before, recall
 from pipelines.stages_file import CODE, COMPUTE_CLASSES, ROOT, load_stages_file
 
@@ -55,7 +54,7 @@ class StageRunner(SequentialRunner):
     ) -> dict[str, Any]:
         """Run every stage that has nodes in `pipeline`; stop at the first that fails."""
         if only_missing_outputs:
-            pipeline = self._filter_pipeline_for_missing_outputs(pipeline, catalog)
+            pipeline = without_made(self, pipeline, catalog)
         context: RunContext = catalog.load(RUN_CONTEXT)
         nodes = {name: [node for node in pipeline.nodes if name in node.tags] for name in load_stages_file().stages}
         try:
@@ -63,7 +62,7 @@ class StageRunner(SequentialRunner):
                 for stage in (name for name in nodes if nodes[name]):
                     if drain.interrupted():
                         raise Interrupted(f"stopped before stage {stage}; the same command goes on.")
-                    run = StageRun(stage, nodes[stage], catalog, context, hook_manager or _NullPluginManager(), run_id)
+                    run = StageRun(stage, nodes[stage], catalog, context, hook_manager, run_id)
                     run.show() if os.environ.get(DRY_RUN) else run.execute()
         finally:
             gates.stop()

@@ -5,6 +5,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from engine.optim import foreach
+
 
 class Masters:
     """The tensor that the optimizer updates for each weight: an fp32 master if the weight is narrower, else itself.
@@ -41,6 +43,6 @@ class Masters:
     def publish_(self) -> None:
         """Set every narrow weight to its master, rounded to nearest."""
         if self.copies:
-            torch._foreach_copy_([self.narrow[name].data for name in self.copies], list(self.copies.values()))
+            foreach.copy_([self.narrow[name].data for name in self.copies], list(self.copies.values()))
         for copy in self.copies.values():
             copy.grad = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.optim import foreach
 from engine.optim.groups import GATE_UP
 from kernels.newton_schulz import STEPS, Coefficients, Plan, newton_schulz, plan
 
@@ -106,13 +107,13 @@ def _bundles(stacks: list[Stack], chunk: int) -> Iterator[list[Stack]]:
 def _updates(bundle: list[Stack], mu: float, nesterov: bool) -> list[Tensor]:
     """Add the gradients to the momenta; return what is to be orthogonalised."""
     momenta, gradients = [stack.momentum for stack in bundle], [stack.gradient for stack in bundle]
-    torch._foreach_mul_(momenta, mu)
-    torch._foreach_add_(momenta, gradients)
-    return list(torch._foreach_add(gradients, momenta, alpha=mu)) if nesterov else momenta
+    foreach.mul_(momenta, mu)
+    foreach.add_(momenta, gradients)
+    return foreach.add(gradients, momenta, alpha=mu) if nesterov else momenta
 
 
 def _move_(bundle: list[Stack], moved_Knm: Tensor, keep: float, rate: float) -> None:
     """Compute W ← keep·W − rate·O."""
     weights = [stack.weight for stack in bundle]
-    torch._foreach_mul_(weights, keep)
-    torch._foreach_add_(weights, list(moved_Knm.split([len(weight) for weight in weights])), alpha=-rate)
+    foreach.mul_(weights, keep)
+    foreach.add_(weights, moved_Knm.split([len(weight) for weight in weights]), alpha=-rate)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import graph
+from pipelines.internals import try_database
 from pipelines.track.curves import Point
 
 if TYPE_CHECKING:
@@ -178,11 +179,10 @@ def client(uri: str) -> "MlflowClient":
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
-    from mlflow.store.db import utils as database
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # a warning with a traceback for each try
-    vars(database)["MAX_RETRY_COUNT"] = DATABASE_TRIES
+    try_database(DATABASE_TRIES)
     if uri.startswith(SQLITE):
         Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
