@@ -84,7 +84,8 @@ def _arguments() -> argparse.Namespace:
 def run(arguments: argparse.Namespace, command: list[str]) -> dict[int, Any]:
     """Run `python -m COMMAND` in the ranks of this machine; return what failed here, rank → torch's ProcessFailure.
 
-    This is torchrun without its command line, whose abbreviations would catch our own options.
+    This is the torchrun of torch 2.13.0 without its command line, whose abbreviations would catch our own options; the
+    classes behind it are not documented.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -24,7 +24,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update each tensor that has a gradient."""
+        """Update each tensor that has a gradient, by torch 2.13.0's `torch.optim.adam.adam`, which is undocumented."""
         moved = [tensor for tensor in self.tensors if tensor.grad is not None]
         states = [self._state(tensor) for tensor in moved]
         first, second, steps = ([state[name] for state in states] for name in STATE)

@@ -6,7 +6,7 @@ import pytest
 from dags import plan as plans
 from dags import report
 from dags.attending import attended_here
-from dags.metadata import latest_check
+from dags.checks import latest_check
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.identity.records import INTERRUPTED
 from engine.launch.heartbeat import HEARTBEAT

@@ -1,5 +1,6 @@
 """Ranks under torchrun: one that dies takes the others down at once, and the driver learns which it was."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -18,6 +19,19 @@ ROOT = Path(__file__).parents[3]
 
 def failure(exitcode: int, timestamp: int = 0) -> SimpleNamespace:
     return SimpleNamespace(exitcode=exitcode, timestamp=timestamp)
+
+
+def test_torch_has_the_classes_behind_torchrun() -> None:
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    sentence = f"torch {torch.__version__} has another torchrun than torch 2.13.0: write engine/launch/torchrun.py anew"
+    given = {"min_nodes", "max_nodes", "nproc_per_node", "run_id", "rdzv_backend", "rdzv_endpoint", "max_restarts"}
+    given |= {"signals_to_handle", "logs_specs"}
+    assert given <= set(inspect.signature(LaunchConfig).parameters), sentence
+    assert {"log_dir", "redirects"} <= set(inspect.signature(DefaultLogsSpecs).parameters), sentence
+    assert list(inspect.signature(elastic_launch).parameters)[:2] == ["config", "entrypoint"], sentence
 
 
 def test_the_first_cause_is_named_not_those_who_lost_it() -> None:
