@@ -1,11 +1,11 @@
-"""The wiring: one Kedro pipeline a stage, and the faces that run, gate, track and explain it."""
+"""The wiring: one Kedro pipeline for each stage, and the commands that run, gate, track and explain it."""
 
 import getpass
 import os
 import warnings
 from pathlib import Path
 
-# OmegaConf 2.4 (pinned: earlier ones break Dagster's parser) renamed what Kedro 1.7 calls; nothing a user can act on.
+# OmegaConf 2.4 (pinned: earlier ones break Dagster's parser) renamed what Kedro 1.7 calls: nothing that concerns users.
 warnings.filterwarnings("ignore", message=r"\s*register_new_resolver\(\) is deprecated")
 
 
@@ -14,16 +14,16 @@ def name_and_home() -> dict[str, str]:
 
     DVC, Great Expectations and torch ask for name and home, and stop where there is neither.
     """
-    given: dict[str, str] = {}
+    variables: dict[str, str] = {}
     try:
         Path.home()
     except RuntimeError:
-        given["HOME"] = str(Path(__file__).resolve().parent.parent / ".cache" / "home")
+        variables["HOME"] = str(Path(__file__).resolve().parent.parent / ".cache" / "home")
     try:
         getpass.getuser()
     except (KeyError, OSError):
-        given["USER"] = f"uid{os.getuid()}"
-    return given
+        variables["USER"] = f"uid{os.getuid()}"
+    return variables
 
 
 os.environ |= name_and_home()

@@ -1,6 +1,6 @@
-"""`kedro run`, as this project means it: stage by stage, on the profile's machines, with readable errors.
+"""The project's own `kedro run`: stage by stage, on the profile's machines, with readable errors.
 
-It runs from a snapshot of the code: what this process has imported to come here is imported again, from there.
+It runs from a snapshot of the code: the modules that this process has imported so far are imported again from there.
 """
 
 import copy
@@ -26,16 +26,16 @@ from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 RUNNER = "pipelines.runner.StageRunner"
 PARENT = "K2_PARENT"
-"""Where a stage's command in dvc.yaml says which process DVC is; only there, so that a shell's own runs outlive it."""
+"""The variable in which a stage's command in dvc.yaml names DVC's process; a shell's runs lack it and outlive it."""
 
 EVERYTHING = "__default__"
 """Kedro's name for all pipelines together."""
 
 OWN = {"fresh": FRESH, "detach": DETACH, "dry_run": DRY_RUN}
-"""Our options, each a flag, and the variable in which the runner finds it."""
+"""This project's own options, each a flag, with the variable from which the runner reads it."""
 
 FORCE = re.compile(r"--force(-downstream)?|-[hqvfispPRk]*f.*")
-"""The option of `dvc repro` and `dvc exp run`, alone or among other letters, of which those before it take no value."""
+"""The force option of `dvc repro` and `dvc exp run`, alone or after other one-letter options that take no value."""
 
 
 @click.group(name="k2-pipeline")
@@ -45,7 +45,7 @@ def cli() -> None:
 
 def _run(**options: Any) -> Any:
     if "DVC_STAGE" in os.environ:
-        dvc = int(os.environ.pop(PARENT, "") or os.getppid())  # or: a shell that has no PPID
+        dvc = int(os.environ.pop(PARENT, "") or os.getppid())  # without PPID in the shell: the parent
         die_with_parent(dvc)
         os.environ[FORCED] = "1" if is_forced(dvc) else ""
     with report_errors():
@@ -55,26 +55,26 @@ def _run(**options: Any) -> Any:
 
 
 def is_forced(dvc: int) -> bool:
-    """Return whether the DVC of this process id was told to run what is fresh too.
+    """Return whether the DVC with this process id was started with `--force`.
 
-    DVC 3.67.1 tells a stage nothing of that, so its own command line is read.
+    DVC 3.67.1 does not pass that on to a stage, so its own command line is read.
     """
     try:
-        words = Path(f"/proc/{dvc}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        arguments = Path(f"/proc/{dvc}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return False
-    return any(FORCE.fullmatch(word) for word in words)
+    return any(FORCE.fullmatch(argument) for argument in arguments)
 
 
 def run_here(**options: Any) -> Any:
-    """Run the stages that the options name from the code that this module is of."""
+    """Run the stages that the options name, from the copy of the code that holds this module."""
     for option, variable in OWN.items():
         os.environ[variable] = "1" if options.pop(option, False) else ""
     with report_errors():
         stages_file = load_stages_file()
         options["conf_source"] = options.get("conf_source") or str(CODE / "conf")
         options["env"] = stages_file.profile(options["env"] or os.environ.get("KEDRO_ENV"))
-        check_configuration(options["env"])  # before Kedro reads it, whose errors name no file
+        check_configuration(options["env"])  # before Kedro reads it: Kedro's errors name no file
         for name in _chosen(options):
             if name != EVERYTHING:
                 stages_file.stage(name)
@@ -84,15 +84,15 @@ def run_here(**options: Any) -> Any:
 
 
 def _chosen(options: dict[str, Any]) -> list[str]:
-    """The pipelines that the options name; Kedro still knows the older option for one."""
+    """Return the names of the chosen pipelines; Kedro still accepts its older option for a single one."""
     return [options["pipeline"]] if options["pipeline"] else list(options["pipelines"]) or [EVERYTHING]
 
 
 def check_selection(options: dict[str, Any]) -> None:
-    """Refuse names of nodes, tags, datasets and runners that are not there, for which Kedro has a traceback.
+    """Refuse unknown names of nodes, tags, datasets and runners, for which Kedro would print a traceback.
 
     Raises:
-        UserError: it says what there is to choose from.
+        UserError: a name is unknown; the message lists the known ones.
 
     """
     chosen = [registered[name] for name in _chosen(options)]
@@ -115,11 +115,11 @@ def check_selection(options: dict[str, Any]) -> None:
     try:
         load_obj(options["runner"], "kedro.runner")
     except (ImportError, AttributeError) as error:
-        raise UserError(f"kedro run --runner {options['runner']}: {error}; leave it out for this project's.") from error
+        raise UserError(f"kedro run --runner {options['runner']}: {error}; leave the option out.") from error
 
 
 def _own_run() -> click.Command:
-    """Kedro's `run` with all its options, our runner as the default, our own options, and one-sentence errors."""
+    """Return Kedro's `run` with our runner as the default, our own options added, and one-sentence errors."""
     command = copy.copy(kedro_run)
     command.callback = _run
     command.params = [copy.copy(parameter) for parameter in kedro_run.params]

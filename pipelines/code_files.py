@@ -19,21 +19,21 @@ from pipelines.stages_file import load_stages_file
 
 
 def code_file(stage: str, profile: str | None) -> Path:
-    """Where a stage's code and parameters stand."""
+    """Return the path of a stage's code file."""
     return graph.data_folder(profile) / "code" / f"{stage}.json"
 
 
 def current(stage: str, profile: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the stage's code and sources now, after checking that its code file agrees.
+    """Return the stage's present code and sources, after checking that its code file agrees with them.
 
     Args:
-        stage: whose.
-        profile: whose.
-        parameters: those that the stage is about to run with; where the command line gave others than the
-            configuration has, the file cannot know what they name.
+        stage: the stage's name.
+        profile: the profile's name.
+        parameters: those that the stage is about to run with. Where the command line has changed some, the code file
+            says nothing about the files that they name.
 
     Raises:
-        UserError: the code file is missing or was written before the last edit, of code or of a file that is read.
+        UserError: the code file is missing, or older than the last edit of the code or of a source.
 
     """
     now = graph.code_of(stage).as_dict()
@@ -51,26 +51,26 @@ def current(stage: str, profile: str, parameters: dict[str, Any]) -> dict[str, A
 
 
 def stage_file(stage: str, profile: str | None, modules: Library | None = None) -> dict[str, Any]:
-    """What stands in a stage's code file; one library of `modules` serves several stages."""
+    """Return the content of a stage's code file; one library of `modules` serves several stages."""
     resolved = graph.parameters(profile)
-    read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
-    made_of = {"code": graph.code_of(stage, modules).as_dict(), "parameters": read}
-    sources = stage_sources(stage, read, profile)
-    return {**made_of, "sources": sources} if sources else made_of
+    own_parameters = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
+    content = {"code": graph.code_of(stage, modules).as_dict(), "parameters": own_parameters}
+    sources = stage_sources(stage, own_parameters, profile)
+    return {**content, "sources": sources} if sources else content
 
 
 def key_parts(stage: str, profile: str) -> dict[str, Any]:
-    """What the stage's key is made of now, as if it ran. Raises UserError where an input of it is not there."""
+    """Return the parts of the stage's present key. Raises UserError where one of its inputs is missing."""
     inputs = {name: graph.digest_of(profile, name) for name in graph.stage_graph(stage).inputs}
     for name, digest in inputs.items():
         if digest is None:
-            again = command("repro", profile, STAGE=graph.producer(name))
-            raise UserError(f"stage {stage} needs {name}, which is not there: run `{again}` first.")
+            repro = command("repro", profile, STAGE=graph.producer(name))
+            raise UserError(f"stage {stage} needs {name}, which is missing: run `{repro}` first.")
     return {**stage_file(stage, profile), "inputs": inputs}
 
 
 def write_files(profile: str) -> None:
-    """Write the code files that are not what they should be now, after checking all parameters."""
+    """Write the code files that are out of date, after checking all parameters."""
     check_configuration(profile)
     with graph.library() as modules:
         for stage in load_stages_file().stages:

@@ -1,4 +1,4 @@
-"""What a run refuses before its first stage, checked in one place for whoever asks: run, plan, why, Dagster, code."""
+"""The checks of conf/ before a run's first stage, in one place for run, plan, why, Dagster and the code stage."""
 
 import os
 from typing import Any
@@ -12,13 +12,13 @@ from pipelines.stages_file import COMPUTE_CLASSES
 
 
 def check_configuration(profile: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Check everything that conf/ says of a profile, and return its compute classes.
+    """Check all that conf/ says about a profile, and return the profile's compute classes.
 
-    What parameters name (files, addresses) is looked at where a stage's key is made, `pipelines.sources`.
+    The files and addresses that parameters name are checked where a stage's key is made, in `pipelines.sources`.
 
     Args:
-        profile: whose.
-        parameters: those of a run, where its command line may have changed some; else the profile's.
+        profile: the profile's name.
+        parameters: those of a run, whose command line may have changed some; None for the profile's own.
 
     Raises:
         UserError: a file is malformed; a parameter, a compute class or a setting is unknown, missing or wrong.
@@ -33,5 +33,5 @@ def check_configuration(profile: str, parameters: dict[str, Any] | None = None) 
 
 
 def compute_classes(profile: str) -> dict[str, Any]:
-    """Return a profile's compute classes as they are written, those of K2_COMPUTE's file in their place."""
+    """Return a profile's compute classes as written, overlaid by those of the file that K2_COMPUTE names."""
     return overlaid(graph.config(profile, "compute"), os.environ.get(COMPUTE))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BY_HASH = "by_hash"
 PAYLOADS = ("inline", BY_HASH)
-"""Where a directory's files are: in it, or in data/<profile>/.store under their hash, with links in it."""
+"""Where a directory's files are kept: in it, or in data/<profile>/.store under their hash, with links in it."""
 
 
 _before_publishing: ContextVar[Callable[[], None] | None] = ContextVar("before_publishing", default=None)
@@ -33,9 +33,9 @@ _before_publishing: ContextVar[Callable[[], None] | None] = ContextVar("before_p
 
 @contextmanager
 def publishing_after(check: Callable[[], None]) -> Iterator[None]:
-    """Have `check` called before each output is moved into place: where it raises, the output is not published.
+    """Call `check` before each output is moved into place: if it raises, the output is not published.
 
-    Only then is it known what the output was made of, since a table is drained, and so its sources read, while saved.
+    Only then is it known what the output was made of: a table's rows, and so its sources, are read while it is saved.
     """
     token = _before_publishing.set(check)
     try:
@@ -50,7 +50,7 @@ def _check_before_publishing() -> None:
 
 
 class SealedDirectory:
-    """How a directory with a manifest is published and verified, wherever its files are kept."""
+    """A directory with a manifest, published and verified in one way wherever its files are kept."""
 
     def __init__(self, path: Path, stage: str, payload: str) -> None:
         if payload not in PAYLOADS:
@@ -59,12 +59,12 @@ class SealedDirectory:
         self.store = path.parent.parent / store.FOLDER
 
     def verify(self) -> None:
-        """Refuse what is not whole; of a payload by hash, what was checked once is not read again."""
+        """Refuse a directory that is not whole; a payload by hash is read once and then only looked up."""
         if self.payload == BY_HASH:
             name = self.path.name
-            held = store.link(self.path, self.store, stage=self.stage, dataset=name)
-            want = manifest.read_manifest(self.path, stage=self.stage, dataset=name)["files"]
-            store.verify_payload(held, stage=self.stage, dataset=name, files=want)
+            payload = store.link(self.path, self.store, stage=self.stage, dataset=name)
+            listed = manifest.read_manifest(self.path, stage=self.stage, dataset=name)["files"]
+            store.verify_payload(payload, stage=self.stage, dataset=name, files=listed)
         else:
             manifest.verify(self.path, stage=self.stage, dataset=self.path.name)
 
@@ -81,7 +81,7 @@ class SealedDirectory:
 
 
 class DirectoryDataset(AbstractDataset[Path, Path]):
-    """A directory of files. Saving takes one that a node made in its workspace, seals it and moves it."""
+    """A directory of files. Saving takes the directory that a node made in its workspace, seals it and moves it."""
 
     def __init__(self, *, filepath: str, stage: str, payload: str = "inline") -> None:
         self._path = Path(filepath)
@@ -90,14 +90,16 @@ class DirectoryDataset(AbstractDataset[Path, Path]):
         self._sealed = SealedDirectory(self._path, stage, payload)
 
     def load(self) -> Path:
-        """The directory, after each file was checked against its manifest."""
+        """Return the directory's path, after each file was checked against the manifest."""
         self._sealed.verify()
         return self._path
 
     def save(self, data: Path) -> None:
-        """Publish the directory `data`; it must lie on the same file system and is moved."""
+        """Publish the directory `data` by moving it; it must lie on the same file system."""
         if not isinstance(data, Path) or not data.is_dir():
-            raise UserError(f"{self._dataset}: stage {self._stage} returned {data!r} where a directory was wanted.")
+            raise UserError(
+                f"{self._dataset}: stage {self._stage} returned {data!r}, but must return the path of a directory."
+            )
         self._sealed.publish(data, {})
 
     def _describe(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class TableDataset(AbstractDataset["Table | Prepared", "pl.LazyFrame"]):
         stage: the stage that makes it.
         table: its schema, as a dotted path into nodes/<stage>/schema.py.
         gate: the suite in gates.yml that judges it before it is published.
-        may_be_empty: no rows is a fine result (tables of rejects).
+        may_be_empty: whether a table without rows is allowed (tables of rejects).
         payload: inline or by_hash (conf/<profile>/globals.yml).
 
     """
@@ -137,29 +139,29 @@ class TableDataset(AbstractDataset["Table | Prepared", "pl.LazyFrame"]):
 
     @property
     def schema(self) -> "TableSchema":
-        """The declared columns."""
+        """The declared schema of the table."""
         schema: TableSchema = load_obj(self._table)
         return schema
 
     def load(self) -> "pl.LazyFrame":
-        """The table, lazily, after each file was checked against the manifest."""
+        """Return the table as a lazy frame, after each file was checked against the manifest."""
         from engine.artifacts import tables
 
         self._sealed.verify()
         return tables.scan(self._path, self.schema)
 
     def save(self, data: "Table | Prepared") -> None:
-        """Prepare the table, unless a rank has done so on its node, and publish it."""
+        """Publish the table; prepare it first unless a rank has already done so."""
         partial = self._path.with_name(f".{self._dataset}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            made = data if isinstance(data, Prepared) else self.prepare(data, partial)
-            self._sealed.publish(made.path, made.counts)
+            prepared = data if isinstance(data, Prepared) else self.prepare(data, partial)
+            self._sealed.publish(prepared.path, prepared.counts)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def prepare(self, data: "Table", directory: Path) -> Prepared:
-        """Write, check and judge the table in `directory`; one that is refused goes to data/<profile>/.rejected/."""
+        """Write, check and judge the table in `directory`; a refused table is moved to data/<profile>/.rejected/."""
         from engine.artifacts import tables
 
         rows = tables.write(data, directory, self.schema, name=self._dataset)
@@ -167,7 +169,7 @@ class TableDataset(AbstractDataset["Table | Prepared", "pl.LazyFrame"]):
             raise UserError(f"{self._dataset}: stage {self._stage} made no rows; look at its sources and parameters.")
         self._judge(directory)
         if self._sealed.payload == BY_HASH:
-            sums.remember(directory)  # where it was made: whoever publishes it reads none of it
+            sums.remember(directory)  # hashed where it was written, so that publishing reads none of it
         return Prepared(directory, {"rows": rows, "columns": self.schema})
 
     def _judge(self, partial: Path) -> None:
@@ -194,14 +196,14 @@ class TableDataset(AbstractDataset["Table | Prepared", "pl.LazyFrame"]):
 
 
 class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
-    """Headline metrics: one flat JSON object, name → number or text."""
+    """Headline metrics in one flat JSON object, name → number or text."""
 
     def __init__(self, *, filepath: str, stage: str) -> None:
         self._path = Path(filepath)
         self._stage = stage
 
     def load(self) -> dict[str, Any]:
-        """The metrics; a number that is not finite, which this class never writes, is refused by name."""
+        """Return the metrics; refuse by name a number that is not finite, which this class never writes."""
         remedy = make_again(self._stage, self._path)
         try:
             data = files.read_object(self._path, remedy)
@@ -211,7 +213,7 @@ class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         return data
 
     def save(self, data: dict[str, Any]) -> None:
-        """Write the metrics; a number that is not finite is refused by name."""
+        """Write the metrics; refuse by name a number that is not finite."""
         self._check(data, f"stage {self._stage} must give a finite number")
         _check_before_publishing()
         files.write_atomic(self._path, files.canonical_json(data))
@@ -219,7 +221,7 @@ class MetricsDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
     def _check(self, data: dict[str, Any], remedy: str) -> None:
         for name, value in data.items():
             if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-                raise UserError(f"{self._path}: the metric {name} is {value!r}, which is no finite number: {remedy}.")
+                raise UserError(f"{self._path}: the metric {name} is {value!r}, not a finite number: {remedy}.")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path), "stage": self._stage}

@@ -1,4 +1,4 @@
-"""A node's work outside the driver: in processes beside it, or as a Slurm job. What comes of it is published here."""
+"""Run a node outside the driver: in processes beside it, or as a Slurm job. The driver publishes the outputs."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from engine.launch.slurm.submit import under_way
 from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
-"""Tag of the nodes whose training shares its batches among ranks (engine/parallel); any other runs in one process."""
+"""Tag of the nodes whose training shares its batches among ranks (engine/parallel); all others run in one process."""
 SHARDED = "sharded"
 """Tag of the nodes whose items several processes may share (engine/launch/job_array)."""
 JOBS = "jobs"
@@ -35,9 +35,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Work:
-    """A node, where it runs and where it works.
+    """One node to run, with its compute class and its workspace.
 
-    `joined` is the one job that puts together what the elements of the node's job array have made.
+    `joined` marks the job that joins the parts which the elements of the node's job array have made.
     """
 
     profile: str
@@ -50,33 +50,33 @@ class Work:
 
     @property
     def name(self) -> str:
-        """The node's."""
+        """The node's name."""
         return str(self.node.name)
 
     @property
     def ranks(self) -> int:
-        """How many ranks run it: those of its class if it is tagged `parallel`, else one."""
+        """The number of ranks: that of its compute class if the node is tagged `parallel`, else one."""
         return self.where.ranks if PARALLEL in self.node.tags else 1
 
     @property
     def shards(self) -> int:
-        """In how many elements of a job array it is made; 1 where it is not."""
+        """The number of elements in its job array; 1 where the node is not sharded."""
         return self.where.array if SHARDED in self.node.tags and not self.joined else 1
 
     @property
     def jobs(self) -> tuple["Work", ...]:
-        """It as what is submitted one after the other: a job, or a job array and the job that joins its parts."""
+        """The jobs to submit one after the other: one alone, or a job array and the job that joins its parts."""
         return (self, replace(self, joined=True)) if self.shards > 1 else (self,)
 
     @property
     def module(self) -> tuple[str, ...]:
-        """What a rank runs."""
-        words = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key, "code": CODE.name}
-        return ("pipelines.rank", *(f"--{name}={value}" for name, value in words.items()))
+        """The module that a rank runs, with its arguments."""
+        arguments = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key, "code": CODE.name}
+        return ("pipelines.rank", *(f"--{name}={value}" for name, value in arguments.items()))
 
     @property
     def directory(self) -> RunDirectory:
-        """Its run directory."""
+        """The run directory of the node's job."""
         return RunDirectory(self.workspace / JOBS / self._job_name)
 
     @property
@@ -85,7 +85,7 @@ class Work:
 
     @property
     def job(self) -> Job:
-        """It as a Slurm job."""
+        """The node's Slurm job."""
         return Job(
             name=f"k2-{self.profile}-{self.stage}-{self._job_name}",
             directory=self.directory.path,
@@ -101,22 +101,24 @@ class Work:
         )
 
 
-def run_ranks(work: Work, given: dict[str, Any], held: IO[str], say: Say) -> None:
-    """Run it in a child process that holds the stage's lock too and dies with this one.
+def run_ranks(work: Work, parameters: dict[str, Any], lock_file: IO[str], say: Say) -> None:
+    """Run the node in a child process that also holds the stage's lock and dies with this process.
 
-    The child is the node's one rank, or torchrun with several.
+    The child is the node's only rank, or torchrun with several.
     """
-    exchange.write_parameters(work.workspace, work.name, given)
+    exchange.write_parameters(work.workspace, work.name, parameters)
     parent = f"--parent={os.getpid()}"
     if work.ranks == 1:
         command = [*work.module, parent]
     else:
-        say(f"node {work.name}  {work.ranks} processes: another number of them changes a result's last bits")
+        say(f"node {work.name}  {work.ranks} processes (results' last bits depend on this number)")
         start = [f"--processes={work.ranks}", parent, f"--workspace={work.workspace}", f"--node={work.name}"]
         command = ["engine.launch.torchrun", *start, *work.module, "--world"]
     environment = {**SHORT_SPIN, **os.environ}
     with drain.deaf_children():
-        rank = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, pass_fds=(held.fileno(),), env=environment)
+        rank = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, pass_fds=(lock_file.fileno(),), env=environment
+        )
     try:
         status = _await(rank, signal.SIGINT if work.ranks == 1 else signal.SIGUSR1)
     except BaseException:
@@ -132,9 +134,9 @@ def run_ranks(work: Work, given: dict[str, Any], held: IO[str], say: Say) -> Non
 
 
 def _await(rank: "subprocess.Popen[bytes]", ask: signal.Signals) -> int:
-    """The status with which a rank, or torchrun, ends; once Ctrl-C has come, `ask` it to end soon until it does.
+    """Return the exit status of a rank, or of torchrun; after Ctrl-C, send the signal `ask` until it ends.
 
-    The terminal's own Ctrl-C reaches it too, but one sent to this process alone does not, nor one before it was ready.
+    The terminal's Ctrl-C reaches the child too, but not a signal to this process alone, nor one before it was ready.
     """
     with drain.heeded(to_the_end=True):
         while True:
@@ -145,27 +147,27 @@ def _await(rank: "subprocess.Popen[bytes]", ask: signal.Signals) -> int:
                     rank.send_signal(ask)
 
 
-def run_slurm(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
-    """Have Slurm jobs do it, or attach to the ones that do.
+def run_slurm(work: Work, parameters: dict[str, Any], say: Say, detach: bool) -> None:
+    """Run the node as Slurm jobs, or attach to those that already run it.
 
     Raises:
-        UserError: the ranks' own sentence, or what became of the job.
+        UserError: the error that the ranks handed over, or what became of the job.
         Detached: the job goes on without this driver.
 
     """
     for job in work.jobs:
-        _run_job(job, given, say, detach)
+        _run_job(job, parameters, say, detach)
 
 
-def _run_job(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
+def _run_job(work: Work, parameters: dict[str, Any], say: Say, detach: bool) -> None:
     directory = work.directory
-    done = directory.submitted()
-    if done and done.ended == State.SUCCEEDED and work.shards == 1:
+    earlier = directory.submitted()
+    if earlier and earlier.ended == State.SUCCEEDED and work.shards == 1:
         directory.update(published=not exchange.has_outputs(work.workspace, work.name))
     try:
         run_job(
             work.job,
-            prepare=lambda: exchange.write_parameters(work.workspace, work.name, given),
+            prepare=lambda: exchange.write_parameters(work.workspace, work.name, parameters),
             said_why=lambda element: exchange.has_error(work.workspace, work.name, element),
             say=say,
             detach=detach,
@@ -179,14 +181,14 @@ def _run_job(work: Work, given: dict[str, Any], say: Say, detach: bool) -> None:
 
 
 def run_directories(workspace: Path) -> list[RunDirectory]:
-    """The run directories of the nodes of a workspace that were dispatched."""
+    """Return the run directories of a workspace's dispatched nodes."""
     return [RunDirectory(path) for path in sorted(workspace.glob(f"{JOBS}/*"))]
 
 
 def refuse_beside(workspace: Path, stage: str) -> None:
-    """See that no job works in the workspace of another key: a stage's ranks exclude each other, whatever their key.
+    """Refuse to start while a job works in the workspace of another key: a stage's ranks exclude each other.
 
-    Raises UserError where one does.
+    Raises UserError, which names the job.
     """
     for directory in run_directories(workspace):
         for job in under_way(directory):
@@ -197,7 +199,7 @@ def refuse_beside(workspace: Path, stage: str) -> None:
 
 
 def script_of(work: Work) -> str:
-    """What would be submitted, or a line where nothing would be."""
+    """Return the scripts that would be submitted, or a comment line where the node needs no job."""
     if work.where.launcher != "slurm":
         return f"# stage {work.stage}, node {work.name}: launcher {work.where.launcher}, no job"
-    return "\n".join(render(one.job) for one in work.jobs)
+    return "\n".join(render(part.job) for part in work.jobs)

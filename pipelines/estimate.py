@@ -1,8 +1,7 @@
-"""How long a stage will take: what its past runs took, scaled to the parameters of today.
+"""Estimate how long a stage will take, by scaling what its past runs took to the present parameters.
 
-Of a training it is known how its time grows: with the steps, and with the tokens or responses of a step. A run that was
-resumed counts for the steps that it made itself. Of other stages nothing is known, and their past times are taken as
-they are.
+A training's time grows with its steps, and with the tokens or responses of a step. A run that was resumed counts for
+the steps that it made itself. How the time of other stages grows is not known: their past times are taken as they are.
 """
 
 from math import prod
@@ -14,21 +13,21 @@ from engine.identity.records import ADOPTED, RECALLED
 
 PHASES = ("warmup", "stable", "decay", "anneal")
 SIZES = ("batch_size", "sequence_length", "inner_steps", "prompts", "samples")
-"""The parameters of a training with whose product a step, of rl an iteration, takes longer."""
+"""The parameters whose product the time of a training's step (in rl, of an iteration) is proportional to."""
 
 
 def estimate(stage: str, good: list[dict[str, Any]], parameters: dict[str, Any]) -> float | None:
-    """Return the median of what a stage's good runs would have taken with these parameters, in seconds.
+    """Return the median of the times that a stage's good runs would have taken with these parameters, in seconds.
 
-    None if it never ran: outputs that were adopted or came back took no time of the stage's own.
+    None if the stage never ran: outputs that were adopted or recalled took no time of its own.
     """
     today = flatten(parameters)
-    ran = [run for run in good if run["outcome"] not in {ADOPTED, RECALLED}]
-    return median(float(run["seconds"]) * _growth(stage, run, today) for run in ran) if ran else None
+    measured = [run for run in good if run["outcome"] not in {ADOPTED, RECALLED}]
+    return median(float(run["seconds"]) * _growth(stage, run, today) for run in measured) if measured else None
 
 
 def _growth(stage: str, run: dict[str, Any], today: dict[str, Any]) -> float:
-    """How many times the work of a past run the parameters of today ask for; 1 where that cannot be told."""
+    """Return the work that today's parameters need, as a multiple of a past run's; 1 where that is not known."""
     then = run["parts"]["parameters"]
     before, now = steps(stage, then), steps(stage, today)
     if not before or not now:
@@ -39,7 +38,7 @@ def _growth(stage: str, run: dict[str, Any], today: dict[str, Any]) -> float:
 
 
 def steps(stage: str, flat: dict[str, Any]) -> int:
-    """Return the steps (of rl, iterations) of a training by its flat parameters; 0 of a stage that does not train."""
+    """Return a training's steps (in rl, iterations) by its flat parameters; 0 for a stage that does not train."""
     phases = [flat.get(f"{stage}.schedule.{phase}") for phase in PHASES]
     if all(isinstance(phase, int) for phase in phases):
         return sum(phase for phase in phases if phase is not None)
@@ -48,7 +47,7 @@ def steps(stage: str, flat: dict[str, Any]) -> int:
 
 
 def _size(stage: str, flat: dict[str, Any]) -> float:
-    """How large a step is, in a unit of the stage's own."""
+    """Return the size of a step, in a unit of the stage's own."""
     own = [flat.get(f"{stage}.{name}") for name in SIZES]
     own += [sum(value for name, value in flat.items() if name.startswith(f"{stage}.batch.") and isinstance(value, int))]
     return prod(float(value) for value in own if value)

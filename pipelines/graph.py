@@ -1,6 +1,6 @@
-"""The graph as all views see it: each stage's nodes, datasets, parameters and code.
+"""The graph that all views share: each stage's nodes, datasets, parameters and code.
 
-Read from kedro.yml, pipelines and catalog; nothing heavy is imported: no torch, no mlflow, no Great Expectations.
+It is read from kedro.yml, pipelines and catalog without heavy imports: no torch, mlflow or Great Expectations.
 """
 
 import importlib
@@ -28,16 +28,18 @@ from engine.yaml_file import read_yaml
 from pipelines.pipeline_registry import stage_pipeline
 from pipelines.stages_file import CODE, ROOT, load_stages_file
 
-JUDGES = frozenset({"pipelines.gates"})  # they refuse a table or let it pass as it is; suites count by the catalog
-GIVEN = frozenset({"workspace"})  # made by the runner, not by a stage
-MERGE = dict.fromkeys(("parameters", "compute", "promotion", "sources"), "soft")  # the base, overlaid key by key
+JUDGES = frozenset({"pipelines.gates"})  # they change no table; the catalog names their suites
+GIVEN = frozenset({"workspace"})  # inputs that the runner makes, not a stage
+MERGE = dict.fromkeys(
+    ("parameters", "compute", "promotion", "sources"), "soft"
+)  # sections overlaid on the base key by key
 CONFIG_PATTERNS = {"compute": ["compute*"], "gates": ["gates*"], "promotion": ["promotion*"], "sources": ["sources*"]}
 _KEY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
 @dataclass(frozen=True)
 class StageGraph:
-    """One stage: what it reads and makes."""
+    """One stage's pipeline, inputs, outputs and parameters."""
 
     name: str
     pipeline: Pipeline
@@ -48,7 +50,7 @@ class StageGraph:
 
 @cache
 def stage_graph(stage: str) -> StageGraph:
-    """A stage's pipeline with its outer edges: inputs from other stages, kept outputs, parameters read."""
+    """Return a stage's pipeline with its inputs from other stages, its published outputs and its parameters."""
     pipeline = stage_pipeline(stage)
     free = pipeline.inputs()
     return StageGraph(
@@ -62,10 +64,10 @@ def stage_graph(stage: str) -> StageGraph:
 
 @cache
 def config(profile: str | None, section: str) -> dict[str, Any]:
-    """A section (catalog, parameters, gates …) of a profile's configuration: base, overlaid. Not to be changed."""
+    """Return a section (catalog, parameters, gates …) of a profile's configuration, overlaid on the base; read-only."""
     name = load_stages_file().profile(profile)
     try:
-        loader = OmegaConfigLoader(  # one a section: Kedro binds ${globals:} to whichever loader was made last
+        loader = OmegaConfigLoader(  # one for each section: Kedro binds ${globals:} to the loader made last
             conf_source=str(CODE / "conf"),
             base_env="base",
             env=name,
@@ -78,23 +80,23 @@ def config(profile: str | None, section: str) -> dict[str, Any]:
         for path in sorted(path for env in ("base", name) for path in (CODE / "conf" / env).rglob("*.yml")):
             shown = path.relative_to(CODE).as_posix()
             if not isinstance(content := read_yaml(path, shown), dict | None):
-                raise UserError(f"{shown} holds {content!r:.40} where names and values are wanted.") from error
+                raise UserError(f"{shown} holds {content!r:.40}, not names with values.") from error
         where = f"conf/base or conf/{name}, section {section}"
         raise UserError(f"{where}: {' '.join(str(error).split())[:300]}: correct it.") from error
 
 
 def catalog_entries(profile: str | None) -> dict[str, dict[str, Any]]:
-    """Dataset → its catalog entry, paths relative to the repository."""
+    """Return the catalog, dataset → entry, with paths relative to the repository."""
     return config(profile, "catalog")
 
 
 def parameters(profile: str | None) -> dict[str, Any]:
-    """All resolved parameters of a profile."""
+    """Return all resolved parameters of a profile."""
     return config(profile, "parameters")
 
 
 def dataset_path(profile: str | None, dataset: str) -> Path:
-    """Where a dataset is kept."""
+    """Return the path of a dataset."""
     entries = catalog_entries(profile)
     if dataset not in entries:
         raise UserError(f"conf/base/catalog.yml has no dataset {dataset!r}: choose one of {', '.join(entries)}.")
@@ -102,13 +104,13 @@ def dataset_path(profile: str | None, dataset: str) -> Path:
 
 
 def tracked_path(profile: str | None, dataset: str) -> Path:
-    """What DVC tracks of a dataset: itself, or its manifest alone where its payload is kept by hash."""
+    """Return the path that DVC tracks: the dataset's own, or its manifest's where the payload is kept by hash."""
     path = dataset_path(profile, dataset)
     return path / MANIFEST if is_by_hash(profile, dataset) else path
 
 
 def is_by_hash(profile: str | None, dataset: str) -> bool:
-    """Whether a dataset's files are kept in data/<profile>/.store under their hash."""
+    """Return whether a dataset's files are kept in data/<profile>/.store under their hash."""
     return catalog_entries(profile).get(dataset, {}).get("payload") == "by_hash"
 
 
@@ -123,53 +125,53 @@ def has_gates(node: Node) -> bool:
 
 
 def dataset(profile: str | None, name: str) -> AbstractDataset[Any, Any]:
-    """The dataset object of a catalog entry, as the driver has it."""
+    """Return the dataset object of a catalog entry, as the driver has it."""
     path = dataset_path(profile, name)
     return AbstractDataset.from_config(name, {**catalog_entries(profile)[name], "filepath": str(path)})
 
 
 def root() -> Path:
-    """The repository, in which relative paths of parameters begin."""
+    """Return the repository's path, to which paths in parameters are relative."""
     return ROOT
 
 
 def data_folder(profile: str | None) -> Path:
-    """data/<profile>."""
+    """Return data/<profile>."""
     return ROOT / "data" / load_stages_file().profile(profile)
 
 
 def work_folder(profile: str | None) -> Path:
-    """data/<profile>/.work, where stages that are running work: `<stage>/<stage key>/`, and their locks."""
+    """Return data/<profile>/.work, with the workspaces of running stages, `<stage>/<stage key>/`, and their locks."""
     return data_folder(profile) / ".work"
 
 
 def work_folders(profile: str | None, stage: str) -> list[Path]:
-    """The workspaces of a stage, named by the keys that they were begun under; beside them lie its locks."""
+    """Return the workspaces of a stage, each named by its key; the stage's locks lie beside them."""
     return sorted(path for path in (work_folder(profile) / stage).glob("*/") if _KEY.fullmatch(path.name))
 
 
 def runs_folder(profile: str | None, stage: str) -> Path:
-    """data/<profile>/.runs/<stage>, where the stage's run records are, and what is kept beside them."""
+    """Return data/<profile>/.runs/<stage>, with the stage's run records and the files kept beside them."""
     return data_folder(profile) / ".runs" / stage
 
 
 def payload_store(profile: str | None) -> Path:
-    """data/<profile>/.store, where payloads are kept by hash."""
+    """Return data/<profile>/.store, which keeps payloads by hash."""
     return data_folder(profile) / store.FOLDER
 
 
 def dvc_file(profile: str) -> Path:
-    """The dvc.yaml of a profile: the default one's stands at the root; each has its own dvc.lock beside it."""
+    """Return the path of a profile's dvc.yaml, the default one's at the root; each has its own dvc.lock beside it."""
     return ROOT / "dvc.yaml" if profile == load_stages_file().default_profile else ROOT / "conf" / profile / "dvc.yaml"
 
 
 def ledger(profile: str) -> str:
-    """The same as DVC wants it: relative to the repository."""
+    """Return the path of a profile's dvc.yaml relative to the repository, as DVC wants it."""
     return dvc_file(profile).relative_to(ROOT).as_posix()
 
 
 def digest_of(profile: str | None, dataset: str) -> str | None:
-    """The content digest of a published dataset; None if it is not there."""
+    """Return the content digest of a published dataset; None if it is missing."""
     path = dataset_path(profile, dataset)
     if path.suffix == ".json":
         return digest_bytes(path.read_bytes()) if path.is_file() else None
@@ -177,18 +179,18 @@ def digest_of(profile: str | None, dataset: str) -> str | None:
 
 
 def digests_of(profile: str | None, datasets: Iterable[str]) -> dict[str, str]:
-    """Return the content digests of the datasets that are there: where some nodes alone ran, not all are."""
+    """Return the content digests of the datasets that exist: after a run of some nodes only, not all do."""
     digests = {name: digest_of(profile, name) for name in datasets}
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def producer(dataset: str) -> str:
-    """The stage that makes a dataset."""
+    """Return the stage that makes a dataset."""
     return str(catalog_entries(None)[dataset]["stage"])
 
 
 def code_of(stage: str, modules: Library | None = None) -> StageCode:
-    """The stage's code as this process runs it, or as the `library` given has it, which serves several stages."""
+    """Return the stage's code as this process runs it; one library of `modules` serves several stages."""
     if modules is None:
         with library() as own:
             return code_of(stage, own)
@@ -200,20 +202,20 @@ def code_of(stage: str, modules: Library | None = None) -> StageCode:
 
 
 def entry_points(stage: str) -> list[str]:
-    """Where a stage's code begins: its pipeline, its parameters' model, the classes and tables of its datasets."""
+    """Return the entry points of a stage's code: pipeline, parameters' model, classes and tables of its datasets."""
     graph = stage_graph(stage)
     entries = [catalog_entries(None)[name] for name in (*graph.inputs, *graph.outputs)]
-    named = {str(entry[field]) for entry in entries for field in ("type", "table") if field in entry}
+    classes = {str(entry[field]) for entry in entries for field in ("type", "table") if field in entry}
     return [
         f"{load_stages_file().stage(stage).pipeline}.create_pipeline",
         f"nodes.{stage}.schema.Parameters",
-        *sorted(named),
+        *sorted(classes),
     ]
 
 
 @contextmanager
 def library() -> Iterator[Library]:
-    """The modules of the code that this process runs, taken apart with the help of what earlier runs have kept."""
+    """Yield the parsed modules of the code that this process runs, from the cache of earlier runs where possible."""
     known = load_known(ROOT)
     before = len(known)
     yield Library(CODE, known)
@@ -221,7 +223,7 @@ def library() -> Iterator[Library]:
 
 
 def parameter_model(stage: str) -> Any:
-    """The pydantic model of a stage's parameters (nodes/<stage>/schema.py)."""
+    """Return the pydantic model of a stage's parameters (nodes/<stage>/schema.py)."""
     return importlib.import_module(f"nodes.{stage}.schema").Parameters
 
 
@@ -230,8 +232,8 @@ def _is_parameter(name: str) -> bool:
 
 
 def _identity_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """A catalog entry without its place (which is no identity), with the suite that it names."""
-    kept = {name: value for name, value in entry.items() if name not in {"filepath", "payload"}}
+    """Return a catalog entry without its path (no part of its identity), with the suite that it names."""
+    identity = {name: value for name, value in entry.items() if name not in {"filepath", "payload"}}
     if gate := entry.get("gate"):
-        kept["suite"] = config(None, "gates").get(gate)
-    return kept
+        identity["suite"] = config(None, "gates").get(gate)
+    return identity

@@ -1,4 +1,4 @@
-"""What Kedro calls: parameters are checked before any node starts, and the runner learns its profile."""
+"""Kedro's hooks: they check parameters before any node starts, and give the runner its profile."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from pipelines.configuration import check_configuration
 RUN_CONTEXT = "run_context"
 WORKSPACE = "workspace"
 FRESH, DETACH, DRY_RUN = "K2_FRESH", "K2_DETACH", "K2_DRY_RUN"
-"""How `kedro run --fresh`, `--detach` and `--dry-run` tell the runner: Kedro hands no option of ours through."""
+"""Variables that carry `--fresh`, `--detach` and `--dry-run` to the runner, since Kedro passes no option of ours on."""
 
 
 FORCED = "K2_FORCED"
-"""In the environment of a stage that DVC was told to run whatever was made before."""
+"""The variable that is set for a stage which DVC was told to run whatever was made before."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RunContext:
 
     profile: str
     compute: dict[str, Any]
-    node_seconds: dict[str, float] = field(default_factory=dict)  # inside node functions only, filled as they end
+    node_seconds: dict[str, float] = field(default_factory=dict)  # in the node functions alone, added as they end
 
 
 class RunContextHook:
@@ -45,9 +45,9 @@ class RunContextHook:
 
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog, parameters: dict[str, Any]) -> None:
-        """Hand the context to the runner; parameters are copied as plain data, without a look whether they are frames.
+        """Hand the context to the runner, and have parameters copied as plain data.
 
-        Kedro looks by importing pandas, which takes half a second of every stage.
+        Kedro would import pandas to see whether they are data frames, which takes half a second in every stage.
         """
         for name, value in parameters.items():
             catalog[name] = MemoryDataset(value, copy_mode="deepcopy")
@@ -56,11 +56,11 @@ class RunContextHook:
 
     @hook_impl
     def before_node_run(self) -> None:
-        """A node function is about to be called (its inputs are loaded)."""
+        """Start the clock: the node's inputs are loaded, its function is called next."""
         self._begun = time.monotonic()
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        """It has returned (its outputs are not saved yet)."""
+        """Stop the clock: the node's function has returned, its outputs are not saved yet."""
         if self._context is not None:
             self._context.node_seconds[node.name] = round(time.monotonic() - self._begun, 3)

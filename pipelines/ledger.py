@@ -1,4 +1,4 @@
-"""A profile's dvc.lock, which names what is current: read and checked in one place, with a remedy that heals."""
+"""A profile's dvc.lock, which lists the current files, read and checked in one place."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def ledger_path(profile: str) -> Path:
-    """Return where a profile's dvc.lock stands: beside its dvc.yaml."""
+    """Return the path of a profile's dvc.lock, which is beside its dvc.yaml."""
     return graph.dvc_file(profile).with_suffix(".lock")
 
 
@@ -23,7 +23,7 @@ def read_ledger(profile: str) -> dict[str, Any]:
     """Return the stages in a profile's dvc.lock; none where there is no such file.
 
     Raises:
-        UserError: it is damaged: cut short, no YAML, in the middle of a merge, or not what DVC writes.
+        UserError: the file is damaged: cut short, no YAML, in the middle of a merge, or not what DVC writes.
 
     """
     path = ledger_path(profile)
@@ -41,9 +41,9 @@ def read_ledger(profile: str) -> dict[str, Any]:
 
 
 def check_ledger(profile: str) -> None:
-    """Refuse what DVC would refuse in words of its own: a damaged dvc.lock, or a dvc.yaml that is no YAML.
+    """Refuse a damaged dvc.lock, or a dvc.yaml that is no YAML, before DVC refuses it in words of its own.
 
-    Raises UserError, with a remedy that heals.
+    Raises UserError, which names the remedy.
     """
     view = graph.dvc_file(profile)
     try:
@@ -71,7 +71,7 @@ def _stages(content: Any, shown: str) -> dict[str, Any]:
 
 
 def _is_item(item: Any) -> bool:
-    """Whether it is an entry for a file or folder, as DVC writes them."""
+    """Return whether `item` is an entry for a file or folder, as DVC writes them."""
     if not isinstance(item, dict) or "path" not in item:
         return False
     if not _MD5.fullmatch(str(item.get("md5", "0" * 32))):

@@ -1,4 +1,4 @@
-"""What commands print with: a screen of their width, durations for people, and output that may lose its reader.
+"""Helpers to print with: a screen, durations for people, and output streams that may lose their reader.
 
 `kedro run 2>&1 | head -1` ends the reader, not the stage.
 """
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Outliving(io.FileIO):
-    """A pipe's end that goes on to /dev/null when nobody reads the pipe any more."""
+    """A pipe's writing end that continues to /dev/null once nobody reads the pipe any more."""
 
     def write(self, data: Any, /) -> int:
-        """Write, or drop what nobody would read."""
+        """Write `data`, or drop it where nobody reads the pipe."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -27,7 +27,7 @@ class Outliving(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Put such pipes in the places of this process's own output and error; those that a test captures stay."""
+    """Replace this process's own output and error by such pipes; streams that a test captures stay."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or stream is not getattr(sys, f"__{name}__"):
@@ -38,7 +38,7 @@ def outlive_readers() -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: 8 s, 3 min 20 s, 2 h 05 min; ? where nobody knows."""
+    """Return seconds as text for people: 8 s, 3 min 20 s, 2 h 05 min; ? for None."""
     if seconds is None:
         return "?"
     whole = round(seconds)
@@ -50,7 +50,7 @@ def duration(seconds: float | None) -> str:
 
 
 def screen() -> "Console":
-    """The terminal, at most 100 columns wide."""
+    """Return the terminal's console, at most 100 columns wide."""
     from rich.console import Console
 
     return Console(width=min(100, Console().width), highlight=False)

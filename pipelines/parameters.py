@@ -1,4 +1,4 @@
-"""All parameters of a run, checked against each stage's own model before any node starts."""
+"""Check all parameters of a run against each stage's own model before any node starts."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -16,8 +16,8 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
     """Check each stage's parameters.
 
     Args:
-        parameters: all of them, one top-level key a stage.
-        profile: named in the error.
+        parameters: all of them, one top-level key for each stage.
+        profile: the profile's name, for the message.
 
     Raises:
         UserError: an unknown stage or key, a missing key, a value of the wrong kind; the field is named.
@@ -32,42 +32,42 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
     for field, text in _texts(parameters):
         if holds_credentials(text):
             raise UserError(
-                f"conf/base or conf/{profile}/parameters: {field} holds a password or key, which keys, records and "
-                "MLflow would show: take it out of the address and leave it to the environment of who opens it."
+                f"conf/base or conf/{profile}/parameters: {field} holds a password or key, which records and "
+                "MLflow would show: take it out of the address and set it in the environment of the run."
             )
     for stage in stages:
         stage_parameters(stage, parameters.get(stage, {}), profile)
 
 
-def stage_parameters(stage: str, given: dict[str, Any], profile: str) -> BaseModel:
-    """Return one stage's parameters as its model has them; raises UserError as `check_parameters` does."""
+def stage_parameters(stage: str, parameters: dict[str, Any], profile: str) -> BaseModel:
+    """Return one stage's parameters as an object of its model; raises UserError as `check_parameters` does."""
     try:
-        model: BaseModel = parameter_model(stage).model_validate(given)
+        model: BaseModel = parameter_model(stage).model_validate(parameters)
     except ValidationError as error:
-        raise UserError(_sentence(error, stage, profile, given)) from error
+        raise UserError(_sentence(error, stage, profile, parameters)) from error
     return model
 
 
 def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a value, keys of mappings too, each with the name of its field."""
+    """Yield every text in a value, keys of mappings too, each with the name of its field."""
     if isinstance(value, dict):
-        for name, one in value.items():
+        for name, item in value.items():
             yield field, str(name)
-            yield from _texts(one, f"{field}.{name}".lstrip("."))
+            yield from _texts(item, f"{field}.{name}".lstrip("."))
     elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one, field)
+        for item in value:
+            yield from _texts(item, field)
     elif isinstance(value, str):
         yield field, value
 
 
-def _sentence(error: ValidationError, stage: str, profile: str, given: dict[str, Any]) -> str:
+def _sentence(error: ValidationError, stage: str, profile: str, parameters: dict[str, Any]) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in (stage, *first["loc"]))
     where = f"conf/base or conf/{profile}/parameters/{stage}.yml"
     if first["type"] == "extra_forbidden":
         *parents, name = first["loc"]
-        known = _beside(given, parents, name) if parents else list(parameter_model(stage).model_fields)
+        known = _beside(parameters, parents, name) if parents else list(parameter_model(stage).model_fields)
         close = difflib.get_close_matches(str(name), known, n=1)
         owner = ".".join(str(part) for part in (stage, *parents)) if parents else f"stage {stage}"
         choices = f"{owner} knows {', '.join(known)}." if known else "take it out."
@@ -78,9 +78,9 @@ def _sentence(error: ValidationError, stage: str, profile: str, given: dict[str,
     return f"{where}: the parameter {field} is {first['input']!r}: {first['msg']}."
 
 
-def _beside(given: Any, parents: Iterable[int | str], unknown: int | str) -> list[str]:
-    """Return the other names of the block that holds an unknown one: what the base values have there is known."""
+def _beside(block: Any, parents: Iterable[int | str], unknown: int | str) -> list[str]:
+    """Return the names beside an unknown one in its block; those that the base values have are known."""
     for part in parents:
-        if isinstance(given, dict) and part in given:  # not in there: pydantic's own name for a choice of a union
-            given = given[part]
-    return [str(name) for name in given if name != unknown] if isinstance(given, dict) else []
+        if isinstance(block, dict) and part in block:  # an absent part is pydantic's name for a choice
+            block = block[part]
+    return [str(name) for name in block if name != unknown] if isinstance(block, dict) else []

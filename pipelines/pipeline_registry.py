@@ -1,4 +1,4 @@
-"""Kedro's registry: one pipeline a stage, as kedro.yml lists them, and all of them as the default."""
+"""Kedro's registry: one pipeline for each stage of kedro.yml, and all of them together as the default."""
 
 import importlib
 
@@ -9,17 +9,17 @@ from pipelines.stages_file import load_stages_file
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """The pipelines that were asked for by name, or all of them, each node tagged with its stage."""
+    """Return the pipelines that Kedro requests by name, or all of them, with each node tagged by its stage."""
     requested = requested_pipelines()
     everything = not requested or "__default__" in requested
     names = [name for name in load_stages_file().stages if everything or name in requested]
-    found = {name: stage_pipeline(name) for name in names}
+    pipelines = {name: stage_pipeline(name) for name in names}
     if everything:
-        found["__default__"] = sum(found.values(), Pipeline([]))
-    return found
+        pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    return pipelines
 
 
 def stage_pipeline(stage: str) -> Pipeline:
-    """One stage's pipeline."""
+    """Return one stage's pipeline."""
     module = importlib.import_module(load_stages_file().stage(stage).pipeline)
     return Pipeline(module.create_pipeline(), tags=[stage])

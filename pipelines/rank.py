@@ -1,4 +1,4 @@
-"""One process of a node: the same node and catalog entries as the driver's, no publishing.
+"""Run one process of a node: with the same node and catalog entries as the driver, but without publishing.
 
     python -m pipelines.rank --env laptop --stage pretrain --node train_base --key 0123456789abcdef --code HASH
 
@@ -30,15 +30,15 @@ from pipelines.errors import refused_by_system, report_errors, user_error
 from pipelines.stages_file import CODE, load_stages_file
 
 JOB_PATIENCE_SECONDS = 60.0
-"""A job's rank waits longer for one of the attempt before, which another machine may still be ending."""
+"""How long a job's rank waits for the one of the attempt before, which may still be ending on another machine."""
 RANKS = ".ranks"
-"""Folder of a workspace in which ranks other than the first work."""
+"""Folder of a workspace with the folders of the ranks other than the first."""
 
 
 def main() -> None:
-    """Run one node; exit 1 with the sentence handed to the driver if the user can put the error right.
+    """Run one node; hand an error that the user can put right to the driver and exit 1.
 
-    Asked to end soon (engine/launch/drain), it exits with DRAINED instead, its progress kept.
+    When it is asked to end soon (engine/launch/drain), it keeps its progress and exits with DRAINED.
     """
     drain.install()
     fence.end_when_superseded(LOST)
@@ -49,66 +49,66 @@ def main() -> None:
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
     parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
     parser.add_argument("--shards", type=int, default=1, help="of so many")
-    asked = parser.parse_args()
-    if asked.parent is not None or drain.run_directory():
-        die_with_parent(asked.parent or os.getppid())
+    arguments = parser.parse_args()
+    if arguments.parent is not None or drain.run_directory():
+        die_with_parent(arguments.parent or os.getppid())
     with report_errors():
-        workspace = graph.work_folder(load_stages_file().profile(asked.env)) / asked.stage / asked.key
+        workspace = graph.work_folder(load_stages_file().profile(arguments.env)) / arguments.stage / arguments.key
         if not workspace.is_dir():
             raise UserError(
                 f"{workspace} is missing: a rank is started by the driver, "
-                f"use `kedro run --env {asked.env} --pipelines {asked.stage}`."
+                f"use `kedro run --env {arguments.env} --pipelines {arguments.stage}`."
             )
-    rank = int(os.environ["RANK"]) if asked.world else asked.shard or 0
-    with hand_over_errors(workspace, asked.node, rank):
-        check_place(asked.code)
-        if asked.shard is not None:
-            job_array.become(asked.shard, asked.shards)
-        if asked.world:
-            run_in_world(asked.env, asked.stage, asked.node, workspace, rank)
+    rank = int(os.environ["RANK"]) if arguments.world else arguments.shard or 0
+    with hand_over_errors(workspace, arguments.node, rank):
+        check_place(arguments.code)
+        if arguments.shard is not None:
+            job_array.become(arguments.shard, arguments.shards)
+        if arguments.world:
+            run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank)
         else:
             # A driver's own child needs no lock: it holds the stage's with it.
-            what = f"rank {rank} of stage {asked.stage} of profile {asked.env}"
-            with rank_lock(workspace, rank, what) if drain.run_directory() else nullcontext():
-                run_alone(asked.env, asked.stage, asked.node, workspace, workspace)
+            label = f"rank {rank} of stage {arguments.stage} of profile {arguments.env}"
+            with rank_lock(workspace, rank, label) if drain.run_directory() else nullcontext():
+                run_alone(arguments.env, arguments.stage, arguments.node, workspace, workspace)
 
 
 def check_place(code: str) -> None:
-    """Refuse to run other code than the snapshot called `code`."""
+    """Refuse to run code other than the snapshot called `code`."""
     if CODE.name != code:
         raise UserError(
-            f"a rank that is to run the snapshot {code} of the code imports from {CODE}: the job's script sets "
-            "PYTHONPATH, see that the container does not change it."
+            f"a rank of the code's snapshot {code} imports from {CODE}: the job's script sets "
+            "PYTHONPATH, so make sure that the container does not change it."
         )
 
 
 @contextmanager
 def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
-    """Hand the sentence of an error that the user can put right to the driver, which says it, and exit 1."""
+    """Hand the sentence of an error that the user can put right to the driver, which prints it, and exit 1."""
     try:
         yield
     except Exception as error:
-        found = user_error(error) or refused_by_system(error)
-        if found is None:
+        known = user_error(error) or refused_by_system(error)
+        if known is None:
             raise
         try:
-            exchange.write_error(workspace, node, str(found), rank)
-        except OSError as unwritable:  # the disc is full: the log may take what the driver cannot be told
-            print(f"error: {found} (it cannot be handed over: {unwritable.strerror})", file=sys.stderr, flush=True)
+            exchange.write_error(workspace, node, str(known), rank)
+        except OSError as unwritable:  # the disc is full, but the log may still take the sentence
+            print(f"error: {known} (it cannot be handed over: {unwritable.strerror})", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
 def rank_lock(workspace: Path, rank: int, what: str) -> IO[str]:
-    """A rank's lock, on the file system that all share, so that two attempts never work at once."""
+    """Return a rank's lock, taken on the shared file system, so that two attempts never work at once."""
     patience = {"patience": JOB_PATIENCE_SECONDS} if drain.run_directory() else {}
     return lock(workspace.parent / f"lock.{rank}", what, **patience)
 
 
 def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:
-    """Run the node as number `rank` of torchrun's: all do the whole node, the first one's outputs are kept.
+    """Run the node as one of torchrun's ranks: all run the whole node, and the first one's outputs are kept.
 
-    The others have a folder of their own to work in. Each holds a lock until it is gone, so that a rank of the next
-    attempt never works beside one of the last.
+    Each of the others works in a folder of its own. A rank holds a lock until its process is gone, so that a rank of
+    the next attempt never works beside one of the last.
     """
     from engine.parallel import data
 
@@ -123,12 +123,12 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
             run_alone(profile, stage, node, workspace, own, rank)
         except data.RankLost as error:
             print(error, file=sys.stderr, flush=True)
-            os._exit(LOST)  # at once: an orderly end would wait for the one that is gone
+            os._exit(LOST)  # at once: an orderly end would wait for the lost rank
         data.stop()
 
 
 def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, rank: int = 0) -> None:
-    """Run the node in the folder `own` and hand what came of it to the driver, which reads in `workspace`."""
+    """Run the node in the folder `own` and hand its outputs to the driver, which reads them in `workspace`."""
     parts = read_object(workspace / BEGUN)["parts"]
     truth.check_run(profile, stage, parts)
     try:
@@ -145,7 +145,7 @@ def run_alone(profile: str, stage: str, node: str, workspace: Path, own: Path, r
 
 
 def _prepared(profile: str, node: str, name: str, value: Any, workspace: Path) -> Any:
-    """An output as the driver is to publish it: tables written, checked and judged, payloads by hash hashed, here."""
+    """Return an output ready to publish: a table written, checked and judged, a payload by hash hashed."""
     dataset = graph.dataset(profile, name)
     if isinstance(dataset, TableDataset):
         return dataset.prepare(value, exchange.place(workspace, node, name))
@@ -155,18 +155,18 @@ def _prepared(profile: str, node: str, name: str, value: Any, workspace: Path) -
 
 
 def run_node(profile: str, stage: str, name: str, workspace: Path, own: Path) -> tuple[dict[str, Any], float]:
-    """Load a node's inputs, run it in the folder `own`, return its outputs by dataset name and the seconds it took."""
+    """Load a node's inputs and run it in the folder `own`; return its outputs by dataset name and its seconds."""
     node = graph.node(stage, name)
-    given = exchange.read_parameters(workspace, name)
-    inputs = {key: _load(profile, key, given, own) for key in node.inputs}
+    parameters = exchange.read_parameters(workspace, name)
+    inputs = {key: _load(profile, key, parameters, own) for key in node.inputs}
     begun = time.monotonic()
     return dict(node.run(inputs)), round(time.monotonic() - begun, 3)
 
 
-def _load(profile: str, name: str, given: dict[str, Any], workspace: Path) -> Any:
+def _load(profile: str, name: str, parameters: dict[str, Any], workspace: Path) -> Any:
     if name == "workspace":
         return workspace
-    return given[name] if name in given else graph.dataset(profile, name).load()
+    return parameters[name] if name in parameters else graph.dataset(profile, name).load()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Outputs that were deleted come back from DVC's cache, so that a lost file costs a copy and not a run.
+"""Bring deleted outputs back from DVC's cache, so that a lost file costs a copy and not a run.
 
 DVC itself would run the stage again: its run cache leaves out stages whose outputs persist, and ours must persist,
-since DVC deletes other outputs before a stage starts. So the `code` stage, which goes before all others, looks first.
+since DVC deletes other outputs before a stage starts. So the `code` stage, which runs before all others, restores them.
 """
 
 import subprocess
@@ -19,39 +19,39 @@ from pipelines.stages_file import ROOT
 
 
 def missing_outputs(profile: str) -> dict[Path, str]:
-    """Outputs that the profile's dvc.lock names and that are not there, each with its MD5."""
+    """Return the missing outputs that the profile's dvc.lock names, each with its MD5."""
     stages = read_ledger(profile)
     outs = [out for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
     return {path: str(out["md5"]) for out in outs if not (path := ROOT / out["path"]).exists()}
 
 
 def relink(profile: str) -> None:
-    """Make the links of payloads kept by hash those of the manifests that are there, and say which payload is gone."""
+    """Link the payloads kept by hash as the present manifests list them, and warn of each payload that is missing."""
     for name in graph.catalog_entries(profile):
         path = graph.dataset_path(profile, name)
         if graph.is_by_hash(profile, name) and (path / MANIFEST).is_file():
             try:
                 store.link(path, graph.payload_store(profile), stage=graph.producer(name), dataset=path.name)
-            except UserError as error:  # it is refused when it is loaded; until then nothing else need stop
+            except UserError as error:  # loading it refuses it; until then other stages can run
                 print(f"warning: {error}", file=sys.stderr)
 
 
 def restore_missing(profile: str) -> None:
-    """Check missing outputs out of DVC's cache; what is not in it is left to its stage to make again."""
+    """Check missing outputs out of DVC's cache; a stage makes again what the cache does not hold."""
     missing = _own(missing_outputs(profile))
     if not missing:
         return
-    done = subprocess.run(
+    checkout = subprocess.run(
         ["dvc", "checkout", "--quiet", *missing], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    back = [name for name in missing if (ROOT / name).exists()]
-    print(f"back from DVC's cache: {', '.join(back) or 'none'} of {len(missing)} missing", file=sys.stderr)
-    if len(back) < len(missing):
-        print(f"the rest will be made again: {masked(' '.join(done.stderr.split()))}", file=sys.stderr)
+    restored = [name for name in missing if (ROOT / name).exists()]
+    print(f"back from DVC's cache: {', '.join(restored) or 'none'} of {len(missing)} missing", file=sys.stderr)
+    if len(restored) < len(missing):
+        print(f"the rest will be made again: {masked(' '.join(checkout.stderr.split()))}", file=sys.stderr)
 
 
 def _own(missing: dict[Path, str]) -> list[str]:
-    """The outputs that DVC may check out: not those whose list in its cache names files elsewhere."""
+    """Return the outputs that DVC may check out: not those whose list in its cache names files elsewhere."""
     if not missing:
         return []
     cache, own = DvcCache(), []

@@ -1,6 +1,6 @@
 """The runner: each stage under its key, in its workspace, on its machine, with a record of what happened.
 
-For each stage of the pipeline it was given: read the inputs' digests, make the stage key, take the stage's lock,
+For each stage of a pipeline: read the inputs' digests, make the stage key, take the stage's lock,
 run node after node (here or in a rank), let the catalog publish what they return, write the run record.
 """
 
@@ -84,57 +84,57 @@ class StageRun:
         """Run the stage's nodes under its lock; write the record whether they succeed or fail."""
         profile = self.context.profile
         folder, place = graph.data_folder(profile), graph.work_folder(profile) / self.stage
-        what = f"stage {self.stage} of profile {profile}"
-        with lock(place / "lock", what) as held:
+        label = f"stage {self.stage} of profile {profile}"
+        with lock(place / "lock", label) as lock_file:
             parts = self._key_parts()
             key = stage_key(**parts)
-            made = made_before(profile, self.stage, key, place / key)
-            if made.is_done:
-                say(f"stage {self.stage}  fresh under key {key} since {made.then}, nothing to do")
+            known = made_before(profile, self.stage, key, place / key)
+            if known.is_done:
+                say(f"stage {self.stage}  fresh under key {key} since {known.then}, nothing to do")
                 return
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
             snapshot.keep_for(workspace, CODE)
             say(f"stage {self.stage}  profile {profile}  key {key}")
-            begun = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(CODE)}
-            self._say_begun(workspace, {"key": key, "parts": parts, **begun})
-            if kept := position(workspace):
-                say(f"stage {self.stage}  resumed from {kept}")
+            provenance = {"started": records.now(), "attempt": self._attempt(workspace), **records.provenance(CODE)}
+            self._say_begun(workspace, {"key": key, "parts": parts, **provenance})
+            if reached := position(workspace):
+                say(f"stage {self.stage}  resumed from {reached}")
             clock = time.monotonic()
             try:
-                earlier = recall(profile, made, workspace, say)
+                earlier = recall(profile, known, workspace, say)
                 for node in self.nodes if earlier is None else ():
-                    self._run_node(node, parts, workspace, held)
+                    self._run_node(node, parts, workspace, lock_file)
             except (KeyboardInterrupt, drain.Drained) as error:
                 pause = self._pause(workspace)
-                self._record(folder, key, parts, begun, clock, workspace, pause)
+                self._record(folder, key, parts, provenance, clock, workspace, pause)
                 raise pause from error
             except BaseException as error:
-                self._record(folder, key, parts, begun, clock, workspace, error)
+                self._record(folder, key, parts, provenance, clock, workspace, error)
                 raise
-            self._record(folder, key, parts, begun, clock, workspace, None, earlier)
+            self._record(folder, key, parts, provenance, clock, workspace, None, earlier)
             self._drop(workspace)
             say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
 
     @property
     def _is_whole(self) -> bool:
-        """Whether all nodes of the stage are run, and not some alone that the user has named."""
+        """Whether all nodes of the stage run, not only some that the user has named."""
         return {node.name for node in self.nodes} == {
             node.name for node in graph.stage_graph(self.stage).pipeline.nodes
         }
 
     def _drop(self, workspace: Path) -> None:
-        """Remove the workspace of a stage that is done; what other nodes have left in it stays for them."""
+        """Remove the workspace if all nodes have run; a run of some nodes leaves it to the others."""
         if self._is_whole:
             shutil.rmtree(workspace)
 
     def _pause(self, workspace: Path) -> Interrupted:
-        """The sentence on a stage that Ctrl-C stopped."""
-        where = f" at {kept}" if (kept := position(workspace)) else ""
+        """Return the error for a stage that Ctrl-C stopped."""
+        where = f" at {reached}" if (reached := position(workspace)) else ""
         return Interrupted(f"stage {self.stage} stopped{where}; the same command goes on.")
 
     def show(self) -> None:
-        """Print what would be submitted, for the key that the stage would have; write and submit nothing."""
+        """Print the scripts that would be submitted under the stage's present key; write and submit nothing."""
         try:
             key = stage_key(**self._key_parts())
         except UserError as error:
@@ -145,23 +145,23 @@ class StageRun:
             print(dispatch.script_of(self._work(node, workspace)))
 
     def _key_parts(self) -> dict[str, Any]:
-        """What the stage key is made of, from what the stage is about to load."""
+        """Return the parts of the stage's key, read from the inputs and parameters that the stage will load."""
         outline = graph.stage_graph(self.stage)
         inputs: dict[str, str] = {}
         for name in outline.inputs:
-            found = graph.digest_of(self.context.profile, name)
-            if found is None:
+            digest = graph.digest_of(self.context.profile, name)
+            if digest is None:
                 raise UserError(
                     f"stage {self.stage} needs {name}, which is not there: "
                     f"{make_again(graph.producer(name), self.context.profile)}."
                 )
-            inputs[name] = found
+            inputs[name] = digest
         parameters = {name: self.catalog.load(f"params:{name}") for name in outline.parameters}
-        now = code_files.current(self.stage, self.context.profile, parameters)
-        return {**now, "parameters": parameters, "inputs": inputs}
+        code_and_sources = code_files.current(self.stage, self.context.profile, parameters)
+        return {**code_and_sources, "parameters": parameters, "inputs": inputs}
 
     def _workspace(self, workspace: Path) -> Path:
-        """The stage's own place for work in progress, begun anew with --fresh; work under other keys stays."""
+        """Make the stage's folder for work in progress, empty with --fresh; work under other keys stays."""
         for other in graph.work_folders(self.context.profile, self.stage):
             if other != workspace:
                 dispatch.refuse_beside(other, self.stage)
@@ -172,42 +172,42 @@ class StageRun:
         return workspace
 
     def _say_begun(self, workspace: Path, begun: dict[str, Any]) -> None:
-        """Leave in the workspace what the record will say, for whoever follows the stage while it runs."""
+        """Write the record's first fields into the workspace, for programs that follow the stage while it runs."""
         parts = {**begun["parts"], "parameters": flatten(begun["parts"]["parameters"])}
-        told = {"stage": self.stage, "profile": self.context.profile, **begun, "parts": parts}
-        write_atomic(workspace / records.BEGUN, canonical_json(told))
+        content = {"stage": self.stage, "profile": self.context.profile, **begun, "parts": parts}
+        write_atomic(workspace / records.BEGUN, canonical_json(content))
 
     def _attempt(self, workspace: Path) -> int:
-        """How often this key has been started, this time included."""
+        """Count this start of the key, and return how many there were."""
         counter = workspace / ".attempts"
         with counter.open("a") as file:
             file.write(".")
         return counter.stat().st_size
 
-    def _run_node(self, node: Node, parts: dict[str, Any], workspace: Path, held: IO[str]) -> None:
-        """Run a node where its class says, unless Ctrl-C came while the one before it ended.
+    def _run_node(self, node: Node, parts: dict[str, Any], workspace: Path, lock_file: IO[str]) -> None:
+        """Run a node where its compute class says, unless Ctrl-C came while the node before it ended.
 
-        What comes of it is published only if it was made of the key's `parts`.
+        The outputs are published only if the key's `parts` are still true.
         """
         if drain.interrupted():
             raise drain.Drained
         job = self._work(node, workspace)
-        given = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
+        parameters = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         if job.where.launcher == "slurm":
-            dispatch.run_slurm(job, given, say, detach=bool(os.environ.get(DETACH)))
+            dispatch.run_slurm(job, parameters, say, detach=bool(os.environ.get(DETACH)))
         elif job.where.launcher == "local":
-            dispatch.run_ranks(job, given, held, say)
-        here = job.where.launcher == "inplace"
+            dispatch.run_ranks(job, parameters, lock_file, say)
+        in_driver = job.where.launcher == "inplace"
         with publishing_after(
-            partial(truth.check if here else truth.check_read, self.context.profile, self.stage, parts)
+            partial(truth.check if in_driver else truth.check_read, self.context.profile, self.stage, parts)
         ):
-            if here:
+            if in_driver:
                 Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
             else:
                 self._publish(node, workspace)
 
     def _publish(self, node: Node, workspace: Path) -> None:
-        """Save what a rank has handed over."""
+        """Save the outputs that a rank has handed over."""
         outputs, self.context.node_seconds[node.name] = exchange.read_outputs(workspace, node.name)
         for name, value in outputs.items():
             self.catalog.save(name, value)
@@ -218,7 +218,7 @@ class StageRun:
         )
 
     def _compute_class(self, node: Node) -> ComputeClass:
-        """The settings of the node's own compute class (a tag), else of its stage's."""
+        """Return the settings of the node's own compute class (a tag), else of its stage's."""
         own = [name for name in COMPUTE_CLASSES if name in node.tags]
         return compute_class(self.context.compute, own[0] if own else load_stages_file().stage(self.stage).compute)
 
@@ -233,9 +233,9 @@ class StageRun:
         error: BaseException | None,
         earlier: dict[str, Any] | None = None,
     ) -> None:
-        """Append the run record, with what is worth keeping of the workspace beside it.
+        """Append the run record, with the files of the workspace that are worth keeping beside it.
 
-        `earlier` is the record of the run whose outputs were brought back in place of running.
+        `earlier` is the record of the run whose outputs were recalled instead of running.
         """
         outline = graph.stage_graph(self.stage)
         profile, seconds = self.context.profile, self.context.node_seconds
@@ -258,51 +258,51 @@ class StageRun:
             **(records.recalled(earlier) if earlier else {}),
         }
         runs = folder / ".runs" / self.stage
-        kept = records.record_path(runs, record).with_suffix("")
-        self._keep(earlier["path"].with_suffix("") if earlier else workspace, kept)
-        # last: who sees the record sees what lies beside it
-        records.write_record(runs, {**record, "jobs": self._jobs(workspace, kept)})
+        folder_beside = records.record_path(runs, record).with_suffix("")
+        self._keep(earlier["path"].with_suffix("") if earlier else workspace, folder_beside)
+        # last, so that the files beside a record are there when the record is
+        records.write_record(runs, {**record, "jobs": self._jobs(workspace, folder_beside)})
 
     def _jobs(self, workspace: Path, kept: Path) -> dict[str, Any]:
-        """What became of the nodes' Slurm jobs, by run directory; their logs are those that were `kept`."""
-        directories = [one.directory for node in self.nodes for one in self._work(node, workspace).jobs]
-        told = {directory.path.name: directory.record() for directory in directories}
+        """Return how the nodes' Slurm jobs ended, by run directory; their logs are in the folder `kept`."""
+        directories = [work.directory for node in self.nodes for work in self._work(node, workspace).jobs]
+        results = {directory.path.name: directory.record() for directory in directories}
         logs = (kept / dispatch.JOBS).relative_to(ROOT)
-        return {name: {**job, "log": str(logs / name / job["log"])} for name, job in told.items() if job}
+        return {name: {**job, "log": str(logs / name / job["log"])} for name, job in results.items() if job}
 
     def _keep(self, workspace: Path, folder: Path) -> None:
-        """Copy what is worth keeping of a workspace that is about to go: history, clocks, the jobs' small files."""
-        found = [(left, Path(name)) for name in (HISTORY, TIMING) if (left := left_by_training(workspace, name))]
+        """Copy the files of a workspace that outlive it: a training's history and times, and the jobs' small files."""
+        files = [(left, Path(name)) for name in (HISTORY, TIMING) if (left := left_by_training(workspace, name))]
         of_jobs = [file for name in KEPT for file in workspace.glob(f"{dispatch.JOBS}/*/**/{name}")]
-        found += [(file, file.relative_to(workspace)) for file in of_jobs]
-        for file, name in found:
+        files += [(file, file.relative_to(workspace)) for file in of_jobs]
+        for file, name in files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, folder / name)
 
     def _training(self, workspace: Path) -> dict[str, Any]:
-        """What a training node tells of its end: steps, ranks, numerics, digest of the final state.
+        """Return a training node's summary: steps, ranks, numerics, digest of the final state.
 
-        Where its past makes the end another than an undisturbed run's there is a `warning`, and the `origin` of work
-        that was adopted from another key; also while the training is not over.
+        A training whose past makes its result differ from an undisturbed run's also has a `warning`, and the `origin`
+        of work that was adopted from another key, even while it is unfinished.
         """
-        left = left_by_training(workspace, TRAINING)
-        training = read_object(left) if left else None
-        kept = position(workspace)
-        past = training.get("past", []) if training else kept.past if kept else ()
-        told = {"warning": sentences(past)} if past else {}
-        return {"training": training, **told, **records.adopted_work(past)}
+        file = left_by_training(workspace, TRAINING)
+        training = read_object(file) if file else None
+        reached = position(workspace)
+        past = training.get("past", []) if training else reached.past if reached else ()
+        warning = {"warning": sentences(past)} if past else {}
+        return {"training": training, **warning, **records.adopted_work(past)}
 
     def _metrics(self) -> dict[str, Any]:
         return read_object(graph.dataset_path(self.context.profile, f"{self.stage}_metrics"))
 
 
 def say(line: str) -> None:
-    """One line for whoever watches."""
+    """Print one line to standard error, at once."""
     print(line, file=sys.stderr, flush=True)
 
 
 def _outcome(error: BaseException | None) -> str:
-    """The outcome of a stage that did not come to its end, "" for one that did."""
+    """Return the outcome of a stage that ended with an error; "" for one that succeeded."""
     if error is None:
         return ""
     known = user_error(error)

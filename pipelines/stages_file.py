@@ -1,4 +1,4 @@
-"""kedro.yml, read and checked: the stages, their groups and compute classes, the profiles."""
+"""Read and check kedro.yml: the stages, their groups and compute classes, and the profiles."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,16 +10,16 @@ from engine.identity import snapshot
 from engine.yaml_file import parse_yaml, read_text
 
 CODE = Path(__file__).resolve().parent.parent
-"""The code and the configuration that this process runs: a snapshot's where it runs a stage, else the repository's."""
+"""The folder of the code and configuration that this process runs: a snapshot in a stage, else the repository."""
 ROOT = snapshot.root_of(CODE)
-"""The repository: where data are kept."""
+"""The repository, which holds data/."""
 COMPUTE_CLASSES = ("cpu", "llm", "train")
 _FIELDS, _OPTIONAL = {"group", "compute"}, {"headline"}
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One line of kedro.yml."""
+    """One stage's entry in kedro.yml."""
 
     name: str
     group: str
@@ -35,7 +35,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class StagesFile:
-    """All of kedro.yml; `stages` in the order in which they run."""
+    """The content of kedro.yml; `stages` are in the order in which they run."""
 
     default_profile: str
     profiles: tuple[str, ...]
@@ -44,7 +44,7 @@ class StagesFile:
     """Distributions whose version makes no stage stale."""
 
     def profile(self, name: str | None) -> str:
-        """The profile called `name` (None: the default one)."""
+        """Return the checked name of a profile (None: the default one's)."""
         if name is None:
             return self.default_profile
         if name not in self.profiles:
@@ -52,7 +52,7 @@ class StagesFile:
         return name
 
     def stage(self, name: str) -> StageSpec:
-        """The stage called `name`."""
+        """Return the stage called `name`."""
         if name not in self.stages:
             raise UserError(f"there is no stage {name!r} in kedro.yml: choose one of {', '.join(self.stages)}.")
         return self.stages[name]
@@ -77,7 +77,7 @@ def parse_stages_file(text: str, path: str = "kedro.yml") -> StagesFile:
 
 @cache
 def load_stages_file() -> StagesFile:
-    """The repository's own kedro.yml."""
+    """Return the content of the repository's own kedro.yml."""
     return parse_stages_file(read_text(CODE / "kedro.yml", "kedro.yml"))
 
 

@@ -1,6 +1,6 @@
-"""Where a stage stands under a key: what it has made is there, or is kept and comes back, or it has to run.
+"""A stage's standing under a key: its outputs are there, or are kept and can be recalled, or it has to run.
 
-The plan and the stage that DVC has started both ask here, so that they agree.
+The plan and a stage that DVC has started both use this module, so that they agree.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from pipelines.dvc_cache import DvcCache
 
 Record = dict[str, Any]
 ASIDE = "recalled"
-"""In a stage's workspace: what is about to come back. Where there is other work, that is gone on with."""
+"""The folder of a stage's workspace with outputs that are being recalled; any other work there is resumed."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of a stage under a key.
+    """The standing of a stage under a key.
 
     Attributes:
-        record: the good run that made it; None if there is none.
-        harm: what is wrong with what is there, in words; None if it is just what that run left.
-        lost: an output that is neither there whole nor kept; None if there is none.
+        record: the good run under this key; None if there is none.
+        harm: what is wrong with the present outputs, in words; None if they are what that run left.
+        lost: the name of an output that is neither there whole nor kept; None if there is none.
 
     """
 
@@ -35,62 +35,62 @@ class Standing:
 
     @property
     def is_done(self) -> bool:
-        """Whether what the key makes is there."""
+        """Whether all outputs of the key are there."""
         return self.record is not None and self.harm is None
 
     @property
     def comes_back(self) -> bool:
-        """Whether it is not there, but kept."""
+        """Whether outputs are missing or damaged, but all are kept."""
         return self.record is not None and self.harm is not None and self.lost is None
 
     @property
     def then(self) -> str:
-        """When it was made, to the minute."""
+        """The time at which the run ended, to the minute."""
         return str(self.record["finished"])[:16].replace("T", " ") if self.record else "never"
 
 
 def standing(profile: str | None, key: str | None, good: list[Record], *, read: bool) -> Standing:
-    """Return where a stage stands under a key, by its good runs, oldest first.
+    """Return the standing of a stage under a key, by its good runs, oldest first.
 
     Args:
-        profile: whose outputs.
+        profile: the profile's name; None for the default one.
         key: the stage's key of today; None if it is not known.
         good: what `good_records` returned.
-        read: look at every byte; else at sizes, and at the bytes of files touched since the run.
+        read: check every byte; else sizes, and the bytes of files touched since the run.
 
     """
-    made = [run for run in good if run["key"] == key]
-    for run in reversed(made):
+    earlier = [run for run in good if run["key"] == key]
+    for run in reversed(earlier):
         if harm_of(profile, run, read=read) is None:
             return Standing(run)
-    if not made:
+    if not earlier:
         return Standing()
-    return Standing(made[-1], harm_of(profile, made[-1], read=read), _lost(profile, made[-1], read))
+    return Standing(earlier[-1], harm_of(profile, earlier[-1], read=read), _lost(profile, earlier[-1], read))
 
 
 def goes_on(workspace: Path) -> bool:
-    """Return whether there is work under way, which is gone on with whatever was made before."""
+    """Return whether the workspace holds unfinished work, which is resumed whatever was made before."""
     return workspace.is_dir() and not (workspace / ASIDE).is_dir()
 
 
 def harm_of(profile: str | None, record: Record, *, read: bool) -> str | None:
-    """Return what is wrong with what is there of the outputs that a run left; None if nothing is."""
+    """Return what is wrong with the present outputs, compared with those that a run left; None if nothing is."""
     harms = (harm_of_output(profile, record, str(name), read) for name in record["outputs"])
     return next((harm for harm in harms if harm), None)
 
 
 def harm_of_output(profile: str | None, record: Record, name: str, read: bool) -> str | None:
     """Return what is wrong with one output; None if it is whole and what the run left."""
-    found = graph.digest_of(profile, name)
-    if found is None:
+    digest = graph.digest_of(profile, name)
+    if digest is None:
         return f"{name} is not there"
-    if found != record["outputs"][name]:
+    if digest != record["outputs"][name]:
         return f"{name} is not what the last run left"
     path = graph.dataset_path(profile, name)
     since = None if read else datetime.fromisoformat(record["finished"]).timestamp()
     try:
         if graph.is_by_hash(profile, name):
-            store.check(graph.payload_store(profile) / found, stage=record["stage"], dataset=path.name, read=read)
+            store.check(graph.payload_store(profile) / digest, stage=record["stage"], dataset=path.name, read=read)
         elif path.suffix != ".json":
             manifest.verify(path, stage=record["stage"], dataset=path.name, since=since)
     except UserError as error:
@@ -99,10 +99,10 @@ def harm_of_output(profile: str | None, record: Record, name: str, read: bool) -
 
 
 def _lost(profile: str | None, record: Record, read: bool) -> str | None:
-    """The first output that is neither there whole nor kept."""
+    """Return the first output that is neither there whole nor kept; None if there is none."""
     try:
         cache = DvcCache()
-    except UserError:  # no DVC: what it keeps cannot come back
+    except UserError:  # without DVC, nothing can be copied from its cache
         cache = None
     for name in record["outputs"]:
         if harm_of_output(profile, record, name, read) and not _is_kept(profile, record, name, read, cache):

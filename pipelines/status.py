@@ -1,10 +1,9 @@
 """The state of every stage: what `make plan`, `make why`, `make work` and Dagster's badges show.
 
-A stage is fresh if a good run of it had today's key and its outputs are the ones that run left; recalled if they are
-not there but kept, so that they come back without a run. The key is the same one that the stage itself makes, so the
-plan, DVC and the Dagster badges agree. It has failed if its last run did, under today's key: another key has not been
-tried. It is interrupted if it would run, and unfinished work of today's key goes on. Else it is stale, or missing where
-there is nothing.
+A stage is fresh if a good run of it had today's key and its outputs are the ones that this run left; recalled if they
+are missing but kept, so that they come back without a run. The key is the one that the stage itself makes, so the plan,
+DVC and the Dagster badges agree. A stage has failed if its last run failed under today's key, and is interrupted if it
+would resume unfinished work of today's key. Otherwise it is stale, or missing if it has no outputs.
 """
 
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ COLOURS: dict[State, str] = {
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Where one stage stands."""
+    """The state of one stage, with its reason and its last good run."""
 
     stage: str
     state: State
@@ -44,31 +43,31 @@ class StageStatus:
     key: str | None
     record: dict[str, Any] | None
     seconds: float | None
-    """What the last good run took."""
+    """The time that the last good run took, in seconds."""
     estimate: float | None = None
-    """What it will take by the good runs, scaled to today's parameters; 0 where outputs come back."""
+    """The time that the stage will take, in seconds, by its good runs; 0 where its outputs are recalled."""
     parts: dict[str, Any] | None = None
-    """What today's key is made of."""
+    """The parts of today's key."""
 
 
 def stage_status(profile: str | None = None, *, read: bool = False) -> dict[str, StageStatus]:
     """Return the state of every stage of a profile, in order.
 
     Args:
-        profile: whose; None for the default one.
-        read: look at every byte of the outputs; else at sizes, and at the bytes of files touched since they were made.
+        profile: the profile's name; None for the default one.
+        read: check every byte of the outputs; else sizes, and the bytes of files touched since they were made.
 
     Raises:
-        UserError: what a run would refuse before its first stage, or a damaged dvc.lock.
+        UserError: a run would refuse the configuration before its first stage, or dvc.lock is damaged.
 
     """
     check_configuration(load_stages_file().profile(profile))
     read_ledger(load_stages_file().profile(profile))
-    found: dict[str, StageStatus] = {}
+    status: dict[str, StageStatus] = {}
     with graph.library() as modules:
         for stage in load_stages_file().stages:
-            found[stage] = _status(stage, profile, found, modules, read)
-    return found
+            status[stage] = _status(stage, profile, status, modules, read)
+    return status
 
 
 def _status(
@@ -83,39 +82,39 @@ def _status(
     good = [run for run in runs if run["outcome"] in GOOD]
     parts = stage_file(stage, profile, modules)
     inputs = {name: _expected(profile, name, before) for name in outline.inputs}
-    whole = {name: digest for name, digest in inputs.items() if digest is not None}
-    key = stage_key(**parts, inputs=whole) if len(whole) == len(inputs) else None
+    present = {name: digest for name, digest in inputs.items() if digest is not None}
+    key = stage_key(**parts, inputs=present) if len(present) == len(inputs) else None
     now = {**parts, "inputs": inputs}
-    made = standing(profile, key, good, read=read)
-    if not made.is_done and key and goes_on(graph.work_folder(profile) / stage / key):
-        made = Standing()
-    last = made.record if made.is_done or made.comes_back else good[-1] if good else None
-    state, reason = _judge(profile, outline, runs, last, made, key, now, before, read)
+    known = standing(profile, key, good, read=read)
+    if not known.is_done and key and goes_on(graph.work_folder(profile) / stage / key):
+        known = Standing()
+    last = known.record if known.is_done or known.comes_back else good[-1] if good else None
+    state, reason = _judge(profile, outline, runs, last, known, key, now, before, read)
     ready = all(before[graph.producer(name)].state in NO_RUN for name in outline.inputs)
     if state in {"stale", "missing"} and ready and (paused := _paused(profile, stage, key, runs)):
         state, reason = "interrupted", paused
     seconds = float(last["seconds"]) if last else None
-    takes = 0.0 if state == "recalled" else estimate(stage, good, parts["parameters"])
-    return StageStatus(stage, state, reason, key, last, seconds, takes, now)
+    duration = 0.0 if state == "recalled" else estimate(stage, good, parts["parameters"])
+    return StageStatus(stage, state, reason, key, last, seconds, duration, now)
 
 
 def _paused(profile: str | None, stage: str, key: str | None, runs: list[dict[str, Any]]) -> str:
-    """Where the unfinished work of today's key stopped; "" if there is none, or it is being worked on."""
+    """Return where the unfinished work of today's key stopped; "" if there is none, or a process works on it."""
     place = graph.work_folder(profile) / stage
     last = runs[-1]["outcome"] if runs and runs[-1]["key"] == key else None
     if key is None or last == DETACHED or is_locked(place / "lock"):
         return ""
-    if kept := position(place / key):
-        past = f" ({sentences(kept.past)})" if kept.past else ""
-        return f"stopped at {kept}{past}; the same command goes on"
+    if reached := position(place / key):
+        past = f" ({sentences(reached.past)})" if reached.past else ""
+        return f"stopped at {reached}{past}; the same command goes on"
     return str(runs[-1]["error"]) if last == INTERRUPTED else ""
 
 
 def _expected(profile: str | None, name: str, before: dict[str, StageStatus]) -> str | None:
-    """The digest that an input has now, or will have when its stage's outputs are back; None if it is not there."""
-    made = before[graph.producer(name)]
-    if made.state == "recalled" and made.record:
-        return str(made.record["outputs"][name])
+    """Return the digest that an input has now, or will have once its stage is recalled; None if it is missing."""
+    status = before[graph.producer(name)]
+    if status.state == "recalled" and status.record:
+        return str(status.record["outputs"][name])
     return graph.digest_of(profile, name)
 
 
@@ -124,7 +123,7 @@ def _judge(
     outline: graph.StageGraph,
     runs: list[dict[str, Any]],
     last: dict[str, Any] | None,
-    made: Standing,
+    known: Standing,
     key: str | None,
     now: dict[str, Any],
     before: dict[str, StageStatus],
@@ -135,18 +134,18 @@ def _judge(
     if last is None:
         return "missing", "never run"
     producers = dict.fromkeys(graph.producer(name) for name in outline.inputs)
-    waiting = [name for name in producers if before[name].state not in NO_RUN]
-    if waiting:
-        return "stale", f"its input stage {waiting[0]} is {before[waiting[0]].state}"
-    if made.comes_back:
-        return "recalled", f"comes back from {made.then}, no run: {made.harm}{_warning(last)}"
-    if not made.is_done and (harm := harm_of(profile, last, read=read)):
+    unready = [name for name in producers if before[name].state not in NO_RUN]
+    if unready:
+        return "stale", f"its input stage {unready[0]} is {before[unready[0]].state}"
+    if known.comes_back:
+        return "recalled", f"comes back from {known.then}, no run: {known.harm}{_warning(last)}"
+    if not known.is_done and (harm := harm_of(profile, last, read=read)):
         return ("missing" if harm.endswith("is not there") else "stale"), harm
     if key != last["key"]:
         changes = differences(last["parts"], now)
         why = command("why", profile, STAGE=outline.name)
         more = f", and {len(changes) - 1} more: {why}" if len(changes) > 1 else ""
-        return "stale", f"{changes[0]}{more}" if changes else "nothing that the record shows"
+        return "stale", f"{changes[0]}{more}" if changes else "no difference that the run record shows"
     if last["outcome"] == ADOPTED:
         return "fresh", f"adopted from {last['origin']['path']}"
     back = f", brought back from {last['origin']['record']}" if last["outcome"] == RECALLED else ""
@@ -154,5 +153,5 @@ def _judge(
 
 
 def _warning(record: dict[str, Any]) -> str:
-    """What must be said of an output that a run from scratch would not make: its training's past."""
+    """Return the warning about outputs that a run from scratch would not make: their training's past."""
     return f", {record['warning']}" if "warning" in record else ""

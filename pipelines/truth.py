@@ -1,8 +1,8 @@
-"""What is published under a key was made by the code, in the environment and from the content of that key.
+"""Outputs are published under a key only if the code, the environment and the inputs are still those of that key.
 
-All of a run's processes import from the snapshot that its key was made from (engine/identity/snapshot). Here it is
-seen, where a node runs, before its outputs are handed over or moved into place, that they did, and that nothing else
-that the key was made of has changed meanwhile. A record is true, or it is not written.
+All processes of a run import from the snapshot that its key was made from (engine/identity/snapshot). This module
+checks, where a node runs, before its outputs are handed over or moved into place, that they did, and that nothing else
+in the key has changed meanwhile. A record is true, or it is not written.
 """
 
 from typing import Any
@@ -20,13 +20,13 @@ Parts = dict[str, Any]
 
 
 def check(profile: str, stage: str, parts: Parts) -> None:
-    """Refuse what this process has made where it is not what the parts of the stage's key say."""
+    """Refuse this process's outputs where code, distributions, inputs or sources differ from the key's parts."""
     check_run(profile, stage, parts)
     check_read(profile, stage, parts)
 
 
 def check_run(profile: str, stage: str, parts: Parts) -> None:
-    """Refuse to go on where this process has not the code, the distributions and the inputs that the key was made from.
+    """Refuse to go on where this process's code, distributions or inputs differ from the key's parts.
 
     Raises UserError, which says what differs.
     """
@@ -39,7 +39,7 @@ def check_run(profile: str, stage: str, parts: Parts) -> None:
 
 
 def check_read(profile: str, stage: str, parts: Parts) -> None:
-    """Refuse to publish where what the stage reads, from other stages or from outside, is not what it was.
+    """Refuse to publish where the stage's inputs or its sources outside the graph have changed.
 
     Raises UserError, which names what changed.
     """
@@ -59,6 +59,6 @@ def _compare(profile: str, stage: str, parts: Parts, now: Parts) -> None:
 
 def _refused(profile: str, stage: str, why: str) -> str:
     return (
-        f"stage {stage} was to be what its key says, and is not any more: {why}. Nothing of it is published, and its "
-        f"work is kept: run `{command('repro', profile, STAGE=stage)}`, which makes the key anew."
+        f"stage {stage} is no longer what its key says: {why}. None of its outputs are published, and its "
+        f"work is kept: run `{command('repro', profile, STAGE=stage)}`, which makes a new key."
     )

@@ -1,1 +1,1 @@
-"""The graph: one literal list of nodes a stage, and nothing else. kedro.yml names them in the order of their runs."""
+"""The graph: one literal list of nodes for each stage, and nothing else. kedro.yml gives the order of the stages."""

@@ -1,4 +1,4 @@
-"""corpus: the four domains, cleaned, deduplicated, split and described."""
+"""corpus: clean, deduplicate, split and describe the documents of four domains."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.corpus.nodes import build_corpus
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

@@ -1,4 +1,4 @@
-"""evaluate: every checkpoint on every suite, one report.
+"""evaluate: score every checkpoint on every suite and write one report.
 
 This is the list of checkpoints: those that are named here are measured, and `make chat` and `make export` know them.
 """
@@ -9,7 +9,7 @@ from nodes.evaluate.nodes import evaluate_checkpoints
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

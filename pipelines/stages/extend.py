@@ -1,4 +1,4 @@
-"""extend: from the base checkpoint to one that reads further."""
+"""extend: train the base checkpoint to read longer contexts."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.extend.nodes import train_extend
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

@@ -1,4 +1,4 @@
-"""pretrain: from token shards to the base checkpoint."""
+"""pretrain: train the base checkpoint from token shards."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.pretrain.nodes import train_pretrain
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

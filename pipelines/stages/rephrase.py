@@ -1,4 +1,4 @@
-"""rephrase: style- and perspective-diverse rewrites, gated for fidelity."""
+"""rephrase: rewrite documents in other styles and perspectives, and gate the rewrites for fidelity."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.rephrase.nodes import rephrase_documents
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

@@ -1,4 +1,4 @@
-"""rl: K2's squared objective on a verifiable task, from the fine-tuned checkpoint."""
+"""rl: train the fine-tuned checkpoint with K2's squared objective on a verifiable task."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.rl.nodes import train_rl
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

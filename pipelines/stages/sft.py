@@ -1,4 +1,4 @@
-"""sft: chats, tool trajectories and demonstrations; loss on assistant turns; Muon."""
+"""sft: fine-tune with Muon on chats, tool trajectories and demonstrations, with loss on assistant turns."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.sft.nodes import build_examples, train_sft
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

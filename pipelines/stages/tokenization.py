@@ -6,7 +6,7 @@ from nodes.tokenization.nodes import train_tokenizer, write_shards
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(

@@ -1,4 +1,4 @@
-"""tooluse: tools, agents, rubric tasks, judged multi-turn trajectories."""
+"""tooluse: make tools, agents, rubric tasks and judged multi-turn trajectories."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -6,7 +6,7 @@ from nodes.tooluse.nodes import build_agents, build_tasks, build_tools, build_tr
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's nodes."""
+    """Return the stage's nodes."""
     return Pipeline(
         [
             Node(build_tools, inputs="params:tooluse", outputs="tools", name="build_tools"),

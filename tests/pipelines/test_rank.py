@@ -31,7 +31,7 @@ def test_a_rank_that_imports_from_elsewhere_than_its_snapshot_refuses(tmp_path: 
     """As where a container's image sets PYTHONPATH: it would run the live tree, whatever that is by then."""
     with pytest.raises(SystemExit), rank.hand_over_errors(tmp_path, "train_sft", 0):
         rank.check_place("0123")
-    with pytest.raises(UserError, match=f"^a rank that is to run the snapshot 0123 of the code imports from {ROOT}: "):
+    with pytest.raises(UserError, match=f"^a rank of the code's snapshot 0123 imports from {ROOT}: "):
         exchange.raise_error(tmp_path, "train_sft", 1)
 
 

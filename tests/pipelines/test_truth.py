@@ -31,8 +31,8 @@ def refused(parts: dict[str, Any]) -> str:
     with pytest.raises(UserError) as refusal:
         truth.check(PROFILE, "rephrase", parts)
     said = str(refusal.value)
-    assert said.startswith("stage rephrase was to be what its key says, and is not any more: ")
-    assert said.endswith("run `make repro STAGE=rephrase PROFILE=smoke`, which makes the key anew.")
+    assert said.startswith("stage rephrase is no longer what its key says: ")
+    assert said.endswith("run `make repro STAGE=rephrase PROFILE=smoke`, which makes a new key.")
     return said
 
 

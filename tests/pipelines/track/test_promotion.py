@@ -97,7 +97,7 @@ def test_a_run_that_is_refused_since_its_key_is_true_no_more_moves_no_alias(
         assert store.get_registered_model(name).aliases == aliases, case
         (run,) = runs_of_record(store, f"{stage}/{path.stem}")
         assert run.info.status == "FAILED", case
-        assert "was to be what its key says, and is not any more" in run.data.tags["k2.error"], case
+        assert "is no longer what its key says" in run.data.tags["k2.error"], case
     assert len(store.search_model_versions(f"name='{name}'")) == len(versions)
 
 
