@@ -91,7 +91,7 @@ doctor: $(READY) ## what this machine has, and which profile fits it
 clean: ## remove caches and finished work (never artifacts); prints what and how much
 	@$(PYTHON) pipelines/commands/clean.py
 
-payloads: $(READY) ## all payloads, where each is kept and who asks for it: CHECK=1 reads them, GC=1 removes what nobody asks for
+payloads: $(READY) ## all payloads, where each is kept and who needs it: CHECK=1 reads them, GC=1 removes what nobody needs
 	@python -m pipelines.commands.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc)
 
 work: $(READY) ## unfinished work by key: step, size, age, what differs from today's key; GC=1 removes the published and old, DAYS=30

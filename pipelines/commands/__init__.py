@@ -1,4 +1,4 @@
-"""The commands: one module a verb that people type, run by the Makefile as `python -m pipelines.commands.NAME`.
+"""The commands: one module for each verb of the Makefile, run as `python -m pipelines.commands.NAME`.
 
-They stand on the wiring; nothing of the wiring imports them.
+They import the wiring; no module of the wiring imports them.
 """

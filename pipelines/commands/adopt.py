@@ -2,9 +2,9 @@
 
     python -m pipelines.commands.adopt --env laptop --source DIR [--as base_checkpoint]
 
-The checkpoint becomes the output of the stage that would have made it, under that stage's key of today: `dvc repro`
-does not run that stage, and runs what follows. A run record with outcome "adopted" says where it came from. Editing
-the stage's parameters makes it stale, as ever, and the next `dvc repro` would train it anew.
+The checkpoint becomes the output of the stage that would have made it, under that stage's present key: `dvc repro`
+does not run that stage, and runs those that follow. A run record with outcome "adopted" says where it came from.
+Editing the stage's parameters makes it stale, as ever, and the next `dvc repro` would train it anew.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NOTE = "adopted.json"
 
 
 def main() -> None:
-    """Adopt what the command line names."""
+    """Adopt the checkpoint that the command line names."""
     with report_errors():
         parser = argparse.ArgumentParser(description="Start the graph from an existing checkpoint.")
         parser.add_argument("--env", default=None, help="profile")
@@ -40,23 +40,23 @@ def main() -> None:
             "--source", required=True, help="directory with config.json, tokenizer.json and safetensors"
         )
         parser.add_argument("--as", dest="dataset", default=adoptable()[0], help=f"one of {', '.join(adoptable())}")
-        asked = parser.parse_args()
-        profile = load_stages_file().profile(asked.env)
-        if not asked.source:
+        arguments = parser.parse_args()
+        profile = load_stages_file().profile(arguments.env)
+        if not arguments.source:
             raise UserError("no checkpoint is named: give SOURCE=… a directory with config.json and safetensors.")
-        path = adopt(profile, Path(asked.source), asked.dataset)
-        print(f"{asked.dataset} of profile {profile} is now {asked.source}; recorded in {path}")
+        path = adopt(profile, Path(arguments.source), arguments.dataset)
+        print(f"{arguments.dataset} of profile {profile} is now {arguments.source}; recorded in {path}")
 
 
 def adopt(profile: str, source: Path, dataset: str) -> Path:
-    """Make `source` the stage output `dataset` of a profile; the run record's path.
+    """Make `source` the stage output `dataset` of a profile, and return the run record's path.
 
-    Raises UserError where the checkpoint is damaged, foreign, or of another tokenizer; nothing is changed then.
+    Raises UserError, before anything changes, where the checkpoint is damaged, foreign, or of another tokenizer.
     """
     if dataset not in adoptable():
         raise UserError(f"{dataset} cannot be imported: choose AS={' or AS='.join(adoptable())}.")
     if not source.is_dir():
-        raise UserError(f"{source} is no directory: give SOURCE=… one with config.json and safetensors.")
+        raise UserError(f"{source} is no directory: give SOURCE=… a directory with config.json and safetensors.")
     stage = graph.producer(dataset)
     folder, work = graph.data_folder(profile), graph.work_folder(profile) / stage
     code_files.write_files(profile)
@@ -78,14 +78,14 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
 
 
 def _digest(source: Path) -> str:
-    """One digest over all files of the source, to tell later whether it is still the same."""
+    """Return one digest over all files of the source, which tells later whether it is still the same."""
     return digest_bytes(canonical_json({p.relative_to(source).as_posix(): digest_file(p) for p in files_below(source)}))
 
 
 def _fill(
     profile: str, stage: str, dataset: str, source: Path, workspace: Path, digest: str
 ) -> dict[str, float | int | str]:
-    """Bring the checkpoint in, publish it, and a note in place of the stage's other directories; its metrics."""
+    """Import and publish the checkpoint, with a note as each other directory of the stage; return the metrics."""
     tokenizer = graph.dataset(profile, "tokenizer").load()
     from engine.model.checkpoint import load_config
     from engine.model.released import import_checkpoint
@@ -97,7 +97,7 @@ def _fill(
     check_own_tokenizer(source, tok)
     check_tokenizer(config.vocab_size, extra, tok, str(source))
     _check_scaling(config, dataset, source)
-    # The origin's path is provenance and stands in the run record alone: the artifact is what the content makes it.
+    # The origin's path is provenance, kept in the run record alone: the artifact depends on the content only.
     import_checkpoint(source, workspace / "checkpoint", _described(extra, config, stage, tok.digest))
     graph.dataset(profile, dataset).save(workspace / "checkpoint")
     metrics = _metrics(config, digest)
@@ -112,10 +112,10 @@ def _fill(
 
 
 def _described(extra: dict[str, Any], config: "K2Config", stage: str, tokenizer: str) -> dict[str, Any]:
-    """What the adopted checkpoint's config.json says of itself: the facts of today, and what the source said besides.
+    """Return the adopted checkpoint's own fields for config.json: today's facts, and the source's other fields.
 
-    A checkpoint of the same stage keeps its words, so that export and import give the same artifact; those of another
-    stage stand under `origin`. Without rope_scaling the trained length is the context; with it only the source knows.
+    A checkpoint of the same stage keeps its fields, so that export and import give the same artifact; those of another
+    stage are put under `origin`. Without rope_scaling the trained length is the context; else the source states it.
     """
     context = config.max_position_embeddings
     trained = context if config.rope_scaling is None else extra.get("trained_length", context)
@@ -148,7 +148,7 @@ def _metrics(config: "K2Config", digest: str) -> dict[str, float | int | str]:
 def _record(
     stage: str, profile: str, parts: dict[str, Any], origin: dict[str, str], metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """A run record as the runner writes it, but for its outcome and origin."""
+    """Return a run record as the runner writes it, except for outcome and origin."""
     return {
         "stage": stage,
         "profile": profile,
@@ -167,12 +167,14 @@ def _record(
 
 
 def _tell_dvc(stage: str, profile: str) -> None:
-    """Enter the outputs into DVC's ledger as what the stage would have made of its inputs of now."""
+    """Enter the outputs into DVC's ledger, as if the stage had made them from its present inputs."""
     target = f"{graph.ledger(profile)}:{stage}"
-    done = subprocess.run(["dvc", "commit", "-f", target], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        raise UserError(f"the checkpoint is in place, but DVC did not take it ({why}): run `dvc commit -f {target}`.")
+    commit = subprocess.run(["dvc", "commit", "-f", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    if commit.returncode:
+        reason = (commit.stderr.strip() or "no reason given").splitlines()[-1]
+        raise UserError(
+            f"the checkpoint is in place, but DVC did not record it ({reason}): run `dvc commit -f {target}`."
+        )
 
 
 if __name__ == "__main__":

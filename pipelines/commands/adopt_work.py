@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Adopt what the command line names."""
+    """Adopt the work that the command line names."""
     parser = argparse.ArgumentParser(description="Go on from another key's last checkpoint under today's key.")
     parser.add_argument("--env", default=None, help="profile")
     parser.add_argument("--stage", required=True, help="a stage of kedro.yml")
     parser.add_argument("--key", required=True, help="of unfinished work, or its first digits; `make work` lists them")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
-        profile, stage = load_stages_file().profile(asked.env), load_stages_file().stage(asked.stage).name
-        print(adopt_work(profile, stage, asked.key))
+        profile, stage = load_stages_file().profile(arguments.env), load_stages_file().stage(arguments.stage).name
+        print(adopt_work(profile, stage, arguments.key))
 
 
 def adopt_work(profile: str, stage: str, key: str) -> str:
-    """Put the last whole checkpoint of a stage's unfinished work under `key` where today's key goes on from it.
+    """Copy the last whole checkpoint of a stage's work under `key` into the work of today's key, which resumes from it.
 
     Returns:
-        What was done and what to type next.
+        A sentence on what was done and what to type next.
 
     Raises:
-        UserError: there is no such work, nothing in it to go on from, or it is of another model or optimizer; today's
-            key has work or a result of its own; something is at work. Nothing is changed then.
+        UserError: there is no such work, it has no checkpoint, or one of another model or optimizer; today's key has
+            work or a result of its own; a process is at work. Nothing is changed then.
 
     """
     code_files.write_files(profile)
@@ -64,53 +64,57 @@ def adopt_work(profile: str, stage: str, key: str) -> str:
         source = _named(profile, stage, key)
         parts = code_files.key_parts(stage, profile)
         workspace = place / stage_key(**parts)
-        again = command("repro", profile, STAGE=stage)
-        _refuse_what_is_there(profile, stage, source, workspace, again)
+        repro = command("repro", profile, STAGE=stage)
+        _refuse_what_is_there(profile, stage, source, workspace, repro)
         folder, saved = _last_checkpoint(source)
         settings = stage_parameters(stage, graph.parameters(profile)[stage], profile)
         _check_steps(stage, settings, saved.step)
         _check_shapes(profile, stage, settings, saved, folder)
-        begun = object_if_sound(source / BEGUN, move_aside(source / BEGUN))
-        changes = [str(one) for one in differences(begun["parts"], parts)] if begun else ["its key's parts are unknown"]
+        start = object_if_sound(source / BEGUN, move_aside(source / BEGUN))
+        changes = (
+            [str(change) for change in differences(start["parts"], parts)] if start else ["its key's parts are unknown"]
+        )
         event = {"step": saved.step, "adopted": source.name, "differs": changes}
         _copy(folder, saved, source, workspace, event)
     return (
         f"stage {stage} goes on under key {workspace.name} from step {saved.step} of key {source.name} "
         f"({', '.join(changes[:3])}{f' and {len(changes) - 3} more' if len(changes) > 3 else ''}), whose work stays: "
-        f"`{again}` runs the rest, and its record tells."
+        f"`{repro}` runs the rest, and its record says so."
     )
 
 
 def _named(profile: str, stage: str, key: str) -> Path:
-    """The workspace whose key begins so."""
-    found = [path for path in graph.work_folders(profile, stage) if path.name.startswith(key)]
-    listed = f"`{command('work', profile)}` lists what there is"
-    if not found or not key:
+    """Return the only workspace of the stage whose key begins with `key`."""
+    matching = [path for path in graph.work_folders(profile, stage) if path.name.startswith(key)]
+    listed = f"`{command('work', profile)}` lists all unfinished work"
+    if not matching or not key:
         raise UserError(f"stage {stage} has no unfinished work under a key {key}: {listed}.")
-    if len(found) > 1:
-        raise UserError(f"stage {stage} has unfinished work under {len(found)} keys that begin with {key}: {listed}.")
-    return found[0]
-
-
-def _refuse_what_is_there(profile: str, stage: str, source: Path, workspace: Path, again: str) -> None:
-    """See that nothing of today's key would be lost or hidden, and that nobody works on either key's work."""
-    if source == workspace:
-        raise UserError(f"{source.name} is the key of today: `{again}` goes on with its work.")
-    if kept := position(workspace):
+    if len(matching) > 1:
         raise UserError(
-            f"stage {stage} has work of its own under today's key, at {kept}: `{again}` goes on with it; to adopt "
+            f"stage {stage} has unfinished work under {len(matching)} keys that begin with {key}: {listed}."
+        )
+    return matching[0]
+
+
+def _refuse_what_is_there(profile: str, stage: str, source: Path, workspace: Path, repro: str) -> None:
+    """Refuse if work of today's key would be lost or hidden, or if a process works under either key."""
+    if source == workspace:
+        raise UserError(f"{source.name} is today's key already: `{repro}` goes on with its work.")
+    if reached := position(workspace):
+        raise UserError(
+            f"stage {stage} has work of its own under today's key, at {reached}: `{repro}` goes on with it; to adopt "
             f"other work in its place remove {workspace} first."
         )
     if any(run["key"] == workspace.name for run in good_records(graph.runs_folder(profile, stage))):
         raise UserError(
-            f"stage {stage} was made under today's key {workspace.name} before: `{again}` brings that back."
+            f"stage {stage} was made under today's key {workspace.name} before: `{repro}` brings that back."
         )
-    for one in (source, workspace):
-        refuse_beside(one, stage)
+    for folder in (source, workspace):
+        refuse_beside(folder, stage)
 
 
 def _last_checkpoint(source: Path) -> tuple[Path, "Saved"]:
-    """The newest checkpoint of a workspace whose bytes are what was written."""
+    """Return the newest undamaged checkpoint of a workspace, with its directory."""
     from engine.training.resume import Damaged, checkpoints, read
 
     folder = left_by_training(source, CHECKPOINTS)
@@ -123,7 +127,7 @@ def _last_checkpoint(source: Path) -> tuple[Path, "Saved"]:
 
 
 def _check_shapes(profile: str, stage: str, settings: Any, saved: "Saved", folder: Path) -> None:
-    """Refuse a checkpoint that today's model and optimizer could not take up; both are built without their numbers."""
+    """Refuse a checkpoint that does not fit today's model and optimizer, which are built here without data."""
     import torch
 
     from engine.model.model import K2Model
@@ -137,7 +141,7 @@ def _check_shapes(profile: str, stage: str, settings: Any, saved: "Saved", folde
 
 
 def _model_of_today(profile: str, stage: str, settings: Any) -> "K2Config":
-    """The model that the stage trains: that of the checkpoint it begins with, else the one its parameters describe."""
+    """Return the configuration of the stage's model: that of its first checkpoint, else the one of its parameters."""
     from engine.model.checkpoint import load_config
     from engine.text.tokenizer import K2Tokenizer
     from nodes.pretrain.train import configuration
@@ -149,7 +153,7 @@ def _model_of_today(profile: str, stage: str, settings: Any) -> "K2Config":
 
 
 def _check_steps(stage: str, settings: Any, step: int) -> None:
-    """Refuse a step at which today's parameters cannot go on."""
+    """Refuse a step from which today's parameters cannot go on."""
     steps = settings.schedule.steps if hasattr(settings, "schedule") else settings.steps
     every = getattr(settings, "inner_steps", 1)
     if step > steps:
@@ -161,11 +165,11 @@ def _check_steps(stage: str, settings: Any, step: int) -> None:
 
 
 def _copy(folder: Path, saved: "Saved", source: Path, workspace: Path, event: dict[str, Any]) -> None:
-    """Lay the training's files out under today's key; the checkpoint comes last, since by it the work can go on."""
+    """Copy the training's files under today's key; the checkpoint comes last, since it makes the work resumable."""
     training = folder.parent.parent
     target = workspace / training.relative_to(source)
     target.mkdir(parents=True, exist_ok=True)
-    if training != source:  # a folder of the training's own, which may hold more that goes on
+    if training != source:  # a folder of the training's own, which may hold more to resume from
         for path in training.iterdir():
             if path.is_dir() and path.name != CHECKPOINTS:
                 shutil.copytree(path, target / path.name, dirs_exist_ok=True)
@@ -184,10 +188,10 @@ def _copy(folder: Path, saved: "Saved", source: Path, workspace: Path, event: di
 
 
 def _link(path: Path, target: Path) -> None:
-    """The same bytes under another name; no checkpoint is ever written to again."""
+    """Link or copy a file to `target`; a link is safe, since no checkpoint is ever written to again."""
     try:
         os.link(path, target)
-    except OSError:  # a file system that has no links
+    except OSError:  # a file system without links
         shutil.copyfile(path, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,8 +1,8 @@
-"""`make chat`: talk to a checkpoint in the terminal; tokens appear as they are drawn, tool calls as they are made.
+"""`make chat`: talk to a checkpoint in the terminal; tokens appear as they are sampled, tool calls as they are made.
 
     python -m pipelines.commands.chat --env laptop --checkpoint rl [--tools bank]
 
-The base and extended checkpoints have never seen the chat format: they go on from your text instead.
+The base and extended checkpoints have never seen the chat format: they continue your text instead.
 """
 
 import argparse
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from engine.text.tokenizer import K2Tokenizer
 
 ROUNDS = 6
-"""Rounds of tool calls before the turn goes back to the user."""
+"""The most rounds of tool calls before the user's next turn."""
 LEAST_ROOM = 16
-"""Tokens that must be left in the context for an answer to be worth starting."""
+"""The fewest tokens that must be left in the context for an answer."""
 HELP = (
     "/reset forgets the dialogue, /system TEXT begins one under another system turn, "
     "/temperature N changes how freely it draws, /quit ends (so does Ctrl-D)"
@@ -32,7 +32,7 @@ HELP = (
 
 
 class Toolbox:
-    """Tools that the model may call: those of a domain's first application, on a world that remembers."""
+    """Tools that the model may call: those of a domain's first application, on a world that keeps its state."""
 
     def __init__(self, domain: str, seed: int) -> None:
         from engine.toolworld.specs import choose_domains, load_tools
@@ -45,14 +45,14 @@ class Toolbox:
         self.world: World = World(domain, seed)
 
     def introduce(self) -> str:
-        """The tools and the records, so that the user knows what to ask about."""
+        """Return a text that lists the tools and the records, so that the user knows what to ask about."""
         tools = ", ".join(f"{spec.name}({', '.join(spec.parameters['properties'])})" for spec in self.specs)
         records = "\n".join(f"  {record}" for record in self.world.state[self.application].values())
         return f"tools: {tools}\nrecords:\n{records}"
 
 
 class Chat:
-    """One dialogue with one model; everything it shows goes through `say`, without a line break of its own."""
+    """One dialogue with one model; all output goes through `say`, which adds no line break."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Chat:
         )
 
     def hear(self, text: str) -> None:
-        """Take what the user typed: a command, or something to answer."""
+        """Act on a line that the user typed: a command, or a message to answer."""
         name, _, value = text.partition(" ")
         if name == "/reset":
             self.reset()
@@ -98,13 +98,13 @@ class Chat:
 
     def _set_temperature(self, value: str) -> None:
         try:
-            wanted = float(value)
+            temperature = float(value)
         except ValueError:
-            wanted = -1.0
-        if not 0 <= wanted <= 10:
+            temperature = -1.0
+        if not 0 <= temperature <= 10:
             self.say("give a number from 0 (always the likeliest token) to 10, as in /temperature 0.6\n")
             return
-        self.temperature = wanted
+        self.temperature = temperature
 
     def _continue(self, text: str) -> None:
         ids = [self.tok.eos_id, *self.tok.encode(text)]
@@ -131,7 +131,7 @@ class Chat:
                 self._call(call)
 
     def _prompt(self) -> list[int] | None:
-        """Ids of the dialogue; the oldest exchanges go where it exceeds the context, None if that does not help."""
+        """Return the dialogue's ids, without the oldest exchanges where it is too long; None if that does not help."""
         from engine.text.chat import encode_chat
 
         tools = [spec.openai() for spec in self.toolbox.specs] if self.toolbox else None
@@ -146,24 +146,24 @@ class Chat:
             self.say("(the context is full: the oldest exchange is forgotten)\n")
 
     def _turn(self, ids: list[int]) -> "ParsedTurn":
-        """Draw one assistant turn, showing its text as it comes; calls are shown when they are made."""
+        """Sample one assistant turn and show its text as it comes; its calls are shown when they are made."""
         from engine.text.chat import parse_turn_ids
         from engine.text.special import TOOL_TOKENS
 
         marks = {self.tok.special(name) for name in TOOL_TOKENS}
-        drawn: list[int] = []
+        tokens: list[int] = []
 
         def text_only() -> Iterator[int]:
             calling = False
             for token in self._draw(ids, self.tok.im_end_id):
-                drawn.append(token)
+                tokens.append(token)
                 calling = calling or token in marks
                 if not calling:
                     yield token
 
         self._show(text_only())
         self.say("\n")
-        turn = parse_turn_ids(self.tok, drawn)
+        turn = parse_turn_ids(self.tok, tokens)
         if turn.problems:
             self.say(f"(malformed: {'; '.join(turn.problems)})\n")
         return turn
@@ -184,7 +184,7 @@ class Chat:
         self.say(decoder.finish())
 
     def _call(self, call: dict[str, Any]) -> None:
-        """Run one call on the world, show both ways, and put the answer into the dialogue."""
+        """Run one call on the world, show call and result, and add the result to the dialogue."""
         from engine.toolworld.messages import compact, parsed_arguments, tool_message
 
         function, arguments = call["function"], parsed_arguments(call)
@@ -200,7 +200,7 @@ class Chat:
 
 
 def main() -> None:
-    """Load a checkpoint of a profile and talk until the user has had enough."""
+    """Load a checkpoint of a profile and talk until the user ends the dialogue."""
     with report_errors():
         parser = argparse.ArgumentParser(description="Talk to a checkpoint.")
         parser.add_argument("--env", default=None, help="profile")
@@ -209,17 +209,17 @@ def main() -> None:
         parser.add_argument("--temperature", type=float, default=0.6, help="0.6 is what Moonshot recommends for K2")
         parser.add_argument("--max-new-tokens", type=int, default=128)
         parser.add_argument("--seed", type=int, default=0, help="same seed and words, same answers")
-        asked = parser.parse_args()
-        converse(start(asked), asked.checkpoint)
+        arguments = parser.parse_args()
+        converse(start(arguments), arguments.checkpoint)
 
 
-def start(asked: argparse.Namespace) -> Chat:
-    """The dialogue that the command line asks for. Raises UserError for an unknown or missing checkpoint."""
-    dataset, plain = dataset_of(asked.checkpoint), not can_chat(asked.checkpoint)
-    if asked.tools and plain:
+def start(arguments: argparse.Namespace) -> Chat:
+    """Return the dialogue that the command line names. Raises UserError for an unknown or missing checkpoint."""
+    dataset, plain = dataset_of(arguments.checkpoint), not can_chat(arguments.checkpoint)
+    if arguments.tools and plain:
         fit = " or ".join(name for name in checkpoints() if can_chat(name))
-        raise UserError(f"--tools needs a checkpoint that knows the chat format: {fit}, not {asked.checkpoint}.")
-    profile = load_stages_file().profile(asked.env)
+        raise UserError(f"--tools needs a checkpoint that knows the chat format: {fit}, not {arguments.checkpoint}.")
+    profile = load_stages_file().profile(arguments.env)
     tokenizer = graph.dataset(profile, "tokenizer").load()
     checkpoint = graph.dataset(profile, dataset).load()
     from engine.model.checkpoint import load_checkpoint
@@ -229,17 +229,17 @@ def start(asked: argparse.Namespace) -> Chat:
         load_checkpoint(checkpoint),
         K2Tokenizer.load(tokenizer),
         plain=plain,
-        toolbox=Toolbox(asked.tools, asked.seed) if asked.tools else None,
-        temperature=asked.temperature,
-        max_new_tokens=asked.max_new_tokens,
-        seed=asked.seed,
+        toolbox=Toolbox(arguments.tools, arguments.seed) if arguments.tools else None,
+        temperature=arguments.temperature,
+        max_new_tokens=arguments.max_new_tokens,
+        seed=arguments.seed,
         say=_write,
     )
 
 
 def converse(chat: Chat, checkpoint: str) -> None:
     """Read lines from the terminal until its end or /quit."""
-    kind = "goes on from your text" if chat.plain else "answers"
+    kind = "continues your text" if chat.plain else "answers"
     _write(f"The {checkpoint} checkpoint {kind}. {HELP}.\n")
     if chat.toolbox:
         _write(chat.toolbox.introduce() + "\n")

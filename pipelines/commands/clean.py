@@ -1,7 +1,7 @@
-"""`make clean`: remove caches and finished work, print what and how much. Artifacts, records and resumable work stay.
+"""`make clean`: remove caches and finished work, and print their sizes. Artifacts, records and resumable work stay.
 
-What is reached by a link may be another's, so it stays too. This runs on the bare interpreter and imports nothing of
-ours.
+Folders behind a link may belong to others, so they stay too. This module runs on the bare interpreter and imports
+nothing else of the project.
 """
 
 import json
@@ -15,7 +15,7 @@ SKIP = {".venv", ".git", "data"}
 
 
 def main() -> None:
-    """Remove and report."""
+    """Remove caches and finished work, and print each folder with its size."""
     total = 0
     for path in [*caches(), *finished_work()]:
         if not is_own(path):
@@ -25,39 +25,39 @@ def main() -> None:
         total += size
         shutil.rmtree(path)
         print(f"{size / 1e6:9.1f} MB  {path.relative_to(ROOT)}")
-    print(f"{total / 1e6:9.1f} MB  removed; artifacts, run records and work that can go on were left")
+    print(f"{total / 1e6:9.1f} MB  removed; artifacts, run records and work that can be resumed were left")
 
 
 def is_own(path: Path) -> bool:
-    """Whether no part of the path below the repository is a link."""
+    """Return whether no part of the path below the repository is a link."""
     return path.resolve() == ROOT.resolve() / path.relative_to(ROOT)
 
 
 def caches() -> list[Path]:
-    """Tool caches and byte code, outside the environment and the data."""
-    found = [ROOT / name for name in CACHES if (ROOT / name).is_dir()]
+    """Return the folders of tool caches and byte code, outside the environment and the data."""
+    folders = [ROOT / name for name in CACHES if (ROOT / name).is_dir()]
     for top in ROOT.iterdir():
         if top.is_dir() and not top.is_symlink() and top.name not in SKIP:
-            found += sorted(top.rglob("__pycache__"))
-    return found
+            folders += sorted(top.rglob("__pycache__"))
+    return folders
 
 
 def finished_work() -> list[Path]:
-    """Workspaces whose key has succeeded since their work began, and tables that a gate refused."""
-    found = sorted((ROOT / "data").glob("*/.rejected"))
+    """Return workspaces whose key has succeeded since their work began, and tables that a gate refused."""
+    folders = sorted((ROOT / "data").glob("*/.rejected"))
     for begun in (ROOT / "data").glob("*/.work/*/*/begun.json"):
         workspace = begun.parent
         profile, stage = workspace.parents[2], workspace.parent.name
         started = str(_object(begun).get("started", ""))
         records = [_object(path) for path in (profile / ".runs" / stage).glob(f"{workspace.name}-*.json")]
-        # One that began after the last success is a forced run's: it is under way, or can go on.
+        # Work that began after the last success belongs to a forced run: it is under way, or can be resumed.
         if started and any(r.get("outcome") == "success" and str(r.get("finished")) > started for r in records):
-            found.append(workspace)
-    return found
+            folders.append(workspace)
+    return folders
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} of a damaged one, by which no work counts as finished."""
+    """Return the JSON object in a file; {} for a damaged one, so that no work counts as finished by it."""
     try:
         return dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError):

@@ -1,6 +1,6 @@
-"""The `code` stage: write each stage's code file anew where it is not what it should be (pipelines/code_files.py).
+"""The `code` stage: write each stage's code file anew where it is out of date (pipelines/code_files.py).
 
-DVC runs it before all others. Where DVC asks, outputs that are missing come back too.
+DVC runs it before all others. Under DVC, missing outputs are also restored from DVC's cache.
 
     python -m pipelines.commands.code --env laptop
 """
@@ -17,18 +17,18 @@ from pipelines.stages_file import ROOT, load_stages_file
 
 
 def main() -> None:
-    """Write all code files of a profile: of the snapshot that its stages are to run from, where there is one."""
+    """Write all code files of a profile, from the snapshot that its stages will run from, where there is one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--env", default=None, help="profile")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
         if snapshot.GIVEN in os.environ:
             snapshot.enter(ROOT)
-    importlib.import_module("pipelines.commands.code").refresh(asked.env)
+    importlib.import_module("pipelines.commands.code").refresh(arguments.env)
 
 
 def refresh(profile: str | None) -> None:
-    """Write all code files of a profile, and where DVC asks bring back outputs that are missing."""
+    """Write all code files of a profile, and under DVC restore missing outputs."""
     with report_errors():
         profile = load_stages_file().profile(profile)
         write_files(profile)

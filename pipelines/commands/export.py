@@ -1,8 +1,8 @@
-"""`make export`: a checkpoint in Hugging Face's layout, for transformers, vLLM or SGLang.
+"""`make export`: write a checkpoint in Hugging Face's layout, for transformers, vLLM or SGLang.
 
     python -m pipelines.commands.export --env laptop --checkpoint rl --dtype bfloat16 --out DIR [--shard-gb 5]
 
-The directory appears whole or not at all. `make import` brings it back.
+The directory appears whole or not at all. `make import` reads it again.
 """
 
 import argparse
@@ -27,14 +27,20 @@ def main() -> None:
         parser.add_argument("--dtype", default="bfloat16", help="float32, bfloat16, or fp8 as K2 was released")
         parser.add_argument("--out", default=None, help="a new directory (data/<profile>/export/<checkpoint>-<dtype>)")
         parser.add_argument("--shard-gb", type=float, default=5.0, help="most gigabytes of a shard")
-        asked = parser.parse_args()
-        profile = load_stages_file().profile(asked.env)
-        default = graph.data_folder(profile) / "export" / f"{asked.checkpoint}-{asked.dtype}"
-        export(profile, asked.checkpoint, asked.dtype, Path(asked.out or default), shard_bytes(asked.shard_gb))
+        arguments = parser.parse_args()
+        profile = load_stages_file().profile(arguments.env)
+        default = graph.data_folder(profile) / "export" / f"{arguments.checkpoint}-{arguments.dtype}"
+        export(
+            profile,
+            arguments.checkpoint,
+            arguments.dtype,
+            Path(arguments.out or default),
+            shard_bytes(arguments.shard_gb),
+        )
 
 
 def shard_bytes(gigabytes: float) -> int:
-    """Return the most bytes of a shard. Raises UserError where it would hold none, or has no bound."""
+    """Return a shard's size limit in bytes. Raises UserError for a limit that is not positive and finite."""
     if not 1e-9 <= gigabytes < math.inf:
         raise UserError(f"a shard of {gigabytes} GB cannot be made: give SHARD_GB=… a positive number, such as 5.")
     return round(gigabytes * 1e9)
@@ -52,11 +58,11 @@ def export(profile: str, checkpoint: str, dtype: str, out: Path, shard_bytes: in
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        done = export_checkpoint(weights, tokenizer, partial, dtype, shard_bytes)
+        summary = export_checkpoint(weights, tokenizer, partial, dtype, shard_bytes)
         files.publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{out}: {done.tensors:,} tensors, {done.bytes:,} bytes in {done.shards} shards ({dtype})")
+    print(f"{out}: {summary.tensors:,} tensors, {summary.bytes:,} bytes in {summary.shards} shards ({dtype})")
 
 
 if __name__ == "__main__":

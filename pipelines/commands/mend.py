@@ -1,8 +1,7 @@
-"""`make mend`: files of a profile that cannot be read go to data/<profile>/.damaged/, so that nothing trips on them.
+"""`make mend`: move files of a profile that cannot be read to data/<profile>/.damaged/, out of every command's way.
 
-A damaged run record is as good as no record: the stage counts as not run under that key, and the outputs stay. Of work
-in progress, a node's own hand-over is made again from its last checkpoint. DVC writes its ledger anew. Nothing is
-deleted.
+A damaged run record counts as no record: the stage counts as not run under that key, and its outputs stay. In work in
+progress, a node's hand-over is made again from its last checkpoint. DVC writes its ledger anew. Nothing is deleted.
 
     python -m pipelines.commands.mend --env laptop
 """
@@ -23,7 +22,7 @@ from pipelines.ledger import ledger_path, read_ledger
 from pipelines.stages_file import ROOT, load_stages_file
 
 ASIDE = ".damaged"
-"""Below data/<profile>, with each file at the path that it had there."""
+"""The folder of data/<profile> to which damaged files move, each with the path that it had."""
 
 WATCHED: dict[str, Callable[[Path], object]] = {
     ".runs/*/*.json": read_record,
@@ -32,8 +31,7 @@ WATCHED: dict[str, Callable[[Path], object]] = {
     f".work/*/*/{exchange.FOLDER}/*.json": read_object,
     f".work/*/*/{dispatch.JOBS}/**/*.json": read_object,
 }
-"""Files below data/<profile> that are replaced whole, so that one which cannot be read is damaged and not half
-written."""
+"""Files of data/<profile> that are always replaced whole: one that cannot be read is damaged, not half written."""
 
 
 def damaged(profile: str) -> Iterator[Path]:
@@ -48,7 +46,7 @@ def damaged(profile: str) -> Iterator[Path]:
 def _is_sound(path: Path, read: Callable[[Path], object]) -> bool:
     try:
         read(path)
-    except FileNotFoundError:  # finished and removed since it was listed
+    except FileNotFoundError:  # finished and removed since the listing
         return True
     except UserError:
         return False
@@ -56,7 +54,7 @@ def _is_sound(path: Path, read: Callable[[Path], object]) -> bool:
 
 
 def move_aside(profile: str) -> list[Path]:
-    """Move what is damaged out of the way; return where it is now."""
+    """Move damaged files aside and return their new paths."""
     folder, moved = graph.data_folder(profile), []
     for path in list(damaged(profile)):
         below = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
@@ -68,7 +66,7 @@ def move_aside(profile: str) -> list[Path]:
 
 
 def main() -> None:
-    """Move what is damaged, and name it."""
+    """Move damaged files aside and print their new paths."""
     parser = argparse.ArgumentParser(description="Move files that cannot be read out of the way.")
     parser.add_argument("--env", default=None, help="profile")
     with report_errors():
@@ -76,7 +74,7 @@ def main() -> None:
         moved = move_aside(profile)
         for path in moved:
             print(f"moved to {path.relative_to(ROOT)}")
-        print(f"{len(moved)} damaged files of profile {profile}; `{command('plan', profile)}` shows what it means")
+        print(f"{len(moved)} damaged files of profile {profile}; `{command('plan', profile)}` shows the effect")
 
 
 if __name__ == "__main__":

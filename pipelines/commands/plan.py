@@ -1,6 +1,6 @@
-"""`make plan`: every stage's state (pipelines/status.py), with the first reason and how long it will take.
+"""`make plan`: show every stage's state (pipelines/status.py), its first reason and how long it will take.
 
-VERIFY=1 reads every byte of what is there.
+VERIFY=1 reads every byte of the outputs.
 
     python -m pipelines.commands.plan --env laptop [--verify]
 """
@@ -19,14 +19,14 @@ def main() -> None:
     """Print the plan."""
     parser = argparse.ArgumentParser(description="What would run, and why.")
     parser.add_argument("--env", default=None, help="profile")
-    parser.add_argument("--verify", action="store_true", help="read every byte of what is there")
-    asked = parser.parse_args()
+    parser.add_argument("--verify", action="store_true", help="read every byte of the outputs")
+    arguments = parser.parse_args()
     with report_errors():
-        print_plan(load_stages_file().profile(asked.env), read=asked.verify)
+        print_plan(load_stages_file().profile(arguments.env), read=arguments.verify)
 
 
 def print_plan(profile: str, *, read: bool = False) -> None:
-    """Print one line a stage, and how long those that would run will take."""
+    """Print one line for each stage, and how long those that would run will take."""
     from rich.table import Table
 
     table = Table(title=f"plan of profile {profile}", title_justify="left")
@@ -44,19 +44,19 @@ def print_plan(profile: str, *, read: bool = False) -> None:
 
 
 def total(statuses: list[StageStatus]) -> str:
-    """Say how many stages would run, how long by what past runs took, and how many come back without."""
-    due = [status for status in statuses if status.state not in NO_RUN]
+    """Return a sentence: how many stages would run, for how long by past runs, and how many come back without a run."""
+    to_run = [status for status in statuses if status.state not in NO_RUN]
     back = sum(status.state == "recalled" for status in statuses)
-    come = f"{back} {'stage comes' if back == 1 else 'stages come'} back without a run" if back else ""
-    if not due:
-        return f"Nothing would run: {come}." if come else "All is fresh."
-    known = [status.estimate for status in due if status.estimate is not None]
-    unknown = [status.stage for status in due if status.estimate is None]
+    returning = f"{back} {'stage comes' if back == 1 else 'stages come'} back without a run" if back else ""
+    if not to_run:
+        return f"Nothing would run: {returning}." if returning else "All is fresh."
+    known = [status.estimate for status in to_run if status.estimate is not None]
+    unknown = [status.stage for status in to_run if status.estimate is None]
     parts = [f"about {duration(sum(known))}"] if known else []
     never = f"{len(unknown)} stages" if len(unknown) > 3 else ", ".join(unknown)
     parts += [f"unknown for {never}, never timed"] if unknown else []
-    also = f" {come}." if come else ""
-    return f"{len(due)} of {len(statuses)} stages would run: {'; '.join(parts)}.{also}"
+    also = f" {returning}." if returning else ""
+    return f"{len(to_run)} of {len(statuses)} stages would run: {'; '.join(parts)}.{also}"
 
 
 if __name__ == "__main__":

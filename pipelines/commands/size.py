@@ -1,4 +1,4 @@
-"""`make size`: parameters by block of a profile's model, FLOPs a token, and the cache of decoding; nothing is trained.
+"""`make size`: show a model's parameters by block, FLOPs per token and decoding cache, without training.
 
 python -m pipelines.commands.size --env k2
 """
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from engine.model.config import K2Config
 
 LENGTHS = (4096, 32768, 131072)
-"""Sequence lengths of K2's three stages, which FLOPs are shown for beside the profile's own."""
+"""Sequence lengths of K2's three stages; FLOPs are shown for them and for the profile's own."""
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables of the profile that the command line names."""
     parser = argparse.ArgumentParser(description="Parameters by block.")
     parser.add_argument("--env", default=None, help="profile")
     with report_errors():
@@ -31,15 +31,15 @@ def main() -> None:
 
 
 def print_size(profile: str) -> None:
-    """Parameters by block, FLOPs by sequence length, bytes of the cache."""
+    """Print parameters by block, FLOPs by sequence length, and bytes of the cache."""
     from rich.console import Console
 
     from engine.model.parameters import config_from_parameters
     from engine.model.size import cache_size
 
-    given = graph.parameters(profile)
-    length = given["pretrain"]["sequence_length"]
-    config = config_from_parameters(given["pretrain"]["model"], given["tokenization"]["vocab_size"], length)
+    parameters = graph.parameters(profile)
+    length = parameters["pretrain"]["sequence_length"]
+    config = config_from_parameters(parameters["pretrain"]["model"], parameters["tokenization"]["vocab_size"], length)
     cache = cache_size(config)
     console = Console()
     console.print(_parameters(config, profile))
@@ -51,7 +51,7 @@ def print_size(profile: str) -> None:
 
 
 def _parameters(config: "K2Config", profile: str) -> "Table":
-    """One row a block: all parameters, and those active for a token."""
+    """Return a table with one row for each block: all parameters, and those active for a token."""
     from rich.table import Table
 
     from engine.model.size import n_params
@@ -69,7 +69,7 @@ def _parameters(config: "K2Config", profile: str) -> "Table":
 
 
 def _flops(config: "K2Config", lengths: list[int]) -> "Table":
-    """One row a sequence length: FLOPs a token, in billions."""
+    """Return a table with one row for each sequence length: FLOPs per token, in billions or millions."""
     from rich.table import Table
 
     from engine.model.flops import flops_per_token

@@ -1,4 +1,4 @@
-"""`make study NAME=…`: a claim of the paper as a small controlled experiment, outside the default graph.
+"""`make study NAME=…`: test a claim of the paper in a small controlled experiment, outside the default graph.
 
 python -m pipelines.commands.study muon_vs_adamw
 python -m pipelines.commands.study --all          # one after the other; killed at any time, the same command goes on
@@ -30,11 +30,11 @@ REGISTRATIONS = ROOT / "conf" / "studies"
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 DOCS = ROOT / "docs" / "studies"
 ENTRY = "studies.train"
-"""What decides a run's bits is what this module can reach."""
+"""The module whose reachable code decides a run's bits."""
 
 
 def main() -> None:
-    """The command."""
+    """Read the command line and act on it, from a snapshot of the code."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.commands.study", description="The paper's claims, tested small."
     )
@@ -46,28 +46,28 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="drop the named studies' finished runs first")
     parser.add_argument("--pilot", type=int, nargs="+", metavar="SEED", help="other seeds, nothing kept in docs")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
-        snapshot.enter(ROOT)  # its workers import from there too, whenever they start
-    importlib.import_module("pipelines.commands.study").act(asked)
+        snapshot.enter(ROOT)  # the workers also import from there, whenever they start
+    importlib.import_module("pipelines.commands.study").act(arguments)
 
 
-def act(asked: argparse.Namespace) -> None:
-    """Do what the command line asks for."""
+def act(arguments: argparse.Namespace) -> None:
+    """Run, list or report the studies that the command line names."""
     with report_errors():
         registrations = {name: register(REGISTRATIONS, name) for name in names(REGISTRATIONS)}
-        wanted = list(registrations) if asked.all else asked.names
-        for name in wanted:
+        chosen = list(registrations) if arguments.all else arguments.names
+        for name in chosen:
             if name not in registrations:
                 register(REGISTRATIONS, name)
-        if asked.list or asked.report or not wanted:
-            show(registrations, write=asked.report)
+        if arguments.list or arguments.report or not chosen:
+            show(registrations, write=arguments.report)
             return
-        profile = load_stages_file().profile(asked.env)
-        for name in wanted:
-            if asked.fresh:
-                shutil.rmtree(work_folder(profile, name, bool(asked.pilot)), ignore_errors=True)
-            run(registrations, name, profile, asked.pilot, asked.workers)
+        profile = load_stages_file().profile(arguments.env)
+        for name in chosen:
+            if arguments.fresh:
+                shutil.rmtree(work_folder(profile, name, bool(arguments.pilot)), ignore_errors=True)
+            run(registrations, name, profile, arguments.pilot, arguments.workers)
 
 
 def run(registrations: dict[str, Registration], name: str, profile: str, pilot: list[int] | None, workers: int) -> None:
@@ -79,20 +79,20 @@ def run(registrations: dict[str, Registration], name: str, profile: str, pilot: 
     shards, data = inputs(profile)
     work = work_folder(profile, name, bool(pilot))
     with lock(work / ".lock", f"study {name} of profile {profile}"):
-        done = run_study(registrations[name], shards, work, (code(), data), pilot, workers)
+        outcome = run_study(registrations[name], shards, work, (code(), data), pilot, workers)
         if pilot:
-            show_pilot(registrations[name], done)
+            show_pilot(registrations[name], outcome)
             return
-        keep(registrations, name, done, data)
+        keep(registrations, name, outcome, data)
 
 
 def work_folder(profile: str, name: str, pilot: bool) -> Path:
-    """Where a study's units train and their results lie; a pilot's apart."""
+    """Return the folder in which a study's units train and keep results; pilots have one of their own."""
     return graph.data_folder(profile) / "studies" / ("pilots" if pilot else "runs") / name
 
 
 def inputs(profile: str) -> tuple[Path, str]:
-    """The profile's shards and their content digest, verified against its tokenizer.
+    """Return the profile's shards and their content digest, verified against its tokenizer.
 
     Raises UserError where one is missing or they do not belong together.
     """
@@ -103,14 +103,14 @@ def inputs(profile: str) -> tuple[Path, str]:
         try:
             read_manifest(graph.dataset_path(profile, dataset), stage="tokenization", dataset=dataset)
         except UserError as error:
-            raise UserError(f"a study reads what tokenization makes. {error}") from error
+            raise UserError(f"a study reads the outputs of tokenization. {error}") from error
     shards = graph.dataset_path(profile, "shards")
     TokenShards.open(shards, K2Tokenizer.load(graph.dataset_path(profile, "tokenizer")))
     return shards, str(content_digest(shards))
 
 
 def code() -> str:
-    """The fingerprint of the code a run can reach, and of what its bits hang on beside: torch, processor, threads."""
+    """Return a fingerprint of all that a run's bits depend on: reachable code, torch, processor, threads."""
     from engine.training.numerics import fingerprint as numerics
 
     with graph.library() as library:
@@ -118,23 +118,23 @@ def code() -> str:
     return fingerprint({**reached, "numerics": {name: str(value) for name, value in numerics(1, "float32").items()}})
 
 
-def keep(registrations: dict[str, Registration], name: str, done: "Done", data: str) -> None:
-    """Write the results, and the whole table's pages."""
+def keep(registrations: dict[str, Registration], name: str, outcome: "Done", data: str) -> None:
+    """Write a study's results, and all pages of the table again."""
     from engine.origin import machine
     from studies.report.write import publish
     from studies.store import write_results
 
-    ran = snapshot.origin(CODE)
-    commit = f"{ran['commit'] or 'unknown'}{'-dirty' if ran['dirty'] else ''}"
-    origin = {"commit": commit, "machine": machine(), "data": data, "baselines": done.baselines}
-    write_results(RESULTS, registrations[name], done.runs, done.sweeps, origin)
+    code_origin = snapshot.origin(CODE)
+    commit = f"{code_origin['commit'] or 'unknown'}{'-dirty' if code_origin['dirty'] else ''}"
+    origin = {"commit": commit, "machine": machine(), "data": data, "baselines": outcome.baselines}
+    write_results(RESULTS, registrations[name], outcome.runs, outcome.sweeps, origin)
     page = publish(registrations, RESULTS, DOCS, name)[name]
     print(f"{name}: {page.verdict} ({page.reason})" + (f"; exploratory: {page.explores}" if page.explores else ""))
     print(f"report: {(DOCS / f'{name}.md').relative_to(ROOT)}")
 
 
 def show(registrations: dict[str, Registration], write: bool) -> None:
-    """The table of all studies with their verdicts; with `write` their pages are written again too."""
+    """Print the table of all studies with their verdicts; with `write`, also write their pages again."""
     from rich.console import Console
     from rich.table import Table
 
@@ -144,8 +144,8 @@ def show(registrations: dict[str, Registration], write: bool) -> None:
 
     if write:
         publish(registrations, RESULTS, DOCS, None)
-    kept = {name: found for name in registrations if (found := read_results(RESULTS, name)) is not None}
-    judged = pages(registrations, kept)
+    stored = {name: results for name in registrations if (results := read_results(RESULTS, name)) is not None}
+    judged = pages(registrations, stored)
     table = Table("study", "verdict", "p", "claim", title="studies: make study NAME=…", title_justify="left")
     for name, registration in registrations.items():
         page = judged.get(name)
@@ -155,19 +155,21 @@ def show(registrations: dict[str, Registration], write: bool) -> None:
     Console().print(table)
 
 
-def show_pilot(registration: Registration, done: "Done") -> None:
-    """A pilot's runs on the screen."""
+def show_pilot(registration: Registration, outcome: "Done") -> None:
+    """Print a pilot's runs as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    shown = ("loss", "peak_max_logit", "final_max_logit", *(f"clip_rate_q{i}" for i in (1, 2, 3, 4)), "clip_norm")
-    table = Table("arm", "budget", "seed", *shown, "CPU s", title=f"pilot of {registration.name}", title_justify="left")
-    for run in done.runs:
+    columns = ("loss", "peak_max_logit", "final_max_logit", *(f"clip_rate_q{i}" for i in (1, 2, 3, 4)), "clip_norm")
+    table = Table(
+        "arm", "budget", "seed", *columns, "CPU s", title=f"pilot of {registration.name}", title_justify="left"
+    )
+    for run in outcome.runs:
         figures = run["figures"]
-        cells = [f"{figures[name]:.4g}" for name in shown] if figures else [str(run["failed"])]
+        cells = [f"{figures[name]:.4g}" for name in columns] if figures else [str(run["failed"])]
         table.add_row(run["arm"], run["budget"], str(run["seed"]), *cells, f"{figures.get('cpu_seconds', 0):.0f}")
     Console().print(table)
-    for name, sweep in done.sweeps.items():
+    for name, sweep in outcome.sweeps.items():
         print(name, sweep["winner"], "inside" if sweep["inside"] else "at the edge", sweep["points"])
 
 

@@ -1,4 +1,4 @@
-"""The table at the end of `make run`: stage, time, artifact, size, headline metric; then where to look next.
+"""Print the table at the end of `make run`: stage, time, artifact, size, headline metric; then what to try next.
 
 python -m pipelines.commands.summary --env laptop [--begin]
 """
@@ -20,15 +20,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Sum up a profile's last runs.")
     parser.add_argument("--env", default=None, help="profile")
     parser.add_argument("--begin", action="store_true", help="note the time, to tell the whole run's length later")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
-        profile = load_stages_file().profile(asked.env)
-        begun = graph.data_folder(profile) / ".runs" / "begun"
-        if asked.begin:
-            begun.parent.mkdir(parents=True, exist_ok=True)
-            begun.touch()  # its time says it: nothing to read, so nothing to be damaged
+        profile = load_stages_file().profile(arguments.env)
+        begin_file = graph.data_folder(profile) / ".runs" / "begun"
+        if arguments.begin:
+            begin_file.parent.mkdir(parents=True, exist_ok=True)
+            begin_file.touch()  # the file's time is the note: it has no content that could be damaged
         else:
-            print_summary(profile, time.time() - begun.stat().st_mtime if begun.is_file() else None)
+            print_summary(profile, time.time() - begin_file.stat().st_mtime if begin_file.is_file() else None)
 
 
 def print_summary(profile: str, wall_seconds: float | None) -> None:
@@ -62,15 +62,15 @@ def print_summary(profile: str, wall_seconds: float | None) -> None:
 
 
 def _row(status: StageStatus, profile: str) -> tuple[str, str, str, str, str]:
-    kept = [name for name in graph.stage_graph(status.stage).outputs if not name.endswith("_metrics")]
-    outputs = [name for name in kept if not name.startswith("rejected_")]
-    size = sum(_size(graph.dataset_path(profile, name)) for name in kept)
+    datasets = [name for name in graph.stage_graph(status.stage).outputs if not name.endswith("_metrics")]
+    outputs = [name for name in datasets if not name.startswith("rejected_")]
+    size = sum(_size(graph.dataset_path(profile, name)) for name in datasets)
     seconds = f"{status.seconds:.1f}" if status.seconds is not None else "-"
     return status.stage, seconds, ", ".join(outputs), f"{size / 1e6:.1f} MB", headline(status.stage, status.record)
 
 
 def headline(stage: str, record: dict[str, Any] | None) -> str:
-    """The one or two figures of a stage that a reader asks for first."""
+    """Return the one or two most important figures of a stage as text."""
     metrics = record["metrics"] if record else {}
     shown = [name for name in load_stages_file().stage(stage).headline if name in metrics]
     return ", ".join(f"{name.replace('_', ' ')} {_figure(metrics[name])}" for name in shown)

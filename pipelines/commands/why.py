@@ -1,8 +1,8 @@
-"""`make why STAGE=sft`: what made a stage stale, old → new, through the chain of the stages before it.
+"""`make why STAGE=sft`: show what made a stage stale, old → new, through the chain of the stages before it.
 
     python -m pipelines.commands.why sft --env laptop
 
-It reads what `make plan` reads: run records, today's keys, the digests of what is published.
+It reads what `make plan` reads: run records, today's keys, the digests of published datasets.
 """
 
 import argparse
@@ -24,19 +24,19 @@ from pipelines.stages_file import load_stages_file
 from pipelines.status import COLOURS, NO_RUN, StageStatus, stage_status
 
 MOST = 12
-"""Changes shown of one stage: all of it is to fit on one screen."""
+"""The most changes shown for one stage, so that the answer fits on one screen."""
 _SHORT = 10
 
 
 def main() -> None:
-    """Print why one stage is what it is."""
+    """Print the reasons of one stage's state."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.commands.why", description="Why a stage would run.")
     parser.add_argument("stage", help="a stage of kedro.yml")
     parser.add_argument("--env", default=None, help="profile")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
         stages_file = load_stages_file()
-        profile, stage = stages_file.profile(asked.env), stages_file.stage(asked.stage).name
+        profile, stage = stages_file.profile(arguments.env), stages_file.stage(arguments.stage).name
         with graph.library() as modules:
             screen().print(Why(profile, stage_status(profile), modules).tree(stage))
         if stages_file.waived:
@@ -45,14 +45,14 @@ def main() -> None:
 
 @dataclass
 class Why:
-    """The stages of a profile as they stand, and the modules to find definitions in."""
+    """The states of a profile's stages, and the modules in which changed definitions are found."""
 
     profile: str
     statuses: dict[str, StageStatus]
     modules: Library
 
     def tree(self, stage: str) -> Tree:
-        """All reasons of one stage."""
+        """Return the reasons of one stage's state as a tree."""
         status = self.statuses[stage]
         tree = Tree(self._headline(status))
         self._reasons(tree, status, {stage})
@@ -62,67 +62,69 @@ class Why:
         state = f"[bold]{status.stage}[/] is [{COLOURS[status.state]}]{status.state}[/]"
         if status.state != "fresh" or status.record is None:
             return f"{state}: {escape(status.reason)}" if status.state != "stale" else state
-        took = f", took {duration(status.seconds)}" if status.seconds else ""
-        return f"{state}: key {status.key}, {escape(status.reason)}{took}"
+        duration_text = f", took {duration(status.seconds)}" if status.seconds else ""
+        return f"{state}: key {status.key}, {escape(status.reason)}{duration_text}"
 
-    def _reasons(self, tree: Tree, status: StageStatus, told: set[str]) -> None:
-        """Add what changed in a stage itself, then what comes of the stages before it."""
+    def _reasons(self, tree: Tree, status: StageStatus, shown: set[str]) -> None:
+        """Add the changes of a stage itself, then those of the stages before it."""
         if status.state in NO_RUN:
             return
         changes = self._changes(status)
-        own = [change for change in changes if change.kind != "input"]
-        for change in own[:MOST]:
+        direct = [change for change in changes if change.kind != "input"]
+        for change in direct[:MOST]:
             tree.add(self._line(change))
-        if len(own) > MOST:
-            tree.add(f"… and {len(own) - MOST} more")
+        if len(direct) > MOST:
+            tree.add(f"… and {len(direct) - MOST} more")
         for change in changes:
             if change.kind == "input":
                 self._input(tree.add(self._line(change)), change)
-        waits = list(self._waiting(status))
-        for producer, names in waits:
+        unready = list(self._waiting(status))
+        for producer, names in unready:
             before = self.statuses[producer]
             branch = tree.add(f"{', '.join(names)} may change, because {self._headline(before)}")
-            if producer in told:
+            if producer in shown:
                 branch.add("as above")
             else:
-                told.add(producer)
-                self._reasons(branch, before, told)
-        if not changes and not waits and status.state == "stale":
+                shown.add(producer)
+                self._reasons(branch, before, shown)
+        if not changes and not unready and status.state == "stale":
             tree.add(escape(status.reason))
 
     def _changes(self, status: StageStatus) -> list[Change]:
-        """What differs from the last good run; an input that is not there now is told with the stage that makes it."""
+        """Return the differences from the last good run; a missing input is shown with the stage that makes it."""
         if status.record is None or status.parts is None:
             return []
-        found = differences(status.record["parts"], status.parts)
-        return [change for change in found if change.kind != "input" or change.new != ABSENT]
+        changes = differences(status.record["parts"], status.parts)
+        return [change for change in changes if change.kind != "input" or change.new != ABSENT]
 
     def _waiting(self, status: StageStatus) -> Iterator[tuple[str, list[str]]]:
-        """Stages before this one that are not fresh, with what it reads of them."""
+        """Return the stages before this one that are not fresh, with the datasets that it reads from them."""
         inputs: dict[str, list[str]] = {}
         for name in graph.stage_graph(status.stage).inputs:
             inputs.setdefault(graph.producer(name), []).append(name)
         return ((producer, names) for producer, names in inputs.items() if self.statuses[producer].state not in NO_RUN)
 
     def _input(self, branch: Tree, change: Change) -> None:
-        """Why an input differs: what its stage was made of then and in its latest run."""
+        """Add why an input differs: the differences between its producer's run of then and its latest run."""
         producer = graph.producer(change.name)
         runs = read_records(graph.runs_folder(self.profile, producer))
         good = [run for run in runs if run["outcome"] in GOOD]
-        then = [run for run in good if run["outputs"].get(change.name) == change.old]
-        now = [run for run in good if run["outputs"].get(change.name) == change.new]
-        if not now:
-            branch.add(f"{producer} did not make it as it is: no record of a run")
+        earlier = [run for run in good if run["outputs"].get(change.name) == change.old]
+        current = [run for run in good if run["outputs"].get(change.name) == change.new]
+        if not current:
+            branch.add(f"{producer} has no record of a run that made it as it is now")
             return
-        branch.add(f"{producer} made it {_when(now[-1])}" + (f", before that {_when(then[-1])}" if then else ""))
-        changes = differences(then[-1]["parts"], now[-1]["parts"]) if then else []
-        for one in changes[:MOST]:
-            branch.add(self._line(one))
+        branch.add(
+            f"{producer} made it {_when(current[-1])}" + (f", before that {_when(earlier[-1])}" if earlier else "")
+        )
+        changes = differences(earlier[-1]["parts"], current[-1]["parts"]) if earlier else []
+        for inner in changes[:MOST]:
+            branch.add(self._line(inner))
         if len(changes) > MOST:
             branch.add(f"… and {len(changes) - MOST} more")
 
     def _line(self, change: Change) -> str:
-        """One change: what, where it stands, old → new."""
+        """Return one change as a line: its name, its place, old → new."""
         text = escape(str(change)).removeprefix("definition ").replace(f".{AT_IMPORT}", ", on import,")
         if change.kind == "definition":
             text += f"  [dim]{self._place(change.name)}[/]"
@@ -137,12 +139,12 @@ class Why:
         return text
 
     def _place(self, name: str) -> str:
-        """file:line of a definition, or of the import that hands it on."""
+        """Return file:line of a definition, or the file that imports it from elsewhere."""
         module = self.modules.module(name.rpartition(".")[0])
         if module is None:
             return ""
-        made = module.definitions.get(name.rpartition(".")[2])
-        return f"{module.path}:{made.line}" if made else module.path
+        definition = module.definitions.get(name.rpartition(".")[2])
+        return f"{module.path}:{definition.line}" if definition else module.path
 
 
 def _when(run: dict[str, Any]) -> str:

@@ -1,11 +1,10 @@
-"""`make work`: the unfinished work of a profile's stages, each under the key that it was begun with; GC=1 clears some.
+"""`make work`: list the unfinished work of a profile's stages, each under its key; GC=1 removes some.
 
 A stage that is stopped leaves its work in data/<profile>/.work/<stage>/<key>/. It stays there when the key changes (an
-edited learning rate, say) and is gone on with when the key returns, or under today's key by `make adopt-work`.
+edited learning rate, say) and is resumed when the key returns, or under today's key by `make adopt-work`.
 
-GC=1 removes the work whose key was published after the work began, and what has not been touched for DAYS days (30).
-It keeps the work of today's key, the newest unpublished work of each stage, and all of a stage that a process or job is
-at.
+GC=1 removes the work whose key was published after the work began, and work untouched for DAYS days (30). It keeps the
+work of today's key, the newest unpublished work of each stage, and all work of a stage that is running.
 
     python -m pipelines.commands.work --env laptop [--gc [--days 30]]
 """
@@ -41,9 +40,10 @@ BLOCKS = "[0-9]" * 8 + "-" + "[0-9]" * 8 + ".parquet"
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The work of one stage under one key. `begun` is what the runner noted when it last started; {} if it could not.
+    """The work of one stage under one key.
 
-    `touched` is when a file of it last changed, in seconds since 1970.
+    `begun` is the note that the runner wrote at the last start; {} if there is none. `touched` is the time of the
+    latest change of a file, in seconds since 1970.
     """
 
     stage: str
@@ -54,12 +54,12 @@ class Unfinished:
 
     @property
     def key(self) -> str:
-        """The stage key that it belongs to."""
+        """The stage key of the work."""
         return self.path.name
 
     @property
     def step(self) -> str:
-        """How far it got: the step of its newest checkpoint of how many, or its finished blocks."""
+        """How far the work got: the newest checkpoint's step out of all steps, or the number of finished blocks."""
         if where := position(self.path):
             return str(where).replace(" of ", "/")
         blocks = sum(1 for _ in self.path.glob(f"**/{BLOCKS}"))
@@ -67,12 +67,12 @@ class Unfinished:
 
 
 def unfinished(profile: str, stage: str | None = None) -> list[Unfinished]:
-    """All unfinished work of a profile, or of one stage: by stage, the newest of a stage first."""
-    found: list[Unfinished] = []
+    """Return all unfinished work of a profile, or of one stage: by stage, newest first."""
+    works: list[Unfinished] = []
     for name in [stage] if stage else load_stages_file().stages:
-        mine = [_read(name, path) for path in graph.work_folders(profile, name)]
-        found += sorted(mine, key=lambda work: -work.touched)
-    return found
+        own = [_read(name, path) for path in graph.work_folders(profile, name)]
+        works += sorted(own, key=lambda work: -work.touched)
+    return works
 
 
 def _read(stage: str, path: Path) -> Unfinished:
@@ -88,18 +88,18 @@ def _read(stage: str, path: Path) -> Unfinished:
 
 
 def differs(work: Unfinished, status: StageStatus) -> str:
-    """What differs from today's key, in a line."""
+    """Return what differs from today's key, in one line."""
     if work.key == status.key:
         return "nothing: the same command goes on"
     if not work.begun or status.parts is None:
-        return "unknown: it left no note of what it began with"
+        return "unknown: its begun.json is missing or damaged"
     changes = differences(work.begun["parts"], status.parts)
     more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
-    return f"{changes[0]}{more}" if changes else "nothing that its note shows"
+    return f"{changes[0]}{more}" if changes else "no difference that its begun.json shows"
 
 
 def show(profile: str, works: list[Unfinished]) -> None:
-    """Print them as a table."""
+    """Print the works as a table."""
     from rich.table import Table
 
     table = Table(title=f"unfinished work of profile {profile}, {megabytes(works)}", title_justify="left")
@@ -109,28 +109,28 @@ def show(profile: str, works: list[Unfinished]) -> None:
     statuses = stage_status(profile)
     attended: set[str] = set()
     for work in works:
-        now = work.stage not in attended and bool(_held(work.path.parent))
+        at_work = work.stage not in attended and bool(_held(work.path.parent))
         attended.add(work.stage)
-        age = "at work" if now else since(work)
-        told = escape(differs(work, statuses[work.stage]))
-        table.add_row(work.stage, work.key, work.step, f"{work.size / 1e6:,.1f}", age, told)
+        age = "at work" if at_work else since(work)
+        difference = escape(differs(work, statuses[work.stage]))
+        table.add_row(work.stage, work.key, work.step, f"{work.size / 1e6:,.1f}", age, difference)
     screen().print(table if works else f"Profile {profile} has no unfinished work.")
 
 
 def since(work: Unfinished) -> str:
-    """How long ago it was touched."""
+    """Return how long ago the work was touched, as text."""
     seconds = max(time.time() - work.touched, 0)
     return f"{seconds / 86400:.0f} days" if seconds >= 2 * 86400 else duration(seconds)
 
 
 def megabytes(works: list[Unfinished]) -> str:
-    """Their size together."""
+    """Return the works' total size as text."""
     return f"{sum(work.size for work in works) / 1e6:,.1f} MB"
 
 
 def collect(profile: str, days: float) -> tuple[list[tuple[Unfinished, str]], list[str]]:
-    """Remove what the rule lets go: each such work with the reason; and the sentences on what is in use."""
-    statuses, gone, refused = stage_status(profile), [], []
+    """Remove the work that the rule allows; return it with reasons, and sentences on work that is in use."""
+    statuses, removed, refused = stage_status(profile), [], []
     for stage in load_stages_file().stages:
         due = _due(
             unfinished(profile, stage), good_records(graph.runs_folder(profile, stage)), statuses[stage].key, days
@@ -140,24 +140,24 @@ def collect(profile: str, days: float) -> tuple[list[tuple[Unfinished, str]], li
         try:
             with lock(graph.work_folder(profile) / stage / "lock", f"stage {stage} of profile {profile}", patience=0):
                 _refuse_beside_ranks(profile, stage)
-                for work, why in due:
+                for work, reason in due:
                     if jobs := [job for directory in run_directories(work.path) for job in under_way(directory)]:
                         refused.append(f"job {jobs[0]} works in {work.path}: wait for it or `scancel {jobs[0]}`.")
                         continue
                     shutil.rmtree(work.path)
-                    gone.append((work, why))
+                    removed.append((work, reason))
         except UserError as error:
             refused.append(str(error))
-    return gone, refused
+    return removed, refused
 
 
 def _refuse_beside_ranks(profile: str, stage: str) -> None:
-    """See that no rank is at work that the holder of the stage's lock has not started.
+    """Refuse if a rank is at work that the holder of the stage's lock has not started.
 
     A rank of a job, or one whose driver has just been killed, holds a lock of its own and not the stage's
-    (pipelines/rank.py); which key it works under it does not say, and Slurm may have forgotten its job already.
+    (pipelines/rank.py). The lock does not name its key, and Slurm may have forgotten its job already.
 
-    Raises UserError where one is.
+    Raises UserError, which names the lock and its holders.
     """
     for path in _held(graph.work_folder(profile) / stage, "lock.*"):
         raise UserError(
@@ -174,7 +174,7 @@ def _held(place: Path, locks: str = "lock*") -> list[Path]:
 def _due(
     works: list[Unfinished], good: list[dict[str, Any]], today: str | None, days: float
 ) -> list[tuple[Unfinished, str]]:
-    """What the rule lets go of one stage's work, newest first, and why."""
+    """Return the work of one stage that the rule removes, newest first, each with the reason."""
     due, newest = [], True
     for work in works:
         started = str(work.begun.get("started", ""))
@@ -189,20 +189,20 @@ def _due(
 
 
 def main() -> None:
-    """List the work; with --gc first remove what the rule lets go."""
+    """List the work; with --gc first remove the work that the rule allows."""
     parser = argparse.ArgumentParser(description="The unfinished work of a profile's stages.")
     parser.add_argument("--env", default=None, help="profile")
     parser.add_argument("--gc", action="store_true", help="remove what was published since, or is old")
     parser.add_argument("--days", type=float, default=DAYS, help="how old work is that --gc removes")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
-        profile = load_stages_file().profile(asked.env)
+        profile = load_stages_file().profile(arguments.env)
         refused: list[str] = []
-        if asked.gc:
-            gone, refused = collect(profile, asked.days)
-            for work, why in gone:
-                print(f"{work.size / 1e6:9,.1f} MB  {work.stage} {work.key}, {work.step}: {why}")
-            print(f"{sum(work.size for work, _ in gone) / 1e6:9,.1f} MB  removed")
+        if arguments.gc:
+            removed, refused = collect(profile, arguments.days)
+            for work, reason in removed:
+                print(f"{work.size / 1e6:9,.1f} MB  {work.stage} {work.key}, {work.step}: {reason}")
+            print(f"{sum(work.size for work, _ in removed) / 1e6:9,.1f} MB  removed")
         show(profile, unfinished(profile))
         if refused:
             raise UserError(" ".join(f"not removed: {sentence}" for sentence in refused))
