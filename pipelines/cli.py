@@ -115,7 +115,7 @@ def check_selection(options: dict[str, Any]) -> None:
     try:
         load_obj(options["runner"], "kedro.runner")
     except (ImportError, AttributeError) as error:
-        raise UserError(f"kedro run --runner {options['runner']}: {error}; leave the option out.") from error
+        raise UserError(f"kedro run --runner {options['runner']}: {error}; leave it out to use ours.") from error
 
 
 def _own_run() -> click.Command:

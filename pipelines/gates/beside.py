@@ -1,10 +1,10 @@
-"""A process beside the stage that imports Great Expectations while the stage works, and then validates for it.
+"""A process beside the stage that imports Great Expectations while the stage works, and then validates its tables.
 
     python -m pipelines.gates.beside PARENT
 
 The import takes three seconds of one core. `start` makes the process when a node begins whose tables will be judged;
-`validate` asks it, or imports Great Expectations here where nobody has started one. It reads a JSON line for each
-question, answers with one, and ends with its standard input or its parent, whichever goes first.
+`validate` sends it a request, or imports Great Expectations here if it was not started. The process reads one JSON line
+for each request, replies with one, and ends with its standard input or its parent, whichever ends first.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipelines.gates.suites import Suite
 from pipelines.stages_file import ROOT
 
 QUIET = ("-W", "ignore::RuntimeWarning:runpy")
-"""The package imports this module, of which Python would warn whoever watches the stage."""
+"""Options against Python's warning that the package has imported this module already."""
 
 _started: "subprocess.Popen[str] | None" = None
 
@@ -44,13 +44,13 @@ def stop() -> None:
     """End the process, if there is one."""
     global _started  # noqa: PLW0603 - see `start`
     if _started is not None:
-        _started.kill()  # it holds nothing: what it answered has been read
+        _started.kill()  # nothing is lost: its replies have been read
         _started.communicate()
         _started = None
 
 
 def validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[str, Any]:
-    """Return what `validation.validate` does, from the process beside this one where there is one.
+    """Return the result of `validation.validate`, from the process beside this one where there is one.
 
     Raises:
         UserError: the suite has a wrong type of expectation or a wrong argument, or the process has died.
@@ -60,8 +60,8 @@ def validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[
         from pipelines.gates.validation import validate as validate_here
 
         return validate_here(dataset, profile, suite)
-    question = {"dataset": dataset, "profile": profile, "suite": asdict(suite)}
-    reply = _ask(_started, json.dumps(question) + "\n")
+    request = {"dataset": dataset, "profile": profile, "suite": asdict(suite)}
+    reply = _ask(_started, json.dumps(request) + "\n")
     if "error" in reply:
         raise UserError(reply["error"])
     return dict(reply["result"])
@@ -85,17 +85,17 @@ def _ask(process: "subprocess.Popen[str]", line: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Import Great Expectations, then answer questions until there are no more."""
+    """Import Great Expectations, then answer requests until standard input ends."""
     die_with_parent(int(sys.argv[1]))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no reply
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing a library prints is read as a reply
     from pipelines.gates import validation
 
     validation.load()
     for line in sys.stdin:
-        question = json.loads(line)
+        request = json.loads(line)
         try:
-            result = validation.validate(question["dataset"], question["profile"], Suite(**question["suite"]))
+            result = validation.validate(request["dataset"], request["profile"], Suite(**request["suite"]))
             reply: dict[str, Any] = {"result": result}
         except UserError as error:
             reply = {"error": str(error)}

@@ -1,7 +1,7 @@
-"""Data Docs: Great Expectations' own pages of the latest verdict on every table of a profile.
+"""Data Docs: Great Expectations' own pages with the latest verdict on every table of a profile.
 
-The pages as Great Expectations renders them fetch style sheets, scripts and counting images from ten hosts;
-here those are taken out and a small style sheet stands inside the page, so that it reads the same offline.
+Great Expectations' pages fetch style sheets, scripts and counting images from ten hosts. This module removes those and
+puts a small style sheet into the page, so that it looks the same offline.
 """
 
 import html
@@ -39,8 +39,8 @@ def write_docs(runs: Path) -> Path:
 
     """
     folder = runs / "data_docs"
-    found = [(path, object_if_sound(path, move_aside(path))) for path in sorted(runs.glob("*/gates/*.json"))]
-    reports = [(path, report) for path, report in found if report]
+    files = [(path, object_if_sound(path, move_aside(path))) for path in sorted(runs.glob("*/gates/*.json"))]
+    reports = [(path, report) for path, report in files if report]
     for path, report in reports:
         page = folder / f"{report['dataset']}.html"
         if not page.exists() or page.stat().st_mtime_ns <= path.stat().st_mtime_ns:
@@ -51,7 +51,7 @@ def write_docs(runs: Path) -> Path:
 
 
 def render(report: dict[str, Any]) -> str:
-    """One table's page: Great Expectations' rendering of its validation result, made to stand alone."""
+    """Return one table's page: Great Expectations' rendering of its validation result, without foreign hosts."""
     from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
     from great_expectations.render.view.view import DefaultJinjaPageView

@@ -1,4 +1,4 @@
-"""Judging a table by its suite, with Great Expectations over the table's one row of statistics."""
+"""Judge a table by its suite, with Great Expectations over the table's one row of statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class GateReport:
 
     Attributes:
         passed: whether every expectation holds.
-        failures: one phrase for each that does not: the statistic, what was observed, what was expected.
+        failures: one phrase for each failed expectation: the statistic, the observed value, the expected one.
         report: plain data for the JSON file: profile, expectations and Great Expectations' own result.
 
     """
@@ -43,7 +43,7 @@ class GateRefused(UserError):
 
 
 def check(dataset: str, frame: "pl.LazyFrame", report_dir: Path) -> None:
-    """Judge a table before it is published; a table without a suite passes unseen.
+    """Judge a table before it is published; a table without a suite passes without being read.
 
     Writes `<report_dir>/<dataset>.json` and the page `data_docs/<dataset>.html` beside the stages' folders.
 
@@ -104,7 +104,7 @@ def judge(dataset: str, profile_frame: dict[str, Statistic], suite: str) -> Gate
 def judge_row(dataset: str, profile_frame: dict[str, Statistic], rules: Suite) -> GateReport:
     """Run a suite, wherever it comes from, over one row that has all of its columns.
 
-    A statistic that is not finite (nan, an infinity) is undefined, and fails whatever is asked of it.
+    A statistic that is not finite (nan, an infinity) is undefined, and fails every expectation.
     """
     result = beside.validate(dataset, profile_frame, rules)
     rows = [_verdict_row(entry, profile_frame) for entry in result["results"]]
@@ -122,7 +122,7 @@ def judge_row(dataset: str, profile_frame: dict[str, Statistic], rules: Suite) -
 
 
 def _verdict_row(entry: dict[str, Any], profile: dict[str, Statistic]) -> dict[str, Any]:
-    """One expectation's verdict, in our words."""
+    """Return one expectation's verdict in the report's own fields."""
     config = entry["expectation_config"]
     arguments = {name: value for name, value in config["kwargs"].items() if name not in ("column", "batch_id")}
     return {
@@ -136,8 +136,8 @@ def _verdict_row(entry: dict[str, Any], profile: dict[str, Statistic]) -> dict[s
 
 
 def _phrase(row: dict[str, Any]) -> str:
-    want = row["description"] or expected_words(row["type"], row["arguments"])
-    return f"{row['statistic']} is {_number(row['observed'])}, expected {want}"
+    expectation = row["description"] or expected_words(row["type"], row["arguments"])
+    return f"{row['statistic']} is {_number(row['observed'])}, expected {expectation}"
 
 
 def _number(value: Any) -> str:
@@ -145,7 +145,7 @@ def _number(value: Any) -> str:
 
 
 def _schema(frame: "pl.LazyFrame") -> dict[str, Any]:
-    """The declared types' names of a frame's columns; the dataset has checked them against the declaration."""
+    """Return the names of a frame's column types, which the dataset has checked against the declaration."""
     import polars as pl
 
     names: Sequence[tuple[Any, str]] = (

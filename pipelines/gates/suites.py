@@ -1,4 +1,4 @@
-"""The suites of conf/base/gates.yml: which expectations hold for which table."""
+"""The suites of conf/base/gates.yml: the expectations on each table."""
 
 import math
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ _OF_DIALOGUES: Limits = {**_OF_TEXTS, "silent_share": (0, "no conversation in wh
 
 @dataclass(frozen=True)
 class Suite:
-    """What one table must satisfy.
+    """The expectations that one table must satisfy.
 
     Attributes:
         name: the table's name in the catalog.
         key: the column whose values must be distinct.
         shares: column → the values whose shares are measured (anything else counts as `<column>.other`).
         expectations: Great Expectations configurations: `type`, `column` (a statistic of the profile), the
-            type's own arguments, and a `description`; those of every key and text stand last.
+            type's own arguments, and a `description`; those of every key and text come last.
         dialogues: columns that hold conversations as JSON.
 
     """
@@ -44,7 +44,7 @@ class Suite:
 
 @cache
 def load_suites(path: Path = GATES) -> dict[str, Suite]:
-    """All suites by table.
+    """Return all suites by table.
 
     Raises:
         UserError: the file is not YAML, or a suite has an unknown or a missing field.
@@ -55,7 +55,7 @@ def load_suites(path: Path = GATES) -> dict[str, Suite]:
 
 
 def gated_tables(path: Path = GATES) -> list[str]:
-    """The tables that have a suite, in the order of the file."""
+    """Return the tables that have a suite, in the order of the file."""
     return list(load_suites(path))
 
 
@@ -77,22 +77,22 @@ def _suite(path: Path, name: str, entry: Any) -> Suite:
 
 
 def check_bounds(rule: dict[str, Any], where: str) -> None:
-    """Refuse a bound that is no finite number, which everything or nothing would pass, and bounds that cross.
+    """Refuse a bound that is not a finite number, which everything or nothing would pass, and bounds that cross.
 
     Raises:
-        UserError: naming `where` and the bound.
+        UserError: a bound is wrong; the message names `where` and the bound.
 
     """
-    given = {name: rule[name] for name in ("min_value", "max_value") if rule.get(name) is not None}
-    for name, bound in given.items():
+    bounds = {name: rule[name] for name in ("min_value", "max_value") if rule.get(name) is not None}
+    for name, bound in bounds.items():
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
             raise UserError(f"{where}: {name} is {bound!r}: give a finite number.")
-    if len(given) == 2 and given["min_value"] > given["max_value"]:
+    if len(bounds) == 2 and bounds["min_value"] > bounds["max_value"]:
         raise UserError(f"{where}: min_value is above max_value, so nothing can pass: exchange them.")
 
 
 def _usual(column: str, limits: Limits) -> list[dict[str, Any]]:
-    """What every column of texts must satisfy, whichever table it stands in."""
+    """Return the expectations on every column of its kind, in any table."""
     return [
         {
             "type": "expect_column_values_to_be_between",

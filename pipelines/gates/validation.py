@@ -1,4 +1,4 @@
-"""What Great Expectations makes of one row of statistics. Importing it takes about 3 s, so only `validate` does."""
+"""Validate one row of statistics with Great Expectations, which only `load` imports, since that takes about 3 s."""
 
 import json
 import math
@@ -30,12 +30,12 @@ def validate(dataset: str, profile: dict[str, Statistic], suite: Suite) -> dict[
     context, gx = load()
     configuration = gx.expectations.expectation_configuration.ExpectationConfiguration
     rules = [_configuration(configuration, rule, suite.name) for rule in suite.expectations]
-    # an undefined statistic (of no rows, or not finite) is null, which every other expectation would let pass
+    # an undefined statistic (of no rows, or not finite) is null, which every other expectation would pass
     undefined = dict.fromkeys(rule["column"] for rule in suite.expectations if plain(profile[rule["column"]]) is None)
-    known = [configuration(type=NOT_NULL, kwargs={"column": name}) for name in undefined]
+    finite = [configuration(type=NOT_NULL, kwargs={"column": name}) for name in undefined]
     expectations = gx.ExpectationSuite(name=suite.name)
     try:
-        expectations.add_expectation_configurations([*rules, *known])
+        expectations.add_expectation_configurations([*rules, *finite])
     except Exception as error:  # GX raises several unrelated classes for a wrong type or argument
         raise UserError(f"conf/base/gates.yml: suite {suite.name}: {' '.join(str(error).split())[:300]}.") from error
     source = context.data_sources.add_or_update_pandas(dataset)
@@ -68,7 +68,7 @@ def load() -> tuple[Any, Any]:
 
 
 def expected_words(kind: str, arguments: dict[str, Any]) -> str:
-    """Return what an expectation asks for, in words."""
+    """Return an expectation's condition in words."""
     if kind == NOT_NULL:
         return "a finite number"
     low, high = arguments.get("min_value"), arguments.get("max_value")
@@ -79,12 +79,12 @@ def expected_words(kind: str, arguments: dict[str, Any]) -> str:
 
 
 def plain(value: Statistic) -> Statistic | None:
-    """Return null for an undefined statistic, nan or an infinity, which JSON cannot write and no bound can hold."""
+    """Return None for an undefined statistic, nan or an infinity, which JSON cannot write and no bound can limit."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without_clocks(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without what differs from run to run (times, ids, in-memory frame names)."""
+    """Return the result without the parts that differ from run to run (times, ids, in-memory frame names)."""
     meta = {"great_expectations_version": result.get("meta", {}).get("great_expectations_version")}
     kept = {"success": result["success"], "results": result["results"], "statistics": result["statistics"]}
     return {**kept, "suite_name": result.get("suite_name"), "meta": meta}

@@ -1,7 +1,7 @@
-"""MLflow, filled from run records and from what running stages have so far, any number of times.
+"""The import into MLflow, of run records and of what running stages have so far; it may be repeated at any time.
 
     python -m pipelines.track --env laptop [--tracking-uri URI] [--serve]
     python -m pipelines.track --env laptop --follow -- dvc repro
 
-Stages write files only; MLflow reads what they left. A server that is away means a warning and a later import.
+Stages only write files, and the import reads them. An unreachable server means a warning and a later import.
 """

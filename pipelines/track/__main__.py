@@ -1,4 +1,4 @@
-"""`python -m pipelines.track`: import; with --serve show MLflow's pages, with --follow import while a command runs."""
+"""`python -m pipelines.track`: import records; --serve shows MLflow's pages, --follow imports while a command runs."""
 
 import argparse
 import os
@@ -20,47 +20,47 @@ def main() -> None:
     parser.add_argument("--follow", action="store_true", help="run the command after --, and import while it runs")
     parser.add_argument("--watch", action="store_true", help="import until standard input closes; --follow starts it")
     parser.add_argument("command", nargs="*", help="for --follow")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with report_errors():
-        if asked.follow:
-            follow(asked)
+        if arguments.follow:
+            follow(arguments)
         else:
-            track(asked)
+            track(arguments)
 
 
-def follow(asked: argparse.Namespace) -> None:
-    """Run the command with a follower beside it, and exit as it did; this process imports nothing heavy."""
-    if not asked.command:
+def follow(arguments: argparse.Namespace) -> None:
+    """Run the command with a follower beside it, and exit with its status; this process imports nothing heavy."""
+    if not arguments.command:
         raise UserError("--follow has no command: write it after --, as in `--follow -- dvc repro`.")
-    told = {"--env": asked.env, "--tracking-uri": asked.tracking_uri}
-    words = [word for name, value in told.items() if value is not None for word in (name, value)]
-    follower = [sys.executable, "-m", "pipelines.track", "--watch", *words]
-    sys.exit(follow_command(asked.command, follower, later=command("compare", asked.env)))
+    options = {"--env": arguments.env, "--tracking-uri": arguments.tracking_uri}
+    option_words = [word for name, value in options.items() if value is not None for word in (name, value)]
+    follower = [sys.executable, "-m", "pipelines.track", "--watch", *option_words]
+    sys.exit(follow_command(arguments.command, follower, later=command("compare", arguments.env)))
 
 
-def track(asked: argparse.Namespace) -> None:
-    """Import until there is nothing more to wait for."""
+def track(arguments: argparse.Namespace) -> None:
+    """Import once, or with --watch until standard input closes, and with --serve show the pages."""
     from pipelines import gates
     from pipelines.stages_file import load_stages_file
     from pipelines.track.serve import serve
     from pipelines.track.session import Away, Session, default_uri
     from pipelines.track.watch import sum_up, watch
 
-    profile = load_stages_file().profile(asked.env)
-    session = Session(profile, asked.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
+    profile = load_stages_file().profile(arguments.env)
+    session = Session(profile, arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri())
     try:
-        if asked.watch:
+        if arguments.watch:
             watch(session, sys.stdin.buffer)
-        sum_up(session, quietly=asked.watch and sys.stdin.buffer.read() == QUIETLY)
+        sum_up(session, quietly=arguments.watch and sys.stdin.buffer.read() == QUIETLY)
     finally:
         gates.stop()
-    if asked.serve:
+    if arguments.serve:
         if not session.uri.startswith("http"):
             try:
                 session.require_usable()
             except Away as error:
                 raise UserError(f"the pages of MLflow at {session.uri} cannot be shown: {error}.") from error
-        serve(session.uri, asked.port)
+        serve(session.uri, arguments.port)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a stage run left to look at: its curves step by step, its plots and reports."""
+"""The curves, plots and reports of a stage run."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pipelines import graph
 
 HISTORY = "history.jsonl"
 STEPS = ("step", "iteration")
-LARGEST = 1_000_000  # bytes; larger files stay where they are
+LARGEST = 1_000_000  # bytes; larger files are not copied
 SHOWN = {".png": "plots", ".md": "reports"}
 
 
@@ -28,7 +28,7 @@ class Point:
 
 
 def present(profile: str, record: dict[str, Any]) -> list[Path]:
-    """The directories among a run's outputs that are still the ones it left."""
+    """Return the directories among a run's outputs that have not changed since the run."""
     paths = {name: graph.dataset_path(profile, name) for name in record["outputs"]}
     return [
         path
@@ -38,7 +38,7 @@ def present(profile: str, record: dict[str, Any]) -> list[Path]:
 
 
 def curves(folders: list[Path]) -> Iterator[Point]:
-    """Every number in every history below `folders`; lists and what is not finite are left out."""
+    """Yield every number of every history below `folders`; lists and numbers that are not finite are left out."""
     for folder in folders:
         for path in files_below(folder):
             if path.name == HISTORY:
@@ -46,16 +46,16 @@ def curves(folders: list[Path]) -> Iterator[Point]:
 
 
 def kept_curves(record: dict[str, Any]) -> Iterator[Point] | None:
-    """The curves of the history that the runner laid beside a record; None if it has none.
+    """Return the curves of the history that the runner copied beside a record; None if there is none.
 
-    Unlike an artifact it stays when a later run publishes, and a failed run has it too.
+    Unlike an artifact, this history stays when a later run publishes, and a failed run has one too.
     """
     path = Path(record["path"]).with_suffix("") / HISTORY
     return _history(path) if path.is_file() else None
 
 
 def keepsakes(folders: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Small plots and reports below `folders`, each with the artifact folder it goes to."""
+    """Yield small plots and reports below `folders`, each with its artifact folder in MLflow."""
     for folder in folders:
         for path in files_below(folder):
             if path.suffix in SHOWN and path.stat().st_size <= LARGEST:
@@ -71,7 +71,7 @@ def _history(path: Path) -> Iterator[Point]:
 def points_of(line: bytes, number: int, path: Path) -> Iterator[Point]:
     """Yield the points of one row of the history `path`, the `number`-th from 0.
 
-    A row without a step is at its number; a damaged one is passed over with a warning, since a curve bears a gap.
+    A row without a step has its number as step; a damaged row is skipped with a warning, since curves may have gaps.
     """
     try:
         row = flatten(dict(json.loads(line)))
@@ -85,5 +85,5 @@ def points_of(line: bytes, number: int, path: Path) -> Iterator[Point]:
 
 
 def number_like(value: Any) -> bool:
-    """Whether a value can be a metric: a finite number."""
+    """Return whether a value can be a metric: a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,8 +1,8 @@
-"""`--follow -- COMMAND`: run a command, and beside it a follower that brings what its stages do into MLflow.
+"""`--follow -- COMMAND`: run a command, and beside it a follower that imports its stages' progress into MLflow.
 
 The wrapper imports nothing heavy and returns the command's own exit status. The follower is a process of low priority
-that looks every few seconds until the pipe from the wrapper closes, be it that the command ended or that the wrapper
-was killed; then it looks once more and sums up. Whatever becomes of it or of MLflow, the command does not notice.
+that imports every few seconds until the pipe from the wrapper closes, because the command has ended or the wrapper was
+killed; then it imports once more and prints a summary. Failures of the follower or of MLflow never reach the command.
 """
 
 import signal
@@ -14,19 +14,19 @@ from contextlib import suppress
 PAUSED = 130
 """Exit status of a command that Ctrl-C stopped."""
 QUIETLY = b"quietly"
-"""What the follower reads before its pipe closes if it is not to sum up."""
+"""The word that tells the follower, before its pipe closes, to print no summary."""
 FAREWELL_SECONDS = 120.0
-"""What the last import may take when the command is done."""
+"""The most time for the last import after the command has ended."""
 
 
 def follow_command(command: Sequence[str], follower: Sequence[str], later: str) -> int:
     """Run `command` with `follower` beside it; return the exit status of `command`, as a shell gives it.
 
-    `later` is the command that does what the follower could not.
+    `later` is the command that repeats the import if the follower fails.
 
-    Ctrl-C goes to the command alone, which the terminal sends it too; SIGTERM is handed on to it.
+    Ctrl-C is left to the command, which receives it from the terminal; SIGTERM is passed on to the command.
     """
-    beside = subprocess.Popen(follower, stdin=subprocess.PIPE, start_new_session=True)
+    watcher = subprocess.Popen(follower, stdin=subprocess.PIPE, start_new_session=True)
     signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which the command would inherit
     try:
         child = subprocess.Popen(command)
@@ -36,14 +36,14 @@ def follow_command(command: Sequence[str], follower: Sequence[str], later: str) 
     else:
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         status = child.wait()
-    _dismiss(beside, later, quietly=status == PAUSED)
+    _dismiss(watcher, later, quietly=status == PAUSED)
     return status if status >= 0 else 128 - status
 
 
 def _dismiss(follower: "subprocess.Popen[bytes]", later: str, quietly: bool) -> None:
-    """Let the follower bring in the rest, for so long; tell if it did not.
+    """Let the follower finish within FAREWELL_SECONDS, and warn if it does not.
 
-    After Ctrl-C `quietly`: the last word is the command's, which says where it stopped.
+    It finishes `quietly` after Ctrl-C: the command prints the last line, which says where it stopped.
     """
     assert follower.stdin is not None
     with suppress(BrokenPipeError):
@@ -56,5 +56,5 @@ def _dismiss(follower: "subprocess.Popen[bytes]", later: str, quietly: bool) -> 
         follower.wait()
         status = None
     if status != 0:
-        why = f"took more than {FAREWELL_SECONDS:.0f} s" if status is None else f"ended with status {status}"
-        print(f"warning: the import into MLflow {why}; `{later}` takes it up again.", file=sys.stderr)
+        problem = f"took more than {FAREWELL_SECONDS:.0f} s" if status is None else f"ended with status {status}"
+        print(f"warning: the import into MLflow {problem}; `{later}` repeats it.", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""What a running stage has so far, brought into MLflow while it runs.
+"""Import the progress of a running stage into MLflow while it runs.
 
-The runner notes in a stage's workspace what it began (begun.json), the training loop appends to history.jsonl there.
-The run made of them is known by stage and key, so that a stage which is killed and resumed goes on in the same one;
-when its record appears, the importer completes it.
+The runner writes begun.json into a stage's workspace, and the training loop appends to history.jsonl there. The MLflow
+run made of them is named by stage and key, so that a stage which is killed and resumed continues the same one; when the
+stage's record appears, the importer completes the run.
 """
 
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ RUNNING = "RUNNING"
 
 @dataclass(frozen=True)
 class Running:
-    """A stage with work in progress: what the runner noted, and the history, which need not be there yet.
+    """A stage with work in progress: its begun.json, and the path of its history, which may not exist yet.
 
-    `paused` tells that Ctrl-C has stopped it.
+    `paused` is whether Ctrl-C has stopped it.
     """
 
     begun: Record
@@ -34,24 +34,24 @@ class Running:
 
 
 def in_progress(profile: str) -> list[Running]:
-    """Every stage of a profile that has begun and whose workspace is there, killed ones too."""
+    """Return every stage of a profile that has begun and still has its workspace, killed ones too."""
     paths = sorted(graph.work_folder(profile).glob(f"*/*/{BEGUN}"))
     return [
         Running(begun, left_by_training(path.parent, HISTORY) or path.parent / HISTORY, _is_paused(profile, begun))
         for path in paths
-        if (begun := object_if_sound(path, move_aside(path)))  # or: finished and removed since it was listed
+        if (begun := object_if_sound(path, move_aside(path)))  # None: finished and removed since the listing
     ]
 
 
 def _is_paused(profile: str, begun: Record) -> bool:
-    """Whether the attempt that began so was interrupted."""
-    kept = read_records(graph.runs_folder(profile, begun["stage"]), begun["key"])
-    return any((run["outcome"], run["started"]) == (INTERRUPTED, begun["started"]) for run in kept)
+    """Return whether the attempt of this begun.json was interrupted."""
+    records = read_records(graph.runs_folder(profile, begun["stage"]), begun["key"])
+    return any((run["outcome"], run["started"]) == (INTERRUPTED, begun["started"]) for run in records)
 
 
 @dataclass
 class Tail:
-    """The whole rows that were appended to a history since it was last read."""
+    """A reader of the whole rows that are appended to a history."""
 
     path: Path
     offset: int = 0
@@ -59,31 +59,31 @@ class Tail:
     step: int = field(default=-1, init=False)
 
     def size(self) -> int:
-        """Bytes of the history now; 0 if there is none."""
+        """Return the history's size in bytes; 0 if there is none."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
             return 0
 
     def points(self) -> list[Point]:
-        """The points of the rows appended since; all again if the history was cut back below what was read.
+        """Return the points of newly appended rows, or of all rows if the history was cut back below the offset.
 
-        A history that was cut and has outgrown the place again is noticed by its next row, which must be the next
-        step; a row that is still being written is left for the next time.
+        A history that was cut back and has grown beyond the offset again is recognized by its next row, which must be
+        the next step; a row that is still being written is left for the next call.
         """
         if self.size() < self.offset:
             self._rewind()
-        found = self._read()
-        if found is None:
+        points = self._read()
+        if points is None:
             self._rewind()
-            found = self._read() or []
-        return found
+            points = self._read() or []
+        return points
 
     def _rewind(self) -> None:
         self.offset, self.number, self.step = 0, 0, -1
 
     def _read(self) -> list[Point] | None:
-        """Read on; None if what stands at the offset does not go on where the last row ended."""
+        """Read from the offset; None if the rows there do not continue the last row that was read."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(self.offset - 1, 0))
@@ -94,28 +94,30 @@ class Tail:
             return []
         rows = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
         points = [list(points_of(row, self.number + n, self.path)) for n, row in enumerate(rows)]
-        steps = [some[0].step for some in points if some]
+        steps = [row_points[0].step for row_points in points if row_points]
         if self.offset and steps and steps[0] != self.step + 1:
             return None
         self.offset += sum(map(len, rows))
         self.number += len(rows)
         self.step = steps[-1] if steps else self.step
-        return [point for some in points for point in some]
+        return [point for row_points in points for point in row_points]
 
 
 class Follower:
-    """Brings the rows of running stages into their runs, each once."""
+    """Writes the rows of running stages into their MLflow runs, each row once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tails: dict[tuple[Path, str], Tail] = {}  # an attempt may have a run of its own, which begins anew
+        self._tails: dict[
+            tuple[Path, str], Tail
+        ] = {}  # an attempt may have an MLflow run of its own, which begins anew
 
     def follow(self, running: list[Running], records: list[Record]) -> int:
-        """Take up what is new in `running`, and close the runs of stages that are gone; return how many points came.
+        """Write new rows of `running`, and close the runs of stages that are gone; return the number of new points.
 
         Args:
             running: the stages with work in progress, listed before the records were read: a stage that ends in
-                between is then in both, never in neither.
+                between is in both, never in neither.
             records: all run records of the profile.
 
         """
@@ -136,14 +138,14 @@ class Follower:
             return 0
         if name not in self._store.runs:
             self._open(stage.begun, records)
-        if self._store.runs[name].info.status != RUNNING:  # it was dropped or paused, and goes on
+        if self._store.runs[name].info.status != RUNNING:  # it was dropped or paused, and runs again
             for run in (self._store.id_of(name), self._store.runs[name].data.tags[PARENT]):
                 self._store.client.update_run(run, status=RUNNING)
             self._store.refresh()
         return self._store.write_curves(name, points)
 
     def _open(self, begun: Record, records: list[Record]) -> None:
-        """A run for a stage that is running, under the version that it will most likely belong to."""
+        """Open an MLflow run for a running stage, under the version that it will most likely belong to."""
         store, name = self._store, live_name(begun)
         home = home_of(begun, records, versions(records))
         parent = (
@@ -157,7 +159,7 @@ class Follower:
         store.write_datasets(run_id, "input", begun["parts"]["inputs"])
 
     def _pause(self, name: str) -> None:
-        """Mark the run of a stage that Ctrl-C stopped, and its parent as one that is still to go on.
+        """Mark the run of a stage that Ctrl-C stopped, and its parent as one that will continue.
 
         In MLflow's words KILLED is "killed by user" and SCHEDULED "scheduled to run at a later time"; the parent of a
         pause must not look like that of a failure.
@@ -169,7 +171,7 @@ class Follower:
             store.refresh()
 
     def _close(self, known: set[str]) -> None:
-        """Mark as killed what was followed and has neither a workspace nor a record: its work was dropped."""
+        """Mark as killed the followed runs with neither a workspace nor a record: their work was dropped."""
         store = self._store
         for name, run in list(store.runs.items()):
             if name != run.data.tags.get(LIVE) or name in known or run.info.status != RUNNING:

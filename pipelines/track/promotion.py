@@ -1,6 +1,6 @@
-"""The registered model of a profile: a version a published checkpoint, and aliases that only a passed gate moves.
+"""A profile's registered model: one version for each published checkpoint, and aliases that only a passed gate moves.
 
-The gates are conf/base/promotion.yml, overlaid by the profile's. A version refers to its checkpoint (where it is kept,
+The gates are in conf/base/promotion.yml, overlaid by the profile's. A version refers to its checkpoint (its path,
 its digest, the run record); nothing is copied.
 """
 
@@ -28,7 +28,7 @@ FIELDS = {"min_value", "max_value", "minus", "description"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate said about one version; `sentence` is for whoever watches."""
+    """A gate's decision about one version; `sentence` states it for the terminal."""
 
     alias: str
     version: str
@@ -38,7 +38,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """One alias: the checkpoint that it may point to, and what the metrics of that one's run must satisfy."""
+    """One alias: the checkpoint that it may point to, and the conditions on the metrics of that checkpoint's run."""
 
     alias: str
     checkpoint: str
@@ -46,11 +46,11 @@ class Gate:
 
     @property
     def digest(self) -> str:
-        """Changes with the gate: versions judged by another one are judged again."""
+        """The gate's digest: versions judged by a gate with another digest are judged again."""
         return digest_bytes(canonical_json([self.checkpoint, self.metrics]))
 
     def suite(self) -> Suite:
-        """The gate as Great Expectations' configurations."""
+        """Return the gate as a suite of Great Expectations' configurations."""
         rules = [
             {"type": BETWEEN, "column": _column(name, rule), **{k: v for k, v in rule.items() if k != "minus"}}
             for name, rule in self.metrics.items()
@@ -58,90 +58,90 @@ class Gate:
         return Suite(self.alias, "", {}, rules)
 
     def row(self, record: Record) -> dict[str, Any]:
-        """The figures that the gate judges. One that an adopted checkpoint lacks, or that is text, is undefined (nan).
+        """Return the figures that the gate judges; one that is text, or missing in an adopted checkpoint, is nan.
 
         Raises:
             UserError: the stage has no such metric.
 
         """
-        found = record["metrics"]
+        metrics = record["metrics"]
         names = {name: (name, rule.get("minus", name)) for name, rule in self.metrics.items()}
         for name in dict.fromkeys(name for pair in names.values() for name in pair):
-            if name not in found and record["outcome"] == "success":
+            if name not in metrics and record["outcome"] == "success":
                 raise UserError(
                     f"conf/base/promotion.yml: gate {self.alias} names the metric {name}, which stage "
-                    f"{record['stage']} does not have; it has {', '.join(sorted(found))}."
+                    f"{record['stage']} does not have; it has {', '.join(sorted(metrics))}."
                 )
         return {
-            _column(name, rule): _number(found.get(name))
-            - (_number(found.get(rule["minus"])) if "minus" in rule else 0)
+            _column(name, rule): _number(metrics.get(name))
+            - (_number(metrics.get(rule["minus"])) if "minus" in rule else 0)
             for name, rule in self.metrics.items()
         }
 
 
 def load_gates(profile: str) -> list[Gate]:
-    """The gates of a profile.
+    """Return the gates of a profile.
 
     Raises:
-        UserError: a gate has an unknown field, names no dataset of the catalog, or asks for nothing.
+        UserError: a gate has an unknown field, names no dataset of the catalog, or has no condition.
 
     """
     return [_gate(alias, entry, profile) for alias, entry in graph.config(profile, SECTION).items()]
 
 
 def model_name(profile: str) -> str:
-    """The registered model: one a profile."""
+    """Return the name of a profile's registered model."""
     return f"k2-{profile}"
 
 
 def promote(store: Store, records: list[Record]) -> list[Verdict]:
     """Make a version of every checkpoint that has none, and judge those that today's gate has not judged yet.
 
-    Versions are judged in the order in which they were made, so that in the end an alias stands at the newest that
-    passed; a version that is refused leaves it where it was. The verdict is in the version's tags.
+    Versions are judged in the order in which they were made, so that an alias ends at the newest version that passed;
+    a refused version does not move it. The verdict is written to the version's tags.
 
     Args:
-        store: the profile's, with all `records` imported.
+        store: the profile's store, with all `records` imported.
         records: all run records of the profile.
 
     """
     gates = load_gates(store.profile)
     good = sorted((record for record in records if record["outcome"] in GOOD), key=lambda run: str(run["finished"]))
-    wanted = [(gate, record) for record in good for gate in gates if gate.checkpoint in record["outputs"]]
-    if not wanted:
+    candidates = [(gate, record) for record in good for gate in gates if gate.checkpoint in record["outputs"]]
+    if not candidates:
         return []
     versions = _versions(store)
-    for gate, record in wanted:
-        made = (gate.checkpoint, record["outputs"][gate.checkpoint])
-        if made not in versions:
-            versions[made] = _register(store, gate, record)
+    for gate, record in candidates:
+        content = (gate.checkpoint, record["outputs"][gate.checkpoint])
+        if content not in versions:
+            versions[content] = _register(store, gate, record)
     by_name = {record_name(record): record for record in good}
     verdicts = []
     for version in sorted(versions.values(), key=lambda version: int(version.version)):
         judge = next((gate for gate in gates if gate.checkpoint == version.tags.get(CHECKPOINT)), None)
-        told = by_name.get(version.tags.get(RECORD, ""))
-        if judge and told and version.tags.get(JUDGED) != judge.digest:
-            verdicts.append(_judge(store, judge, version, told))
+        maker = by_name.get(version.tags.get(RECORD, ""))
+        if judge and maker and version.tags.get(JUDGED) != judge.digest:
+            verdicts.append(_judge(store, judge, version, maker))
     return verdicts
 
 
 def _versions(store: Store) -> "dict[tuple[str, str], ModelVersion]":
-    """(checkpoint, digest) → the model's version; makes the model if there is none."""
+    """Return (checkpoint, digest) → the model's version; make the model if there is none."""
     name, client = model_name(store.profile), store.client
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name, description=f"The checkpoints of profile {store.profile}, by reference.")
-    found: dict[tuple[str, str], ModelVersion] = {}
+    versions: dict[tuple[str, str], ModelVersion] = {}
     token = None
     while True:
         page = client.search_model_versions(f"name='{name}'", max_results=1000, page_token=token)
-        found |= {(version.tags.get(CHECKPOINT, ""), version.tags.get(DIGEST, "")): version for version in page}
+        versions |= {(version.tags.get(CHECKPOINT, ""), version.tags.get(DIGEST, "")): version for version in page}
         token = page.token
         if not token:
-            return found
+            return versions
 
 
 def _register(store: Store, gate: Gate, record: Record) -> "ModelVersion":
-    """A version that says where the checkpoint is kept, what it holds and which run made it."""
+    """Make a version that refers to the checkpoint's path, its digest and the run that made it."""
     name = record_name(record)
     tags = {RECORD: name, CHECKPOINT: gate.checkpoint, "k2.key": record["key"], "k2.stage": record["stage"]}
     return store.client.create_model_version(
@@ -157,19 +157,22 @@ def _judge(store: Store, gate: Gate, version: "ModelVersion", record: Record) ->
     """Judge one version, move the alias if it passed, and then leave the verdict in the version's tags."""
     client, name, number = store.client, model_name(store.profile), str(version.version)
     report = judge_row(gate.checkpoint, gate.row(record), gate.suite())
-    before = client.get_registered_model(name).aliases.get(gate.alias)
+    previous = client.get_registered_model(name).aliases.get(gate.alias)
     if report.passed:
         client.set_registered_model_alias(name, gate.alias, number)
         sentence = f"{name}: alias {gate.alias} is now version {number}, which passed its gate"
     else:
-        stays = f"stays at version {before}" if before else "is not set"
+        stays = f"stays at version {previous}" if previous else "is not set"
         failures = "; ".join(report.failures)
         sentence = f"{name}: alias {gate.alias} {stays}: version {number} was refused, since {failures}"
-    told = {GATE: "passed" if report.passed else "refused", "k2.gate.verdict": sentence[:LONGEST_VALUE]}
-    told |= {
+    tags = {GATE: "passed" if report.passed else "refused", "k2.gate.verdict": sentence[:LONGEST_VALUE]}
+    tags |= {
         f"{GATE}.{row['statistic'].replace(' ', '_')}": str(row["observed"]) for row in report.report["expectations"]
     }
-    for tag, value in {**told, JUDGED: gate.digest}.items():  # the digest last: a verdict half written is given again
+    for tag, value in {
+        **tags,
+        JUDGED: gate.digest,
+    }.items():  # the digest comes last, so that a half-written verdict is judged again
         client.set_model_version_tag(name, number, tag, value)
     return Verdict(gate.alias, number, report.passed, sentence)
 

@@ -1,4 +1,4 @@
-"""MLflow's own pages, on this machine only."""
+"""Serve MLflow's own pages, on this machine only."""
 
 import os
 import sys
@@ -11,28 +11,29 @@ HOST = "127.0.0.1"
 
 
 def serve(uri: str, port: int) -> None:
-    """Become MLflow's server on this machine only; for a server elsewhere, name its address."""
+    """Become MLflow's server on this machine only; for a server elsewhere, print its address."""
     if uri.startswith("http"):
         print(f"MLflow: {masked(uri)}")
         return
     require_free(HOST, port, "python -m pipelines.track --serve")
     print(f"MLflow: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)
     os.environ |= environment(uri)
-    words = ["--default-artifact-root", where] if (where := artifact_root(uri)) else []
-    os.execv(sys.executable, [*command(port), *words])
+    arguments = ["--default-artifact-root", where] if (where := artifact_root(uri)) else []
+    os.execv(sys.executable, [*command(port), *arguments])
 
 
 def command(port: int) -> list[str]:
-    """The command of a server that answers on this machine alone, and to its own names: by MLflow's default a web site
-    of the name `10.example.org` that leads to 127.0.0.1 would do (DNS rebinding).
+    """Return the command of a server that answers on this machine alone, and only to its own names.
+
+    MLflow's default would also accept a web site `10.example.org` that leads to 127.0.0.1 (DNS rebinding).
     """
     names = ",".join(name for host in (HOST, "localhost") for name in (host, f"{host}:{port}"))
-    words = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--workers", "1", "--allowed-hosts", names]
-    return [*words, "--uvicorn-opts", "--log-level warning", "--host", HOST, "--port", str(port)]
+    arguments = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--workers", "1", "--allowed-hosts", names]
+    return [*arguments, "--uvicorn-opts", "--log-level warning", "--host", HOST, "--port", str(port)]
 
 
 def environment(uri: str) -> dict[str, str]:
-    """The server's own variables; the store is one of them, since a password on a command line is seen by all."""
+    """Return the server's environment; the store is in it, since all users see a password on a command line."""
     return {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",

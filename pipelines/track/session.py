@@ -1,4 +1,4 @@
-"""One process's standing connection to MLflow: passes over what a profile has, each taking up only what is new."""
+"""One process's lasting connection to MLflow, which imports a profile's new records and points in repeated passes."""
 
 import socket
 from pathlib import Path
@@ -14,23 +14,23 @@ from pipelines.track.versions import Record
 
 PROBE_SECONDS = 3.0
 LONGEST = 300
-"""Characters of what MLflow says."""
+"""The most characters kept of a message from MLflow."""
 NO_DATABASE = ("file is not a database", "malformed", "Can't locate revision")
-"""SQLite's words for a file that is no database or a damaged one, and alembic's for one of another software."""
+"""SQLite's words for a file that is no database or a damaged one, and alembic's for another program's database."""
 _Look = tuple[frozenset[Path], frozenset[tuple[Path, int]]]
 
 
 class Away(Exception):
-    """The tracking server is down or refuses; the message says how."""
+    """The tracking server is down or refuses; the message gives the reason."""
 
 
 class Session:
     """Imports a profile's records and running stages into the MLflow at `uri`, again and again.
 
     Attributes:
-        written: how many stage runs it has completed so far.
-        points: how many points of running stages it has brought.
-        restored: the name of the profile's experiment where somebody had deleted it, so that it was brought back.
+        written: how many stage runs have been imported completely so far.
+        points: how many points of running stages have been imported.
+        restored: the name of the profile's experiment if it had been deleted and was restored; else "".
 
     """
 
@@ -43,10 +43,10 @@ class Session:
         self._seen: _Look | None = None
 
     def take_up(self) -> None:
-        """Bring in what is new since the last pass; MLflow is not even imported until there is something.
+        """Import what is new since the last pass; the package mlflow is loaded only once there is something.
 
         Raises:
-            Away: the server is down or refuses. Nothing is lost: the next pass begins from what MLflow then has.
+            Away: the server is down or refuses. The next pass continues from what MLflow has then.
 
         """
         running = in_progress(self.profile)  # before the records: see Follower.follow
@@ -57,16 +57,16 @@ class Session:
         self._seen = look
 
     def require_usable(self) -> None:
-        """Open the store, so that whoever serves its pages need not find out.
+        """Open the store, to fail before its pages are served.
 
         Raises:
-            Away: it cannot be used.
+            Away: the store cannot be used.
 
         """
         self._reach([], [])
 
     def promote(self) -> list[Verdict]:
-        """Register the checkpoints there are, and judge those that no gate has judged yet."""
+        """Register all checkpoints, and judge those that no gate has judged yet."""
         if self._store is None:  # no records at all
             return []
         try:
@@ -81,7 +81,7 @@ class Session:
             with one_at_a_time(self.profile) as others_wrote:
                 self._bring(running, records, others_wrote)
         except OSError as error:
-            self._store = None  # what is known of it may be half written
+            self._store = None  # its cached runs may be half written
             raise Away(str(error)) from error
 
     def _bring(self, running: list[Running], records: list[Record], others_wrote: bool) -> None:
@@ -99,19 +99,19 @@ class Session:
             raise OSError(reason(error, self.uri)) from error
 
     def _look(self, running: list[Running]) -> _Look:
-        """What can be seen without reading: which records there are, and how long the histories of running stages."""
+        """Return what is known without reading files: the records' paths and the sizes of running stages' histories."""
         records = frozenset((graph.data_folder(self.profile) / ".runs").glob("*/*.json"))
         sizes = {(stage.history, stage.history.stat().st_size) for stage in running if stage.history.exists()}
         return records, frozenset(sizes)
 
 
 def default_uri() -> str:
-    """One SQLite file for all profiles."""
+    """Return the address of the SQLite file that all profiles share."""
     return f"{SQLITE}{ROOT / 'data' / 'mlflow.db'}"
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What MLflow raises where its store is away, damaged, of another version, not writable, or lacks a driver."""
+    """Return the errors that MLflow raises for an unreachable, damaged, foreign, read-only or driverless store."""
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -120,25 +120,25 @@ def refusals() -> tuple[type[Exception], ...]:
 
 
 def reason(error: Exception, uri: str) -> str:
-    """The first line of what was raised, and the remedy where a local database is none."""
-    said = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0][:LONGEST]
-    if uri.startswith(SQLITE) and any(words in said for words in NO_DATABASE):
+    """Return an error's first line, with the remedy for a local database that is damaged."""
+    line = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0][:LONGEST]
+    if uri.startswith(SQLITE) and any(words in line for words in NO_DATABASE):
         path = uri.removeprefix(SQLITE)
-        return f"{said}: `mv {path} {path}.damaged`, and the next import fills a new one from the run records"
-    return said
+        return f"{line}: `mv {path} {path}.damaged`, and the next import fills a new one from the run records"
+    return line
 
 
 def _require_listening(uri: str) -> None:
-    """Find a dead server out in moments, before MLflow is imported and retries.
+    """Detect a dead server within moments, before MLflow is imported and retries.
 
     Raises:
-        OSError: nothing answers there.
+        OSError: no server answers, or `uri` is malformed.
 
     """
     try:
         parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:  # of the host or the port
+    except ValueError as error:  # a malformed host or port
         raise OSError(f"that is no address: {error}") from error
     if parts.scheme in ("http", "https"):
         socket.create_connection((parts.hostname or "127.0.0.1", port), PROBE_SECONDS).close()

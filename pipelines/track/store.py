@@ -1,4 +1,4 @@
-"""One profile's experiment in an MLflow store: finding runs, opening them, writing to them in few calls."""
+"""One profile's experiment in an MLflow store: find runs, open them, and write to them in few calls."""
 
 import fcntl
 import json
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RECORD, LIVE, VERSION = "k2.record", "k2.live", "k2.version"
-"""Tags that say what a run stands for: a run record, a stage that is running, a pipeline version."""
+"""Tags that name what a run represents: a run record, a running stage, a pipeline version."""
 COMPLETE, STEP, PARENT = "k2.complete", "k2.step", "mlflow.parentRunId"
 DELETED = "deleted"
-"""MLflow's word for an experiment that somebody has deleted: it is hidden, and keeps its name."""
-MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # what MLflow takes in one batch
+"""MLflow's state of a deleted experiment, which is hidden and keeps its name."""
+MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # the most that MLflow accepts in one batch
 LONGEST_VALUE = 5000
 DATABASE_TRIES = 3
-"""How often a database is tried at most, which takes half a second; MLflow's own ten tries take 100 seconds."""
+"""The most tries to open a database, which take half a second; MLflow's own ten tries take 100 seconds."""
 SQLITE = "sqlite:///"
 _FORBIDDEN = re.compile(r"[^\w\-. /]")
 Metrics = Iterable[tuple[str, float, int, int]]
-"""(name, value, step, milliseconds)"""
+"""Metrics as (name, value, step, milliseconds)."""
 
 
 class Store:
-    """The runs of one profile, found once and kept track of: a second opening of the same name finds the first.
+    """The runs of one profile, listed once and then kept up to date: opening the same name twice gives the same run.
 
-    `restored` is the name of the experiment where it had been deleted and was brought back.
+    `restored` is the experiment's name if it had been deleted and was restored; else "".
     """
 
     def __init__(self, client: "MlflowClient", profile: str) -> None:
@@ -48,7 +48,7 @@ class Store:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read again which runs there are: another process may have imported."""
+        """List the runs again, since another process may have imported."""
         self.runs = {}
         token = None
         while True:
@@ -62,104 +62,104 @@ class Store:
                 return
 
     def tag(self, name: str, tag: str) -> str | None:
-        """A tag of the run called `name`; None if there is no such run or tag."""
+        """Return a tag of the run called `name`; None if there is no such run or tag."""
         return self.runs[name].data.tags.get(tag) if name in self.runs else None
 
     def open(self, name: str, tags: dict[str, str], started: int, shown: str) -> str:
-        """The run called `name` (one of its tags is that name), made if missing: its id."""
+        """Return the id of the run called `name` (one of its tags is that name); make the run if it is missing."""
         if name not in self.runs:
             self.runs[name] = self.client.create_run(self.experiment, start_time=started, tags=tags, run_name=shown)
         return self.id_of(name)
 
     def rename(self, old: str, new: str) -> None:
-        """Let the run called `old` be known by another name; the caller writes the tag that says so."""
+        """Call the run `old` by a new name; the caller writes the tag."""
         self.runs[new] = self.runs.pop(old)
 
     def id_of(self, name: str) -> str:
-        """The run's id."""
+        """Return the id of the run called `name`."""
         return str(self.runs[name].info.run_id)
 
     def write(self, run_id: str, metrics: Metrics = (), parameters: Any = None, tags: Any = None) -> None:
-        """Metrics, parameters and tags (dicts of strings), in as few calls as MLflow takes.
+        """Write metrics, parameters and tags (dicts of strings), in as few calls as MLflow allows.
 
-        A point that is there already, with the same step, value and time, stays one.
+        A point that exists already, with the same step, value and time, is not doubled.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        for some in _batches((Metric(_key(n), v, time, step) for n, v, step, time in metrics), MOST_METRICS):
-            self.client.log_batch(run_id, metrics=some)
-        for some in _batches(
+        for batch in _batches((Metric(_key(n), v, time, step) for n, v, step, time in metrics), MOST_METRICS):
+            self.client.log_batch(run_id, metrics=batch)
+        for batch in _batches(
             (Param(_key(n), v[:LONGEST_VALUE]) for n, v in (parameters or {}).items()), MOST_PARAMETERS
         ):
-            self.client.log_batch(run_id, params=some)
-        for some in _batches((RunTag(_key(n), v[:LONGEST_VALUE]) for n, v in (tags or {}).items()), MOST_TAGS):
-            self.client.log_batch(run_id, tags=some)
+            self.client.log_batch(run_id, params=batch)
+        for batch in _batches((RunTag(_key(n), v[:LONGEST_VALUE]) for n, v in (tags or {}).items()), MOST_TAGS):
+            self.client.log_batch(run_id, tags=batch)
 
     def write_curves(self, name: str, points: Iterable[Point]) -> int:
-        """Add the points that lie beyond what the run has, in order; return how many.
+        """Add the points beyond the run's last step, in order; return how many.
 
-        The run's tag `k2.step` tells how far it has them. A stage that resumes cuts its history back and makes some
-        rows again: those are not taken twice, even where another number of processes changed their last bits. All
-        points bear the run's start as their time, so that a batch sent again after a broken connection adds nothing.
+        The run's tag `k2.step` is its last step. A stage that resumes cuts its history back and makes some rows again:
+        those are not added twice, even where another number of processes changed their last bits. All points have the
+        run's start as their time, so that a batch sent again after a broken connection adds nothing.
         """
         from mlflow.entities import Metric, RunTag
 
         run = self.runs[name]
-        far, started, sent = int(run.data.tags.get(STEP, -1)), run.info.start_time, 0
-        for some in _whole_steps((point for point in points if point.step > far), MOST_METRICS):
-            last = str(some[-1].step)
-            metrics = [Metric(_key(p.name), p.value, started, p.step) for p in some]
+        last_step, started, sent = int(run.data.tags.get(STEP, -1)), run.info.start_time, 0
+        for batch in _whole_steps((point for point in points if point.step > last_step), MOST_METRICS):
+            last = str(batch[-1].step)
+            metrics = [Metric(_key(p.name), p.value, started, p.step) for p in batch]
             self.client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(STEP, last)])
             run.data.tags[STEP] = last
-            sent += len(some)
+            sent += len(batch)
         return sent
 
     def write_datasets(self, run_id: str, context: str, digests: dict[str, str]) -> None:
-        """The datasets that a stage read or left, by reference: where they are kept, and their digests."""
+        """Write the datasets that a stage read or made, by reference: their paths and digests."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         tags = [InputTag("mlflow.data.context", context)]
-        found = [
+        inputs = [
             DatasetInput(Dataset(name, digest, "local", json.dumps({"uri": where(self.profile, name)})), tags)
             for name, digest in digests.items()
         ]
-        if found:
-            self.client.log_inputs(run_id, datasets=found)
+        if inputs:
+            self.client.log_inputs(run_id, datasets=inputs)
 
     def _find_experiment(self) -> str:
-        """The profile's experiment, made if missing; one that was deleted comes back, since its name stays taken."""
+        """Return the experiment's id; make it if it is missing, restore it if deleted, since its name stays taken."""
         name = experiment_name(self.profile)
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == DELETED:
-                self.client.restore_experiment(found.experiment_id)
+        existing = self.client.get_experiment_by_name(name)
+        if existing is not None:
+            if existing.lifecycle_stage == DELETED:
+                self.client.restore_experiment(existing.experiment_id)
                 self.restored = name
-            return str(found.experiment_id)
-        made = str(self.client.create_experiment(name, artifact_location=artifact_root(self.client.tracking_uri)))
-        self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-        return made
+            return str(existing.experiment_id)
+        created = str(self.client.create_experiment(name, artifact_location=artifact_root(self.client.tracking_uri)))
+        self.client.set_experiment_tag(created, "mlflow.experimentKind", "custom_model_development")
+        return created
 
 
 def experiment_name(profile: str) -> str:
-    """One experiment a profile: runs of different sizes are not compared by accident."""
+    """Return the name of a profile's own experiment, so that runs of different sizes are not compared by accident."""
     return f"k2-pipeline-{profile}"
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where plots go: beside a local database; None leaves it to the server."""
+    """Return the place for plots, beside a local database; None leaves it to the server."""
     return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
 
 
 def where(profile: str, dataset: str) -> str:
-    """Where a dataset is kept, relative to the repository."""
+    """Return the path of a dataset, relative to the repository."""
     return str(graph.catalog_entries(profile)[dataset]["filepath"])
 
 
 @contextmanager
 def one_at_a_time(profile: str) -> Iterator[bool]:
-    """Hold the profile's import lock, waiting for an import that is under way.
+    """Hold the profile's import lock; wait for an import that is under way.
 
-    Yields whether another process held it since this one last did, so that what is known of the store is old.
+    Yield whether another process has held it since this one last did, so that the cached runs are out of date.
     """
     path = graph.data_folder(profile) / ".runs" / ".track.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def one_at_a_time(profile: str) -> Iterator[bool]:
 
 
 def client(uri: str) -> "MlflowClient":
-    """An MLflow client that gives a dead server up after seconds and says nothing of migrations."""
+    """Return an MLflow client that gives up on a dead server within seconds and prints nothing about migrations."""
     for name, value in (("MAX_RETRIES", "1"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "10")):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -193,24 +193,24 @@ def _key(name: str) -> str:
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def _whole_steps(points: Iterable[Point], size: int) -> Iterator[list[Point]]:
-    """Runs of points that end where a step ends, none longer than `size` unless one step is."""
-    some: list[Point] = []
+    """Yield batches of points that end where a step ends, none longer than `size` unless one step is."""
+    batch: list[Point] = []
     step: list[Point] = []
     for point in points:
         if step and point.step != step[-1].step:
-            if some and len(some) + len(step) > size:
-                yield some
-                some = []
-            some, step = some + step, []
+            if batch and len(batch) + len(step) > size:
+                yield batch
+                batch = []
+            batch, step = batch + step, []
         step.append(point)
-    if some and len(some) + len(step) > size:
-        yield some
-        some = []
-    if some + step:
-        yield some + step
+    if batch and len(batch) + len(step) > size:
+        yield batch
+        batch = []
+    if batch + step:
+        yield batch + step

@@ -1,4 +1,4 @@
-"""Taking up what is new: once, or every few seconds until a pipe closes."""
+"""Import what is new: once, or every few seconds until a pipe closes."""
 
 import os
 import select
@@ -14,14 +14,14 @@ from pipelines.track.session import Away, Session
 
 EVERY_SECONDS = 5.0
 MOST_SECONDS = 60.0
-"""Between two tries while the server is away; each waits twice as long as the one before."""
+"""The longest wait between two tries while the server is away; each wait is twice the one before."""
 LOWEST_PRIORITY = 19
 
 
 def watch(session: Session, pipe: IO[bytes], every: float = EVERY_SECONDS) -> None:
-    """Take up what is new every `every` seconds until `pipe` closes.
+    """Import what is new every `every` seconds until `pipe` closes.
 
-    A server that is away is said once, tried again after longer and longer, and said to be back.
+    A server that is away is reported once, tried again after longer and longer waits, and reported when it is back.
     """
     os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
     wait, away = every, False
@@ -42,18 +42,18 @@ def watch(session: Session, pipe: IO[bytes], every: float = EVERY_SECONDS) -> No
 
 
 def _closed(pipe: IO[bytes], seconds: float) -> bool:
-    """Wait so long, or until the other end of the pipe is closed."""
+    """Wait `seconds`, or until the other end of the pipe is closed; return whether it is."""
     ready, _, _ = select.select([pipe], [], [], seconds)
     return bool(ready)
 
 
 def say(line: str) -> None:
-    """One line for whoever watches."""
+    """Print one line to standard error, at once, with passwords masked."""
     print(masked(line), file=sys.stderr, flush=True)
 
 
 def sum_up(session: Session, quietly: bool = False) -> bool:
-    """The last pass of a session, and what came of it, warnings alone if `quietly`; whether MLflow has every record."""
+    """Make a session's last pass and print a summary (`quietly`: warnings only); return whether all was imported."""
     records = len(read_all_records(session.profile))
     if not records and not quietly:
         say(f"mlflow: profile {session.profile} has no run records yet")
@@ -69,7 +69,7 @@ def sum_up(session: Session, quietly: bool = False) -> bool:
     lines = [verdict.sentence for verdict in verdicts]
     if session.restored:
         lines.insert(0, f"the experiment {session.restored} had been deleted there and is restored, with what it held")
-    done = f"{session.written} of {records} stage runs of profile {session.profile} imported into {session.uri}"
-    for line in (*lines, done) if records and not quietly else ():
+    summary = f"{session.written} of {records} stage runs of profile {session.profile} imported into {session.uri}"
+    for line in (*lines, summary) if records and not quietly else ():
         say(f"mlflow: {line}")
     return True

@@ -93,7 +93,7 @@ def test_compute_classes(conf: Path) -> None:
         ),
         ("base/compute.yml", "cpu: 1\ncpu: 2\n", "conf/base/compute.yml, line 2: the key cpu occurs twice"),
         ("base/parameters/rl.yml", "rl: [\n", "conf/base/parameters/rl.yml, line 2, is not valid YAML"),
-        ("smoke/parameters/rl.yml", "[1, 2]\n", r"conf/smoke/parameters/rl.yml holds [1, 2] where names and values"),
+        ("smoke/parameters/rl.yml", "[1, 2]\n", r"conf/smoke/parameters/rl.yml holds [1, 2], not names with values"),
         ("smoke/parameters/rl.yml", "rl: {seed: '${nope}'}\n", "conf/base or conf/smoke, section parameters: "),
         ("smoke/sources.yml", "unversioned: maybe\n", "sources.yml: the field unversioned: Input should be"),
     ],

@@ -101,7 +101,7 @@ def test_what_is_edited_while_it_is_read_is_not_published(runs: Runs, tmp_path: 
     with publishing_after(partial(truth.check_read, PROFILE, "corpus", parts)):
         metrics.save({"documents": 1})
         (runs.root / "notes/a.jsonl").write_text("edited")
-        with pytest.raises(DatasetError, match=r"is not any more: source notes/a.jsonl changed"):
+        with pytest.raises(DatasetError, match=r"is no longer what its key says: source notes/a.jsonl changed"):
             metrics.save({"documents": 2})
     assert metrics.load() == {"documents": 1}
     metrics.save({"documents": 3})  # no stage, no check
