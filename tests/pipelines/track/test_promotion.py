@@ -107,7 +107,7 @@ def refuse(record: dict[str, Any], attempt: int, root: Path, monkeypatch: pytest
     monkeypatch.setattr(runner, "ROOT", root)
     code: dict[str, Any] = {kind: {} for kind in KINDS}
     parts = {**record["parts"], "code": code, "parameters": {stage: graph.parameters(PROFILE)[stage]}, "sources": {}}
-    with pytest.raises(UserError, match=r"is not any more: input shards is gone\.") as refusal:
+    with pytest.raises(UserError, match=r"is no longer what its key says: input shards is gone\.") as refusal:
         truth.check_read(PROFILE, stage, {**parts, "inputs": {"shards": "0" * 32}})
     nodes = list(graph.stage_graph(stage).pipeline.nodes)
     run = runner.StageRun(stage, nodes, None, RunContext(PROFILE, compute_classes(PROFILE)), None, None)
