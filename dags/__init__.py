@@ -1,1 +1,1 @@
-"""The views: Dagster definitions and the dvc.yaml generator; nothing imports this floor."""
+"""The views: Dagster definitions and the dvc.yaml generator; no other package imports this one."""

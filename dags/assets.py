@@ -1,4 +1,4 @@
-"""One multi-asset a stage, derived from kedro.yml, pipelines and catalog; it runs whole or not at all."""
+"""One multi-asset for each stage, derived from kedro.yml, pipelines and catalog; it runs whole or not at all."""
 
 import inspect
 import time
@@ -24,13 +24,13 @@ GPU = "gpu"
 
 
 class StageConfig(dg.Config):
-    """What can be chosen when a stage is materialised."""
+    """The options of a stage's materialisation."""
 
     force: bool = False
 
 
 def stage_assets(spec: StageSpec, profile: str, code_version: str | None) -> dg.AssetsDefinition:
-    """The assets of one stage."""
+    """Return the assets of one stage."""
     outline = graph.stage_graph(spec.name)
 
     @dg.multi_asset(
@@ -49,10 +49,10 @@ def stage_assets(spec: StageSpec, profile: str, code_version: str | None) -> dg.
 
 
 def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator[Any]:
-    """Bring a stage up to date and report what it left.
+    """Bring a stage up to date and report its outputs.
 
     Raises:
-        dagster.Failure: the stage failed; the sentence that says why is its description.
+        dagster.Failure: the stage failed; the description gives the reason.
 
     """
     report.report_all(context.instance, profile)  # so that the inputs' versions are those on disc
@@ -61,25 +61,25 @@ def materialise(context: Any, stage: str, profile: str, force: bool) -> Iterator
 
 
 def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iterator[Any]:
-    begun = time.time()
+    start = time.time()
     command = stage_command(stage, profile, force)
     context.log.info(" ".join(command[2:]))
     status, tail = run_logged(command, context.log.info)
     if status:
-        yield from checks.refusals(stage, profile, begun)
+        yield from checks.refusals(stage, profile, start)
         now = plan(profile)
         yield from (checks.plan_check(name, now[stage]) for name in graph.stage_graph(stage).outputs)
-        why = _recorded_error(profile, stage, begun) or cause(tail)
-        raise dg.Failure(f"stage {stage} failed: {why}", metadata={"output": dg.MetadataValue.md(_code(tail))})
-    run_logged(track_command(profile), context.log.info)  # a server that is down costs a warning, as in `make repro`
+        reason = _recorded_error(profile, stage, start) or cause(tail)
+        raise dg.Failure(f"stage {stage} failed: {reason}", metadata={"output": dg.MetadataValue.md(_code(tail))})
+    run_logged(track_command(profile), context.log.info)  # an unreachable server means a warning, as in `make repro`
     now = plan(profile)
     good = good_records(graph.runs_folder(profile, stage))
     for dataset in graph.stage_graph(stage).outputs:
         digest = graph.digest_of(profile, dataset)
-        made = [run for run in good if run["outputs"].get(dataset) == digest]
+        makers = [run for run in good if run["outputs"].get(dataset) == digest]
         yield dg.MaterializeResult(
             asset_key=dataset,
-            metadata=materialisation(profile, dataset, made[-1] if made else None),
+            metadata=materialisation(profile, dataset, makers[-1] if makers else None),
             data_version=dg.DataVersion(digest or "absent"),
             check_results=checks.results(profile, dataset, now[stage]),
         )
@@ -102,13 +102,13 @@ def _asset(spec: StageSpec, dataset: str, code_version: str | None) -> dg.AssetS
 
 
 def _recorded_error(profile: str, stage: str, since: float) -> str | None:
-    """What the run record says that this run has left; None if it ended before it could leave one.
+    """Return the error in the run record of this run; None if it ended before it could write one.
 
     The command's output ends in DVC's own sentence, which names the command that failed and not the reason.
     """
     records = read_records(graph.runs_folder(profile, stage))
-    mine = [record for record in records if record["path"].stat().st_mtime >= since and record.get("error")]
-    return str(mine[-1]["error"]) if mine else None
+    own = [record for record in records if record["path"].stat().st_mtime >= since and record.get("error")]
+    return str(own[-1]["error"]) if own else None
 
 
 def _code(lines: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Who attends a stage now: a lock tells, since it ends with its holder, whatever ends that."""
+"""Which process runs a stage now: a lock says so, since it always ends with its holder."""
 
 import fcntl
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from pipelines import graph
 
 @contextmanager
 def attended_here(profile: str, stage: str) -> Iterator[None]:
-    """Hold the mark that this process runs the stage and reports it, so that no sensor takes it for a shell's run."""
+    """Hold the lock that says that this process runs the stage and will report it, so that no sensor does."""
     path = _mark(profile, stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # two runs of one stage: the second waits here
+        fcntl.flock(file, fcntl.LOCK_EX)  # of two runs of one stage, the second waits here
         yield
 
 
 def attended_by_dagster(profile: str, stage: str) -> bool:
-    """Whether a run inside Dagster is at the stage, and will report it."""
+    """Return whether a run inside Dagster works on the stage, and will report it."""
     return is_locked(_mark(profile, stage))
 
 
 def attended_by_driver(profile: str, stage: str) -> bool:
-    """Whether a driver (`kedro run`) holds the stage's lock."""
+    """Return whether a driver (`kedro run`) holds the stage's lock."""
     return is_locked(_work(profile, stage) / "lock")
 
 

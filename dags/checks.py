@@ -1,4 +1,4 @@
-"""The asset checks: which an asset has, and how each is judged.
+"""The asset checks: which ones an asset has, and how each is judged.
 
 `great_expectations` is the verdict of the gate that judged a table before it was published, `plan` the state that `make
 plan` gives the asset's stage. To add a check: declare it in `specs`, and give its result in `results`.
@@ -19,7 +19,7 @@ ABOUT = {
     PLAN: "Passed if `make plan` says fresh; else its state and the reason: a warning, or an error where it failed.",
 }
 Entry = dict[str, str | None]
-"""What the plan says of a stage: state, reason and the name of its last good run's record."""
+"""A stage's entry in the plan: state, reason and the name of its last good run's record."""
 
 
 def specs(datasets: tuple[str, ...]) -> Iterator[dg.AssetCheckSpec]:
@@ -36,7 +36,7 @@ def results(profile: str, dataset: str, entry: Entry) -> list[dg.AssetCheckResul
 
 
 def gate_check(profile: str, dataset: str) -> dg.AssetCheckResult:
-    """Return the verdict on a published table; it is judged again if the report at hand is not on this table."""
+    """Return the verdict on a published table; judge it again if the latest report does not show that it passed."""
     report = verdict(profile, dataset)
     if report is None or not report["passed"]:
         from pipelines import gates
@@ -61,7 +61,7 @@ def refusals(stage: str, profile: str, since: float) -> Iterator[dg.AssetCheckRe
 
 
 def plan_check(dataset: str, entry: Entry) -> dg.AssetCheckResult:
-    """Return what the plan says of one asset: passed if it is fresh."""
+    """Return the plan's check of one asset: passed if it is fresh."""
     failed = entry["state"] == "failed"
     return dg.AssetCheckResult(
         passed=entry["state"] == "fresh", asset_key=dataset, check_name=PLAN,
@@ -81,8 +81,8 @@ def latest_check(
     record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(dataset), check))
     if record is None or record.event is None:
         return None
-    made = instance.get_latest_materialization_event(dg.AssetKey(dataset)) if since_made else None
-    if made and made.timestamp > record.event.timestamp:
+    materialization = instance.get_latest_materialization_event(dg.AssetKey(dataset)) if since_made else None
+    if materialization and materialization.timestamp > record.event.timestamp:
         return None
     event = record.event.dagster_event
     data = event.event_specific_data if event else None

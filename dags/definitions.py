@@ -1,6 +1,6 @@
-"""Dagster's view of the graph: what `dagster dev -m dags.definitions` shows, for the profile in K2_PROFILE.
+"""Dagster's view of the graph, shown by `dagster dev -m dags.definitions` for the profile in K2_PROFILE.
 
-Nothing is declared here that kedro.yml, pipelines and catalog do not say. Loading imports no torch, no mlflow and
+All of it is derived from kedro.yml, pipelines and catalog. Loading imports no torch, no mlflow and
 no Great Expectations.
 """
 
@@ -18,12 +18,12 @@ from pipelines import graph
 from pipelines.configuration import compute_classes
 from pipelines.stages_file import load_stages_file
 
-AT_ONCE = 4  # stages of one run
+AT_ONCE = 4  # most stages of one run at the same time
 NIGHT = "0 1 * * *"
 
 
 def definitions(profile: str) -> dg.Definitions:
-    """All assets, checks, jobs, sensors and the schedule of a profile."""
+    """Return all assets, checks, jobs, sensors and the schedule of a profile."""
     versions = code_versions(profile, dagster_home(profile) / VERSIONS)
     stages = load_stages_file().stages
     whole = dg.define_asset_job("whole_graph", description=f"`make run PROFILE={profile}`")
@@ -38,13 +38,13 @@ def definitions(profile: str) -> dg.Definitions:
 
 
 def stage_job(stage: str, profile: str) -> Any:
-    """The job that brings one stage up to date; further selections (`sft_checkpoint*`) are made on the page."""
+    """Return the job that brings one stage up to date; other selections (`sft_checkpoint*`) are made on the page."""
     assets = dg.AssetSelection.assets(*graph.stage_graph(stage).outputs)
     return dg.define_asset_job(f"only_{stage}", assets, description=f"`make repro STAGE={stage} PROFILE={profile}`")
 
 
 def nightly(whole: Any) -> dg.ScheduleDefinition:
-    """An example: whatever is stale at one in the morning is made by breakfast. Stopped until someone starts it."""
+    """Return an example schedule, which runs stale stages at one in the morning; stopped until someone starts it."""
     return dg.ScheduleDefinition(
         name="nightly",
         job=whole,
@@ -55,10 +55,10 @@ def nightly(whole: Any) -> dg.ScheduleDefinition:
 
 
 def executor(profile: str) -> dg.ExecutorDefinition:
-    """How the stages of one run follow each other.
+    """Return the executor, which orders the stages of one run.
 
-    On one machine one after another: each is a process that wants all of it. Where Slurm has the nodes, stages that
-    do not hang on each other run at the same time, for here they only wait.
+    On one machine they run one after another, since each uses all of it. With Slurm, stages that do not depend on each
+    other run at the same time, since the local processes only wait.
     """
     launchers = {settings["launcher"] for settings in compute_classes(profile).values()}
     if "slurm" in launchers:

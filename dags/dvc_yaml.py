@@ -1,7 +1,7 @@
-"""dvc.yaml, generated: DVC's view of kedro.yml, the pipelines and the catalog, one file a profile.
+"""Generate dvc.yaml: DVC's view of kedro.yml, the pipelines and the catalog, one file for each profile.
 
 python -m dags.dvc_yaml           writes dvc.yaml and conf/<profile>/dvc.yaml
-python -m dags.dvc_yaml --check   exits 1 if one of them is not what would be written
+python -m dags.dvc_yaml --check   exits 1 if one of them is out of date
 """
 
 import argparse
@@ -21,12 +21,12 @@ CURVES = {
     "sft_history": ("loss", "loss_by_kind", "max_logit", "expert_load"),
     "rl_history": ("curves",),
 }
-"""The pictures in a directory that `dvc plots` lays side by side (it reads no JSON lines)."""
+"""Dataset → its pictures that `dvc plots` shows side by side (it cannot read JSON lines)."""
 HEADER = "# Generated from kedro.yml, the pipelines and the catalog by `make views`. Do not edit.\n"
 
 
 def dvc_view(profile: str) -> dict[str, Any]:
-    """All stages of a profile as DVC sees them, and the files that `dvc params` and `dvc plots` compare."""
+    """Return all stages of a profile as DVC sees them, and the files that `dvc params` and `dvc plots` compare."""
     stages: dict[str, Any] = {"code": _code_stage(profile)}
     for stage in load_stages_file().stages:
         stages[stage] = _stage(stage, profile)
@@ -36,7 +36,7 @@ def dvc_view(profile: str) -> dict[str, Any]:
 
 
 def render(profile: str) -> str:
-    """The text of a profile's dvc.yaml."""
+    """Return the text of a profile's dvc.yaml."""
     return HEADER + str(yaml.safe_dump(dvc_view(profile), sort_keys=False, width=140))
 
 
@@ -54,8 +54,8 @@ def _stage(stage: str, profile: str) -> dict[str, Any]:
     paths = {name: _relative(graph.tracked_path(profile, name)) for name in (*outline.inputs, *outline.outputs)}
     metrics = [name for name in outline.outputs if name.endswith("_metrics")]
     return {
-        # exec: the stage takes the place of the shell that DVC starts it in, so that it sees DVC itself die; and it is
-        # told who DVC is, for the case that it died before the stage could look.
+        # exec: the stage replaces the shell that DVC starts it in, so that it notices when DVC dies; K2_PARENT names
+        # DVC's process, in case that died before the stage could look.
         "cmd": f"exec env K2_PARENT=$PPID kedro run --env {profile} --pipelines {stage}",
         "deps": [_code(stage, profile), *(paths[name] for name in outline.inputs)],
         "outs": [{paths[name]: {"persist": True}} for name in outline.outputs if name not in metrics],
@@ -64,7 +64,7 @@ def _stage(stage: str, profile: str) -> dict[str, Any]:
 
 
 def _parameter_files(profile: str) -> list[str]:
-    """The files that parameters come from. No stage depends on them: each depends on its resolved parameters."""
+    """Return the files with parameters. No stage depends on them: each depends on its resolved parameters."""
     folders = [ROOT / "conf" / name / "parameters" for name in ("base", profile)]
     files = [path for folder in folders for path in sorted(folder.glob("*.yml"))]
     return [os.path.relpath(path, graph.dvc_file(profile).parent) for path in files]
@@ -85,7 +85,7 @@ def _relative(path: Path) -> str:
 
 
 def main() -> None:
-    """Write or check all of them."""
+    """Write or check the dvc.yaml of every profile."""
     parser = argparse.ArgumentParser(description="Generate dvc.yaml.")
     parser.add_argument("--check", action="store_true", help="only compare")
     check = parser.parse_args().check
@@ -94,7 +94,7 @@ def main() -> None:
         text = render(profile)
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
             sys.exit(
-                f"error: {path.relative_to(ROOT)} is not what kedro.yml, pipelines and catalog say: run `make views`."
+                f"error: {path.relative_to(ROOT)} differs from kedro.yml, pipelines and catalog: run `make views`."
             )
         if not check:
             path.write_text(text, encoding="utf-8")

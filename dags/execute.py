@@ -1,4 +1,4 @@
-"""Running one stage the way everybody runs it: `dvc repro -s code STAGE`, its output line by line in Dagster's log."""
+"""Run one stage with the same command as a shell, and copy its output line by line into Dagster's log."""
 
 import os
 import signal
@@ -16,15 +16,15 @@ KEPT_LINES = 40
 
 
 def stage_command(stage: str, profile: str, force: bool = False) -> list[str]:
-    """The command that brings one stage up to date in its turn; `force` runs it even if nothing changed."""
-    words = ["--env", profile, "--stage", stage, *(["--force"] if force else [])]
-    return [sys.executable, "-m", "pipelines.commands.repro", *words]
+    """Return the command that brings one stage up to date in its turn; `force` runs it even if nothing changed."""
+    arguments = ["--env", profile, "--stage", stage, *(["--force"] if force else [])]
+    return [sys.executable, "-m", "pipelines.commands.repro", *arguments]
 
 
 def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run `command` in the repository, handing each line of its output to `say` as it comes.
+    """Run `command` in the repository, and hand each line of its output to `say` as it comes.
 
-    A bar that is redrawn in place counts as one line, its last state: a log of a thousand bars is none.
+    A progress bar that is redrawn in place counts as one line, its last state.
     If this process is interrupted (the run is cancelled in the UI), the command and its children are stopped.
 
     Returns:
@@ -42,13 +42,13 @@ def run_logged(command: list[str], say: Callable[[str], None]) -> tuple[int, lis
 
 
 def cause(tail: list[str]) -> str:
-    """The sentence in a failed command's output that a reader needs: ours, if there is one, else the last line."""
+    """Return the line of a failed command's output that gives the cause: our own `error: ` line, else the last one."""
     ours = [line for line in tail if line.startswith("error: ")]
     return ours[-1].removeprefix("error: ") if ours else tail[-1] if tail else "no output"
 
 
 def track_command(profile: str) -> list[str]:
-    """The command that imports new run records into MLflow."""
+    """Return the command that imports new run records into MLflow."""
     return [sys.executable, "-m", "pipelines.track", "--env", profile]
 
 
@@ -66,7 +66,7 @@ def _stopped_with_us(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ask the whole process group to end; make it, if it does not."""
+    """Ask the whole process group to end; kill it after GRACE_SECONDS."""
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(GRACE_SECONDS)
@@ -76,7 +76,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment with our own `python`, `kedro` and `dvc` first on the path, and nobody phoning home."""
+    """Return the environment with our own `python`, `kedro` and `dvc` first on the path, and without telemetry."""
     quiet = {
         "KEDRO_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",

@@ -1,4 +1,4 @@
-"""Which profile Dagster looks at, and where its own state stands."""
+"""The profile that Dagster shows, and the folder of its own state."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ PROFILE_VARIABLE = "K2_PROFILE"
 
 
 def chosen_profile() -> str:
-    """The profile that K2_PROFILE names; the default one without it."""
+    """Return the profile that K2_PROFILE names, or the default one."""
     return load_stages_file().profile(os.environ.get(PROFILE_VARIABLE) or None)
 
 
 def dagster_home(profile: str) -> Path:
-    """Dagster's folder for one profile (events of one profile never mix with another's); not in git."""
+    """Return Dagster's folder for one profile, so that events of profiles never mix; git ignores it."""
     return ROOT / ".dagster" / profile

@@ -1,25 +1,25 @@
-"""What hangs on what between the kept datasets, read off the pipelines and the catalog."""
+"""The dependencies between published datasets, read from the pipelines and the catalog."""
 
 from pipelines import graph
 
 
 def gated(datasets: tuple[str, ...]) -> list[str]:
-    """Those of `datasets` that a gate judges."""
+    """Return those of `datasets` that a gate judges."""
     entries = graph.catalog_entries(None)
     return [dataset for dataset in datasets if entries[dataset].get("gate")]
 
 
 def dependencies(stage: str, dataset: str) -> list[str]:
-    """The datasets that one output is made from, through intermediate results that are not kept."""
+    """Return the datasets that one output is made from, through intermediate results that are not published."""
     nodes = graph.stage_graph(stage).pipeline.nodes
     makers = {output: node for node in nodes for output in node.outputs}
-    kept = graph.catalog_entries(None)
-    found: dict[str, None] = {}
+    published = graph.catalog_entries(None)
+    direct: dict[str, None] = {}
     waiting = list(makers[dataset].inputs)
     while waiting:
         name = waiting.pop(0)
-        if name in kept:
-            found[name] = None
+        if name in published:
+            direct[name] = None
         elif name in makers:
             waiting += makers[name].inputs
-    return list(found)
+    return list(direct)

@@ -1,4 +1,4 @@
-"""What an asset's page shows of one materialisation: rows, tokens, bytes, duration, hashes, figures, plots, links."""
+"""The metadata on an asset's page: rows, tokens, bytes, duration, hashes, figures, plots, links."""
 
 import base64
 import io
@@ -18,55 +18,57 @@ RECENT_EVENTS = 500
 
 
 def reported(instance: dg.DagsterInstance, dataset: str) -> set[str]:
-    """Names of the run records that an asset's recent materialisations carry."""
-    found = instance.fetch_materializations(dg.AssetKey(dataset), limit=RECENT_EVENTS).records
-    events = [entry.asset_materialization for entry in found]
+    """Return the names of the run records in an asset's recent materialisations."""
+    entries = instance.fetch_materializations(dg.AssetKey(dataset), limit=RECENT_EVENTS).records
+    events = [entry.asset_materialization for entry in entries]
     return {str(event.metadata["run_record"].value) for event in events if event and "run_record" in event.metadata}
 
 
 def materialisation(profile: str, dataset: str, record: dict[str, Any] | None) -> dict[str, Any]:
-    """Dagster metadata of a dataset as it is published now.
+    """Return the Dagster metadata of a dataset as it is published now.
 
     Args:
-        profile: whose data.
+        profile: the profile's name.
         dataset: the asset.
-        record: the run record of the execution that made it; None if it came out of DVC's cache without one.
+        record: the record of the run that made it; None if it came from DVC's cache without one.
 
     """
     path = graph.dataset_path(profile, dataset)
-    found: dict[str, Any] = {"path": dg.MetadataValue.path(path), **_sizes(path)}
-    found |= {"hash": (record or {}).get("outputs", {}).get(dataset) or graph.digest_of(profile, dataset) or "absent"}
+    metadata: dict[str, Any] = {"path": dg.MetadataValue.path(path), **_sizes(path)}
+    metadata |= {
+        "hash": (record or {}).get("outputs", {}).get(dataset) or graph.digest_of(profile, dataset) or "absent"
+    }
     if locked := dvc_hash(profile, dataset):
-        found["dvc_md5"] = locked
+        metadata["dvc_md5"] = locked
     if record:
-        found |= {"seconds": float(record["seconds"]), "stage_key": record["key"], "run_record": record["path"].name}
-        found |= {"finished": str(record["finished"]), "host": str(record["host"]), "commit": str(record["commit"])}
+        metadata |= {"seconds": float(record["seconds"]), "stage_key": record["key"], "run_record": record["path"].name}
+        metadata |= {"finished": str(record["finished"]), "host": str(record["host"]), "commit": str(record["commit"])}
         figures = record["metrics"]
         shown = (
             figures if dataset.endswith("_metrics") else {name: figures[name] for name in figures if "tokens" in name}
         )
-        found |= {f"metric/{name}": value for name, value in shown.items()}
-        found |= slurm_jobs(record)
+        metadata |= {f"metric/{name}": value for name, value in shown.items()}
+        metadata |= slurm_jobs(record)
         if page := mlflow_page(record):
-            found["mlflow"] = page
+            metadata["mlflow"] = page
     if plots := _plots(path):
-        found["plots"] = dg.MetadataValue.md("\n\n".join(_inline(plot) for plot in plots))
-    return found
+        metadata["plots"] = dg.MetadataValue.md("\n\n".join(_inline(plot) for plot in plots))
+    return metadata
 
 
 def verdict(profile: str, dataset: str) -> dict[str, Any] | None:
-    """The latest gate report of a table; None if there is none."""
+    """Return the latest gate report of a table; None if there is none."""
     path = gate_report(profile, dataset)
     return object_if_sound(path, move_aside(path))
 
 
 def gate_report(profile: str, dataset: str) -> Path:
-    """Where the gate leaves its report on a table."""
+    """Return the path of the gate's report on a table."""
     return graph.runs_folder(profile, graph.producer(dataset)) / "gates" / f"{dataset}.json"
 
 
 def verdict_metadata(profile: str, report: dict[str, Any]) -> dict[str, Any]:
-    """What the asset check's page shows of a gate report."""
+    """Return the metadata that the asset check's page shows of a gate report."""
     rows = [_expectation(row) for row in report["expectations"] if row["description"] or not row["passed"]]
     docs = graph.data_folder(profile) / ".runs" / "data_docs" / f"{report['dataset']}.html"
     table = "\n".join(["| | statistic | observed | expected |", "|---|---|---|---|", *rows])
@@ -89,24 +91,24 @@ def _expectation(row: dict[str, Any]) -> str:
 def _sizes(path: Path) -> dict[str, Any]:
     if path.is_file():
         return {"bytes": path.stat().st_size}
-    found: dict[str, Any] = {"bytes": sum(file.stat().st_size for file in files_below(path))}
+    sizes: dict[str, Any] = {"bytes": sum(file.stat().st_size for file in files_below(path))}
     manifest = path / "manifest.json"
     counts = (object_if_sound(manifest, make_again(path.parent.name, path)) or {}).get("counts", {})
     if "rows" in counts:
-        found["dagster/row_count"] = int(counts["rows"])
+        sizes["dagster/row_count"] = int(counts["rows"])
     if columns := counts.get("columns"):
-        found["dagster/column_schema"] = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
-    return found
+        sizes["dagster/column_schema"] = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+    return sizes
 
 
 def _plots(path: Path) -> list[Path]:
-    """The dataset's plots, loss curves first."""
-    found = [file for file in files_below(path) if file.suffix == ".png"] if path.is_dir() else []
-    return sorted(found, key=lambda file: ("loss" not in file.name, file.name))[:MOST_PLOTS]
+    """Return the dataset's plots, loss curves first."""
+    pictures = [file for file in files_below(path) if file.suffix == ".png"] if path.is_dir() else []
+    return sorted(pictures, key=lambda file: ("loss" not in file.name, file.name))[:MOST_PLOTS]
 
 
 def _inline(path: Path) -> str:
-    """A PNG as a Markdown image, scaled down."""
+    """Return a PNG as a Markdown image, scaled down."""
     from PIL import Image
 
     picture = Image.open(path).convert("RGB")

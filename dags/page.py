@@ -1,10 +1,10 @@
-"""`dagster dev` with a web page that answers its own users alone.
+"""`dagster dev` with a web page that answers only requests from its own pages.
 
     python -m dags.page -m dags.definitions -h 127.0.0.1 -p 3000 …
 
-Dagster's page takes any Host, so a web site could reach it through the browser of who has it open, by a name of the
-site's own that leads to 127.0.0.1 (DNS rebinding), and it takes mutations from any site's script, image or form. Here
-the name must be a loopback one, and another site's requests are refused.
+Dagster's page accepts any Host, so a web site could reach it through a user's browser, by a name of its own that leads
+to 127.0.0.1 (DNS rebinding), and it accepts mutations from any site's script, image or form. Here the name must be a
+loopback one, and requests from other sites are refused.
 """
 
 import sys
@@ -23,17 +23,17 @@ from engine.errors import UserError
 NAMES = ("127.0.0.1", "localhost")
 """The names of this machine that the page answers to; it listens on the first."""
 WEBSERVER = "--webserver"
-"""The first word where the process is the page itself; without it the process starts page and daemon."""
+"""The first argument of the page's own process; without it the process starts page and daemon."""
 
 
 class OwnPagesOnly:
-    """ASGI middleware that refuses what the page of another site sends; a link to this page from there is followed."""
+    """ASGI middleware that refuses requests from other sites' pages, except for following a link to this page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403, or hand the request on."""
+        """Answer 403, or pass the request on."""
         if scope["type"] in ("http", "websocket") and self._is_foreign(Headers(scope=scope)):
             await PlainTextResponse("Requests from other sites are refused", 403)(scope, receive, send)
         else:
@@ -56,7 +56,7 @@ class GuardedWebserver(DagsterWebserver):
 
 
 def main() -> None:
-    """Be the page, or start page and daemon, as the first word says."""
+    """Run the page, or start page and daemon, as the first argument says."""
     try:
         if sys.argv[1:2] == [WEBSERVER]:
             del sys.argv[1]

@@ -1,8 +1,8 @@
-"""What `make plan` says of each stage, as an asset check `plan`: passed if fresh, else with the reason.
+"""The state that `make plan` gives each stage, as an asset check `plan`: passed if fresh, else with the reason.
 
-Dagster's own mark (Unsynced) knows what differs between an asset and what it is made from, as far as the definitions
-were loaded. The plan knows more: that an ancestor is stale, that an output was deleted, that a run in a shell failed,
-that a file was edited a moment ago. So each asset carries both, and the check is the plan's word.
+Dagster's own mark (Unsynced) shows whether an asset differs from its inputs as of when the definitions were loaded. The
+plan knows more: that an ancestor is stale, an output was deleted, a run in a shell failed, or a file was edited a
+moment ago. So each asset has both.
 
     python -m dags.plan    the plan of the profile in K2_PROFILE as JSON, in a process that has just read every file
 """
@@ -31,11 +31,11 @@ from pipelines.stages_file import ROOT, load_stages_file
 from pipelines.status import stage_status
 
 Plan = dict[str, Entry]
-"""Stage → what the plan says of it."""
+"""Stage → its entry in the plan."""
 
 
 def plan(profile: str) -> Plan:
-    """Every stage's state, as `make plan` has it."""
+    """Return every stage's state, as `make plan` shows it."""
     return {
         stage: {
             "state": status.state,
@@ -47,9 +47,9 @@ def plan(profile: str) -> Plan:
 
 
 def changed(instance: dg.DagsterInstance, now: Plan) -> Iterator[dg.AssetCheckEvaluation]:
-    """The plan's word on each asset of which Dagster has another one, or none of an asset that was made.
+    """Yield the plan's check of each asset whose check in Dagster differs, or is missing although it was made.
 
-    A word counts for the materialisation before it: Dagster shows none that is older than the latest one.
+    A check counts for the materialisation before it: Dagster shows none that is older than the latest one.
     """
     for stage, entry in now.items():
         for dataset in graph.stage_graph(stage).outputs:
@@ -64,7 +64,7 @@ def changed(instance: dg.DagsterInstance, now: Plan) -> Iterator[dg.AssetCheckEv
 
 
 def plan_sensor(profile: str) -> dg.SensorDefinition:
-    """The sensor that keeps the checks what the plan says while the page is open."""
+    """Return the sensor that keeps the checks equal to the plan while the page is open."""
 
     @dg.sensor(
         name="report_plan",
@@ -78,20 +78,24 @@ def plan_sensor(profile: str) -> dg.SensorDefinition:
         state = digest_bytes(" ".join([touched(profile), *attended, "and", *driven]).encode())
         if state == context.cursor:
             return dg.SkipReason("no file that the plan depends on was touched")
-        now = {stage: entry for stage, entry in _read(profile).items() if stage not in attended}  # that run says it
-        told = {stage: entry for stage, entry in now.items() if _is_reported(context.instance, profile, stage, entry)}
-        events = list(changed(context.instance, told))
-        return dg.SensorResult(asset_events=events, cursor=state if told == now else f"{state}, in part")
+        now = {
+            stage: entry for stage, entry in _read(profile).items() if stage not in attended
+        }  # the run inside Dagster reports these
+        entries = {
+            stage: entry for stage, entry in now.items() if _is_reported(context.instance, profile, stage, entry)
+        }
+        events = list(changed(context.instance, entries))
+        return dg.SensorResult(asset_events=events, cursor=state if entries == now else f"{state}, in part")
 
     return report_plan
 
 
 def _is_reported(instance: dg.DagsterInstance, profile: str, stage: str, entry: Entry) -> bool:
-    """Whether Dagster has the run that the plan speaks of: its materialisation would outdate an earlier word."""
+    """Return whether Dagster has the plan's run: reporting its materialisation later would outdate the check."""
     if entry["record"] is None:
         return True
     record = read_record(graph.runs_folder(profile, stage) / entry["record"])
-    known = set(graph.stage_graph(stage).outputs)  # a record may be of a time when the stage had other ones
+    known = set(graph.stage_graph(stage).outputs)  # an old record may name outputs that the stage no longer has
     return all(entry["record"] in reported(instance, name) for name in record["outputs"] if name in known)
 
 
@@ -105,29 +109,33 @@ def touched(profile: str) -> str:
 
 
 def _stamps(path: Path) -> Iterator[str]:
-    """Name, size and time of what DVC tracks of an output: its files, or its manifest where they lie by hash."""
+    """Yield name, size and time of what DVC tracks: an output's files, or its manifest if they are kept by hash."""
     for file in files_below(path) if path.is_dir() else [path]:
-        with contextlib.suppress(FileNotFoundError):  # a stage that publishes has just exchanged it
+        with contextlib.suppress(FileNotFoundError):  # replaced by a stage that publishes
             yield f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
 def _read(profile: str) -> Plan:
-    """The plan from a new process: this one has read its configuration long ago."""
-    done = subprocess.run(
+    """Return the plan from a new process, since this one has read its configuration long ago."""
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "dags.plan"], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, PROFILE_VARIABLE: profile},
     )  # fmt: skip
-    if done.returncode:
-        raise dg.Failure(f"the plan of profile {profile} cannot be made: {done.stderr.strip().rpartition(chr(10))[2]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    if process.returncode:
+        raise dg.Failure(
+            f"the plan of profile {profile} cannot be made: {process.stderr.strip().rpartition(chr(10))[2]}"
+        )
+    return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
 def _known(instance: dg.DagsterInstance, dataset: str) -> dict[str, Any] | None:
-    """What the evaluation says that the page shows of an asset's check."""
-    found = latest_check(instance, dataset, PLAN, since_made=True)
-    if found is None:
+    """Return the plan entry in the check that the page shows of an asset."""
+    evaluation = latest_check(instance, dataset, PLAN, since_made=True)
+    if evaluation is None:
         return None
-    return {name: found.metadata[name].value for name in ("state", "reason", "record") if name in found.metadata}
+    return {
+        name: evaluation.metadata[name].value for name in ("state", "reason", "record") if name in evaluation.metadata
+    }
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Runs made in a shell, reported to Dagster as materialisations from their run records.
+"""Report runs made in a shell to Dagster, as materialisations from their run records.
 
     python -m dags.report
 
-A record counts as reported once an event of each asset that it made carries its name, whether this module, the
+A record counts as reported once an event of each asset that it made has its name, whether this module, the
 sensor or a run inside Dagster wrote that event; so reporting twice does nothing.
 """
 
@@ -28,7 +28,7 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 def unreported(instance: dg.DagsterInstance, profile: str) -> Iterator[Event]:
-    """Events for every successful run that Dagster has not seen, oldest first, and for every table just refused."""
+    """Yield events for every good run that Dagster has not seen, oldest first, and for every table just refused."""
     fresh: list[dict[str, Any]] = []
     for stage in load_stages_file().stages:
         if attended_by_dagster(profile, stage):
@@ -51,7 +51,7 @@ def report_all(instance: dg.DagsterInstance, profile: str) -> int:
 
 
 def shell_run_sensor(profile: str) -> dg.SensorDefinition:
-    """The sensor that reports shell runs while the UI is open."""
+    """Return the sensor that reports shell runs while the UI is open."""
 
     @dg.sensor(
         name="report_shell_runs",
@@ -67,12 +67,12 @@ def shell_run_sensor(profile: str) -> dg.SensorDefinition:
 
 
 def _refusals(instance: dg.DagsterInstance, profile: str) -> Iterator[dg.AssetCheckEvaluation]:
-    """Failed checks for the tables whose latest gate report is a refusal that Dagster has not seen."""
+    """Yield failed checks for the tables whose latest gate report is a refusal that Dagster has not seen."""
     for stage in load_stages_file().stages:
         for dataset in gated(graph.stage_graph(stage).outputs):
-            found = verdict(profile, dataset)
-            if found and not found["passed"]:
-                metadata = verdict_metadata(profile, found)
+            report = verdict(profile, dataset)
+            if report and not report["passed"]:
+                metadata = verdict_metadata(profile, report)
                 if _latest_report(instance, dataset) != metadata["report"]:
                     yield dg.AssetCheckEvaluation(
                         asset_key=dg.AssetKey(dataset), check_name=CHECK, passed=False, metadata=metadata
@@ -80,13 +80,13 @@ def _refusals(instance: dg.DagsterInstance, profile: str) -> Iterator[dg.AssetCh
 
 
 def _latest_report(instance: dg.DagsterInstance, dataset: str) -> str | None:
-    """The digest of the gate report that an asset's latest check evaluation was made from."""
-    found = latest_check(instance, dataset, CHECK)
-    return str(found.metadata["report"].value) if found else None
+    """Return the digest of the gate report that an asset's latest check evaluation was made from."""
+    evaluation = latest_check(instance, dataset, CHECK)
+    return str(evaluation.metadata["report"].value) if evaluation else None
 
 
 def _events(profile: str, record: dict[str, Any]) -> Iterator[Event]:
-    """The events of one record; what a later run has replaced since is told by the record alone."""
+    """Yield the events of one record; datasets that a later run has replaced are described by the record alone."""
     for dataset, digest in record["outputs"].items():
         current = graph.digest_of(profile, dataset) == digest
         metadata = materialisation(profile, dataset, record) if current else _remembered(dataset, record)
@@ -96,10 +96,13 @@ def _events(profile: str, record: dict[str, Any]) -> Iterator[Event]:
             metadata=metadata,
             tags=_versions(dataset, digest, record),
         )
-        found = verdict(profile, dataset) if current and gated((dataset,)) else None
-        if found and found["passed"]:
+        report = verdict(profile, dataset) if current and gated((dataset,)) else None
+        if report and report["passed"]:
             yield dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(dataset), check_name=CHECK, passed=True, metadata=verdict_metadata(profile, found)
+                asset_key=dg.AssetKey(dataset),
+                check_name=CHECK,
+                passed=True,
+                metadata=verdict_metadata(profile, report),
             )
 
 
@@ -113,8 +116,8 @@ def _remembered(dataset: str, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _versions(dataset: str, digest: str, record: dict[str, Any]) -> dict[str, str]:
-    """The tags by which Dagster tells fresh from stale, as it would write them itself."""
-    known = {**record["parts"]["inputs"], **record["outputs"]}
+    """Return the tags by which Dagster distinguishes fresh from stale, as it would write them itself."""
+    digests = {**record["parts"]["inputs"], **record["outputs"]}
     tags = {
         "dagster/code_version": code_version(
             record["parts"]["code"], record["parts"]["parameters"], record["parts"].get("sources")
@@ -123,8 +126,8 @@ def _versions(dataset: str, digest: str, record: dict[str, Any]) -> dict[str, st
         "dagster/data_version_is_user_provided": "true",
     }
     for name in dependencies(record["stage"], dataset):
-        if name in known:
-            tags[f"dagster/input_data_version/{name}"] = known[name]
+        if name in digests:
+            tags[f"dagster/input_data_version/{name}"] = digests[name]
             tags[f"dagster/input_event_pointer/{name}"] = "NULL"
     return tags
 

@@ -33,7 +33,7 @@ concurrency:
 
 
 def prepare_home(home: Path) -> None:
-    """Make Dagster's folder with its settings; what it has recorded stays.
+    """Make Dagster's folder with its settings; its records stay.
 
     Raises UserError where a file is in the way.
     """
@@ -49,7 +49,7 @@ def prepare_home(home: Path) -> None:
 
 
 def command(port: int) -> list[str]:
-    """The command that serves the definitions; it starts the daemon (sensors) too and stops it with itself."""
+    """Return the command that serves the definitions; it also starts the daemon (sensors), and stops it at its end."""
     module = [sys.executable, "-W", "ignore", "-m", "dags.page", "-m", "dags.definitions", "-d", str(ROOT)]
     return [*module, "-h", HOST, "-p", str(port), "--log-level", "warning"]
 
@@ -64,7 +64,7 @@ def main() -> None:
         home = dagster_home(profile)
         prepare_home(home)
         _require_free(port)
-        code_versions(profile, home / VERSIONS)  # so that the page need not wait for them
+        code_versions(profile, home / VERSIONS)  # cached now, so that the page need not wait for them
         os.environ |= {"DAGSTER_HOME": str(home), "K2_PROFILE": profile, "DO_NOT_TRACK": "1"}
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         print(f"Dagster for profile {profile}: http://{HOST}:{port} in about 15 s; Ctrl-C stops it.", flush=True)

@@ -1,7 +1,7 @@
-"""Each stage's code version: hash(code fingerprint, parameters, sources), as the stage key has it but without inputs.
+"""Each stage's code version: a hash of code, parameters and sources, as in the stage key but without the inputs.
 
-Fingerprinting reads every module of the repository, so the answer is kept beside Dagster's own state and holds
-for as long as no source, configuration or data file was touched; loading the definitions then costs a directory walk.
+Fingerprinting reads every module of the repository, so the versions are cached beside Dagster's own state until a
+source, configuration or data file is touched; loading the definitions then only walks through the directories.
 """
 
 import json
@@ -24,16 +24,16 @@ _WATCHED = ("conf", "engine", "kernels", "nodes", "pipelines", "kedro.yml", "req
 def code_version(
     code: dict[str, dict[str, str]], flat_parameters: dict[str, Any], sources: Identities | None = None
 ) -> str:
-    """The version of one stage's code, parameters and sources, from the parts that a run record holds."""
+    """Return the version of one stage's code, parameters and sources, from the parts that a run record holds."""
     return stage_key(code=code, parameters=flat_parameters, inputs={}, sources=sources)
 
 
 def code_versions(profile: str, cache: Path) -> dict[str, str]:
-    """Stage → code version as the working tree stands now; nothing before the profile's first run.
+    """Return stage → code version of the present working tree; empty before the profile's first run.
 
     Args:
-        profile: whose parameters.
-        cache: a JSON file to remember the answer in; a foreign or broken one is ignored.
+        profile: the profile's name.
+        cache: a JSON file that caches the result; a foreign or broken one is ignored.
 
     """
     if not any((graph.data_folder(profile) / ".runs").glob("*/*.json")):
@@ -42,19 +42,19 @@ def code_versions(profile: str, cache: Path) -> dict[str, str]:
     if known := _remembered(cache, state):
         return known
     resolved = graph.parameters(profile)
-    found = {stage: _current(stage, resolved, profile) for stage in load_stages_file().stages}
-    write_atomic(cache, canonical_json({"state": state, "versions": found}))
-    return found
+    versions = {stage: _current(stage, resolved, profile) for stage in load_stages_file().stages}
+    write_atomic(cache, canonical_json({"state": state, "versions": versions}))
+    return versions
 
 
 def working_tree() -> str:
-    """A digest of every file that a code version can depend on, by path, size and modification time."""
+    """Return a digest of every file that a code version can depend on, by path, size and modification time."""
     return digest_bytes("".join(_stamps()).encode())
 
 
 def _current(stage: str, resolved: dict[str, Any], profile: str) -> str:
-    read = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
-    return code_version(graph.code_of(stage).as_dict(), flatten(read), stage_sources(stage, read, profile))
+    own = {name: resolved.get(name, {}) for name in graph.stage_graph(stage).parameters}
+    return code_version(graph.code_of(stage).as_dict(), flatten(own), stage_sources(stage, own, profile))
 
 
 def _remembered(cache: Path, state: str) -> dict[str, str] | None:
@@ -66,7 +66,7 @@ def _remembered(cache: Path, state: str) -> dict[str, str] | None:
 
 
 def _stamps() -> Iterator[str]:
-    """Path, size and modification time of every file that a code version can depend on."""
+    """Yield path, size and modification time of every file that a code version can depend on."""
     waiting = [ROOT / name for name in _WATCHED if (ROOT / name).exists()]
     while waiting:
         path = waiting.pop()

@@ -1,4 +1,4 @@
-"""How much QK-Clip moved the weights: an optimizer around MuonClip that adds the norm of the change to the figures.
+"""Measure how far QK-Clip moves the weights: an optimizer around MuonClip that adds the norm of the change.
 
 Shapes: H heads.
 """
@@ -13,23 +13,23 @@ from engine.optim.qk_clip import clip_factors
 
 
 class ClipMeter:
-    """MuonClip with `clip_norm` in what `step` returns: ‖ΔW‖ over all clipped rows of the step, Frobenius.
+    """MuonClip whose `step` also returns `clip_norm`: the Frobenius norm ‖ΔW‖ over all clipped rows of the step.
 
-    A clipped row w became γᵖ·w, so it moved by (1 − γ⁻ᵖ) times what it is now: nothing need be copied beforehand.
+    A clipped row w became γᵖ·w, so it moved by (1 − γ⁻ᵖ) times its present value: no copy is needed beforehand.
     """
 
     def __init__(self, inner: MuonClip) -> None:
         self.inner = inner
 
     def step(self) -> dict[str, float]:
-        """Make the step; its figures with `clip_norm`."""
+        """Make the step and return its figures with `clip_norm`."""
         maxima = [attention.max_logit_H.float().clone() for attention in self.inner.attentions]
         figures = self.inner.step()
         squares = sum(self._moved(i, max_logit_H) for i, max_logit_H in enumerate(maxima)) if self.inner.clips else 0.0
         return {**figures, "clip_norm": sqrt(squares)}
 
     def _moved(self, layer: int, max_logit_H: Tensor) -> float:
-        """‖ΔW‖² of one layer's clip."""
+        """Return ‖ΔW‖² of one layer's clip."""
         if self.inner.clip_per == "layer":
             max_logit_H = max_logit_H.max().expand_as(max_logit_H)
         gamma_H = clip_factors(max_logit_H, self.inner.tau)
@@ -42,17 +42,17 @@ class ClipMeter:
         return total
 
     def set_lr(self, lr: float) -> None:
-        """MuonClip's."""
+        """Set MuonClip's learning rate."""
         self.inner.set_lr(lr)
 
     def zero_grad(self) -> None:
-        """MuonClip's."""
+        """Clear the gradients of MuonClip's parameters."""
         self.inner.zero_grad()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """MuonClip's."""
+        """Return MuonClip's state."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """MuonClip's."""
+        """Load MuonClip's state."""
         self.inner.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""Running a study's units in worker processes of one thread each; what is done is not run again.
+"""Run a study's units in worker processes of one thread each; finished units are not run again.
 
 A unit's folder holds `run/` while it trains and `result.json` once it is done. Killed at any time, the workers die
-with their parent, and the next call goes on from the last checkpoints. At Ctrl-C they write one more first: a worker
-hears of it from its parent alone, through shared memory, so that none ends while it waits for its next unit.
+with their parent, and the next call resumes from the last checkpoints. At Ctrl-C they write one more first: only the
+parent tells a worker, through shared memory, so that none ends while it waits for its next unit.
 """
 
 import multiprocessing
@@ -33,9 +33,9 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """What all units of a study share: data, the work folder, and what a result says of its origin.
+    """The shared settings of a study's units: data, the work folder, and the origin that a result records.
 
-    `code` and `data` are the digests that make a unit's key, beside its settings.
+    `code` and `data` are the digests that, with its settings, make a unit's key.
     """
 
     shards: Path
@@ -45,56 +45,58 @@ class Bench:
     registration: dict[str, Any]
 
     def folder(self, unit: Unit) -> Path:
-        """Where a unit trains and its result is kept."""
+        """Return the folder in which a unit trains and keeps its result."""
         return self.work / f"{unit.folder}-{unit.key(self.code, self.data)}"
 
     def result(self, unit: Unit) -> Result | None:
-        """A finished unit's result."""
+        """Return a unit's result; None if it is unfinished."""
         path = self.folder(unit) / RESULT
         return read_object(path) if path.is_file() else None
 
 
 def execute(bench: Bench, units: Sequence[Unit], title: str, workers: int = WORKERS) -> list[Result]:
-    """Run what is left of `units` (each trunk before its branches) and return all results, in the order given.
+    """Run the unfinished ones of `units` (each trunk before its branches) and return all results, in the same order.
 
     Raises Interrupted where Ctrl-C stopped it.
     """
-    left = [unit for unit in units if bench.result(unit) is None]
+    unfinished = [unit for unit in units if bench.result(unit) is None]
     _drop_outdated(bench, units)
-    if left:
+    if unfinished:
         with drain.pausing(), drain.heeded(to_the_end=True):
-            _run(bench, left, title, workers)
+            _run(bench, unfinished, title, workers)
             if drain.interrupted():
-                done = sum(bench.result(unit) is not None for unit in units)
-                raise drain.Interrupted(f"{title} stopped at {done} of {len(units)} runs; the same command goes on.")
+                finished = sum(bench.result(unit) is not None for unit in units)
+                raise drain.Interrupted(
+                    f"{title} stopped at {finished} of {len(units)} runs; the same command goes on."
+                )
     results = [bench.result(unit) for unit in units]
     return [result for result in results if result is not None]
 
 
 def _drop_outdated(bench: Bench, units: Sequence[Unit]) -> None:
-    """Remove what these units made under other keys: older settings, code or data."""
+    """Remove the folders of these units under other keys: older settings, code or data."""
     for unit in units:
         for path in bench.work.glob(f"{unit.folder}-{'[0-9a-f]' * 16}"):
             if path != bench.folder(unit):
                 shutil.rmtree(path)
 
 
-def _run(bench: Bench, left: list[Unit], title: str, workers: int) -> None:
+def _run(bench: Bench, units: list[Unit], title: str, workers: int) -> None:
     context = multiprocessing.get_context("spawn")
     steps, stop = context.Value("l", 0), context.Event()
-    total = sum(unit.steps - unit.leaves for unit in left)
-    pool = ProcessPoolExecutor(min(workers, len(left)), context, _begin, (os.getpid(), steps, stop, bench.work))
+    total = sum(unit.steps - unit.leaves for unit in units)
+    pool = ProcessPoolExecutor(min(workers, len(units)), context, _begin, (os.getpid(), steps, stop, bench.work))
     with pool, _killed_at_once(), progress(title, total) as bar:
         shown = 0
-        for wave in _waves(left):
+        for wave in _waves(units):
             with drain.deaf_children():
                 waiting: set[Future[None]] = {pool.submit(_train, bench, unit) for unit in wave}
             while waiting:
-                done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-                if (made := min(steps.value, total)) > shown:
-                    bar.advance(made - shown)
-                    shown = made
-                for future in done:
+                ended, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+                if (steps_made := min(steps.value, total)) > shown:
+                    bar.advance(steps_made - shown)
+                    shown = steps_made
+                for future in ended:
                     _collect(future, waiting)
                 if drain.interrupted() and not stop.is_set():
                     stop.set()
@@ -105,7 +107,7 @@ def _run(bench: Bench, left: list[Unit], title: str, workers: int) -> None:
 
 @contextmanager
 def _killed_at_once() -> Iterator[None]:
-    """For the block, have a second Ctrl-C kill the workers, which nothing else would end before their units do."""
+    """Kill the workers at a second Ctrl-C in the block; otherwise they would run until their units end."""
     try:
         yield
     except KeyboardInterrupt:
@@ -115,13 +117,13 @@ def _killed_at_once() -> Iterator[None]:
 
 
 def _waves(units: list[Unit]) -> list[list[Unit]]:
-    """Trunks, and what has none, before branches; within each the longest first, so that both workers end together."""
+    """Return units without a trunk, then branches; in each the longest first, so that the workers end together."""
     waves = ([u for u in units if u.trunk is None], [u for u in units if u.trunk is not None])
     return [sorted(wave, key=lambda unit: unit.leaves - unit.steps) for wave in waves if wave]
 
 
 def _collect(future: "Future[None]", waiting: "set[Future[None]]") -> None:
-    """Raise what a worker raised, after giving up the units that have not begun."""
+    """Raise a worker's error, after cancelling the units that have not begun."""
     if error := future.exception():
         for other in waiting:
             other.cancel()
@@ -133,7 +135,7 @@ _stop: Any = None
 
 
 def _begin(parent: int, steps: Any, stop: Any, work: Path) -> None:
-    """In a new worker: die with the parent, leave Ctrl-C to it, write to a log file, share the count of steps."""
+    """Set up a new worker: die with the parent, leave Ctrl-C to it, write to a log file, share the count of steps."""
     global _steps, _stop
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -143,7 +145,7 @@ def _begin(parent: int, steps: Any, stop: Any, work: Path) -> None:
 
 
 def _tick() -> None:
-    """After a step, count it and hear whether to end soon."""
+    """Count a step, and end soon if the parent says so."""
     with _steps.get_lock():
         _steps.value += 1
     if _stop.is_set():
@@ -151,9 +153,9 @@ def _tick() -> None:
 
 
 def _train(bench: Bench, unit: Unit) -> None:
-    """In a worker: train one unit and write its result; a run that diverged is a result too, one that is stopped none.
+    """Train one unit in a worker and write its result; a diverged run is a result too, a stopped one is not.
 
-    What a pool has handed to its workers it cannot cancel any more, so each asks once more before it begins.
+    A pool cannot cancel units that it has handed to workers, so each worker looks at `_stop` once more.
     """
     if _stop.is_set():
         return
@@ -162,20 +164,20 @@ def _train(bench: Bench, unit: Unit) -> None:
 
     folder, shards = bench.folder(unit), TokenShards.open(bench.shards)
     folder.mkdir(parents=True, exist_ok=True)
-    made: Result = {"arm": unit.arm, "seed": unit.seed, "budget": unit.budget, "steps": unit.steps}
-    made |= {"key": unit.key(bench.code, bench.data), "started": now(), "registration": bench.registration}
+    result: Result = {"arm": unit.arm, "seed": unit.seed, "budget": unit.budget, "steps": unit.steps}
+    result |= {"key": unit.key(bench.code, bench.data), "started": now(), "registration": bench.registration}
     try:
-        made |= {"failed": None, **train_unit(unit, shards, folder, _trunk(bench, unit), _tick)}
+        result |= {"failed": None, **train_unit(unit, shards, folder, _trunk(bench, unit), _tick)}
     except UserError as error:
-        made |= {"failed": str(error), "figures": {}, "curves": {}}
+        result |= {"failed": str(error), "figures": {}, "curves": {}}
     except drain.Drained:
         return
-    write_atomic(folder / RESULT, canonical_json({**made, "settings": unit.settings.model_dump()}))
+    write_atomic(folder / RESULT, canonical_json({**result, "settings": unit.settings.model_dump()}))
     shutil.rmtree(folder / "run", ignore_errors=True)
 
 
 def _trunk(bench: Bench, unit: Unit) -> Path | None:
-    """The folder that a branch starts from. Raises UserError where the trunk failed."""
+    """Return the folder that a branch starts from; None without a trunk. Raises UserError where the trunk failed."""
     if unit.trunk is None:
         return None
     failed = (bench.result(unit.trunk) or {}).get("failed")

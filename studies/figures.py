@@ -1,17 +1,17 @@
-"""The figures of a run that criteria may test, from its history's rows."""
+"""Compute the figures of a run that criteria may test, from its history's rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
 POINTS = 80
-"""Points that are kept of a curve; each is the mean of the steps it stands for (the maximum for max_logit)."""
+"""The most points of a curve; each is the mean of the steps that it covers (the maximum for max_logit)."""
 CURVES = ("loss", "validation_loss", "max_logit", "clipped_share", "clip_norm", "expert_load_mean")
 QUARTERS = 4
 
 
 def figures_of(rows: Sequence[Row], *, warmup: int, tau: float | None, target: float | None, step_tokens: int) -> Row:
-    """Figures by name; one that a run does not have (over τ without τ) is left out.
+    """Return figures by name, without those that a run does not have (over τ without τ).
 
     `peak_max_logit` and `logit_over_tau` look at the steps after warm-up. `clip_rate_q1` … `_q4` are the shares of
     (head, step) pairs clipped in each quarter of the run, `clip_rate_peak` the largest of them.
@@ -37,7 +37,7 @@ def figures_of(rows: Sequence[Row], *, warmup: int, tau: float | None, target: f
 
 
 def clip_rates(rows: Sequence[Row]) -> dict[str, float]:
-    """Shares of clipped heads in each quarter of the run, the largest, and the last over it (1 without any)."""
+    """Return the shares of clipped heads by quarter of the run, the largest, and the last over it (1 without any)."""
     heads = sum(len(layer) for layer in rows[-1]["max_logit_heads"])
     out = {}
     for quarter in range(QUARTERS):
@@ -48,9 +48,9 @@ def clip_rates(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def tokens_to(target: float, rows: Sequence[Row], step_tokens: int) -> dict[str, float]:
-    """Tokens until the validation curve first falls to `target`, linear between its points.
+    """Return the tokens until the validation curve first falls to `target`, linear between its points.
 
-    A run that never gets there counts as if it had at its end (`reached_target` 0), which favours it.
+    A run that never gets there counts as if it did so at its end (`reached_target` 0), which favours it.
     """
     points = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
     before = (0, float("inf"))
@@ -64,14 +64,14 @@ def tokens_to(target: float, rows: Sequence[Row], step_tokens: int) -> dict[str,
 
 
 def curves_of(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
-    """Curve → its steps and values, at most `POINTS` of them, in five digits."""
+    """Return curve → its steps and values, at most `POINTS` of them, in five digits."""
     out = {}
     heads = sum(len(layer) for layer in rows[-1]["max_logit_heads"])
     shares = [{**row, "clipped_share": row["clipped_heads"] / heads} for row in rows]
     for name in CURVES:
-        having = [(row["step"], row[name]) for row in shares if name in row]
-        count = min(POINTS, len(having))
-        bins = [having[i * len(having) // count : (i + 1) * len(having) // count] for i in range(count)]
+        points = [(row["step"], row[name]) for row in shares if name in row]
+        count = min(POINTS, len(points))
+        bins = [points[i * len(points) // count : (i + 1) * len(points) // count] for i in range(count)]
         reduce = max if name == "max_logit" else _mean
         out[name] = {
             "steps": [part[-1][0] for part in bins],

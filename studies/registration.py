@@ -1,4 +1,4 @@
-"""Reading a study's registration, and whether git had it before the runs."""
+"""Read a study's registration, and see whether git had it before the runs."""
 
 import subprocess
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from engine.yaml_file import read_yaml
 from studies.schema import Study
 
 COMMON = "common.yml"
-"""The settings that all studies start from; part of each registration."""
+"""The settings that all studies start from, which are part of each registration."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A study as its file says it. `digest` is of the study's file and the common settings together.
+    """A study as its file describes it. `digest` covers the study's file and the common settings.
 
-    `commit` is where git last changed either of them, None while one is new or edited.
+    `commit` is the last one that changed either file; None while one of them is new or edited.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Registration:
 
 
 def names(folder: Path) -> list[str]:
-    """The registered studies, in order of name."""
+    """Return the names of the registered studies, in order."""
     return sorted(path.stem for path in folder.glob("*.yml") if path.name != COMMON)
 
 
@@ -49,9 +49,9 @@ def register(folder: Path, name: str) -> Registration:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        said = {"extra_forbidden": "is unknown; remove it", "missing": "is missing; add it"}
+        problems = {"extra_forbidden": "is unknown; remove it", "missing": "is missing; add it"}
         what = f"the field {field} " if field else ""
-        raise UserError(f"{path}: {what}{said.get(first['type'], _plain(first['msg']))}.") from error
+        raise UserError(f"{path}: {what}{problems.get(first['type'], _plain(first['msg']))}.") from error
     files = [path, folder / COMMON]
     digest = digest_bytes(canonical_json([file.read_text(encoding="utf-8") for file in files]))
     return Registration(name, study, digest, _commit(files))
@@ -62,7 +62,7 @@ def _plain(message: str) -> str:
 
 
 def overlay(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
-    """`changes` over `base`, key by key at every depth; UserError for a key that `base` does not have."""
+    """Return `base` with `changes`, key by key at every depth; UserError for a key that `base` does not have."""
     out = dict(base)
     for name, value in changes.items():
         if name not in base:
@@ -80,7 +80,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _commit(files: list[Path]) -> str | None:
-    """The last commit that changed one of `files`, if git has all of them as they are."""
+    """Return the last commit that changed one of `files`; None if git does not have all of them as they are."""
     if _git(files, "status", "--porcelain") != "":
         return None
     return _git(files, "log", "-1", "--format=%H") or None
@@ -88,9 +88,9 @@ def _commit(files: list[Path]) -> str | None:
 
 def _git(files: list[Path], *words: str) -> str | None:
     folder = files[0].parent
-    asked = ["git", "-C", str(folder), *words, "--", *(file.name for file in files)]
+    command = ["git", "-C", str(folder), *words, "--", *(file.name for file in files)]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""A study from its registration to its results: sweeps, then arms, then what is kept."""
+"""Run a study from its registration to its results: sweeps, then arms, then baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BASELINES = {1: "unigram", 2: "bigram", 3: "Kneser–Ney 3-gram"}
 
 @dataclass(frozen=True)
 class Done:
-    """What a study's runs gave: the arms' results, each sweep's table and winner, and the n-gram losses."""
+    """The outcome of a study's runs: the arms' results, each sweep's table and winner, and the n-gram losses."""
 
     runs: list[Result]
     sweeps: dict[str, Any]
@@ -33,7 +33,7 @@ def run_study(
     seeds: Sequence[int] | None = None,
     workers: int = WORKERS,
 ) -> Done:
-    """Run what is left of a study in `work`. `digests` are of code and data; `seeds` take the registered ones' place.
+    """Run the rest of a study in `work`. `digests` are of code and data; `seeds` replace the registered ones.
 
     Raises UserError where shards or settings are wrong, or every point of a sweep failed.
     """
@@ -49,7 +49,7 @@ def run_study(
 
 
 def _sweep(bench: Bench, study: Study, name: str, seeds: tuple[int, ...] | None, workers: int) -> dict[str, Any]:
-    """One sweep's points with their mean losses, the winner, and whether its rate lies inside the grid."""
+    """Return a sweep's points with their mean losses, the winner, and whether its rate lies inside the grid."""
     by_point = sweep_units(study, name, seeds)
     execute(bench, [unit for units in by_point.values() for unit in units], f"sweep {name}", workers)
     losses: dict[tuple[float, ...], list[float | None]] = {
@@ -57,12 +57,12 @@ def _sweep(bench: Bench, study: Study, name: str, seeds: tuple[int, ...] | None,
         for point, units in by_point.items()
     }
     best, inside = winner(losses, study.sweeps[name])
-    points = [{"at": list(at), "loss": mean_loss(found)} for at, found in losses.items()]
+    points = [{"at": list(at), "loss": mean_loss(point_losses)} for at, point_losses in losses.items()]
     return {"settings": list(study.sweeps[name].grid), "points": points, "winner": best, "inside": inside}
 
 
 def _baselines(bench: Bench, study: Study, shards: TokenShards) -> dict[str, float]:
-    """N-gram losses on the windows that the arms are measured on, counted on all training text; kept once made."""
+    """Return n-gram losses on the arms' evaluation windows, counted on all training text; kept in a file."""
     from engine.text.ngram import baselines
 
     s = study.settings
@@ -70,6 +70,6 @@ def _baselines(bench: Bench, study: Study, shards: TokenShards) -> dict[str, flo
     if not path.is_file():
         windows = shards.eval_windows("test", s.sequence_length, NATURAL, s.final_windows)
         scores = baselines(shards.split("train").runs(), windows.tokens, tuple(BASELINES), shards.vocab_size)
-        found = {BASELINES[order]: score.nats / score.tokens for order, score in scores.items()}
-        write_atomic(path, canonical_json(found))
+        losses = {BASELINES[order]: score.nats / score.tokens for order, score in scores.items()}
+        write_atomic(path, canonical_json(losses))
     return read_object(path)

@@ -1,4 +1,4 @@
-"""What a study's YAML may say: the registration that stands in git before the first run."""
+"""The schema of a study's YAML: the registration that git has before the first run."""
 
 import difflib
 from collections.abc import Mapping
@@ -30,9 +30,9 @@ class TunedOptimizer(OptimizerSettings):
 
 
 class ScheduleSettings(_Strict):
-    """The learning rate's course: wsd (constant, then a cosine decay), cosine (decay from warm-up on) or constant.
+    """The learning-rate schedule: wsd (constant, then a cosine decay), cosine (decay from warm-up on) or constant.
 
-    `decay` is wsd's share of the steps, `floor` the last rate over the peak. `horizon` lays a cosine out over that
+    `decay` is wsd's share of the steps, `floor` the last rate over the peak. `horizon` stretches a cosine over that
     many times the run's steps and so cuts it off.
     """
 
@@ -44,7 +44,7 @@ class ScheduleSettings(_Strict):
 
 
 class Settings(_Strict):
-    """Everything that decides one run, but seed and number of steps."""
+    """Everything that decides one run, except seed and number of steps."""
 
     model: ModelBlock
     sequence_length: int = Field(ge=2)
@@ -60,7 +60,7 @@ class Settings(_Strict):
 
 
 class Arm(_Strict):
-    """One treatment: the settings it changes, at which budgets it runs (null: all)."""
+    """One treatment: the settings that it changes, and the budgets at which it runs (null: all)."""
 
     about: str
     settings: dict[str, Any] = Field(default_factory=dict, description="nested changes of the study's settings")
@@ -104,31 +104,31 @@ class Criterion(_Strict):
 
     @model_validator(mode="after")
     def _one_test(self) -> Self:
-        given = [name for name in TESTS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a criterion needs exactly one of {', '.join(TESTS)}, this one has {given or 'none'}")
+        tests = [name for name in TESTS if getattr(self, name) is not None]
+        if len(tests) != 1:
+            raise ValueError(f"a criterion needs exactly one of {', '.join(TESTS)}, this one has {tests or 'none'}")
         if self.sampled != (self.contrast is not None) or self.sampled == (self.arms is not None):
-            raise ValueError(f"{given[0]} needs {'contrast, not arms' if self.sampled else 'arms, not contrast'}")
+            raise ValueError(f"{tests[0]} needs {'contrast, not arms' if self.sampled else 'arms, not contrast'}")
         return self
 
     @property
     def test(self) -> str:
-        """Which of the tests it is."""
+        """The name of the criterion's test."""
         return next(name for name in TESTS if getattr(self, name) is not None)
 
     @property
     def sampled(self) -> bool:
-        """Whether it is a statement about a mean, with a p value, rather than about each run."""
+        """Whether the criterion is about a mean, with a p value, rather than about each run."""
         return self.test in ("below", "above", "within")
 
     @property
     def involved(self) -> tuple[str, ...]:
-        """The arms it compares."""
+        """The arms that the criterion compares."""
         return tuple(self.contrast or self.arms or ())
 
 
 class Study(_Strict):
-    """A registered study: the claim, how it is tested, and what was decided before."""
+    """A registered study: the claim, its test, and the decisions made beforehand."""
 
     claim: str
     source: str
@@ -148,7 +148,7 @@ class Study(_Strict):
     plot: str = Field(default="validation_loss", description="the history's figure that is drawn")
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _is_consistent(self) -> Self:
         _known("equal_compute", [self.equal_compute] if self.equal_compute else [], self.arms)
         for name, arm in self.arms.items():
             _known(f"arms.{name}.budgets", arm.budgets or (), self.budgets)
@@ -187,4 +187,4 @@ def _known(where: str, names: tuple[str, ...] | list[str], known: Mapping[str, A
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}."
-            raise ValueError(f"{where} names {name}, which is not there; {hint}")
+            raise ValueError(f"{where} names {name}, which does not exist; {hint}")

@@ -1,6 +1,6 @@
 """The tests of the claims protocol on paired differences: one-sided t, TOST, Holm.
 
-Each function takes one number a seed, already the difference (or contrast) of that seed's runs.
+Each function takes one number for each seed: the difference (or contrast) of that seed's runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Mean and two-sided t interval; with one value the interval is the whole line.
+    """Return mean and two-sided t interval; with one value the interval is the whole line.
 
     Raises ValueError on no value.
     """
@@ -41,7 +41,7 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
 
 
 def p_below(values: Sequence[float], bound: float) -> float:
-    """One-sided t test against "the mean is at least `bound`"; 1 with fewer than two values, or one not finite.
+    """Return p of a one-sided t test against "the mean is at least `bound`"; 1 for fewer than two finite values.
 
     Values that do not vary at all decide for certain: 0 below the bound, 1 otherwise.
     """
@@ -56,7 +56,7 @@ def p_below(values: Sequence[float], bound: float) -> float:
 
 
 def p_above(values: Sequence[float], bound: float) -> float:
-    """One-sided t test against "the mean is at most `bound`"."""
+    """Return p of a one-sided t test against "the mean is at most `bound`"."""
     return p_below([-value for value in values], -bound)
 
 
@@ -66,12 +66,12 @@ def p_within(values: Sequence[float], margin: float) -> float:
 
 
 def p_outside(values: Sequence[float], margin: float) -> float:
-    """Against "the mean is within `margin` of 0"; two sides, hence Bonferroni's factor."""
+    """Return p against "the mean is within `margin` of 0"; two sides, hence Bonferroni's factor."""
     return min(1.0, 2 * min(p_above(values, margin), p_below(values, -margin)))
 
 
 def holm(p: Mapping[str, float], family: int | None = None) -> dict[str, float]:
-    """Holm's adjusted p values; `family` counts also the tests whose p is not known yet, which then weigh as 1.
+    """Return Holm's adjusted p values; `family` also counts tests whose p is not known yet, which count as 1.
 
     An adjusted value never rises when more of the family becomes known. Raises ValueError if `family` is too small.
     """

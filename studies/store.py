@@ -1,4 +1,4 @@
-"""A study's results as they are kept in the repository: every run's figures, its curves beside them, compressed."""
+"""A study's results in the repository: a file with every run's figures, and a compressed one with its curves."""
 
 import gzip
 import json
@@ -19,8 +19,8 @@ def write_results(
     sweeps: dict[str, Any],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `folder`/<name>.json and its curves; what was written. `origin` is commit, machine, code, data, scale."""
-    kept = {
+    """Write `folder`/<name>.json and its curves; return the content. `origin` is commit, machine, code, data, scale."""
+    content = {
         "schema": SCHEMA,
         "study": registration.name,
         "registration": {"digest": registration.digest, "commit": registration.commit},
@@ -28,21 +28,21 @@ def write_results(
         "sweeps": sweeps,
         "runs": [{name: value for name, value in run.items() if name != "curves"} for run in runs],
     }
-    write_atomic(folder / f"{registration.name}.json", (json.dumps(kept, indent=1) + "\n").encode())
+    write_atomic(folder / f"{registration.name}.json", (json.dumps(content, indent=1) + "\n").encode())
     curves = [{**_label(run), "curves": run["curves"]} for run in runs if run["curves"]]
     packed = gzip.compress(json.dumps(curves, separators=(",", ":")).encode(), mtime=0)
     write_atomic(folder / f"{registration.name}.curves.json.gz", packed)
-    return kept
+    return content
 
 
 def read_results(folder: Path, name: str) -> dict[str, Any] | None:
-    """A study's kept results; None if it has not been run."""
+    """Return a study's stored results; None if it has not been run."""
     path = folder / f"{name}.json"
     return read_object(path) if path.is_file() else None
 
 
 def read_curves(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Arm, seed, budget and curves of each run."""
+    """Return arm, seed, budget and curves of each run."""
     return list(json.loads(gzip.decompress((folder / f"{name}.curves.json.gz").read_bytes())))
 
 
@@ -51,7 +51,7 @@ def _label(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def confirmatory(results: dict[str, Any], registration: Registration) -> str | None:
-    """None if these runs confirm: git held this very registration before each; otherwise why they only explore."""
+    """Return None if git had this registration before each run; otherwise why the runs are only exploratory."""
     if registration.commit is None:
         return "the registration is not committed, or was edited after its commit"
     if results["registration"]["digest"] != registration.digest:

@@ -1,4 +1,4 @@
-"""Training one unit: from its settings to its figures, resumable at any kill."""
+"""Train one unit, from its settings to its figures; a killed training can be resumed."""
 
 import shutil
 import time
@@ -22,15 +22,15 @@ from studies.figures import curves_of, figures_of
 from studies.schema import Settings
 from studies.units import Unit, schedule_of, step_flops
 
-CHECKPOINT_EVERY = 200  # steps; what a kill may cost: some ten seconds
+CHECKPOINT_EVERY = 200  # steps; a kill loses at most some ten seconds of work
 NATURAL = ("natural",)
 Tick = Callable[[], None]
 
 
 def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None, tick: Tick) -> dict[str, Any]:
-    """Train `unit` in `folder`, going on from what is there; its figures and curves.
+    """Train `unit` in `folder`, resumed from the checkpoint there; return its figures and curves.
 
-    `trunk` is the folder of the unit that it branches off. `tick` is called once a step made here. Raises UserError
+    `trunk` is the folder of the unit that it branches off. `tick` is called after each step. Raises UserError
     where loss or gradient is not finite.
     """
     settle(1)
@@ -39,11 +39,11 @@ def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None
     optimizer = ClipMeter(make_optimizer(model, s.optimizer.lr, s.optimizer))
     if trunk is not None:
         copy_whole(trunk / snapshot(unit.leaves), folder / "run")
-    start, made = time.process_time(), _Count(tick)
+    start, counter = time.process_time(), _Count(tick)
     for stop in [*(step for step in unit.keep if step < unit.steps), unit.steps]:
         if (folder / snapshot(stop)).exists():
             continue
-        history = _train_to(stop, unit, model, optimizer, shards, folder / "run", made)
+        history = _train_to(stop, unit, model, optimizer, shards, folder / "run", counter)
         if stop in unit.keep:
             copy_whole(folder / "run", folder / snapshot(stop))
     cpu_seconds = time.process_time() - start
@@ -62,32 +62,32 @@ def train_unit(unit: Unit, shards: TokenShards, folder: Path, trunk: Path | None
         "parameters_active": size.active,
         "tokens": unit.steps * step_tokens,
         "flops": unit.steps * step_flops(s, shards.vocab_size),
-        # of a resumed run, the part made last, drawn out to all of it
-        "cpu_seconds": round(cpu_seconds * unit.steps / made.steps, 1) if made.steps else 0.0,
+        # for a resumed run, the last part's, extrapolated to the whole
+        "cpu_seconds": round(cpu_seconds * unit.steps / counter.steps, 1) if counter.steps else 0.0,
     }
     return {"figures": figures, "curves": curves_of(rows)}
 
 
 def final_loss(model: K2Model, shards: TokenShards, unit: Unit) -> Loss:
-    """The loss on held-out natural text of the unit's split: whole documents that no training run has seen."""
+    """Return the loss on held-out natural text of the unit's split: whole documents that no training run has seen."""
     s: Settings = unit.settings
     windows = shards.eval_windows(unit.split, s.sequence_length, NATURAL, s.final_windows)
     return losses_by_domain(model, windows)[""]
 
 
 def weights_digest(model: K2Model) -> str:
-    """A hash of every bit of the weights and router biases, in order of name."""
+    """Return a hash of every bit of the weights and router biases, in order of name."""
     state = model.state_dict()
     return digest_bytes(b"".join(name.encode() + state[name].numpy().tobytes() for name in sorted(state)))
 
 
 def snapshot(step: int) -> str:
-    """The folder of a trunk's state after `step` steps."""
+    """Return the name of the folder with a trunk's state after `step` steps."""
     return f"at-{step}"
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a folder unless it is there; killed at any moment, `target` is whole or not there."""
+    """Copy a folder unless `target` exists; killed at any moment, `target` is whole or missing."""
     if target.exists():
         return
     partial = target.with_name(f".{target.name}.partial")
@@ -97,7 +97,7 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 class _Count:
-    """Steps made in this process, each told to the watcher."""
+    """The count of steps made in this process, which calls `tick` after each."""
 
     def __init__(self, tick: Tick) -> None:
         self.steps, self._tick = 0, tick
@@ -108,9 +108,9 @@ class _Count:
 
 
 def _train_to(
-    stop: int, unit: Unit, model: K2Model, optimizer: ClipMeter, shards: TokenShards, run: Path, made: _Count
+    stop: int, unit: Unit, model: K2Model, optimizer: ClipMeter, shards: TokenShards, run: Path, counter: _Count
 ) -> Path:
-    """Train up to `stop` steps under the schedule of the whole unit; the history file."""
+    """Train up to `stop` steps under the schedule of the whole unit; return the history file."""
     s, stream = unit.settings, shards.split("train")
     few = shards.eval_windows("validation", s.sequence_length, NATURAL, s.eval_windows)
 
@@ -120,7 +120,7 @@ def _train_to(
     def after_step(completed: int, row: dict[str, Any]) -> None:
         if completed % s.eval_every == 0:
             row["validation_loss"] = losses_by_domain(model, few)[""].nats_per_token
-        made.one()
+        counter.one()
 
     return train_loop(
         model,
@@ -139,5 +139,5 @@ def _train_to(
 
 
 def _seed(unit: Unit) -> int:
-    """Of initialisation and data order both."""
+    """Return the seed of both initialisation and data order."""
     return unit.seed + unit.settings.seed_offset

@@ -1,4 +1,4 @@
-"""A study taken apart into units: one arm (or one point of a sweep) on one seed at one budget."""
+"""Split a study into units: one arm (or one point of a sweep) on one seed at one budget."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ KEY_LENGTH = 16
 
 @dataclass(frozen=True)
 class Unit:
-    """What one training run is. `trunk` is the unit whose checkpoint it starts from, and `leaves` where, in steps.
+    """One training run. `trunk` is the unit whose checkpoint it starts from, `leaves` the step of that checkpoint.
 
-    `keep` are the steps whose checkpoints others start from.
+    `keep` are the steps whose checkpoints other units start from.
     """
 
     arm: str
@@ -36,7 +36,7 @@ class Unit:
     keep: tuple[int, ...] = ()
 
     def key(self, code: str, shards: str) -> str:
-        """Hash of all that decides the unit's bits: settings, seed, steps, trunk, code and data."""
+        """Return a hash of all that decides the unit's bits: settings, seed, steps, trunk, code and data."""
         return digest_bytes(canonical_json({**self._identity(), "code": code, "shards": shards}))[:KEY_LENGTH]
 
     def _identity(self) -> dict[str, Any]:
@@ -53,12 +53,12 @@ class Unit:
 
     @property
     def folder(self) -> str:
-        """Its place below the study's work folder, without the key."""
+        """The name of the unit's folder below the study's work folder, without the key."""
         return f"{self.arm}-{self.budget}-{self.seed}".replace("/", "-")
 
 
 def settings_of(study: Study, arm: Arm | Sweep, winners: dict[str, dict[str, float]], where: str) -> Settings:
-    """The study's settings with the arm's changes, a sweep's winner under them where the arm is tuned."""
+    """Return the study's settings with the arm's changes; where the arm is tuned, a sweep's winner comes first."""
     base = study.settings.model_dump()
     tuned_by = arm.tuned_by if isinstance(arm, Arm) else None
     if tuned_by is not None:
@@ -78,7 +78,7 @@ def _nested(dotted: str, value: float) -> dict[str, Any]:
 
 
 def sweep_units(study: Study, name: str, seeds: tuple[int, ...] | None = None) -> dict[tuple[float, ...], list[Unit]]:
-    """A sweep's units by grid point; they are measured on the validation split, never on the test split."""
+    """Return a sweep's units by grid point; they are measured on the validation split, never on the test split."""
     sweep = study.sweeps[name]
     base = settings_of(study, sweep, {}, f"sweeps.{name}").model_dump()
     out: dict[tuple[float, ...], list[Unit]] = {}
@@ -95,7 +95,7 @@ def sweep_units(study: Study, name: str, seeds: tuple[int, ...] | None = None) -
 def arm_units(
     study: Study, winners: dict[str, dict[str, float]], vocab_size: int, seeds: tuple[int, ...] | None = None
 ) -> list[Unit]:
-    """All units of the arms, each trunk before what branches off it. `seeds` None means the registered ones."""
+    """Return all units of the arms, each trunk before its branches. `seeds` None means the registered ones."""
     units: list[Unit] = []
     ordered = sorted(study.arms, key=lambda name: study.arms[name].branch_of is not None)
     for name in ordered:
@@ -103,18 +103,18 @@ def arm_units(
         for budget in study.budgets_of(study.arms[name]):
             steps = _steps(study, name, settings, budget, winners, vocab_size)
             for seed in seeds or study.seeds:
-                made = Unit(name, seed, budget, settings, steps)
+                unit = Unit(name, seed, budget, settings, steps)
                 if study.arms[name].branch_of:
-                    units.append(_branch(study, made, units))
+                    units.append(_branch(study, unit, units))
                 else:
-                    units.append(_trunk(study, made, winners))
+                    units.append(_trunk(study, unit, winners))
     return units
 
 
 def _steps(
     study: Study, name: str, settings: Settings, budget: str, winners: dict[str, dict[str, float]], vocab_size: int
 ) -> int:
-    """The budget's steps; under equal compute, as many as the reference arm's FLOPs pay for."""
+    """Return the budget's steps; under equal compute, as many as the reference arm's FLOPs allow."""
     steps = study.budgets[budget]
     if study.equal_compute is None or study.equal_compute == name:
         return steps
@@ -123,14 +123,14 @@ def _steps(
 
 
 def step_flops(settings: Settings, vocab_size: int) -> int:
-    """FLOPs of one training step's forward and backward."""
+    """Return the FLOPs of one training step's forward and backward."""
     config = config_from_parameters(settings.model, vocab_size, settings.sequence_length)
     tokens = settings.batch_size * settings.sequence_length
     return tokens * flops_per_token(config, settings.sequence_length).training
 
 
 def _trunk(study: Study, unit: Unit, winners: dict[str, dict[str, float]]) -> Unit:
-    """The unit with the steps that others branch off at."""
+    """Return the unit with the steps at which others branch off."""
     keep = {
         _leaves(settings_of(study, arm, winners, f"arms.{name}"), study.budgets[budget])
         for name, arm in study.arms.items()
@@ -142,7 +142,7 @@ def _trunk(study: Study, unit: Unit, winners: dict[str, dict[str, float]]) -> Un
 
 
 def _branch(study: Study, unit: Unit, units: list[Unit]) -> Unit:
-    """The unit with the longest run of its trunk, and the step at which it leaves it."""
+    """Return the unit with its trunk's longest run, and the step at which it branches off."""
     name = study.arms[unit.arm].branch_of
     trunk = max((u for u in units if (u.arm, u.seed) == (name, unit.seed)), key=lambda u: u.steps)
     leaves = _leaves(unit.settings, unit.steps)
@@ -156,7 +156,7 @@ def _leaves(settings: Settings, steps: int) -> int:
 
 
 def schedule_of(settings: Settings, steps: int) -> Schedule:
-    """The phases in steps of a run of `steps`."""
+    """Return the schedule of a run of `steps` steps."""
     s, peak = settings.schedule, settings.optimizer.lr
     warmup = min(s.warmup, steps)
     rest = round(steps * s.horizon) - warmup
@@ -168,7 +168,7 @@ def schedule_of(settings: Settings, steps: int) -> Schedule:
 
 
 def winner(results: dict[tuple[float, ...], list[float | None]], sweep: Sweep) -> tuple[dict[str, float], bool]:
-    """The grid point of the lowest mean loss, as dotted settings, and whether its learning rate is inside the grid.
+    """Return the grid point with the lowest mean loss, as dotted settings, and whether its rate is inside the grid.
 
     A point with a failed run cannot win. Raises UserError if no point is whole.
     """
@@ -181,6 +181,6 @@ def winner(results: dict[tuple[float, ...], list[float | None]], sweep: Sweep) -
 
 
 def mean_loss(losses: Sequence[float | None]) -> float | None:
-    """The mean over seeds; None where one of the runs failed, or ended in a loss that is not finite."""
+    """Return the mean over seeds; None where one of the runs failed, or ended in a loss that is not finite."""
     ended = [loss for loss in losses if loss is not None and isfinite(loss)]
     return fmean(ended) if len(ended) == len(losses) else None

@@ -1,7 +1,7 @@
-"""From a study's criteria and its runs to a verdict: computed, never written by hand.
+"""Compute a study's verdict from its criteria and its runs; no verdict is written by hand.
 
 A claim with several criteria is supported only if all of them hold, so its p value is the largest of theirs
-(intersection–union: no correction is needed within a study); it is contradicted if any is turned round, so there the
+(intersection–union: no correction is needed within a study). It is contradicted if any is reversed, so there the
 smallest counts, times their number. Holm's correction runs over the table of studies (see `judge`).
 """
 
@@ -21,7 +21,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One criterion at one budget. `p` is against it not holding, `p_turned` against it not being turned round.
+    """One criterion at one budget. `p` tests that it does not hold, `p_turned` that it is not reversed.
 
     `values` are the contrast of each seed, or the runs' own figures where the test is run by run.
     """
@@ -34,7 +34,7 @@ class Outcome:
     estimate: Estimate | None = None
 
     def state(self, alpha: float = ALPHA) -> State:
-        """Whether it holds, is turned round, or is left open."""
+        """Return whether the criterion holds, is reversed ("turned"), or is left open."""
         if self.p <= alpha:
             return "holds"
         return "turned" if self.p_turned <= alpha else "open"
@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judged:
-    """A study's outcomes and what follows. `p` and `p_turned` are the claim's, before Holm's correction.
+    """A study's outcomes and their p values. `p` and `p_turned` are the claim's, before Holm's correction.
 
     `sampled` is false where the claim is decided run by run, without a p value; it is then in no family of tests.
     """
@@ -55,7 +55,7 @@ class Judged:
 
 
 def assess(study: Study, results: Sequence[Result], edges: Sequence[str] = ()) -> Judged:
-    """All criteria on the results of the arms' units; `edges` are the sweeps whose winner lies at their edge."""
+    """Test all criteria on the results of the arms' units; `edges` are the sweeps whose winner lies at their edge."""
     runs = {(r["arm"], r["budget"], r["seed"]): r["figures"] for r in results if r["failed"] is None}
     outcomes = tuple(
         measure(criterion, budget, runs, study.seeds)
@@ -75,7 +75,7 @@ def assess(study: Study, results: Sequence[Result], edges: Sequence[str] = ()) -
 def measure(
     criterion: Criterion, budget: str, runs: Mapping[tuple[str, str, int], Result], seeds: Sequence[int]
 ) -> Outcome:
-    """One criterion at one budget; a seed of which a run is missing, failed or has no finite figure is left out.
+    """Test one criterion at one budget, without the seeds of which a run is missing, failed or not finite.
 
     Fewer than `LEAST_SEEDS` whole seeds decide nothing.
     """
@@ -92,7 +92,7 @@ def measure(
 
 
 def _usable(criterion: Criterion, figures: Result) -> bool:
-    """Whether a run has the figure, as a number that the test can read; digests are compared as they are."""
+    """Return whether a run has the figure, as a number that the test can read, or as a digest."""
     value = figures.get(criterion.measure)
     if not isinstance(value, int | float):
         return value is not None
@@ -114,7 +114,7 @@ def _sampled(criterion: Criterion, budget: str, whole: list[list[float]]) -> Out
 
 
 def _run_by_run(criterion: Criterion, budget: str, whole: list[list[Any]]) -> Outcome:
-    """Holds if it does in every run, is turned round if in none."""
+    """Return an outcome that holds if it does so in every run, and is reversed if it does so in none."""
     values: tuple[float, ...] = ()
     if criterion.identical is not None:
         met = [(len(set(row)) == 1) == criterion.identical for row in whole]
@@ -127,26 +127,26 @@ def _run_by_run(criterion: Criterion, budget: str, whole: list[list[Any]]) -> Ou
 
 
 def _obstacle(study: Study, outcomes: Sequence[Outcome], edges: Sequence[str]) -> tuple[Verdict, str] | None:
-    """What forbids a verdict on the claim, whatever its own criteria say."""
+    """Return what forbids a verdict on the claim, whatever its own criteria say; None if nothing does."""
     if study.not_testable is not None:
         return "not testable here", study.not_testable
     for outcome in outcomes:
-        said = f"{outcome.criterion.says} ({outcome.budget}): {outcome.state()}"
+        result = f"{outcome.criterion.says} ({outcome.budget}): {outcome.state()}"
         if outcome.criterion.role == "precondition" and outcome.state() != "holds":
-            return "not testable here", f"a precondition does not hold: {said}"
+            return "not testable here", f"a precondition does not hold: {result}"
     if edges:
         return "inconclusive", f"the best learning rate of sweep {edges[0]} lies at the edge of its grid"
     for outcome in outcomes:
-        said = f"{outcome.criterion.says} ({outcome.budget}): {outcome.state()}"
+        result = f"{outcome.criterion.says} ({outcome.budget}): {outcome.state()}"
         if outcome.criterion.role in CONTROLS and outcome.state() != "holds":
-            return "inconclusive", f"a {outcome.criterion.role.replace('_', ' ')} does not hold: {said}"
+            return "inconclusive", f"a {outcome.criterion.role.replace('_', ' ')} does not hold: {result}"
     return None
 
 
 def judge(table: Mapping[str, Judged], family: Mapping[str, bool]) -> dict[str, tuple[Verdict, float, str]]:
-    """Study → verdict, adjusted p and the reason in words, for the studies of one table.
+    """Return study → verdict, adjusted p and the reason in words, for the studies of one table.
 
-    `family` says of every registered study of the table whether its claim has a p value; studies not yet run weigh as
+    `family` says for every registered study of the table whether its claim has a p value; studies not yet run count as
     p = 1, so a verdict can only become firmer as the table fills. The adjusted p is the one the verdict rests on.
     """
     size = sum(family.values())

@@ -1,1 +1,1 @@
-"""A study's results as a page: tables, plot, verdict; and the table of all studies."""
+"""The pages of studies: tables, plot and verdict of each, and the table of all studies."""

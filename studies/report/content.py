@@ -1,4 +1,4 @@
-"""What the pages say: figures of the arms, criteria and their outcomes, in the form the templates want."""
+"""The content of the pages: figures of the arms, criteria and their outcomes, in the form of the templates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,14 +33,15 @@ class Page:
 
 
 def pages(registrations: Mapping[str, Registration], results: Mapping[str, dict[str, Any]]) -> dict[str, Page]:
-    """A page for each study that has results. The paper's claims and our own findings are two tables, each with Holm's
-    correction of its own.
+    """Return a page for each study that has results.
+
+    The paper's claims and our own findings are two tables, each with its own Holm correction.
     """
     judged = {name: _judged(registrations[name].study, results[name]) for name in results}
     out = {}
     for finding in ("paper", "own"):
         family = {name: _is_sampled(r.study) for name, r in registrations.items() if r.study.finding == finding}
-        table = {name: one for name, one in judged.items() if name in family}
+        table = {name: judged_study for name, judged_study in judged.items() if name in family}
         for name, (verdict, p, reason) in judge(table, family).items():
             explores = confirmatory(results[name], registrations[name])
             out[name] = Page(registrations[name], results[name], judged[name], verdict, p, reason, explores)
@@ -57,13 +58,13 @@ def _is_sampled(study: Study) -> bool:
 
 
 def arm_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each arm and budget: means over the seeds that ended, with their standard deviation of the loss."""
+    """Return a row for each arm and budget: means over the finished seeds, and the standard deviation of the loss."""
     out = []
     for arm in study.arms:
         for budget in study.budgets_of(study.arms[arm]):
-            mine = [run for run in runs if (run["arm"], run["budget"]) == (arm, budget)]
-            ended = [run["figures"] for run in mine if run["failed"] is None]
-            row: dict[str, Any] = {"arm": arm, "budget": budget, "failed": len(mine) - len(ended), "n": len(ended)}
+            own = [run for run in runs if (run["arm"], run["budget"]) == (arm, budget)]
+            ended = [run["figures"] for run in own if run["failed"] is None]
+            row: dict[str, Any] = {"arm": arm, "budget": budget, "failed": len(own) - len(ended), "n": len(ended)}
             if ended:
                 names = (*ARM_FIGURES, "tokens", "flops", "cpu_seconds", "parameters", "parameters_active")
                 row |= {name: fmean(float(figures[name]) for figures in ended) for name in names}
@@ -73,7 +74,7 @@ def arm_rows(study: Study, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def criterion_rows(judged: Judged) -> list[dict[str, str]]:
-    """A row for each criterion and budget, in words."""
+    """Return a row for each criterion and budget, in words."""
     return [
         {
             "role": outcome.criterion.role.replace("_", " "),
@@ -107,12 +108,12 @@ def _found(outcome: Outcome) -> str:
 
 
 def scale_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The scale beside the verdict: parameters and tokens of the largest runs."""
-    ran = [row for row in rows if row["n"]]
-    if not ran:
+    """Return the scale beside the verdict: parameters and tokens of the largest runs."""
+    finished = [row for row in rows if row["n"]]
+    if not finished:
         return "no run ended"
     return (
-        f"{max(row['parameters'] for row in ran) / 1e6:.2f}M parameters "
-        f"({max(row['parameters_active'] for row in ran) / 1e6:.2f}M active), "
-        f"{max(row['tokens'] for row in ran) / 1e6:.2f}M tokens"
+        f"{max(row['parameters'] for row in finished) / 1e6:.2f}M parameters "
+        f"({max(row['parameters_active'] for row in finished) / 1e6:.2f}M active), "
+        f"{max(row['tokens'] for row in finished) / 1e6:.2f}M tokens"
     )

@@ -1,4 +1,4 @@
-"""The plot of a study: each arm's curve at each budget, mean over seeds with their range."""
+"""Plot a study: each arm's curve at each budget, as the mean over seeds with their range."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
 def draw(study: Study, runs: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path:
-    """One panel a budget, of the figure that the study names."""
+    """Draw one panel for each budget, with the figure that the study names; return the path."""
     budgets = list(study.budgets)
     fig = figure(4.4 * len(budgets), 3.6)
     for i, budget in enumerate(budgets):

@@ -1,4 +1,4 @@
-"""Writing the pages of the studies: docs/studies/<name>.md and .png, and the table of all in README.md."""
+"""Write the pages of the studies: docs/studies/<name>.md and .png, and the table of all in README.md."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ def _facts(name: str, page: Page) -> dict[str, Any]:
 
 
 def _line(page: Page) -> dict[str, str]:
-    """A study's line in the index."""
+    """Return a study's line in the index."""
     return {
         "verdict": page.verdict if page.explores is None else f"{page.verdict} (exploratory)",
         "p": f"{page.p:.2g}" if page.judged.sampled else "run by run",
