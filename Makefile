@@ -7,13 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
-# Bytecode is made when a module is first imported: compiling all that is installed takes longer and 0.4 GB.
+# Bytecode is made when a module is first imported: compiling all packages now would take longer and use 0.4 GB.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 
-# MLflow is filled while a command runs, by a process beside it.
+# A process beside a command imports its runs into MLflow while it runs.
 FOLLOW = python -m pipelines.track --env $(PROFILE) --follow --
 
-# What the training stages may do that they would refuse (engine/training/resume.py).
+# Permission for training stages to resume where they would refuse (engine/training/resume.py).
 ALLOWED = $(if $(RESUME),K2_RESUME=$(RESUME))
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -71,7 +71,7 @@ chat: $(READY) ## talk to a checkpoint: CHECKPOINT=sft, by default the last one 
 size: $(READY) ## parameters by block, FLOPs a token, cache of decoding
 	@python -m pipelines.commands.size --env $(PROFILE)
 
-export: $(READY) ## Hugging Face's layout: CHECKPOINT=sft (by default the last one trained) DTYPE=float32|bfloat16|fp8 OUT=dir
+export: $(READY) ## a checkpoint in Hugging Face's layout: CHECKPOINT=sft (by default the last one trained) DTYPE=float32|bfloat16|fp8 OUT=dir
 	@python -m pipelines.commands.export --env $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --dtype $(or $(DTYPE),bfloat16) \
 		$(if $(OUT),--out "$(OUT)") $(if $(SHARD_GB),--shard-gb $(SHARD_GB))
 
@@ -100,7 +100,7 @@ work: $(READY) ## unfinished work by key: step, size, age, what differs from tod
 mend: $(READY) ## move damaged run records and other small files that cannot be read to data/PROFILE/.damaged
 	@python -m pipelines.commands.mend --env $(PROFILE)
 
-adopt-work: $(READY) ## go on from the last checkpoint of STAGE's work under KEY, under today's key; the run record tells
+adopt-work: $(READY) ## go on from the last checkpoint of STAGE's work under KEY, under today's key; the run record says so
 	@python -m pipelines.commands.adopt_work --env $(PROFILE) --stage $(or $(STAGE),$(error name a stage: make adopt-work STAGE=pretrain KEY=…)) --key $(or $(KEY),$(error name a key that make work lists: KEY=…))
 
 views: $(READY) ## regenerate dvc.yaml and the README's picture from kedro.yml, pipelines and catalog
@@ -127,10 +127,10 @@ test-graph: $(TESTABLE) ## the smoke graph end to end: versions, staleness, earl
 cluster: $(TESTABLE) ## a Slurm of three pretended H800 nodes on this machine (Debian's packages, root), to try dispatch on
 	@python -m tests.cluster
 
-cluster-stop: $(TESTABLE) ## stop it, its jobs too
+cluster-stop: $(TESTABLE) ## stop it and its jobs
 	@python -m tests.cluster --stop
 
-test-cluster: $(TESTABLE) ## dispatch to a real Slurm, and every fault that may befall it
+test-cluster: $(TESTABLE) ## dispatch to a real Slurm, and every fault that may happen to it
 	OMP_NUM_THREADS=1 python -m pytest -n 4 -m slow --timeout 900 --durations 10 tests/cluster
 
 test-mutate: $(TESTABLE) ## fingerprints: every stage and parameter, 500 seeded edits of the real tree, against what really ran

@@ -25,26 +25,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against a named baseline.")
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     commands = parser.add_subparsers(dest="name", metavar="NAME")
-    given = sys.argv[1:] if arguments is None else arguments
+    arguments = sys.argv[1:] if arguments is None else arguments
     for name, about in BENCHMARKS.items():
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("--json", type=Path, default=None, help="write the result here")
-        if name in given:
+        if name in arguments:
             importlib.import_module(f"benchmarks.{name}").add_arguments(command)
-    asked = parser.parse_args(given)
-    if asked.list or asked.name is None:
+    options = parser.parse_args(arguments)
+    if options.list or options.name is None:
         print("\n".join(f"{name:12} {about}" for name, about in BENCHMARKS.items()))
         return 0
     try:
-        report: Report | None = importlib.import_module(f"benchmarks.{asked.name}").run(asked)
+        report: Report | None = importlib.import_module(f"benchmarks.{options.name}").run(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     if report is None:
         return 3
     report.show()
-    if asked.json is not None:
-        report.write(asked.json)
+    if options.json is not None:
+        report.write(options.json)
     return 0 if report.ok else 1
 
 

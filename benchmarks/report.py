@@ -1,4 +1,4 @@
-"""What every benchmark gives: rows against a baseline, as a table and as JSON (DESIGN's format)."""
+"""A benchmark's report: rows against a baseline, as a table and as JSON (DESIGN's format)."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from engine.origin import commit, machine
 class Row:
     """One figure beside its baseline.
 
-    `target` says in words what is required, and `ok` whether it was met; None where nothing is required. A value or a
+    `target` states the requirement in words, and `ok` whether it was met; None without one. A value or a
     baseline that is not finite meets no target, and is null in JSON.
     """
 
@@ -32,11 +32,11 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Value over baseline; None over zero."""
+        """Return value over baseline; None if the baseline is zero."""
         return self.value / self.baseline_value if self.baseline_value else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """Return the row as plain data, for JSON."""
         return {**asdict(self), "ratio": self.ratio}
 
 
@@ -53,7 +53,7 @@ class Report:
         return all(row.ok is not False for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Commit, machine, settings and rows."""
+        """Return commit, machine, settings and rows as plain data."""
         return {
             "commit": commit(),
             "machine": machine(),

@@ -1,9 +1,9 @@
-"""Does reinforcement learning raise the held-out reward? Five fresh seeds and two controls, from one SFT checkpoint.
+"""Test whether reinforcement learning raises the held-out reward: five fresh seeds and two controls from one SFT model.
 
-Each seed has its own prompts, samples and evaluation questions (at least 1,000). Three arms a seed:
+Each seed has its own prompts, samples and evaluation questions (at least 1,000), and three arms:
 
 - `rl`: the rl stage as it is;
-- `permuted`: the same with rewards shuffled among each prompt's responses. What it gains is not due to the reward;
+- `permuted`: the same with rewards shuffled among each prompt's responses, so that its gain is not due to the reward;
 - `sft`: further fine-tuning for at least the CPU time that the `rl` arm took, on the same demonstrations.
 
 Required on the sums: a median gain of `rl` of at least 5 points, and no seed significantly below zero by the paired
@@ -37,7 +37,7 @@ Result = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the inputs lie, which seeds, and how much to do now."""
+    """Add the options for inputs, seeds and the number of arms to run now."""
     parser.add_argument("--profile", default="laptop", help="whose parameters and artifacts (default: laptop)")
     parser.add_argument("--tokenizer", type=Path, help="default: data/PROFILE/tokenization/tokenizer")
     parser.add_argument("--checkpoint", type=Path, help="default: data/PROFILE/sft/sft_checkpoint")
@@ -49,41 +49,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", type=int, default=None, help="do at most this many arms now (default: all)")
 
 
-def run(asked: argparse.Namespace) -> Report | None:
-    """Do what is left, at most `--units` arms; the report once all arms are done, else None."""
-    bench = Bench(asked)
-    left = [(seed, arm) for seed in asked.seeds for arm in ARMS if bench.result(seed, arm) is None]
-    now = left if asked.units is None else left[: asked.units]
+def run(arguments: argparse.Namespace) -> Report | None:
+    """Run the remaining arms, at most `--units`; return the report once all are done, else None."""
+    bench = Bench(arguments)
+    remaining = [(seed, arm) for seed in arguments.seeds for arm in ARMS if bench.result(seed, arm) is None]
+    now = remaining if arguments.units is None else remaining[: arguments.units]
     for seed, arm in now:
         print(f"seed {seed}, {arm}: {json.dumps(bench.do(seed, arm))}", flush=True)
-    if len(now) < len(left):
-        print(f"{len(left) - len(now)} of {len(asked.seeds) * len(ARMS)} arms are left; run the same command again")
+    if len(now) < len(remaining):
+        total = len(arguments.seeds) * len(ARMS)
+        print(f"{len(remaining) - len(now)} of {total} arms are left; run the same command again")
         return None
     return summarise(
-        asked.seeds, {(s, a): bench.result(s, a) or {} for s in asked.seeds for a in ARMS}, bench.settings()
+        arguments.seeds, {(s, a): bench.result(s, a) or {} for s in arguments.seeds for a in ARMS}, bench.settings()
     )
 
 
 class Bench:
     """Inputs, parameters and finished arms."""
 
-    def __init__(self, asked: argparse.Namespace) -> None:
-        data = Path("data") / asked.profile
-        self.tokenizer: Path = asked.tokenizer or data / "tokenization" / "tokenizer"
-        self.checkpoint: Path = asked.checkpoint or data / "sft" / "sft_checkpoint"
-        self.examples: Path = asked.examples or data / "sft" / "sft_examples"
-        self.shards: Path = asked.shards or data / "tokenization" / "shards"
-        self.tasks: Path = asked.tasks or data / "tooluse" / "tasks"
-        self.work: Path = asked.work or data / ".work" / "benchmark-rl"
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        data = Path("data") / arguments.profile
+        self.tokenizer: Path = arguments.tokenizer or data / "tokenization" / "tokenizer"
+        self.checkpoint: Path = arguments.checkpoint or data / "sft" / "sft_checkpoint"
+        self.examples: Path = arguments.examples or data / "sft" / "sft_examples"
+        self.shards: Path = arguments.shards or data / "tokenization" / "shards"
+        self.tasks: Path = arguments.tasks or data / "tooluse" / "tasks"
+        self.work: Path = arguments.work or data / ".work" / "benchmark-rl"
         for path in (self.tokenizer, self.checkpoint, self.examples, self.shards, self.tasks):
             if not path.exists():
                 raise UserError(
-                    f"{path} does not exist: run `make run PROFILE={asked.profile}` first, or name another."
+                    f"{path} does not exist: run `make run PROFILE={arguments.profile}` first, or name another."
                 )
-        self.parameters = {stage: stage_parameters(stage, asked.profile) for stage in ("sft", "rl")}
+        self.parameters = {stage: stage_parameters(stage, arguments.profile) for stage in ("sft", "rl")}
         if self.parameters["rl"]["evaluation_prompts"] < LEAST_PROMPTS:
             raise UserError(
-                f"rl.evaluation_prompts of {asked.profile} is below {LEAST_PROMPTS}: the interval asks for more."
+                f"rl.evaluation_prompts of {arguments.profile} is below {LEAST_PROMPTS}: the interval asks for more."
             )
         self._same_inputs()
 
@@ -100,18 +101,18 @@ class Bench:
         write_atomic(path, json.dumps(inputs, indent=2).encode())
 
     def settings(self) -> dict[str, Any]:
-        """What the report says about the run."""
+        """Return the report's settings of the run."""
         return {"inputs": json.loads((self.work / "inputs.json").read_bytes()), "least_gain": LEAST_GAIN}
 
     def result(self, seed: int, arm: str) -> Result | None:
-        """A finished arm's result."""
+        """Return a finished arm's result."""
         path = self.work / f"{seed}-{arm}" / "result.json"
         return dict(json.loads(path.read_bytes())) if path.exists() else None
 
     def do(self, seed: int, arm: str) -> Result:
         """Run one arm from its start and keep its result; weights and rollouts are dropped.
 
-        What a killed arm left is dropped too: an arm that went on from it would count too little CPU time.
+        A killed arm's files are dropped too: an arm that was resumed from them would count too little CPU time.
         """
         folder = self.work / f"{seed}-{arm}"
         run_at = folder / "run"
@@ -192,7 +193,7 @@ class Bench:
 
 
 def stage_parameters(stage: str, profile: str) -> dict[str, Any]:
-    """The parameters of a stage in a profile: the base file with the profile's deep-merged over it."""
+    """Return the parameters of a stage in a profile: the base file with the profile's deep-merged over it."""
     import yaml
 
     merged: dict[str, Any] = {}
@@ -212,7 +213,7 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarise(seeds: list[int], results: dict[tuple[int, str], Result], settings: dict[str, Any]) -> Report:
-    """A row an arm and seed, then the medians of the three arms."""
+    """Return a row for each arm and seed, then the medians of the three arms."""
     rows = [_row(seed, arm, results[seed, arm]) for seed in seeds for arm in ARMS]
     gains = {arm: median(100 * results[seed, arm]["reward_gain"] for seed in seeds) for arm in ARMS}
     before = 100 * median(results[seed, "rl"]["reward_before"] for seed in seeds)
@@ -228,7 +229,7 @@ def summarise(seeds: list[int], results: dict[tuple[int, str], Result], settings
 
 
 def _tool_rows(seeds: list[int], results: dict[tuple[int, str], Result]) -> list[Row]:
-    """The same on tasks of the tool world: a row an arm and seed, then where it starts and what it gains."""
+    """Return the same for tasks of the tool world: a row for each arm and seed, then the start and the gain."""
     rows = []
     for seed in seeds:
         for arm in ARMS:

@@ -10,10 +10,10 @@ from engine.errors import UserError
 
 
 def measure(command: Sequence[str], cwd: Path, environment: dict[str, str] | None = None) -> tuple[float, float]:
-    """Run a command to its end; (wall, user) seconds.
+    """Run a command to its end and return (wall, user) seconds.
 
     Raises:
-        UserError: it failed, so that its time means nothing.
+        UserError: the command failed, so that its time means nothing.
 
     """
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Loading Dagster's definitions in a fresh interpreter."""
+"""Measure the loading of Dagster's definitions in a fresh interpreter."""
 
 import statistics
 import sys
@@ -11,7 +11,7 @@ MOST_SECONDS = 1.5
 
 
 def rows(repeats: int) -> list[Row]:
-    """The one row of this part; the bare import of Dagster is its baseline."""
+    """Return the one row of this part; the bare import of Dagster is its baseline."""
     bare, ours = (
         statistics.median(measure([sys.executable, "-c", f"import {module}"], ROOT)[1] for _ in range(repeats))
         for module in ("dagster", "dags.definitions")

@@ -1,4 +1,4 @@
-"""From the dispatch of a node to the first lines of its job script, beside a plain sbatch on the same idle cluster."""
+"""Measure the time from a node's dispatch to its job script's first line, beside a plain sbatch on an idle cluster."""
 
 import os
 import statistics
@@ -20,7 +20,7 @@ MOST_SECONDS, PATIENCE_SECONDS = 1.0, 120.0
 
 
 def rows(repeats: int) -> list[Row]:
-    """The one row of this part: medians over submissions by turns."""
+    """Return the one row of this part: medians over alternating submissions."""
     ours: list[float] = []
     plain: list[float] = []
     with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder) / "slurm", nodes=1) as cluster:
@@ -35,7 +35,7 @@ def rows(repeats: int) -> list[Row]:
 
 
 def _first_line(cluster: Cluster, folder: Path, submit: Callable[[Path, str], None]) -> float:
-    """Seconds from the submission until the job's shell tells the time, the cluster being idle."""
+    """Return the seconds from the submission until the job's shell prints the time, on an idle cluster."""
     folder.mkdir()
     clock = folder / "clock"
     begun = time.time()
@@ -57,7 +57,7 @@ def _sbatch(folder: Path, line: str) -> None:
 
 
 def _dispatch(folder: Path, line: str) -> None:
-    """What the runner does for a node, up to the point where it would begin to watch."""
+    """Do the runner's work for a node, up to the point where it would begin to watch the job."""
     where = ComputeClass("slurm", time="00:05:00", partition="h800", drain_lead_s=60, environment=(line,))
     job = Job("k2-benchmark", folder / "jobs" / "node", ROOT, ROOT, folder, "node", ("this",), where)
     try:

@@ -1,4 +1,4 @@
-"""The full fault suite on a real Slurm: `make test-cluster`."""
+"""Measure the full fault suite on a real Slurm: `make test-cluster`."""
 
 from benchmarks.control.clock import measure
 from benchmarks.report import Row
@@ -9,7 +9,7 @@ SUITE = ("make", "test-cluster")
 
 
 def rows(repeats: int) -> list[Row]:
-    """The one row of this part; the suite runs once."""
+    """Return the one row of this part; the suite runs once."""
     wall, _ = measure(SUITE, ROOT)
     return [
         Row("full fault suite", wall, "s", "limit", MOST_SECONDS, "at most 10 min, all green", wall <= MOST_SECONDS)

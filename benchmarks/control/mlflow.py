@@ -1,4 +1,4 @@
-"""10,000 points of a history into MLflow's SQLite store, as the follower writes them."""
+"""Measure the import of 10,000 points into MLflow's SQLite store, as the follower writes them."""
 
 import statistics
 import tempfile
@@ -12,7 +12,7 @@ CURVES, STEPS, MOST_SECONDS = 10, 1000, 5.0
 
 
 def rows(repeats: int) -> list[Row]:
-    """The one row of this part."""
+    """Return the one row of this part."""
     points = [Point(f"curves/{curve}", step, step / 7) for step in range(STEPS) for curve in range(CURVES)]
     with tempfile.TemporaryDirectory() as folder:
         store = Store(client(f"{SQLITE}{folder}/mlflow.db"), "smoke")  # its migrations are not counted

@@ -1,4 +1,4 @@
-"""`dvc repro` with nothing to do over all stages of the smoke graph, and the fingerprints' share of it."""
+"""Measure `dvc repro` with nothing to do over the smoke graph, and the fingerprints' share of it."""
 
 import statistics
 import subprocess
@@ -27,7 +27,7 @@ print(time.perf_counter() - begun)
 
 
 def rows(repeats: int) -> list[Row]:
-    """The whole no-op; what of it is spent on fingerprints, start-up left out."""
+    """Return a row for the whole no-op, and one for its fingerprints without start-up."""
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder))
         project.repro()

@@ -1,4 +1,4 @@
-"""What sparsity buys on a CPU: tokens and CPU time to the loss that a dense GPT has after three minutes.
+"""The gain from sparsity on a CPU: tokens and CPU time to the loss that a dense GPT has after three minutes.
 
 The dense model is a plain GPT (full attention heads, SwiGLU, rotary positions) trained by Muon, with as many matmul
 weights as one token passes in the laptop profile's K2 model, embedding and head apart. Same data, tokenizer, head,
@@ -7,7 +7,7 @@ reaches the dense one's is interpolated in the logarithm of the tokens, seed by 
 
     python -m benchmarks dense --json benchmarks/results/dense.json     # 45 minutes on two cores; resumes
 
-Runs that are done are kept in the work directory, so it can be killed and started again.
+Finished runs are kept in the work directory, so the benchmark can be killed and started again.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SWEEP_SHARE = 0.7
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """What the command line takes."""
+    """Add the benchmark's options to the command line."""
     command.add_argument("--profile", default="laptop", help="whose tokenizer and shards")
     command.add_argument("--minutes", type=float, default=3.0, help="CPU time of a dense run")
     command.add_argument("--work", type=Path, default=None, help="finished runs (default: data/PROFILE/.work/dense)")
@@ -33,8 +33,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--units", type=int, default=None, help="do at most this many runs now (default: all)")
 
 
-def run(asked: argparse.Namespace) -> Report | None:
-    """Do what is left; the report once all runs are done, else None."""
+def run(arguments: argparse.Namespace) -> Report | None:
+    """Run the remaining units; return the report once all runs are done, else None."""
     from benchmarks.dense.plan import Plan
 
-    return Plan(asked).carry_out()
+    return Plan(arguments).carry_out()

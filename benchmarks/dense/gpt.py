@@ -18,12 +18,12 @@ EPS = 1e-6
 
 
 def active_matmul_weights(config: K2Config) -> int:
-    """Weights that one token is multiplied by in a K2 model, the head left out (the embedding is a lookup)."""
+    """Return the number of weights that multiply one token in a K2 model, without the head and the embedding."""
     return sum(product.flops // 2 for product in matmuls(config) if product.block != "LM head")
 
 
 class DenseBlock(nn.Module):
-    """x + attention(norm x), then x + SwiGLU(norm x)."""
+    """A block: x + attention(norm x), then x + SwiGLU(norm x)."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class DenseBlock(nn.Module):
         self.mlp = SwiGLU(width, hidden)
 
     def forward(self, x_BTD: Tensor, turn_TP: Tensor) -> Tensor:
-        """One block over (B, T, D)."""
+        """Return the block's output, (B, T, D) as the input."""
         y = self.attention_norm(x_BTD)
         q, k, v = (proj(y).unflatten(-1, (self.heads, -1)) for proj in self.qkv_proj)
         q, k = rotate(q, turn_TP[:, None]), rotate(k, turn_TP[:, None])
@@ -64,7 +64,7 @@ class DenseGPT(nn.Module):
                     parameter.normal_(std=config.initializer_range, generator=draw)
 
     def hidden(self, ids_BT: Tensor) -> Tensor:
-        """What the head reads, (B, T, D)."""
+        """Return the head's input, (B, T, D)."""
         frequencies_P = self.theta ** (-torch.arange(0, self.channels, 2) / self.channels)
         angles_TP = torch.arange(ids_BT.shape[1])[:, None] * frequencies_P
         turn_TP = torch.polar(torch.ones_like(angles_TP), angles_TP)
@@ -74,5 +74,5 @@ class DenseGPT(nn.Module):
         return cast(Tensor, self.norm(x_BTD))
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Logits of the next token after each position, (B, T, V)."""
+        """Return the next token's logits after each position, (B, T, V)."""
         return cast(Tensor, self.lm_head(self.hidden(ids_BT)))

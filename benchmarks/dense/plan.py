@@ -1,4 +1,4 @@
-"""Which runs there are, which are done, and what they add up to."""
+"""The benchmark's runs, their kept results, and the summary of all."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ TOKENS_MUST, TIME_MUST = 0.85, 1.0
 
 @dataclass(frozen=True)
 class Unit:
-    """One run."""
+    """One run: a model, a seed, a learning rate and a number of steps."""
 
     model: str
     rate: float
@@ -32,29 +32,31 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Its file in the work directory."""
+        """The name of the unit's file in the work directory."""
         return f"{self.model}-{self.rate}-{self.steps}-{self.seed}.json"
 
 
 class Plan:
     """Calibration, then the sweeps, then the seeds: each step's units follow from the results before it."""
 
-    def __init__(self, asked: argparse.Namespace) -> None:
-        data = Path("data") / asked.profile
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        data = Path("data") / arguments.profile
         self.inputs = (data / "tokenization" / "tokenizer", data / "tokenization" / "shards")
         for path in self.inputs:
             if not path.exists():
-                raise UserError(f"{path} does not exist: run `make repro STAGE=tokenization PROFILE={asked.profile}`.")
-        self.work: Path = asked.work or data / ".work" / "dense"
-        self.minutes, self.workers, self.left = asked.minutes, asked.workers, asked.units
+                raise UserError(
+                    f"{path} does not exist: run `make repro STAGE=tokenization PROFILE={arguments.profile}`."
+                )
+        self.work: Path = arguments.work or data / ".work" / "dense"
+        self.minutes, self.workers, self.left = arguments.minutes, arguments.workers, arguments.units
         self.work.mkdir(parents=True, exist_ok=True)
 
     def carry_out(self) -> Report | None:
-        """Do what is left, at most as many units as were asked for; the report once nothing is."""
+        """Run the remaining units, at most as many as requested; return the report once all are done."""
         calibration = Unit("dense", CALIBRATION_RATE, CALIBRATION_STEPS, SWEEP_SEED)
-        if (found := self._results([calibration])) is None:
+        if (calibrated := self._results([calibration])) is None:
             return None
-        steps = round(60 * self.minutes / (found[0]["cpu_seconds"] / CALIBRATION_STEPS))
+        steps = round(60 * self.minutes / (calibrated[0]["cpu_seconds"] / CALIBRATION_STEPS))
         sweeps = {
             model: [Unit(model, rate, round(share * steps), SWEEP_SEED) for rate in RATES]
             for model, share in (("dense", 1.0), ("k2", SWEEP_SHARE))
@@ -69,7 +71,7 @@ class Plan:
         return None if runs is None else summarise(runs, swept, self.minutes)
 
     def _results(self, units: Sequence[Unit]) -> list[dict[str, Any]] | None:
-        """The units' results, those missing run now; None where some are left."""
+        """Return the units' results, after running missing ones; None if some are still missing."""
         missing = [unit for unit in units if not (self.work / unit.name).exists()]
         now = missing if self.left is None else missing[: self.left]
         if self.left is not None:
@@ -91,7 +93,7 @@ class Plan:
 
 
 def best_rate(runs: list[dict[str, Any]]) -> float:
-    """The rate of the lowest loss. Raises UserError where it is the sweep's edge: the sweep must be widened."""
+    """Return the rate of the lowest loss. Raises UserError if it is the sweep's edge: widen the sweep."""
     ended = [run for run in runs if math.isfinite(run["nats_per_token"])]
     if not ended:
         raise UserError(f"benchmarks/dense: no rate of {runs[0]['model']} ends in a finite loss: lower RATES.")
@@ -103,9 +105,9 @@ def best_rate(runs: list[dict[str, Any]]) -> float:
 
 
 def crossing(points: Sequence[tuple[float, float]], level: float) -> float:
-    """Where the loss of `points` (cost, loss), costs rising, falls to `level`: linear in log cost, inf if it does not.
+    """Return the cost at which `points` (cost, loss), costs rising, fall to `level`: linear in log cost, inf if never.
 
-    A level above the first point's loss was reached before it: the first cost, an upper bound.
+    A level above the first point's loss was reached before it: then the first cost, an upper bound, is returned.
     """
     if points[0][1] <= level:
         return points[0][0]
@@ -117,7 +119,7 @@ def crossing(points: Sequence[tuple[float, float]], level: float) -> float:
 
 
 def summarise(runs: list[dict[str, Any]], swept: list[dict[str, Any]], minutes: float) -> Report:
-    """Medians over seeds of tokens and CPU time to the same seed's dense loss."""
+    """Return medians over seeds of tokens and CPU time to the same seed's dense loss."""
     shares: dict[str, list[float]] = {"tokens": [], "cpu_seconds": []}
     for seed in SEEDS:
         dense = next(run for run in runs if run["model"] == "dense" and run["seed"] == seed)

@@ -1,4 +1,4 @@
-"""One run of either model: fixed steps, CPU time of the training alone, loss on held-out natural text."""
+"""Run either model: fixed steps, CPU time of the training alone, loss on held-out natural text."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ BIAS_RATE = 1e-2
 
 
 def train(model_name: str, rate: float, steps: int, seed: int, tokenizer: Path, shards: Path) -> dict[str, Any]:
-    """Train `model_name` (dense or k2) from `seed` for `steps` steps; figures of the run."""
+    """Train `model_name` (dense or k2) from `seed` for `steps` steps; return the run's figures."""
     settle(threads=1)
     tok = K2Tokenizer.load(tokenizer)
     opened = TokenShards.open(shards, tok)
@@ -49,7 +49,7 @@ def train(model_name: str, rate: float, steps: int, seed: int, tokenizer: Path, 
 
 
 def schedule(steps: int, peak: float) -> Schedule:
-    """The laptop profile's shape, at any length: 2 % warm-up, 58 % constant, 40 % cosine to a tenth."""
+    """Return the laptop profile's schedule at any length: 2 % warm-up, 58 % constant, 40 % cosine to a tenth."""
     warmup, decay = max(1, steps // 50), steps * 2 // 5
     return Schedule(
         warmup=warmup, stable=steps - warmup - decay, decay=decay, anneal=0, peak=peak, decayed=peak / 10, final=0

@@ -42,14 +42,14 @@ OPTIMIZER = OptimizerSettings(
 
 @dataclass(frozen=True)
 class Text:
-    """Windows of LENGTH + 1 tokens of the standard library's sources: to train on, and held out."""
+    """Windows of LENGTH + 1 tokens of the standard library's sources, for training and held out."""
 
     train: Tensor
     held_out: Tensor
 
 
 def text(directory: Path) -> Text:
-    """Read, tokenise and shuffle; every document ends in [EOS]."""
+    """Read, tokenise and shuffle the sources; every document ends in [EOS]."""
     sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     documents = [path.read_text(encoding="utf-8", errors="replace") for path in sources]
     bpe.save(bpe.train(documents[::8], VOCABULARY, 20, 1), directory, LENGTH)
@@ -62,7 +62,7 @@ def text(directory: Path) -> Text:
 
 
 def trained(data: Text, rate: float, seed: int) -> K2Model:
-    """A model after SCHEDULE.steps steps, its biases moving by `rate`."""
+    """Return a model after SCHEDULE.steps steps in which its biases move by `rate`."""
     model = K2Model(CONFIG, seed)
     optimizer = make_optimizer(model, SCHEDULE.peak, OPTIMIZER)
     for step in range(SCHEDULE.steps):
@@ -78,7 +78,7 @@ def trained(data: Text, rate: float, seed: int) -> K2Model:
 
 @torch.no_grad()
 def load_of(model: K2Model, windows: Tensor) -> float:
-    """Max/mean load over the windows' tokens, of the layer where it is worst."""
+    """Return the largest max/mean load of a layer over the windows' tokens."""
     loads = {layer: torch.zeros(EXPERTS, dtype=torch.int64) for layer in model.routers()}
 
     def counting(load: Tensor) -> Callable[[Any, Any, tuple[Tensor, Tensor]], None]:
@@ -95,7 +95,7 @@ def load_of(model: K2Model, windows: Tensor) -> float:
 
 
 def rows(repeats: int, seed: int = 0) -> list[Row]:
-    """Load with the bias beside load without it and beside the multinomial floor."""
+    """Return rows: load with the bias beside load without it and beside the multinomial floor."""
     with TemporaryDirectory() as directory:
         data = text(Path(directory))
     off, on = (load_of(trained(data, rate, seed), data.held_out) for rate in (0.0, RATE))

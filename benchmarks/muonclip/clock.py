@@ -1,4 +1,4 @@
-"""Timing competitors fairly: in turns, so that a busy moment strikes all; medians."""
+"""Time competitors fairly: in turns, so that a busy moment affects all; report medians."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ BRIEF = 1e-2
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each candidate in each of `repeats` rounds; in every round all run, each time another one first.
+    """Return seconds of each candidate in each of `repeats` rounds; all run in every round, in rotating order.
 
     CPU time of this process where torch has one thread, else wall time.
     """
@@ -34,11 +34,11 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], repeats: int) ->
 
 
 def medians(repeats: int, candidates: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each candidate; see `interleaved`."""
+    """Return the median seconds of each candidate; see `interleaved`."""
     return {name: median(times) for name, times in interleaved(candidates, repeats).items()}
 
 
 def fastest(measured: Mapping[str, float], prefix: str) -> tuple[str, float]:
-    """The fastest of the candidates whose name begins with `prefix`."""
+    """Return the fastest of the candidates whose name begins with `prefix`."""
     name = min((name for name in measured if name.startswith(prefix)), key=measured.__getitem__)
     return name, measured[name]

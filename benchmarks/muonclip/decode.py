@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch beside transformers' generate with its cache."""
+"""Measure greedy decoding of a batch beside transformers' generate with its cache."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ NEVER = -1  # a stop token that never comes: every row runs to the full length
 
 
 def rows(repeats: int) -> list[Row]:
-    """All rows of this part."""
+    """Return all rows of this part."""
     ids, config = batch(ROWS, PROMPT)[:, :PROMPT], longer(laptop_config(PROMPT), PROMPT + NEW)
     mine, prompts = ours(config), ids.tolist()
     competitors: dict[str, Callable[[], object]] = {"ours": lambda: generate(mine, prompts, NEW, 0.0, 0, NEVER)}

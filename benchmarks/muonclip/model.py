@@ -1,4 +1,4 @@
-"""Forward and backward, and whole training steps, of 4,096 tokens beside transformers' DeepseekV3."""
+"""Measure forward and backward, and whole training steps, of 4,096 tokens beside transformers' DeepseekV3."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ LR = 1e-3
 
 
 def rows(repeats: int) -> list[Row]:
-    """All rows of this part."""
+    """Return all rows of this part."""
     out = [_forward_backward(repeats, torch.float32), _forward_backward(max(5, repeats // 2), torch.bfloat16)]
     return [*out, _whole_step(repeats), _capture(repeats)]
 
@@ -50,7 +50,7 @@ def _forward_backward(repeats: int, dtype: torch.dtype) -> Row:
 
 
 def _whole_step(repeats: int) -> Row:
-    """MuonClip, all maxima captured, against transformers with AdamW."""
+    """Measure a step with MuonClip, all maxima captured, against transformers with AdamW."""
     ids, config = batch(ROWS, LENGTH), laptop_config(LENGTH)
     mine = ours(config)
     muonclip = MuonClip(mine, LR, ns_dtype=torch.float32)
@@ -80,7 +80,7 @@ def _their_step(peer: Any, ids: Tensor) -> Callable[[], None]:
 
 
 def _capture(repeats: int) -> Row:
-    """The same forward and backward with and without the heads' maxima."""
+    """Measure the same forward and backward with and without the heads' maxima."""
     ids, mine = batch(ROWS, LENGTH), ours(laptop_config(LENGTH))
 
     def gradients(capture: bool) -> None:

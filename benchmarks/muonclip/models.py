@@ -18,7 +18,7 @@ ATTENTIONS = ("sdpa", "eager")
 
 
 def laptop_config(length: int) -> K2Config:
-    """The laptop profile's architecture, for sequences of `length`."""
+    """Return the laptop profile's architecture, for sequences of `length`."""
     from pipelines import graph
 
     given: dict[str, Any] = graph.parameters("laptop")
@@ -26,12 +26,12 @@ def laptop_config(length: int) -> K2Config:
 
 
 def ours(config: K2Config, dtype: torch.dtype = torch.float32) -> K2Model:
-    """Our model, in training mode."""
+    """Return our model, in training mode."""
     return K2Model(config, seed=0).to(dtype).train()
 
 
 def theirs(config: K2Config, experts: str, attention: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Transformers' model with our model's weights, in training mode."""
+    """Return transformers' model with our model's weights, in training mode."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     values = {name: value for name, value in config.to_dict().items() if name != "architectures"}
@@ -45,7 +45,7 @@ def theirs(config: K2Config, experts: str, attention: str, dtype: torch.dtype = 
 
 
 def peers(config: K2Config, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """Transformers' model in each way that may be its fastest."""
+    """Return transformers' model in each way that may be its fastest."""
     return {
         f"transformers, {experts} experts, {attention} attention": theirs(config, experts, attention, dtype)
         for experts in EXPERTS
@@ -54,10 +54,10 @@ def peers(config: K2Config, dtype: torch.dtype = torch.float32) -> dict[str, Any
 
 
 def batch(rows: int, length: int) -> Tensor:
-    """Token ids (rows, length + 1), the same every time."""
+    """Return token ids (rows, length + 1), the same every time."""
     return torch.randint(0, VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0))
 
 
 def longer(config: K2Config, length: int) -> K2Config:
-    """The same model for longer sequences."""
+    """Return the same model for longer sequences."""
     return replace(config, max_position_embeddings=length)

@@ -1,4 +1,4 @@
-"""The routed experts of a layer, forward and backward, beside a loop over experts."""
+"""Measure the routed experts of a layer, forward and backward, beside a loop over experts."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ TOKENS, EXPERTS, K, WIDTH, HIDDEN = 4096, 64, 8, 128, 64
 
 
 def loop(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Expert by expert, added up in place: how transformers' eager path does it."""
+    """Return the experts' sum, one expert after the other in place, as in transformers' eager path."""
     y_ND = torch.zeros_like(x_ND)
     for e in range(len(gate_up_EFD)):
         tokens, slot = torch.where(chosen_Nk == e)
@@ -24,7 +24,7 @@ def loop(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, 
 
 
 def rows(repeats: int) -> list[Row]:
-    """All rows of this part."""
+    """Return all rows of this part."""
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""One optimizer step against a loop of torch.optim.Muon, and Newton–Schulz's choice of form against every form."""
+"""Measure an optimizer step against a loop of torch.optim.Muon, and Newton–Schulz's choice of form against all."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ GRID = [
 
 
 def rows(repeats: int) -> list[Row]:
-    """All rows, medians over `repeats` rounds (at least 5)."""
+    """Return all rows, medians over `repeats` rounds (at least 5)."""
     return [*step_rows(repeats), *grid_rows(repeats)]
 
 
@@ -66,7 +66,7 @@ class Weights(nn.Module):
 
 
 def step_rows(repeats: int) -> list[Row]:
-    """MuonClip's whole step, AdamW's share and QK-Clip's check included, against torch.optim.Muon matrix by matrix."""
+    """Compare MuonClip's whole step, with AdamW's share and QK-Clip's check, with torch.optim.Muon on each matrix."""
     ours = MuonClip(Weights(), 1e-3, ns_dtype=torch.float32)
     singles = [w for name, p in ours.muon.items() for part in matrices(name, p.detach()) for w in part.unbind()]
     copies = [nn.Parameter(w.clone()) for w in singles]
@@ -92,7 +92,7 @@ def step_rows(repeats: int) -> list[Row]:
 
 @contextmanager
 def fp32_newton_schulz() -> Iterator[None]:
-    """Keep torch.optim.Muon from casting to bf16, which a processor without bf16 products pays for dearly."""
+    """Keep torch.optim.Muon from casting to bf16, which is slow on a processor without bf16 products."""
     cast = torch.Tensor.bfloat16
     torch.Tensor.bfloat16 = torch.Tensor.clone  # type: ignore[assignment,method-assign]
     try:
@@ -102,12 +102,12 @@ def fp32_newton_schulz() -> Iterator[None]:
 
 
 def grid_rows(repeats: int) -> list[Row]:
-    """Every shape of the grid in fp32: the form that is chosen against the best of loop, batched and Gram."""
+    """Compare the chosen form with the best of loop, batched and Gram, for every shape of the grid in fp32."""
     return [grid_row(count, n, m, repeats) for count, n, m in GRID]
 
 
 def grid_row(count: int, n: int, m: int, repeats: int) -> Row:
-    """One shape; the verdict is on the median over rounds of the ratio within a round."""
+    """Return the row of one shape, judged by the median over rounds of the ratio within a round."""
     x = torch.randn(count, n, m)
     forms: dict[str, Plan | None] = {
         "chosen": None, "loop": Plan(1, 1), "batched": Plan(count, 1), "Gram": Plan(count, STEPS),

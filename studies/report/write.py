@@ -18,10 +18,10 @@ TEMPLATES = Path(__file__).with_name("templates")
 def publish(registrations: Mapping[str, Registration], results: Path, docs: Path, drawn: str | None) -> dict[str, Page]:
     """Judge the whole table again and write all pages and the index; draw the plot of study `drawn`.
 
-    All pages, for Holm's correction makes each verdict depend on what the others found.
+    All pages are written, since Holm's correction makes each verdict depend on the other studies.
     """
-    found = {name: kept for name in registrations if (kept := read_results(results, name)) is not None}
-    written = pages(registrations, found)
+    results_by_name = {name: stored for name in registrations if (stored := read_results(results, name)) is not None}
+    written = pages(registrations, results_by_name)
     if drawn is not None:
         draw(registrations[drawn].study, read_curves(results, drawn), docs / f"{drawn}.png", drawn.replace("_", " "))
     environment = _environment()

@@ -89,9 +89,7 @@ def test_a_job_whose_environment_is_another_is_refused(tree: Training, tmp_path:
     driver = tree.start()
     assert driver.wait() == 1
     said = driver.said().splitlines()[-1]
-    assert said.startswith(
-        "error: stage pretrain is no longer what its key says: distribution torch: "
-    )
+    assert said.startswith("error: stage pretrain is no longer what its key says: distribution torch: ")
     assert "→ 0.1" in said
     assert not tree.project.data(STAGE).exists()
     assert tree.project.records(STAGE)[-1]["jobs"][NODE]["attempts"] == 1
