@@ -31,28 +31,28 @@ COLOURS = 128
 
 
 def main() -> None:
-    """Take them all."""
+    """Take all screenshots."""
     parser = argparse.ArgumentParser(description="Take the README's screenshots.")
     parser.add_argument("--env", default="laptop", help="profile")
     parser.add_argument("--asset", default="pretrain_history", help="the asset whose page is shown")
     parser.add_argument("--table", default="documents", help="the table whose gate is shown")
     parser.add_argument("--stage", default="pretrain", help="the stage whose runs are compared")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(ROOT))
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        with served(["-m", "dags.ui"], asked.env, "/server_info") as address:
-            dagster(browser, address, asked.asset, asked.table)
-        with served(["-m", "pipelines.track", "--env", asked.env, "--serve"], asked.env, "/health") as address:
-            mlflow(browser, address, asked.env, asked.stage)
+        with served(["-m", "dags.ui"], arguments.env, "/server_info") as address:
+            dagster(browser, address, arguments.asset, arguments.table)
+        with served(["-m", "pipelines.track", "--env", arguments.env, "--serve"], arguments.env, "/health") as address:
+            mlflow(browser, address, arguments.env, arguments.stage)
         browser.close()
 
 
 def dagster(browser: Any, address: str, asset: str, table: str) -> None:
-    """The graph with the data group open, an asset's latest materialisation, a gate's verdict."""
+    """Shoot the graph with the data group open, an asset's latest materialisation, and a gate's verdict."""
     graph = f"{address}/asset-groups?expanded=global%40global%3Adata"
     shoot(browser, graph, "dagster_graph", (1800, 1500), dagster_whole)
     shoot(browser, f"{address}/assets/{asset}?view=events", "dagster_asset", (1500, 950), dagster_plot)
