@@ -14,21 +14,21 @@ from tests.runs import Runs
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    made = Runs(tmp_path, monkeypatch)
+    record_folder = Runs(tmp_path, monkeypatch)
     code = StageCode({}, {}, {}, {})  # the scratch repository holds none
     monkeypatch.setattr(graph, "code_of", lambda *_: code)
-    return made
+    return record_folder
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
 
 
 @pytest.fixture(autouse=True)
 def terminable() -> Iterator[None]:
-    """Dagster leaves a handler of its own on SIGTERM when it has run something in this process."""
+    """Restore the SIGTERM handler, which Dagster replaces when it has run something in this process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

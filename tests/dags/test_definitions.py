@@ -34,7 +34,7 @@ def defs() -> dg.Definitions:
 
 def test_loading_imports_nothing_heavy_and_string_selections_parse():
     environment = {**os.environ, "K2_PROFILE": "smoke"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOAD],
         cwd=ROOT,
         env=environment,
@@ -42,11 +42,11 @@ def test_loading_imports_nothing_heavy_and_string_selections_parse():
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["heavy"] == []
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert report["heavy"] == []
     data = [stage for stage, spec in STAGES.items() if spec.group == "data"]
-    assert found["picked"] == sum(len(graph.stage_graph(stage).outputs) for stage in data) + 1
-    assert found["cpu"] < 6, "1.5 s on a quiet machine; this bound only catches a heavy import on a busy one"
+    assert report["picked"] == sum(len(graph.stage_graph(stage).outputs) for stage in data) + 1
+    assert report["cpu"] < 6, "1.5 s on a quiet machine; this bound only catches a heavy import on a busy one"
 
 
 def test_assets_are_the_outputs_of_the_pipelines(defs):
@@ -63,32 +63,32 @@ def test_assets_are_the_outputs_of_the_pipelines(defs):
         assert {key.to_user_string() for key in node.parent_keys} == set(dependencies(stage, name))
 
 
-def test_what_a_stage_hangs_on_is_what_its_pipeline_reads():
+def test_a_stage_depends_on_what_its_pipeline_reads():
     for stage in STAGES:
         outline = graph.stage_graph(stage)
-        found = {name for output in outline.outputs for name in dependencies(stage, output)}
-        assert found - set(outline.outputs) == set(outline.inputs)
+        inputs = {name for output in outline.outputs for name in dependencies(stage, output)}
+        assert inputs - set(outline.outputs) == set(outline.inputs)
 
 
 def test_a_stage_is_one_asset_definition_that_runs_whole(defs):
-    made = {item.op.name: item for item in defs.assets}
-    assert list(made) == list(STAGES)
-    for stage, item in made.items():
+    definitions_by_name = {item.op.name: item for item in defs.assets}
+    assert list(definitions_by_name) == list(STAGES)
+    for stage, item in definitions_by_name.items():
         assert not item.can_subset
         assert {key.to_user_string() for key in item.keys} == set(graph.stage_graph(stage).outputs)
 
 
 def test_every_gated_table_has_one_check(defs):
-    found = defs.resolve_asset_graph().asset_check_keys
-    checks = {check.asset_key.to_user_string() for check in found if check.name == CHECK}
+    keys = defs.resolve_asset_graph().asset_check_keys
+    checks = {check.asset_key.to_user_string() for check in keys if check.name == CHECK}
     gates = graph.config(None, "gates")
     assert checks == {name for stage in STAGES for name in gated(graph.stage_graph(stage).outputs)}
     assert checks == {name for name in gates if not name.startswith("_")}
 
 
 def test_every_asset_has_the_plan_s_word_as_a_check(defs):
-    found = defs.resolve_asset_graph().asset_check_keys
-    planned = {check.asset_key.to_user_string() for check in found if check.name == PLAN}
+    keys = defs.resolve_asset_graph().asset_check_keys
+    planned = {check.asset_key.to_user_string() for check in keys if check.name == PLAN}
     assert planned == {name for stage in STAGES for name in graph.stage_graph(stage).outputs}
 
 
@@ -112,8 +112,8 @@ def test_each_stage_has_a_job_and_the_nightly_run_waits_for_someone_to_start_it(
     jobs = {job.name: job for job in defs.resolve_all_job_defs()}
     assert {"whole_graph", *(f"only_{stage}" for stage in STAGES)} <= set(jobs)
     for stage in STAGES:
-        made = {key.to_user_string() for key in jobs[f"only_{stage}"].asset_layer.executable_asset_keys}
-        assert made == set(graph.stage_graph(stage).outputs)
+        executable = {key.to_user_string() for key in jobs[f"only_{stage}"].asset_layer.executable_asset_keys}
+        assert executable == set(graph.stage_graph(stage).outputs)
     schedule = defs.resolve_schedule_def("nightly")
     assert (schedule.job_name, schedule.default_status) == ("whole_graph", dg.DefaultScheduleStatus.STOPPED)
 

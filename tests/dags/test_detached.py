@@ -50,7 +50,7 @@ def tick(instance):
 
 def test_a_job_that_runs_is_left_alone(lay, tick):
     lay()
-    assert [type(found) for found in tick()] == [dg.SkipReason]
+    assert [type(result) for result in tick()] == [dg.SkipReason]
 
 
 def test_the_stage_of_an_ended_job_is_run_once(lay, tick):
@@ -82,15 +82,15 @@ def test_two_jobs_of_one_stage_are_one_run(lay, tick):
 
 def test_a_stage_that_a_driver_attends_is_left_to_it(lay, runs):
     folder = lay(status=0)
-    held = lock(folder.parents[2] / "lock", "stage pretrain")
+    lock_file = lock(folder.parents[2] / "lock", "stage pretrain")
     assert list(ended_jobs("smoke")) == []
-    held.close()
-    (found,) = ended_jobs("smoke")
-    assert found.sentence == "stage pretrain, node train_pretrain: detached job 123 is done"
+    lock_file.close()
+    (ended,) = ended_jobs("smoke")
+    assert ended.sentence == "stage pretrain, node train_pretrain: detached job 123 is done"
 
 
 def test_what_another_key_or_ctrl_c_has_left_starts_no_run(lay):
-    """Work of other keys stays for as long as it is not cleared."""
+    """Work of other keys stays until it is cleared, and must start no run."""
     for key, started in ((KEY, "2026-01-01"), ("f" * 16, "2026-01-02")):
         work = lay(status=0, key=key).parents[1]
         write_atomic(work / BEGUN, canonical_json({"started": started}))

@@ -53,8 +53,8 @@ def test_a_stage_takes_the_shells_place_and_is_told_who_started_it(shell: str, t
     kedro.chmod(0o755)
     command = dvc_view("smoke")["stages"]["sft"]["cmd"]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    said = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(os.getpid()), str(os.getpid()), *["run", "--env", "smoke", "--pipelines", "sft"]]
+    output = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(os.getpid()), str(os.getpid()), *["run", "--env", "smoke", "--pipelines", "sft"]]
 
 
 def test_cluster_profiles_track_large_artifacts_by_manifest():

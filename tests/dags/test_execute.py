@@ -1,4 +1,4 @@
-"""Running a command for Dagster: every line is heard, and nothing is left behind when the run is cancelled."""
+"""A command that runs for Dagster: every line is logged, and nothing is left behind when the run is cancelled."""
 
 import sys
 

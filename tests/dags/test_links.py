@@ -36,13 +36,13 @@ def test_a_run_leads_to_the_store_that_is_in_use(runs, monkeypatch):
 
 
 def test_slurm_jobs_are_shown_with_the_end_of_their_log(runs):
-    made = runs.add("pretrain", 1)
+    record = runs.add("pretrain", 1)
     log = runs.root / "data/smoke/.runs/pretrain/x/jobs/train/slurm-123.out"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {n}\n" for n in range(5000)) + "  10%\r 100% done\n")
     job = {"id": "123", "nodes": ["h800-0", "h800-1"], "attempts": 2, "queue_seconds": 1.2, "run_seconds": 30.5}
-    made["jobs"] = {"train": {**job, "log": log.relative_to(runs.root).as_posix()}}
-    shown = materialisation("smoke", "pretrain_history", made)
+    record["jobs"] = {"train": {**job, "log": log.relative_to(runs.root).as_posix()}}
+    shown = materialisation("smoke", "pretrain_history", record)
     assert shown["slurm/train/job"] == "123"
     assert shown["slurm/train/nodes"] == "h800-0, h800-1"
     assert (shown["slurm/train/attempts"], shown["slurm/train/queue_seconds"]) == (2, 1.2)
@@ -53,8 +53,8 @@ def test_slurm_jobs_are_shown_with_the_end_of_their_log(runs):
 
 
 def test_a_run_in_place_and_an_older_record_have_no_jobs(runs):
-    made = runs.add("corpus", 1)
-    assert links.slurm_jobs({**made, "jobs": {}}) == links.slurm_jobs(made) == {}
+    record = runs.add("corpus", 1)
+    assert links.slurm_jobs({**record, "jobs": {}}) == links.slurm_jobs(record) == {}
 
 
 def test_a_log_that_is_gone_is_said_to_be(tmp_path):
@@ -62,13 +62,13 @@ def test_a_log_that_is_gone_is_said_to_be(tmp_path):
 
 
 def test_dvc_s_hash_is_the_one_in_the_lock(runs):
-    made = runs.add("corpus", 1)
+    record = runs.add("corpus", 1)
     assert links.dvc_hash("smoke", "documents") is None
     out = {"path": "data/smoke/corpus/documents", "hash": "md5", "md5": f"{'ab' * 16}.dir"}
     lock = graph.dvc_file("smoke").with_suffix(".lock")
     lock.parent.mkdir(parents=True)
     lock.write_text(yaml.safe_dump({"schema": "2.0", "stages": {"corpus": {"cmd": "x", "outs": [out]}}}))
-    assert materialisation("smoke", "documents", made)["dvc_md5"] == f"{'ab' * 16}.dir"
+    assert materialisation("smoke", "documents", record)["dvc_md5"] == f"{'ab' * 16}.dir"
     assert links.dvc_hash("smoke", "rewrites") is None
 
 

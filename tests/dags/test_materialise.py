@@ -1,4 +1,4 @@
-"""Pressing the button: the stage runs as in a shell, and what it left is shown."""
+"""A stage that is materialised runs as in a shell, and its outputs are shown."""
 
 import os
 
@@ -45,17 +45,17 @@ def test_a_stage_shows_rows_tokens_bytes_plot_duration_and_hash(press, runs):
     result, command = press("pretrain", work)
     assert result.success
     assert command[2:] == ["pipelines.commands.repro", "--env", "smoke", "--stage", "pretrain"]
-    found = {
+    shown = {
         event.asset_key.to_user_string(): event.materialization for event in result.get_asset_materialization_events()
     }
-    assert set(found) == set(graph.stage_graph("pretrain").outputs)
-    history = found["pretrain_history"].metadata
+    assert set(shown) == set(graph.stage_graph("pretrain").outputs)
+    history = shown["pretrain_history"].metadata
     assert history["seconds"].value == 30.0
     assert history["metric/train_tokens"].value == 1000
     assert history["bytes"].value > 0
     assert history["plots"].value.startswith("![loss](data:image/png;base64,")
-    assert found["pretrain_metrics"].metadata["metric/loss"].value == 2.5
-    for name, event in found.items():
+    assert shown["pretrain_metrics"].metadata["metric/loss"].value == 2.5
+    for name, event in shown.items():
         assert event.metadata["hash"].value == graph.digest_of("smoke", name) == event.tags["dagster/data_version"]
 
 
@@ -95,7 +95,7 @@ def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
 
 
 def test_the_run_record_says_why_better_than_the_output_does(press, runs):
-    """DVC's last line names its command; a traceback may have pushed the reason out of the lines that are kept."""
+    """DVC's last line names its command, and a traceback may push the reason out of the kept lines."""
     runs.add("corpus", 1, outcome="failed")
     os.utime(next((runs.root / "data/smoke/.runs/corpus").glob("*.json")), (0, 0))  # an older run's: of no interest
 
@@ -141,17 +141,17 @@ def test_force_is_passed_on(press, runs):
 
 
 def test_while_a_run_inside_dagster_is_at_a_stage_no_sensor_reports_it(press, runs, instance):
-    seen = []
+    events = []
 
     def work(stage):
         runs.gate_report("documents", stage, True)
         runs.add(stage, 1)
         runs.add("rephrase", 2)
-        seen.extend(event.asset_key.to_user_string() for event in report.unreported(instance, "smoke"))
+        events.extend(event.asset_key.to_user_string() for event in report.unreported(instance, "smoke"))
         return 0, []
 
     press("corpus", work)
-    assert set(seen) == set(graph.stage_graph("rephrase").outputs)
+    assert set(events) == set(graph.stage_graph("rephrase").outputs)
 
 
 def test_a_run_inside_dagster_is_not_reported_a_second_time(press, runs, instance):

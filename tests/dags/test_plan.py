@@ -1,4 +1,4 @@
-"""The plan as asset checks: said once, said again when it changes. All states on a real page: tests/ui."""
+"""The plan as asset checks: reported once, and again when it changes. All states on a real page: tests/ui."""
 
 import dagster as dg
 import pytest
@@ -17,8 +17,8 @@ from pipelines.status import stage_status
 
 
 @pytest.fixture
-def told(instance):
-    """Report what changed; return the checks as Dagster has them afterwards."""
+def reported_checks(instance):
+    """Return a function that reports changes, and returns the checks that Dagster then has."""
 
     def go(now):
         events = list(plans.changed(instance, now))
@@ -29,41 +29,41 @@ def told(instance):
     return go
 
 
-def test_each_state_is_said_once(runs, told):
+def test_each_state_is_said_once(runs, reported_checks):
     runs.add("corpus", 1)
     runs.add("rephrase", 2, outcome="failed", key=stage_status("smoke")["rephrase"].key)
     now = plans.plan("smoke")
     assert now["rephrase"]["state"] == "failed"
-    found = told(now)
+    checks = reported_checks(now)
     corpus, rephrase = graph.stage_graph("corpus").outputs, graph.stage_graph("rephrase").outputs
-    assert set(found) == {*corpus, *rephrase}, "what was never run is missing to Dagster without our word"
-    assert found["documents"].description.startswith("stale: ")
-    assert found["documents"].severity == dg.AssetCheckSeverity.WARN
-    assert found["rewrites"].description == "failed: the disk is full"
-    assert found["rewrites"].severity == dg.AssetCheckSeverity.ERROR
-    assert not any(check.passed for check in found.values())
-    assert told(now) == {}
+    assert set(checks) == {*corpus, *rephrase}, "what was never run is missing to Dagster without our word"
+    assert checks["documents"].description.startswith("stale: ")
+    assert checks["documents"].severity == dg.AssetCheckSeverity.WARN
+    assert checks["rewrites"].description == "failed: the disk is full"
+    assert checks["rewrites"].severity == dg.AssetCheckSeverity.ERROR
+    assert not any(check.passed for check in checks.values())
+    assert reported_checks(now) == {}
 
 
-def test_another_reason_record_or_state_is_said_again(told):
+def test_another_reason_record_or_state_is_said_again(reported_checks):
     stage = next(iter(load_stages_file().stages))
     entry = {"state": "fresh", "reason": "since then", "record": "a.json"}
-    assert all(check.passed for check in told({stage: entry}).values())
-    assert told({stage: entry}) == {}
+    assert all(check.passed for check in reported_checks({stage: entry}).values())
+    assert reported_checks({stage: entry}) == {}
     for change in ({"record": "b.json"}, {"state": "stale", "reason": "code"}, {"reason": "parameter"}):
         entry = {**entry, **change}
-        assert set(told({stage: entry})) == set(graph.stage_graph(stage).outputs)
+        assert set(reported_checks({stage: entry})) == set(graph.stage_graph(stage).outputs)
 
 
-def test_a_word_older_than_the_latest_materialisation_is_said_again(runs, instance, told):
-    """The page shows none that is older."""
+def test_a_word_older_than_the_latest_materialisation_is_said_again(runs, instance, reported_checks):
+    """The page shows no check that is older than the latest materialisation."""
     runs.add("corpus", 1)
     report.report_all(instance, "smoke")
     entry = {"state": "fresh", "reason": "since then", "record": "a.json"}
-    assert set(told({"corpus": entry})) == set(graph.stage_graph("corpus").outputs)
-    assert told({"corpus": entry}) == {}
+    assert set(reported_checks({"corpus": entry})) == set(graph.stage_graph("corpus").outputs)
+    assert reported_checks({"corpus": entry}) == {}
     instance.report_runless_asset_event(dg.AssetMaterialization("documents"))
-    assert set(told({"corpus": entry})) == {"documents"}
+    assert set(reported_checks({"corpus": entry})) == {"documents"}
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_the_sensor_waits_for_the_report_of_a_run(runs, instance, tick):
 
 def test_a_stage_that_ctrl_c_stopped_is_interrupted_until_somebody_goes_on(runs, instance, tick):
     def shown():
-        found = [latest_check(instance, name, plans.PLAN) for name in graph.stage_graph("corpus").outputs]
-        assert {one.severity for one in found} == {dg.AssetCheckSeverity.WARN}
-        assert not any(one.passed for one in found)
-        (said,) = {one.description for one in found}
-        return said
+        evaluations = [latest_check(instance, name, plans.PLAN) for name in graph.stage_graph("corpus").outputs]
+        assert {evaluation.severity for evaluation in evaluations} == {dg.AssetCheckSeverity.WARN}
+        assert not any(evaluation.passed for evaluation in evaluations)
+        (description,) = {evaluation.description for evaluation in evaluations}
+        return description
 
     runs.add("corpus", 1)
     report.report_all(instance, "smoke")
@@ -116,7 +116,7 @@ def test_a_stage_that_ctrl_c_stopped_is_interrupted_until_somebody_goes_on(runs,
 
 
 def stopped_at(step, steps, runs):
-    """What the runner leaves of corpus after Ctrl-C, of which a training stage has its checkpoints."""
+    """Leave what the runner leaves of corpus after Ctrl-C; a training stage would also have checkpoints."""
     key = stage_status("smoke")["corpus"].key
     workspace = graph.work_folder("smoke") / "corpus" / key / "training"
     write_atomic(workspace / "checkpoints" / f"{step:08d}" / "meta.json", b"{}")
@@ -134,11 +134,11 @@ def test_the_sensor_leaves_a_stage_to_the_run_that_attends_it(runs, instance, ti
 
 
 def test_the_sensor_settles_for_a_stage_that_has_got_a_new_output(runs, instance, tick):
-    """No run can be reported for it before the stage has run again."""
+    """No run can be reported for the new output before the stage has run again."""
     record = runs.add("corpus", 1)
     report.report_all(instance, "smoke")
-    told = {name: digest for name, digest in record["outputs"].items() if name != "corpus_card"}
-    record["path"].write_bytes(canonical_json({**{k: v for k, v in record.items() if k != "path"}, "outputs": told}))
+    outputs = {name: digest for name, digest in record["outputs"].items() if name != "corpus_card"}
+    record["path"].write_bytes(canonical_json({**{k: v for k, v in record.items() if k != "path"}, "outputs": outputs}))
     instance.wipe_assets([dg.AssetKey("corpus_card")])
     assert tick()
     assert tick() is None

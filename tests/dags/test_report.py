@@ -14,8 +14,8 @@ from pipelines.stages_file import load_stages_file
 
 def badges(instance: dg.DagsterInstance, versions: dict[str, str]) -> dict[str, StaleStatus]:
     stages = load_stages_file().stages
-    made = [stage_assets(spec, "smoke", versions.get(spec.name)) for spec in stages.values()]
-    assets = dg.Definitions(assets=made).resolve_asset_graph()
+    definitions = [stage_assets(spec, "smoke", versions.get(spec.name)) for spec in stages.values()]
+    assets = dg.Definitions(assets=definitions).resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
     return {
         name: resolver.get_status(dg.AssetKey(name)) for stage in stages for name in graph.stage_graph(stage).outputs
@@ -51,9 +51,9 @@ def test_badges_agree_with_the_records(runs, instance):
         record["stage"]: code_version(record["parts"]["code"], record["parts"]["parameters"])
         for record in (corpus, rephrase)
     }
-    found = badges(instance, now)
-    assert found["documents"] == found["rewrites"] == StaleStatus.FRESH
-    assert found["tokenizer"] == StaleStatus.MISSING
+    marks = badges(instance, now)
+    assert marks["documents"] == marks["rewrites"] == StaleStatus.FRESH
+    assert marks["tokenizer"] == StaleStatus.MISSING
     assert badges(instance, {**now, "corpus": "another"})["documents"] == StaleStatus.STALE
     runs.add("corpus", 3, seed=2)
     report.report_all(instance, "smoke")

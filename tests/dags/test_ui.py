@@ -38,10 +38,10 @@ def test_profiles_have_homes_of_their_own(monkeypatch):
 
 
 def test_a_taken_port_is_refused_in_one_sentence():
-    with socket.socket() as taken:
-        taken.bind((ui.HOST, 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind((ui.HOST, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be used .*--port {port + 1}"):
             ui._require_free(port)
 

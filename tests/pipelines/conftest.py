@@ -1,4 +1,4 @@
-"""What holds for the tests of the wiring."""
+"""A fixture for all tests of the wiring."""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +9,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def variables() -> Iterator[None]:
-    """The wiring sets variables of its process for MLflow and Great Expectations; here they end with the test."""
+    """Restore the variables that the wiring sets in its process for MLflow and Great Expectations."""
     with mock.patch.dict(os.environ):
         yield

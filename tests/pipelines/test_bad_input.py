@@ -29,11 +29,11 @@ def project(copy: Project) -> Project:
 
 
 def refused(project: Project, *command: str) -> str:
-    done = project.run(*command, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    process = project.run(*command, check=False)
+    assert process.returncode == 1, process.stdout + process.stderr
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, process.stderr
+    assert "Traceback" not in process.stderr
     return errors[0]
 
 
@@ -132,7 +132,7 @@ def test_foreign_or_older_manifest(project: Project, field: str, value: object, 
 
 
 def test_full_disc_keeps_what_was_there(project: Project, tmp_path: Path) -> None:
-    """On a file system of 2 MB of its own, in a user and mount namespace (no root wanted)."""
+    """The file system has 2 MB, in a user and mount namespace of its own (which needs no root)."""
     script = f"""
 import sys
 from pathlib import Path
@@ -159,7 +159,7 @@ except SystemExit as error:
     mount = f'mount -t tmpfs -o size=2m tmpfs {tmp_path}/disc && exec {sys.executable} -c "$SCRIPT"'
     environment = {"SCRIPT": script, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": "."}
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert "intact" in done.stdout, done.stdout + done.stderr
-    assert "error: the disc is full" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "intact" in process.stdout, process.stdout + process.stderr
+    assert "error: the disc is full" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -20,7 +20,7 @@ cli._run(**cli._own_run().make_context("run", ["--env", "smoke"]).params)
 
 
 def options(*words: str) -> dict[str, Any]:
-    """What `kedro run` makes of these words."""
+    """Return the options that `kedro run` parses from these arguments."""
     return cli._own_run().make_context("run", list(words)).params
 
 
@@ -32,12 +32,12 @@ def run(**environment: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_stage_whose_dvc_is_gone_ends_at_once() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    done = run(DVC_STAGE="sft", K2_PARENT=str(gone.pid))
-    assert done.returncode == 1
-    assert f"the process {gone.pid} that started this one is gone" in done.stderr
-    assert "ran" not in done.stdout
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    process = run(DVC_STAGE="sft", K2_PARENT=str(ended.pid))
+    assert process.returncode == 1
+    assert f"the process {ended.pid} that started this one is gone" in process.stderr
+    assert "ran" not in process.stdout
 
 
 @pytest.mark.parametrize("parent", [os.getpid(), ""], ids=["told", "a shell without PPID"])
@@ -47,15 +47,15 @@ def test_a_stage_whose_dvc_lives_runs(parent: object) -> None:
 
 def test_a_shells_own_run_asks_for_no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(K2_PARENT="1").stdout == "ran\n"
-    asked: list[int] = []
+    parents: list[int] = []
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    monkeypatch.setattr(cli, "die_with_parent", asked.append)
-    monkeypatch.setattr(kedro_run, "callback", lambda **given: None)
+    monkeypatch.setattr(cli, "die_with_parent", parents.append)
+    monkeypatch.setattr(kedro_run, "callback", lambda **options: None)
     for variable in cli.OWN.values():
         monkeypatch.setenv(variable, "")  # set by the run, and as before afterwards
     monkeypatch.setattr(snapshot, "enter", lambda root: None)  # this process goes on with the modules that it has
     cli._run(**options("--env", "smoke"))
-    assert asked == []
+    assert parents == []
 
 
 @pytest.mark.parametrize(

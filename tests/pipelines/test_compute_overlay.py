@@ -1,4 +1,4 @@
-"""K2_COMPUTE sends a profile's heavy nodes elsewhere; what is no compute.yml is refused by name."""
+"""K2_COMPUTE sends a profile's heavy nodes elsewhere; a file that is no compute.yml is refused by name."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ HERE = {"cpu": {"launcher": "inplace"}, "train": {"launcher": "local"}}
 
 
 def test_the_file_of_make_cluster_takes_the_place_of_training() -> None:
-    found = overlaid(HERE, str(ROOT / "tests/cluster/compute.yml"))
-    assert compute_class(found, "cpu").launcher == "inplace"
-    train = compute_class(found, "train")
+    classes = overlaid(HERE, str(ROOT / "tests/cluster/compute.yml"))
+    assert compute_class(classes, "cpu").launcher == "inplace"
+    train = compute_class(classes, "train")
     assert (train.launcher, train.nodes, train.ranks, train.gres_type) == ("slurm", 2, 2, "h800")
 
 

@@ -21,7 +21,7 @@ PROFILE = "smoke"
 
 
 class Context:
-    """What Kedro hands to the hook."""
+    """The part of Kedro's context that the hook reads."""
 
     env = PROFILE
 
@@ -62,15 +62,15 @@ def test_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, field: str, value: object, sentence: str
 ) -> None:
     Runs(tmp_path, monkeypatch)
-    given = copy.deepcopy(graph.parameters(PROFILE))
-    given[stage][field] = value
-    monkeypatch.setattr(graph, "parameters", lambda _: given)
+    parameters = copy.deepcopy(graph.parameters(PROFILE))
+    parameters[stage][field] = value
+    monkeypatch.setattr(graph, "parameters", lambda _: parameters)
     assert sentence in said_by_all()
 
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """conf/ of a scratch repository, read anew."""
+    """Return conf/ of a scratch repository, read anew."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     for place in ("ROOT", "CODE"):
         monkeypatch.setattr(graph, place, tmp_path)

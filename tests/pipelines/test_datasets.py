@@ -1,4 +1,4 @@
-"""Kedro's datasets: nothing half-written is ever where a consumer looks."""
+"""Kedro's datasets: a consumer never finds a half-written artifact."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_table_round_trip(tmp_path: Path) -> None:
 
 
 def test_a_prepared_table_is_published_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where payloads go by hash, the driver reads none of what a rank has prepared, as far as it is large."""
+    """With payloads by hash, the driver does not read the large files that a rank has prepared."""
     dataset = TableDataset(
         filepath=str(tmp_path / "corpus/rejected_documents"),
         stage="corpus",
@@ -96,11 +96,11 @@ def test_a_gate_that_refuses_sets_the_table_aside(tmp_path: Path) -> None:
 
 def test_directory_moves_from_the_workspace(tmp_path: Path) -> None:
     dataset = DirectoryDataset(filepath=str(tmp_path / "sft/sft_history"), stage="sft")
-    made = tmp_path / "work"
-    made.mkdir()
-    (made / "history.jsonl").write_text("{}\n")
-    dataset.save(made)
-    assert not made.exists()
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "history.jsonl").write_text("{}\n")
+    dataset.save(work)
+    assert not work.exists()
     assert (dataset.load() / "history.jsonl").read_text() == "{}\n"
     (dataset.load() / "history.jsonl").write_text("")
     with pytest.raises(DatasetError) as caught:

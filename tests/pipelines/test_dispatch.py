@@ -1,4 +1,4 @@
-"""Where the profiles send their nodes: every class parses, and what is sent to Slurm renders."""
+"""The profiles' compute classes: every class parses, and every job for Slurm renders."""
 
 import subprocess
 from pathlib import Path
@@ -17,14 +17,14 @@ def test_every_profile_has_all_classes(profile: str) -> None:
 
 
 def works(profile: str) -> list[Work]:
-    """All nodes of the graph, where the profile sends them."""
-    compute, found = graph.config(profile, "compute"), []
+    """Return all nodes of the graph, with the profile's compute classes."""
+    compute, all_works = graph.config(profile, "compute"), []
     for stage in load_stages_file().stages.values():
         where = compute_class(compute, stage.compute)
         workspace = ROOT / "data" / profile / ".work" / stage.name / "key"
         nodes = graph.stage_graph(stage.name).pipeline.nodes
-        found += [Work(profile, stage.name, node, "key", workspace, where) for node in nodes]
-    return found
+        all_works += [Work(profile, stage.name, node, "key", workspace, where) for node in nodes]
+    return all_works
 
 
 def script(work: Work) -> str:
@@ -56,6 +56,6 @@ def test_other_profiles_need_no_slurm(profile: str) -> None:
 def test_a_file_takes_the_place_of_classes_whole(tmp_path: Path) -> None:
     own = tmp_path / "compute.yml"
     own.write_text("train: { launcher: slurm, time: '10' }\n")
-    given = {"cpu": {"launcher": "inplace"}, "train": {"launcher": "local", "processes": 2}}
-    assert overlaid(given, str(own)) == {"cpu": given["cpu"], "train": {"launcher": "slurm", "time": "10"}}
-    assert overlaid(given, None) == given
+    base = {"cpu": {"launcher": "inplace"}, "train": {"launcher": "local", "processes": 2}}
+    assert overlaid(base, str(own)) == {"cpu": base["cpu"], "train": {"launcher": "slurm", "time": "10"}}
+    assert overlaid(base, None) == base

@@ -1,4 +1,4 @@
-"""What a remote has put into DVC's cache is read and checked out only where it stays in its directory."""
+"""A remote's listing in DVC's cache is read and checked out only if its files stay in their directory."""
 
 import json
 import subprocess

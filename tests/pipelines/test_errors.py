@@ -1,4 +1,4 @@
-"""What the operating system refuses is a sentence with a remedy: real refusals, none made up."""
+"""The operating system's refusals become sentences with a remedy; all refusals here are real."""
 
 import errno
 import os
@@ -87,16 +87,16 @@ def test_a_refusal_is_a_sentence(tmp_path: Path, act: Callable[[Path], None], wo
     with pytest.raises(SystemExit) as ended, report_errors(), wrapped():
         act(tmp_path)
     assert ended.value.code == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
     for word in (*words, "run the same command again"):
-        assert word in told
+        assert word in output
 
 
 @contextmanager
 def wrapped() -> Iterator[None]:
-    """As Kedro wraps what a dataset raises."""
+    """Wrap an error as Kedro wraps those of datasets."""
     try:
         yield
     except OSError as error:

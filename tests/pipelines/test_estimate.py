@@ -1,4 +1,4 @@
-"""How long a stage will take, by what its runs took and how much more or less is asked for today."""
+"""The estimate of a stage's time, by its past runs and the change of its parameters since."""
 
 from typing import Any
 

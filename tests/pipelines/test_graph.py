@@ -24,8 +24,10 @@ STAGES = tuple(load_stages_file().stages)
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_output_is_kept_under_its_stage(stage: str) -> None:
     outline = graph.stage_graph(stage)
-    made = {name for node in outline.pipeline.nodes for name in node.outputs}
-    assert made == set(outline.outputs), "an output that the catalog does not keep would leave consumers silently stale"
+    outputs = {name for node in outline.pipeline.nodes for name in node.outputs}
+    assert outputs == set(outline.outputs), (
+        "an output that the catalog does not keep would leave consumers silently stale"
+    )
     for name in outline.outputs:
         assert graph.producer(name) == stage
         assert graph.dataset_path("laptop", name).parent == graph.data_folder("laptop") / stage
@@ -34,12 +36,12 @@ def test_every_output_is_kept_under_its_stage(stage: str) -> None:
 
 
 def test_every_dataset_is_made_once_and_before_it_is_read() -> None:
-    made: list[str] = []
+    outputs: list[str] = []
     for stage in STAGES:
         outline = graph.stage_graph(stage)
-        assert set(outline.inputs) <= set(made), f"{stage} reads what no earlier stage makes"
-        made += outline.outputs
-    assert sorted(made) == sorted(graph.catalog_entries(None))
+        assert set(outline.inputs) <= set(outputs), f"{stage} reads what no earlier stage makes"
+        outputs += outline.outputs
+    assert sorted(outputs) == sorted(graph.catalog_entries(None))
 
 
 def test_every_node_has_a_compute_class_and_one_stage() -> None:
@@ -60,7 +62,7 @@ def test_profiles_keep_apart() -> None:
 
 
 def test_no_stage_imports_what_reads_docstrings_or_annotations() -> None:
-    """Where a module of ours may read them, an edit of any docstring would make the stage stale."""
+    """If a module of ours could read them, an edit of any docstring would make the stage stale."""
     modules = Library(ROOT)
     for stage in STAGES:
         reached = reach(modules, graph.entry_points(stage), graph.JUDGES).modules.values()
@@ -68,26 +70,26 @@ def test_no_stage_imports_what_reads_docstrings_or_annotations() -> None:
 
 
 class Model(BaseModel):
-    """What Kedro makes of a parameter that is annotated so."""
+    """A model that Kedro builds from a parameter annotated with it."""
 
     rate: float = 1.0
 
 
 @dataclass
 class Settings:
-    """The same as a dataclass."""
+    """A dataclass that Kedro builds from a parameter annotated with it."""
 
     rate: float = 1.0
 
 
 def models_of(function: Callable[..., object]) -> dict[str, Any]:
-    """What Kedro would make of the parameter that a node of this function reads."""
+    """Return the models that Kedro would build for the parameters of this function's node."""
     pipeline = Pipeline([Node(function, inputs=["params:x"], outputs="y", name="node")])
     return TypeExtractor({"stage": pipeline}).extract_types_from_pipelines()
 
 
 def test_of_all_annotations_kedro_acts_on_models_alone() -> None:
-    """So the code of a stage need not count the others (engine/identity/reach.py)."""
+    """So a stage's code need not include other annotations (engine/identity/reach.py)."""
 
     def model(x: Model) -> None: ...
     def perhaps(x: "Model | None") -> None: ...
@@ -98,8 +100,8 @@ def test_of_all_annotations_kedro_acts_on_models_alone() -> None:
     def rows(x: "Path | None") -> Iterator[int]: ...
     def unknown(x: Model, y: "pl.LazyFrame" = None) -> None: ...  # type: ignore[assignment] # read, never called
 
-    assert [models_of(one)["x"] for one in (model, perhaps, settings)] == [Model, Model | None, Settings]
-    assert [models_of(one) for one in (plain, text, frame, rows, unknown)] == [{}] * 5
+    assert [models_of(function)["x"] for function in (model, perhaps, settings)] == [Model, Model | None, Settings]
+    assert [models_of(function) for function in (plain, text, frame, rows, unknown)] == [{}] * 5
 
 
 def test_no_node_of_ours_has_a_model_made_of_its_parameters() -> None:

@@ -1,4 +1,4 @@
-"""dvc.lock: what DVC would refuse is one sentence with a remedy, wherever it is read."""
+"""A dvc.lock that DVC would refuse is refused in one sentence with a remedy, wherever it is read."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ MERGE = f"<<<<<<< HEAD\n{LOCK}=======\n{LOCK}>>>>>>> other\n"
 
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The ledger of a scratch repository."""
+    """Return the ledger of a scratch repository."""
     Runs(tmp_path, monkeypatch)
     path = ledger_path(PROFILE)
     assert path == tmp_path / "conf/smoke/dvc.lock"

@@ -19,9 +19,9 @@ HEAVY = ("torch", "mlflow", "great_expectations", "transformers", "polars")
 )
 def test_listing_the_graph_loads_nothing_heavy(statement: str) -> None:
     code = f"{statement}; import sys; print([name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=".")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1] == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=".")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_floors_are_ours() -> None:

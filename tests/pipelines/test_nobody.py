@@ -17,10 +17,10 @@ print(provenance(pathlib.Path())["user"], pathlib.Path.home(), platformdirs.user
 def test_a_user_without_a_name_and_a_home_is_given_both() -> None:
     bare = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     command = ["unshare", "--user", "--map-user=12345", "--map-group=12345", sys.executable, "-c", ASKS]
-    done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     home = ROOT / ".cache" / "home"
-    assert done.stdout.split() == ["uid12345", str(home), str(home / ".config")]
+    assert process.stdout.split() == ["uid12345", str(home), str(home / ".config")]
 
 
 def test_one_who_has_them_keeps_them() -> None:

@@ -1,4 +1,4 @@
-"""A reader of the output that has gone ends no work."""
+"""Work goes on when the reader of its output has gone."""
 
 import os
 import subprocess
@@ -26,19 +26,19 @@ with report_errors():
 def test_work_goes_on_when_the_reader_of_its_output_has_gone(unbuffered: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", WORKS, tmp_path / "done"],
         cwd=ROOT, stdout=writer, stderr=writer, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, check=False,
     )  # fmt: skip
     os.close(writer)
-    assert done.returncode == 0
+    assert process.returncode == 0
     assert (tmp_path / "done").read_text() == "whole"
 
 
 def test_what_is_read_is_whole_and_in_order(tmp_path: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", WORKS, tmp_path / "done"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.count("output\n") == 3
-    assert done.stderr.splitlines()[:2] == ["a line of error"] * 2
-    assert "work: 3/3" in done.stderr
+    assert process.stdout.count("output\n") == 3
+    assert process.stderr.splitlines()[:2] == ["a line of error"] * 2
+    assert "work: 3/3" in process.stderr

@@ -12,7 +12,7 @@ from pipelines.stages_file import load_stages_file
 
 
 @pytest.fixture
-def given() -> dict[str, Any]:
+def smoke_parameters() -> dict[str, Any]:
     return copy.deepcopy(graph.parameters("laptop"))
 
 
@@ -21,27 +21,27 @@ def test_every_profile_is_good(profile: str) -> None:
     check_parameters(graph.parameters(profile), profile)
 
 
-def test_unknown_stage(given: dict[str, Any]) -> None:
-    given["pretrian"] = {}
+def test_unknown_stage(smoke_parameters: dict[str, Any]) -> None:
+    smoke_parameters["pretrian"] = {}
     with pytest.raises(UserError, match="top-level key 'pretrian' is no stage"):
-        check_parameters(given, "laptop")
+        check_parameters(smoke_parameters, "laptop")
 
 
 @pytest.mark.parametrize("stage", load_stages_file().stages)
-def test_unknown_key_is_named_with_its_stage(given: dict[str, Any], stage: str) -> None:
-    given[stage]["nonsense"] = 1
+def test_unknown_key_is_named_with_its_stage(smoke_parameters: dict[str, Any], stage: str) -> None:
+    smoke_parameters[stage]["nonsense"] = 1
     with pytest.raises(UserError, match=rf"there is no parameter {stage}\.nonsense"):
-        check_parameters(given, "laptop")
+        check_parameters(smoke_parameters, "laptop")
 
 
-def test_close_key_is_suggested(given: dict[str, Any]) -> None:
-    given["rl"]["sede"] = given["rl"].pop("seed")
+def test_close_key_is_suggested(smoke_parameters: dict[str, Any]) -> None:
+    smoke_parameters["rl"]["sede"] = smoke_parameters["rl"].pop("seed")
     with pytest.raises(UserError, match=r"rl\.(sede|seed)"):
-        check_parameters(given, "laptop")
+        check_parameters(smoke_parameters, "laptop")
 
 
 @pytest.mark.parametrize(
-    ("block", "unknown", "meant"),
+    ("block", "unknown", "suggestion"),
     [
         (("pretrain", "model"), "hiden_size", "hidden_size"),
         (("pretrain", "schedule"), "warm_up", "warmup"),
@@ -49,37 +49,37 @@ def test_close_key_is_suggested(given: dict[str, Any]) -> None:
     ],
 )
 def test_a_key_inside_a_block_is_held_against_those_beside_it(
-    given: dict[str, Any], block: tuple[str, ...], unknown: str, meant: str
+    smoke_parameters: dict[str, Any], block: tuple[str, ...], unknown: str, suggestion: str
 ) -> None:
-    inside = given
+    inside = smoke_parameters
     for name in block:
         inside = inside[name]
     inside[unknown] = 1
-    with pytest.raises(UserError, match=rf"no parameter {'.'.join(block)}\.{unknown}; did you mean {meant}\?"):
-        check_parameters(given, "laptop")
+    with pytest.raises(UserError, match=rf"no parameter {'.'.join(block)}\.{unknown}; did you mean {suggestion}\?"):
+        check_parameters(smoke_parameters, "laptop")
 
 
 @pytest.mark.parametrize("stage", load_stages_file().stages)
-def test_wrong_kind_names_the_field(given: dict[str, Any], stage: str) -> None:
-    given[stage]["seed"] = "many"
+def test_wrong_kind_names_the_field(smoke_parameters: dict[str, Any], stage: str) -> None:
+    smoke_parameters[stage]["seed"] = "many"
     with pytest.raises(UserError, match=rf"{stage}\.seed.*'many'"):
-        check_parameters(given, "laptop")
+        check_parameters(smoke_parameters, "laptop")
 
 
 @pytest.mark.parametrize("llm", [{"base_url": "localhost:8000/v1", "model": "m"}, {"model": "m"}])
 def test_a_language_model_that_cannot_be_reached_is_refused_before_a_run(
-    given: dict[str, Any], llm: dict[str, Any]
+    smoke_parameters: dict[str, Any], llm: dict[str, Any]
 ) -> None:
-    given["rephrase"]["model"] |= {"llm": {"provider": "openai", **llm}}
+    smoke_parameters["rephrase"]["model"] |= {"llm": {"provider": "openai", **llm}}
     with pytest.raises(UserError, match=r"the parameter rephrase\.model\.llm is .*openai.*base_url"):
-        check_parameters(given, "laptop")
+        check_parameters(smoke_parameters, "laptop")
 
 
 @pytest.mark.parametrize("address", ["https://me:hunter2@host/v1", "https://host/v1?api_key=hunter2"])
 def test_an_address_with_a_password_is_refused_since_keys_and_records_hold_parameters(
-    given: dict[str, Any], address: str
+    smoke_parameters: dict[str, Any], address: str
 ) -> None:
-    given["rephrase"]["model"] = {"llm": {"provider": "openai", "base_url": address, "model": "m"}}
+    smoke_parameters["rephrase"]["model"] = {"llm": {"provider": "openai", "base_url": address, "model": "m"}}
     with pytest.raises(UserError, match=r"rephrase\.model\.llm\.base_url holds a password or key") as caught:
-        check_parameters(given, "laptop")
+        check_parameters(smoke_parameters, "laptop")
     assert "hunter2" not in str(caught.value)

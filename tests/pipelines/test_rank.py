@@ -18,17 +18,17 @@ from pipelines.stages_file import ROOT
 
 def test_a_rank_without_its_workspace_makes_none_and_ends_with_a_sentence() -> None:
     words = ["--env=smoke", "--stage=sft", "--node=train_sft", "--key=0123456789abcdef", "--code=0123"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pipelines.rank", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
-    assert "0123456789abcdef is missing: a rank is started by the driver" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 1
+    assert "0123456789abcdef is missing: a rank is started by the driver" in process.stderr
+    assert "Traceback" not in process.stderr
     assert not (ROOT / "data/smoke/.work/sft/0123456789abcdef").exists()
 
 
 def test_a_rank_that_imports_from_elsewhere_than_its_snapshot_refuses(tmp_path: Path) -> None:
-    """As where a container's image sets PYTHONPATH: it would run the live tree, whatever that is by then."""
+    """A container's image that sets PYTHONPATH has this effect: the rank would run the live tree."""
     with pytest.raises(SystemExit), rank.hand_over_errors(tmp_path, "train_sft", 0):
         rank.check_place("0123")
     with pytest.raises(UserError, match=f"^a rank of the code's snapshot 0123 imports from {ROOT}: "):

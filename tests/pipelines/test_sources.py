@@ -1,4 +1,4 @@
-"""A file that parameters name is part of what plan, `make why`, the code file and the run agree on."""
+"""Plan, `make why`, the code file and the run agree on the content of a file that parameters name."""
 
 import copy
 import io
@@ -37,7 +37,7 @@ NOTES = {"kind": "jsonl", "path": "notes/*.jsonl", "domain": "web", "license": "
 
 @pytest.fixture
 def given() -> dict[str, Any]:
-    """The smoke parameters, whose corpus has one source: files of the repository."""
+    """Return the smoke parameters, with files of the repository as the corpus' only source."""
     parameters = copy.deepcopy(graph.parameters(PROFILE))
     parameters["corpus"]["sources"] = {"notes": dict(NOTES)}
     return parameters
@@ -45,7 +45,7 @@ def given() -> dict[str, Any]:
 
 @pytest.fixture
 def runs(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """A scratch repository with two files of notes, whose corpus was made of them."""
+    """Return a scratch repository with two files of notes, whose corpus was made of them."""
     runs = Runs(tmp_path, monkeypatch)
     monkeypatch.setattr(graph, "parameters", lambda _: given)
     monkeypatch.setattr(graph, "code_of", lambda *_: StageCode({}, {}, {}, {}))
@@ -165,7 +165,7 @@ NAMES_NO_FILE = {"base_url"}  # a server; what it serves has the name in `model`
 
 
 def fields_of(model: type[BaseModel], where: str) -> Iterator[tuple[str, Any]]:
-    """Every field of a parameters' model and of the models in it, by dotted name, with its annotation."""
+    """Yield every field of a parameters' model and of its inner models, by dotted name, with its annotation."""
     for name, field in model.model_fields.items():
         yield f"{where}.{name}", field.annotation
         for inner in models_in(field.annotation):

@@ -1,4 +1,4 @@
-"""kedro.yml: what it says, and what it refuses."""
+"""The stages file kedro.yml: its content, and the refusal of a wrong one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whether what a key makes is there, comes back, or has to be made: the plan and the stage itself go by this."""
+"""A stage's standing under a key, which the plan and the stage itself use: done, recalled, or to be made."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ STAGE, DATASET = "pretrain", "base_checkpoint"
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """Runs in a scratch repository with a DVC cache of its own, in a stage that DVC has started."""
+    """Return runs in a scratch repository with its own DVC cache, in a stage that DVC has started."""
     monkeypatch.setenv(DVC, STAGE)
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.delenv(FRESH, raising=False)
@@ -34,7 +34,7 @@ def content(name: str) -> Path:
 
 
 def keep_time(path: Path, change: Callable[[Path], object]) -> None:
-    """Change a file as a bad disc does, its time as it was."""
+    """Change a file as a bad disc does, without changing its time."""
     state = path.stat()
     change(path)
     if path.exists():
@@ -46,7 +46,7 @@ def flip(path: Path) -> None:
 
 
 def aged(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, its outputs' files older than it: as after a real run."""
+    """Make the files of a record's outputs older than the record, as after a real run."""
     for name in record["outputs"]:
         path = graph.dataset_path("smoke", name)
         for file in files_below(path) if path.is_dir() else [path]:
@@ -80,11 +80,11 @@ def test_what_is_damaged_is_seen_and_comes_back_from_the_cache(
     content(DATASET).with_name("more.txt").unlink(missing_ok=True)
     runs.store(DATASET)
     change(content(DATASET))
-    kept = standing.standing("smoke", key, [record], read=False)
-    assert kept.comes_back
+    damaged_standing = standing.standing("smoke", key, [record], read=False)
+    assert damaged_standing.comes_back
     workspace = tmp_path / "workspace"
-    made = made_before("smoke", STAGE, key, workspace)
-    assert recall("smoke", made, workspace, lambda line: None) == made.record
+    known = made_before("smoke", STAGE, key, workspace)
+    assert recall("smoke", known, workspace, lambda line: None) == known.record
     assert content(DATASET).read_bytes() == before
     assert made_before("smoke", STAGE, key, tmp_path / "other").is_done
 
@@ -110,15 +110,15 @@ def test_a_cache_that_lost_a_file_brings_nothing_back(runs: Runs, tmp_path: Path
     record = runs.add(STAGE, 1)
     runs.store(DATASET)
     flip(content(DATASET))
-    (kept,) = [path for path in files_below(runs.root / ".dvc/cache") if path.read_bytes() == b"{}"]
-    kept.write_bytes(b"[]")  # of the same size: noticed by who reads it
+    (cached,) = [path for path in files_below(runs.root / ".dvc/cache") if path.read_bytes() == b"{}"]
+    cached.write_bytes(b"[]")  # of the same size: noticed by who reads it
     assert standing.standing("smoke", record["key"], [record], read=False).comes_back
-    made = made_before("smoke", STAGE, record["key"], tmp_path / "w")
-    assert made.lost == DATASET
-    said: list[str] = []
-    assert recall("smoke", made, tmp_path / "w", said.append) is None
-    assert "its base_checkpoint is not kept any more: it runs again" in said[0]
-    kept.unlink()
+    before = made_before("smoke", STAGE, record["key"], tmp_path / "w")
+    assert before.lost == DATASET
+    lines: list[str] = []
+    assert recall("smoke", before, tmp_path / "w", lines.append) is None
+    assert "its base_checkpoint is not kept any more: it runs again" in lines[0]
+    cached.unlink()
     assert standing.standing("smoke", record["key"], [record], read=False).lost == DATASET
 
 
@@ -129,10 +129,10 @@ def test_where_one_output_cannot_be_put_back_none_is(runs: Runs, tmp_path: Path)
     blocked = graph.dataset_path("smoke", "pretrain_history").with_name("pretrain_history.old")
     blocked.write_text("a file where publishing puts the older one aside")
     workspace = tmp_path / "w"
-    made = made_before("smoke", STAGE, record["key"], workspace)
-    assert made.comes_back
+    before = made_before("smoke", STAGE, record["key"], workspace)
+    assert before.comes_back
     with pytest.raises(OSError, match="pretrain_history.old"):
-        recall("smoke", made, workspace, lambda line: None)
+        recall("smoke", before, workspace, lambda line: None)
     assert standing.harm_of("smoke", other, read=True) is None, "what was there is back, whole"
     blocked.unlink()
     again = made_before("smoke", STAGE, record["key"], workspace)
@@ -184,6 +184,6 @@ def test_dvc_is_asked_whether_it_was_forced(words: list[str], forced: bool) -> N
 
 
 def test_of_a_process_that_is_gone_nothing_is_known() -> None:
-    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    gone.wait()
-    assert not is_forced(gone.pid)
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    assert not is_forced(ended.pid)

@@ -1,4 +1,4 @@
-"""What ran under a key is refused where it was not the code, the environment or the inputs of the key."""
+"""A run under a key is refused if its code, environment or inputs were not those of the key."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ PROFILE = "smoke"
 
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The parts of a key of rephrase, made from a snapshot of a repository with one package."""
+    """Return the parts of a key of rephrase, made from a snapshot of a repository with one package."""
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours/__init__.py").write_text("")
     monkeypatch.setattr(truth, "CODE", snapshot.take(tmp_path))
@@ -30,10 +30,10 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def refused(parts: dict[str, Any]) -> str:
     with pytest.raises(UserError) as refusal:
         truth.check(PROFILE, "rephrase", parts)
-    said = str(refusal.value)
-    assert said.startswith("stage rephrase is no longer what its key says: ")
-    assert said.endswith("run `make repro STAGE=rephrase PROFILE=smoke`, which makes a new key.")
-    return said
+    sentence = str(refusal.value)
+    assert sentence.startswith("stage rephrase is no longer what its key says: ")
+    assert sentence.endswith("run `make repro STAGE=rephrase PROFILE=smoke`, which makes a new key.")
+    return sentence
 
 
 def test_what_ran_as_the_key_says_may_be_published(parts: dict[str, Any]) -> None:
@@ -48,12 +48,12 @@ def test_code_that_is_not_the_snapshots_is_refused(parts: dict[str, Any]) -> Non
 
 
 def test_another_version_of_a_distribution_is_refused(parts: dict[str, Any]) -> None:
-    """As where a job starts after `pip install`, or its image has other versions than the machine that submitted it."""
+    """A job meets this after `pip install`, or in an image with other versions than the submitting machine."""
     now = parts["code"]["distributions"]["kedro"]
     parts["code"]["distributions"] |= {"kedro": "0.0.1", "gone-for-good": "1.0"}
-    said = refused(parts)
-    assert f"distribution kedro: 0.0.1 → {now}" in said
-    assert "distribution gone-for-good: 1.0 → not installed" in said
+    sentence = refused(parts)
+    assert f"distribution kedro: 0.0.1 → {now}" in sentence
+    assert "distribution gone-for-good: 1.0 → not installed" in sentence
 
 
 def test_an_input_published_anew_is_refused(parts: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:

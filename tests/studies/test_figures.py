@@ -12,17 +12,17 @@ def row(step, **figures):
 
 def test_logits_during_warm_up_do_not_count() -> None:
     rows = [row(1, max_logit=500.0), row(2), row(3, max_logit=45.0, clipped_heads=2.0, clip_norm=0.5)]
-    found = figures_of(rows, warmup=1, tau=30.0, target=None, step_tokens=8)
-    assert (found["peak_max_logit"], found["logit_over_tau"]) == (45.0, 1.5)
-    assert (found["clipped_head_steps"], found["clip_norm"]) == (2.0, 0.5)
+    figures = figures_of(rows, warmup=1, tau=30.0, target=None, step_tokens=8)
+    assert (figures["peak_max_logit"], figures["logit_over_tau"]) == (45.0, 1.5)
+    assert (figures["clipped_head_steps"], figures["clip_norm"]) == (2.0, 0.5)
     assert "logit_over_tau" not in figures_of(rows, warmup=1, tau=None, target=None, step_tokens=8)
 
 
 def test_clip_rates_by_quarter() -> None:
     clipped = [0, 0, 4, 4, 4, 2, 1, 1]
-    found = clip_rates([row(i + 1, clipped_heads=float(n)) for i, n in enumerate(clipped)])
-    assert [found[f"clip_rate_q{q}"] for q in (1, 2, 3, 4)] == [0.0, 1.0, 0.75, 0.25]
-    assert (found["clip_rate_peak"], found["clip_rate_q4_over_peak"]) == (1.0, 0.25)
+    rates = clip_rates([row(i + 1, clipped_heads=float(n)) for i, n in enumerate(clipped)])
+    assert [rates[f"clip_rate_q{q}"] for q in (1, 2, 3, 4)] == [0.0, 1.0, 0.75, 0.25]
+    assert (rates["clip_rate_peak"], rates["clip_rate_q4_over_peak"]) == (1.0, 0.25)
     assert clip_rates([row(1)])["clip_rate_q4_over_peak"] == 1.0
 
 

@@ -1,4 +1,4 @@
-"""A toy study end to end: sweeps, branches, results, pages; what is done is not run again."""
+"""A toy study end to end: sweeps, branches, results, pages; finished units are not run again."""
 
 import json
 
@@ -57,38 +57,38 @@ def test_seeds_differ_in_their_start_and_their_data(done) -> None:
 
 
 def test_what_is_done_is_not_run_again(done, home, registration, shards) -> None:
-    written = {path: path.stat().st_mtime_ns for path in (home / "work").rglob("result.json")}
+    times = {path: path.stat().st_mtime_ns for path in (home / "work").rglob("result.json")}
     again = run.run_study(registration, shards, home / "work", ("code", "data"))
     assert again.runs == done.runs
-    assert {path: path.stat().st_mtime_ns for path in (home / "work").rglob("result.json")} == written
+    assert {path: path.stat().st_mtime_ns for path in (home / "work").rglob("result.json")} == times
 
 
 def test_verdict_and_pages(done, home, registration) -> None:
-    kept = write_results(home / "results", registration, done.runs, done.sweeps, ORIGIN)
-    assert confirmatory(kept, registration) is None
+    results = write_results(home / "results", registration, done.runs, done.sweeps, ORIGIN)
+    assert confirmatory(results, registration) is None
     page = publish({"toy": registration}, home / "results", home / "docs", "toy")["toy"]
     assert all(outcome.state() == "holds" for outcome in page.judged.outcomes if outcome.criterion.role != "claim")
     assert page.verdict in ("supported", "inconclusive")
     assert page.verdict == "supported" or "edge" in page.reason
-    written = (home / "docs" / "toy.md").read_text()
-    assert registration.commit in written
-    assert "Exploratory" not in written
+    text = (home / "docs" / "toy.md").read_text()
+    assert registration.commit in text
+    assert "Exploratory" not in text
     assert (home / "docs" / "toy.png").read_bytes().startswith(b"\x89PNG")
     assert "| [toy](toy.md) |" in (home / "docs" / "README.md").read_text()
     assert len(read_curves(home / "results", "toy")) == 40
     again = write_results(home / "results", registration, done.runs, done.sweeps, ORIGIN)
-    assert again == kept == read_results(home / "results", "toy")
+    assert again == results == read_results(home / "results", "toy")
 
 
 def test_runs_confirm_only_what_was_committed_before_them(done, home, tmp_path, registration) -> None:
-    kept = write_results(tmp_path / "results", registration, done.runs, done.sweeps, ORIGIN)
+    results = write_results(tmp_path / "results", registration, done.runs, done.sweeps, ORIGIN)
     uncommitted = register(register_at(tmp_path / "other", study(), commit=False), "toy")
-    assert "not committed" in confirmatory(kept, uncommitted)
+    assert "not committed" in confirmatory(results, uncommitted)
     changed = study()
     changed["criteria"][1]["within"] = 0.5
     edited = register(register_at(tmp_path / "changed", changed), "toy")
-    assert "changed after the runs" in confirmatory(kept, edited)
-    stray = json.loads(json.dumps(kept))
+    assert "changed after the runs" in confirmatory(results, edited)
+    stray = json.loads(json.dumps(results))
     stray["runs"][3]["registration"]["commit"] = None
     assert "was not committed when" in confirmatory(stray, registration)
     path = home / "repository" / "conf" / "toy.yml"

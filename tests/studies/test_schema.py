@@ -1,4 +1,4 @@
-"""What a registration may say, and what is refused by name."""
+"""The fields of a registration, and the refusal of wrong ones by name."""
 
 import pytest
 import yaml
@@ -10,23 +10,23 @@ from tests.studies.toy import COMMON, ROOT, STUDY, register_at, study
 
 
 def whole(content):
-    """A study's content with the common settings under its own."""
+    """Return a study's content with the common settings under its own."""
     return {**content, "settings": overlay(COMMON, content["settings"], "settings")}
 
 
 @pytest.mark.parametrize("name", names(ROOT / "conf/studies"))
 def test_every_registered_study_keeps_the_protocol(name) -> None:
-    found = register(ROOT / "conf/studies", name).study
-    roles = {criterion.role for criterion in found.criteria}
+    study = register(ROOT / "conf/studies", name).study
+    roles = {criterion.role for criterion in study.criteria}
     assert {"claim", "negative_control", "positive_control"} <= roles
-    assert len(found.seeds) >= LEAST_SEEDS
-    assert len(found.budgets) >= 2
-    steps = sorted(found.budgets.values())
+    assert len(study.seeds) >= LEAST_SEEDS
+    assert len(study.budgets) >= 2
+    steps = sorted(study.budgets.values())
     assert steps[-1] >= 4 * steps[0]
-    claims = [criterion for criterion in found.criteria if criterion.role == "claim"]
-    for budget in found.budgets:
-        assert any(budget in found.budgets_of(criterion) for criterion in claims), "the direction at every budget"
-    for sweep in found.sweeps.values():
+    claims = [criterion for criterion in study.criteria if criterion.role == "claim"]
+    for budget in study.budgets:
+        assert any(budget in study.budgets_of(criterion) for criterion in claims), "the direction at every budget"
+    for sweep in study.sweeps.values():
         rates, decays = sweep.grid["optimizer.lr"], sweep.grid["optimizer.weight_decay"]
         assert next(iter(sweep.grid)) == "optimizer.lr"
         assert (len(rates) >= 5, len(decays) >= 2) == (True, True)
@@ -58,11 +58,11 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_refused_by_name(tmp_path, case) -> None:
-    changes, said = CASES[case]
+    changes, message = CASES[case]
     conf = register_at(tmp_path, study(**changes), commit=False)
     with pytest.raises(UserError, match="toy.yml") as error:
         register(conf, "toy")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

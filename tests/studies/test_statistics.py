@@ -31,16 +31,16 @@ def test_what_is_not_finite_is_evidence_of_nothing(value: float) -> None:
 def test_students_own_example() -> None:
     """Student (1908), hours of sleep gained: t = 4.06, one-sided p = 0.0014, interval 0.70 to 2.46."""
     gains = [b - a for a, b in zip(SLEEP, SLEEP_2, strict=True)]
-    found = estimate(gains)
-    assert found.mean / (found.sd / 10**0.5) == pytest.approx(4.0621, abs=1e-4)
+    result = estimate(gains)
+    assert result.mean / (result.sd / 10**0.5) == pytest.approx(4.0621, abs=1e-4)
     assert p_above(gains, 0) == pytest.approx(0.001416, abs=1e-6)
-    assert (found.low, found.high) == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
+    assert (result.low, result.high) == pytest.approx((0.7001142, 2.4598858), abs=1e-6)
 
 
 @given(VALUES, st.floats(0.01, 3))
 def test_tost_is_the_90_percent_interval_inside_the_margin(values: list[float], margin: float) -> None:
-    found = estimate(values, 0.90)
-    inside = -margin < found.low and found.high < margin
+    result = estimate(values, 0.90)
+    inside = -margin < result.low and result.high < margin
     p = p_within(values, margin)
     if abs(p - 0.05) > 1e-9:
         assert (p < 0.05) == inside

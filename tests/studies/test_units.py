@@ -1,4 +1,4 @@
-"""How a study is taken apart: overrides, branches, equal compute, winners, keys."""
+"""The units of a study: overrides, branches, equal compute, winners, keys."""
 
 import math
 from dataclasses import replace
@@ -51,9 +51,9 @@ def test_a_branch_beyond_its_trunk_is_refused() -> None:
 def test_schedules(shape, phases) -> None:
     values = toy().settings.model_dump()
     values["schedule"] |= {"shape": shape, "warmup": 20}
-    found = schedule_of(Settings.model_validate(values), 200)
-    assert (found.warmup, found.stable, found.decay) == phases
-    assert found.decayed == pytest.approx(found.peak / 10)
+    schedule = schedule_of(Settings.model_validate(values), 200)
+    assert (schedule.warmup, schedule.stable, schedule.decay) == phases
+    assert schedule.decayed == pytest.approx(schedule.peak / 10)
 
 
 def test_a_cosine_cut_off_is_laid_out_over_its_horizon() -> None:
@@ -69,9 +69,9 @@ def test_equal_compute_spends_the_same_flops() -> None:
         {**study()["criteria"][0], "role": role, "identical": True}
         for role in ("claim", "negative_control", "positive_control")
     ]
-    found = toy(arms=arms, criteria=criteria, sweeps={}, equal_compute="never", budgets={"1x": 1000, "4x": 4000})
+    equal = toy(arms=arms, criteria=criteria, sweeps={}, equal_compute="never", budgets={"1x": 1000, "4x": 4000})
     spent: dict[str, list[float]] = {}
-    for unit in arm_units(found, {}, 512):
+    for unit in arm_units(equal, {}, 512):
         spent.setdefault(unit.budget, []).append(unit.steps * step_flops(unit.settings, 512))
     for flops in spent.values():
         assert max(flops) / min(flops) < 1.002
@@ -104,5 +104,5 @@ def test_the_key_is_of_all_that_decides_the_bits_and_nothing_else() -> None:
         replace(unit, steps=7),
         replace(unit, settings=toy(settings={**SMALL, "batch_size": 4}).settings),
     ]
-    keys = {key, unit.key("other", "data"), unit.key("code", "other"), *(one.key("code", "data") for one in others)}
+    keys = {key, unit.key("other", "data"), unit.key("code", "other"), *(other.key("code", "data") for other in others)}
     assert len(keys) == 6

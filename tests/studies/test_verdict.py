@@ -1,4 +1,4 @@
-"""Every verdict, from results made up for it."""
+"""Every verdict, each from results that lead to it."""
 
 import math
 
@@ -55,21 +55,21 @@ def test_contradicted() -> None:
 
 
 def test_inconclusive_without_a_difference() -> None:
-    found, _, why = verdict(made_up(), results(gain=0.0))
-    assert found == "inconclusive"
+    outcome, _, why = verdict(made_up(), results(gain=0.0))
+    assert outcome == "inconclusive"
     assert "a below b" in why
 
 
 @pytest.mark.parametrize("changes", [{"again": 0.1}, {"worse": 0.0}])
 def test_inconclusive_when_a_control_fails(changes) -> None:
-    found, _, why = verdict(made_up(), results(**changes))
-    assert found == "inconclusive"
+    outcome, _, why = verdict(made_up(), results(**changes))
+    assert outcome == "inconclusive"
     assert "control" in why
 
 
 def test_inconclusive_with_the_sweeps_winner_at_the_edge() -> None:
-    found, _, why = verdict(made_up(), results(), edges=["muon"])
-    assert (found, "edge" in why) == ("inconclusive", True)
+    outcome, _, why = verdict(made_up(), results(), edges=["muon"])
+    assert (outcome, "edge" in why) == ("inconclusive", True)
 
 
 def test_not_testable_without_its_precondition() -> None:
@@ -77,8 +77,8 @@ def test_not_testable_without_its_precondition() -> None:
 
 
 def test_not_testable_by_registration() -> None:
-    found, _, why = verdict(made_up(not_testable="too small"), results())
-    assert (found, why) == ("not testable here", "too small")
+    outcome, _, why = verdict(made_up(not_testable="too small"), results())
+    assert (outcome, why) == ("not testable here", "too small")
 
 
 def test_both_budgets_must_hold() -> None:
@@ -99,8 +99,8 @@ def test_holm_over_the_table_can_take_a_verdict_back() -> None:
     alone = assess(made_up(), runs)
     assert ALPHA / 10 < alone.p <= ALPHA
     assert verdict(made_up(), runs)[0] == "supported"
-    found, p, why = verdict(made_up(), runs, family=10)
-    assert (found, why) == ("inconclusive", "not after Holm's correction")
+    outcome, p, why = verdict(made_up(), runs, family=10)
+    assert (outcome, why) == ("inconclusive", "not after Holm's correction")
     assert p == pytest.approx(min(1, 10 * alone.p))
 
 

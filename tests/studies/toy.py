@@ -64,7 +64,7 @@ def study(**changes):
 
 
 def register_at(folder: Path, content: dict, name: str = "toy", commit: bool = True) -> Path:
-    """conf/studies of a new repository under `folder`, committed or not."""
+    """Return conf/studies of a new repository under `folder`, committed or not."""
     conf = folder / "conf"
     conf.mkdir(parents=True, exist_ok=True)
     (conf / "common.yml").write_text(yaml.safe_dump(COMMON))

@@ -1,6 +1,6 @@
-"""Importing a checkpoint: it becomes its stage's output, with its origin on record; what does not fit changes nothing.
+"""An imported checkpoint becomes its stage's output, with its origin on record; one that does not fit changes nothing.
 
-DVC itself is asked in tests/graph/test_adopt.py; here its ledger is not there.
+tests/graph/test_adopt.py uses DVC itself; here there is no ledger.
 """
 
 import json
@@ -38,12 +38,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of its own that has a tokenizer, and shards that nobody will read."""
+    """Make a data folder with a tokenizer, and shards that no test reads."""
     entries = graph.catalog_entries(PROFILE)
     monkeypatch.setattr(graph, "data_folder", lambda profile: tmp_path / "data" / profile)
     monkeypatch.setattr(graph, "dataset_path", lambda profile, name: tmp_path / str(entries[name]["filepath"]))
-    monkeypatch.setattr(adopt, "_tell_dvc", lambda *words: told.append(words))
-    told.clear()
+    monkeypatch.setattr(adopt, "_tell_dvc", lambda *words: commands.append(words))
+    commands.clear()
     folder = tmp_path / "data" / PROFILE
     shutil.copytree(tokenizer, folder / "tokenization" / "tokenizer")
     (folder / "tokenization" / "shards").mkdir()
@@ -53,12 +53,12 @@ def data(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
-told: list[tuple[str, ...]] = []
+commands: list[tuple[str, ...]] = []
 
 
 @pytest.fixture
 def source(tmp_path: Path, tokenizer: Path) -> Path:
-    """A whole checkpoint in Hugging Face's layout, of that tokenizer."""
+    """Return a whole checkpoint in Hugging Face's layout, with that tokenizer."""
     save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), {})
     export_checkpoint(tmp_path / "ours", tokenizer, tmp_path / "source", "float32", 100_000)
     return tmp_path / "source"
@@ -75,7 +75,7 @@ def test_an_imported_checkpoint_is_its_stages_output_and_its_origin_is_on_record
     assert len(record["origin"]["digest"]) == 32
     assert record["outputs"] == {name: graph.digest_of(PROFILE, name) for name in record["outputs"]}
     assert all(record["outputs"].values())
-    assert told == [("pretrain", PROFILE)]
+    assert commands == [("pretrain", PROFILE)]
     assert not (data / ".work" / "pretrain" / "import").exists()
     assert str(source).encode() not in b"".join(path.read_bytes() for path in (data / "pretrain").rglob("*.json")), (
         "where it came from is no part of the artifact"
@@ -85,20 +85,20 @@ def test_an_imported_checkpoint_is_its_stages_output_and_its_origin_is_on_record
 def test_an_exported_rl_checkpoint_becomes_a_base_that_says_so_and_keeps_its_origin(
     data: Path, tmp_path: Path, tokenizer: Path
 ) -> None:
-    told = {"stage": "rl", "iteration": 40, "trained_length": 99}
-    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), told)
+    described = {"stage": "rl", "iteration": 40, "trained_length": 99}
+    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), described)
     export_checkpoint(tmp_path / "ours", tokenizer, tmp_path / "source", "float32", 100_000)
     adopt.adopt(PROFILE, tmp_path / "source", "base_checkpoint")
     _, extra = load_config(graph.dataset(PROFILE, "base_checkpoint").load())
     digest = K2Tokenizer.load(tokenizer).digest
-    assert extra == {"stage": "pretrain", "tokenizer": digest, "trained_length": 64, "origin": told}
+    assert extra == {"stage": "pretrain", "tokenizer": digest, "trained_length": 64, "origin": described}
 
 
 def test_a_base_checkpoint_comes_back_with_its_own_words_and_the_context_it_has(
     data: Path, tmp_path: Path, tokenizer: Path
 ) -> None:
-    told = {"stage": "pretrain", "trained_length": 99, "note": "x"}
-    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), told)
+    described = {"stage": "pretrain", "trained_length": 99, "note": "x"}
+    save_checkpoint(tmp_path / "ours", K2Model(config(vocab_size=700), seed=1), described)
     export_checkpoint(tmp_path / "ours", tokenizer, tmp_path / "source", "float32", 100_000)
     adopt.adopt(PROFILE, tmp_path / "source", "base_checkpoint")
     _, extra = load_config(graph.dataset(PROFILE, "base_checkpoint").load())
@@ -110,9 +110,9 @@ def test_the_plan_takes_it_for_a_run_and_says_where_from(data: Path, source: Pat
     adopt.adopt(PROFILE, source, "base_checkpoint")
     (record,) = read_records(data / ".runs" / "pretrain")
     before = {"tokenization": status.StageStatus("tokenization", "fresh", "", None, None, None)}
-    found = status._status("pretrain", PROFILE, before)
-    assert (found.state, found.reason) == ("fresh", f"adopted from {source}")
-    assert found.key == record["key"]
+    state = status._status("pretrain", PROFILE, before)
+    assert (state.state, state.reason) == ("fresh", f"adopted from {source}")
+    assert state.key == record["key"]
 
 
 def foreign_tokenizer(source: Path) -> None:
@@ -176,4 +176,4 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(data, source, damage, 
     assert not (data / "pretrain").exists()
     assert not (data / "extend").exists()
     assert not read_records(data / ".runs" / "pretrain")
-    assert told == []
+    assert commands == []

@@ -1,4 +1,4 @@
-"""Going on from another key's checkpoint: verified, under today's key, on record; what does not fit changes nothing."""
+"""Adopted work: verified, resumed under today's key, on record; work that does not fit changes nothing."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ OTHER = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that is stopped after five steps of what its key would have trained."""
+    """Train, and stop after five of the steps that the key would have trained."""
     folder = tmp_path_factory.mktemp("trained")
     run(folder, steps=STEP)
     (folder / TRAINING).unlink()
@@ -63,7 +63,7 @@ def today() -> str:
 
 
 def changed() -> str:
-    """How the other key's peak and today's are told."""
+    """Return the difference between the other key's peak and today's, as a sentence shows it."""
     return f"parameter extend.schedule.peak: 0.5 → {graph.parameters(PROFILE)[STAGE]['schedule']['peak']}"
 
 
@@ -73,17 +73,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_work_goes_on_under_todays_key_and_says_where_it_came_from(place: Path) -> None:
     before = contents(place / OTHER)
-    told = adopt_work.adopt_work(PROFILE, STAGE, OTHER[:4])
-    assert changed() in told
-    assert "`make repro STAGE=extend PROFILE=smoke`" in told
+    sentence = adopt_work.adopt_work(PROFILE, STAGE, OTHER[:4])
+    assert changed() in sentence
+    assert "`make repro STAGE=extend PROFILE=smoke`" in sentence
     assert contents(place / OTHER) == before, "the other key's work stays"
     mine = place / today()
-    kept = position(mine)
-    assert kept is not None
-    assert (kept.step, sentences(kept.past)) == (STEP, f"adopted work of key {OTHER} at step {STEP}")
+    reached = position(mine)
+    assert reached is not None
+    assert (reached.step, sentences(reached.past)) == (STEP, f"adopted work of key {OTHER} at step {STEP}")
     assert [json.loads(row)["step"] for row in (mine / HISTORY).read_text().splitlines()] == [1, 2, 3, 4, 5]
     assert f"adopted work of key {OTHER}" in status._paused(PROFILE, STAGE, today(), [])
-    assert [one.step for one in work.unfinished(PROFILE, STAGE)] == ["5", "5/5"]
+    assert [unfinished.step for unfinished in work.unfinished(PROFILE, STAGE)] == ["5", "5/5"]
 
     run(mine, steps=STEP + 2, dtype="bfloat16")  # a parameter may differ, too: the event names it
     past = json.loads((mine / TRAINING).read_bytes())["past"]

@@ -36,28 +36,28 @@ def model():
 
 
 def talk(model, tok, **options):
-    said: list[str] = []
-    return Chat(model, tok, max_new_tokens=12, say=said.append, **options), said
+    output: list[str] = []
+    return Chat(model, tok, max_new_tokens=12, say=output.append, **options), output
 
 
 def scripted(monkeypatch, tok, *turns):
     """Let the model write these assistant messages one after the other."""
-    left = list(turns)
+    remaining = list(turns)
 
     def stream(model, ids, room, temperature, seed, stop):
-        whole, mask = encode_chat(tok, [{"role": "user", "content": "x"}, left.pop(0)])
-        yield from [i for i, trained in zip(whole, mask, strict=True) if trained and i != stop]
+        dialogue, mask = encode_chat(tok, [{"role": "user", "content": "x"}, remaining.pop(0)])
+        yield from [i for i, trained in zip(dialogue, mask, strict=True) if trained and i != stop]
 
     monkeypatch.setattr("engine.rollout.generate.stream", stream)
 
 
 def test_a_dialogue_repeats_with_its_seed_and_is_remembered(model, tok):
-    first, said = talk(model, tok, seed=3)
+    first, output = talk(model, tok, seed=3)
     again, said_again = talk(model, tok, seed=3)
     for chat in (first, again):
         chat.hear("What is 4-1-7?")
         chat.hear("Why?")
-    assert said == said_again
+    assert output == said_again
     assert [m["role"] for m in first.messages] == ["user", "assistant", "user", "assistant"]
     first.hear("/reset")
     assert first.messages == []
@@ -66,10 +66,10 @@ def test_a_dialogue_repeats_with_its_seed_and_is_remembered(model, tok):
 
 
 def test_plain_checkpoints_go_on_from_the_text(model, tok):
-    chat, said = talk(model, tok, plain=True)
+    chat, output = talk(model, tok, plain=True)
     chat.hear("What is")
-    assert said[0] == "What is"
-    assert len("".join(said)) > len("What is\n")
+    assert output[0] == "What is"
+    assert len("".join(output)) > len("What is\n")
     assert chat.messages == []
 
 
@@ -78,9 +78,9 @@ def test_tool_calls_reach_the_world_and_are_shown(monkeypatch, model, tok):
     owner = next(iter(toolbox.world.state["accounts"]))
     call = tool_call("get_account", f'{{"owner":"{owner}"}}', 0)
     scripted(monkeypatch, tok, assistant("One moment.", [call]), assistant("Here you are."))
-    chat, said = talk(big(model), tok, toolbox=toolbox)
+    chat, output = talk(big(model), tok, toolbox=toolbox)
     chat.hear("How much is there?")
-    shown = "".join(said)
+    shown = "".join(output)
     assert shown.startswith("One moment.\n")
     assert f'→ get_account {{"owner":"{owner}"}}' in shown
     assert '← {"owner":' in shown
@@ -97,41 +97,41 @@ def big(model):
 def test_a_malformed_call_and_an_unknown_tool_are_said(monkeypatch, model, tok):
     bad = tool_call("no_tool", "{not json", 0)
     scripted(monkeypatch, tok, assistant("", [bad]), assistant("Sorry."))
-    chat, said = talk(big(model), tok)
+    chat, output = talk(big(model), tok)
     chat.hear("x")
-    assert "(malformed: the arguments of 'functions.no_tool:0' are not a JSON object)" in "".join(said)
-    assert "no such tool" in "".join(said)
+    assert "(malformed: the arguments of 'functions.no_tool:0' are not a JSON object)" in "".join(output)
+    assert "no such tool" in "".join(output)
 
 
 def test_a_model_that_calls_for_ever_is_stopped(monkeypatch, model, tok):
     scripted(monkeypatch, tok, *[assistant("", [tool_call("no_tool", "{}", i)]) for i in range(20)])
-    chat, said = talk(big(model), tok)
+    chat, output = talk(big(model), tok)
     chat.hear("x")
-    assert "".join(said).count("→ no_tool") == 6
+    assert "".join(output).count("→ no_tool") == 6
 
 
 def test_oldest_exchanges_are_forgotten_and_too_long_a_message_is_refused(model, tok):
-    chat, said = talk(model, tok)
+    chat, output = talk(model, tok)
     for _ in range(8):
         chat.hear("What is 4-1-7? What is 4-1-7? What is 4-1-7?")
-    assert any("oldest exchange is forgotten" in part for part in said)
+    assert any("oldest exchange is forgotten" in part for part in output)
     before = len([m for m in chat.messages if m["role"] == "user"])
-    said.clear()
+    output.clear()
     chat.hear("zq" * 400)
-    assert "too long: the context holds 256 tokens" in "".join(said)
+    assert "too long: the context holds 256 tokens" in "".join(output)
     assert len([m for m in chat.messages if m["role"] == "user"]) <= before
 
 
 @pytest.mark.parametrize("text", ["/temperature hot", "/temperature -1", "/temperature"])
 def test_a_bad_temperature_is_explained(model, tok, text):
-    chat, said = talk(model, tok)
+    chat, output = talk(model, tok)
     chat.hear(text)
-    assert "give a number from 0" in "".join(said)
+    assert "give a number from 0" in "".join(output)
     assert chat.temperature == 0.6
     chat.hear("/temperature 0")
     assert chat.temperature == 0.0
     chat.hear("/what")
-    assert HELP in said[-1]
+    assert HELP in output[-1]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_a_bad_temperature_is_explained(model, tok, text):
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(arguments, sentence):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pipelines.commands.chat", *arguments], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 1
+    assert sentence in process.stderr
+    assert "Traceback" not in process.stderr

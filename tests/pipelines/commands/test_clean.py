@@ -24,7 +24,7 @@ def fill(folder: Path) -> Path:
 
 
 def test_caches_and_finished_work_go_and_the_rest_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gone = [fill(root / name) for name in (".ruff_cache", "nodes/__pycache__", "data/smoke/.work/sft/aa")]
+    removed = [fill(root / name) for name in (".ruff_cache", "nodes/__pycache__", "data/smoke/.work/sft/aa")]
     stays = [fill(root / name) for name in ("data/smoke/.work/sft/bb", "data/smoke/.work/sft/cc", "nodes/sft")]
     stays.append(root / "data/README.md")
     stays[-1].write_text("")
@@ -32,11 +32,11 @@ def test_caches_and_finished_work_go_and_the_rest_stays(root: Path, capsys: pyte
     runs.mkdir(parents=True)
     (runs / "aa-1.json").write_text(json.dumps({"outcome": "success", "finished": "2026-02"}))
     (runs / "bb-1.json").write_text(json.dumps({"outcome": "failed", "finished": "2026-02"}))
-    for work in (gone[-1], *stays[:2]):
+    for work in (removed[-1], *stays[:2]):
         (work / "begun.json").write_text(json.dumps({"started": "2026-01"}))
     (runs / "cc-1.json").write_text("torn")
     clean.main()
-    assert not any(path.exists() for path in gone)
+    assert not any(path.exists() for path in removed)
     assert all(path.exists() for path in stays)
     assert "0.0 MB  nodes/__pycache__" in capsys.readouterr().out
 

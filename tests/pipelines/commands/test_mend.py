@@ -57,9 +57,9 @@ def test_a_damaged_record_is_passed_over_by_name_and_moved_aside(runs: Runs, con
     bad.write_bytes(content)
     assert [record["path"] for record in read_records(bad.parent)] == [good["path"]]
     assert [record["path"] for record in read_all_records("smoke")] == [good["path"]]
-    told = capsys.readouterr().err
-    assert told.count("warning: ") == told.count(str(bad)) == 1, "once, however many ask"
-    assert "`make mend PROFILE=smoke`" in told
+    output = capsys.readouterr().err
+    assert output.count("warning: ") == output.count(str(bad)) == 1, "once, however many ask"
+    assert "`make mend PROFILE=smoke`" in output
 
     assert mend.move_aside("smoke") == [runs.root / "data/smoke/.damaged/.runs/tooluse/0-damaged.json"]
     assert not bad.exists()
@@ -82,11 +82,11 @@ def test_of_work_in_progress_what_cannot_be_read_is_named_and_moved_aside(runs: 
         path.write_bytes(b'{"id": ')
         try:
             read()
-            told = capsys.readouterr().err
+            output = capsys.readouterr().err
         except UserError as error:
-            told = str(error)
-        assert str(path) in told
-        assert "`make mend PROFILE=smoke`" in told
+            output = str(error)
+        assert str(path) in output
+        assert "`make mend PROFILE=smoke`" in output
     (workspace / "checkpoint").mkdir()
     (workspace / "checkpoint" / "foreign.json").write_text("half writ")
     assert len(mend.move_aside("smoke")) == len(reads)

@@ -15,4 +15,4 @@ def test_the_time_is_that_of_the_stages_that_would_run() -> None:
     back = stage("d", "recalled", 0.0)
     assert total([*statuses[:1], back]).endswith("about 3 min 20 s. 1 stage comes back without a run.")
     assert total([*statuses[2:], back, back]) == "Nothing would run: 2 stages come back without a run."
-    assert [duration(one) for one in (None, 8.2, 61, 7500)] == ["?", "8 s", "1 min 01 s", "2 h 05 min"]
+    assert [duration(seconds) for seconds in (None, 8.2, 61, 7500)] == ["?", "8 s", "1 min 01 s", "2 h 05 min"]

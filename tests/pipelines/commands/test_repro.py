@@ -1,4 +1,4 @@
-"""What `make repro` and Dagster's buttons run, and when they have to wait."""
+"""The command of `make repro` and Dagster's buttons, and when it has to wait."""
 
 import fcntl
 import os
@@ -46,7 +46,7 @@ sys.stdin.read()
 
 
 class Runs:
-    """Processes that took their turn, or wait for it."""
+    """The processes that hold their locks, or wait for them."""
 
     def __init__(self, root) -> None:
         self.root, self.started = root, []
@@ -59,7 +59,7 @@ class Runs:
         return process
 
     def holds(self, name: str) -> bool:
-        """Whether somebody holds a stage's lock, alone."""
+        """Return whether a process holds a stage's lock exclusively."""
         lock = os.open(self.root / ".work/.turns" / name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -72,9 +72,9 @@ class Runs:
 
 @pytest.fixture
 def turns(tmp_path):
-    made = Runs(tmp_path)
-    yield made
-    for process in made.started:
+    started = Runs(tmp_path)
+    yield started
+    for process in started.started:
         process.kill()
         process.communicate()
 
@@ -91,12 +91,12 @@ def turns(tmp_path):
     ],
 )
 def test_a_run_waits_for_those_that_it_reads_from_and_that_read_from_it(turns, first, second, waits) -> None:
-    one = turns.start(first)
-    assert one.stdout.readline() == "has it\n", one.communicate()[1]
+    earlier = turns.start(first)
+    assert earlier.stdout.readline() == "has it\n", earlier.communicate()[1]
     two = turns.start(second)
     if waits:
-        assert f" is held by process {one.pid}; waiting for it" in two.stderr.readline()
+        assert f" is held by process {earlier.pid}; waiting for it" in two.stderr.readline()
         time.sleep(0.1)
-        one.kill()
+        earlier.kill()
     assert two.stdout.readline() == "has it\n"
     assert turns.holds(second or "evaluate")

@@ -1,4 +1,4 @@
-"""The command of the studies: what it lists, and what it says about bad input."""
+"""The command of the studies: its list, and its errors for bad input."""
 
 import subprocess
 import sys
@@ -21,20 +21,20 @@ def command(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_list_names_all_and_loads_nothing_heavy() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "pipelines.commands.study", "--list"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
-    assert done.returncode == 0
-    assert all(name[:12] in done.stdout for name in study.names(study.REGISTRATIONS))
-    assert not any(f" {name}\n" in done.stderr for name in ("torch", "polars", "matplotlib"))
+    assert process.returncode == 0
+    assert all(name[:12] in process.stdout for name in study.names(study.REGISTRATIONS))
+    assert not any(f" {name}\n" in process.stderr for name in ("torch", "polars", "matplotlib"))
 
 
 def test_an_unknown_study_is_one_sentence() -> None:
-    done = command("muon_vs_adamm")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: there is no study 'muon_vs_adamm'")
-    assert "muon_vs_adamw" in done.stderr
+    process = command("muon_vs_adamm")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith("error: there is no study 'muon_vs_adamm'")
+    assert "muon_vs_adamw" in process.stderr
 
 
 def test_without_shards_it_names_the_command_that_makes_them() -> None:

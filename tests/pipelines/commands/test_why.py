@@ -21,7 +21,7 @@ PROFILE = "smoke"
 
 @pytest.fixture(scope="module")
 def now() -> dict[str, dict[str, Any]]:
-    """Each stage's code and parameters today."""
+    """Return each stage's present code and parameters."""
     from pipelines.code_files import stage_file
 
     with graph.library() as modules:
@@ -30,13 +30,13 @@ def now() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """Runs in a scratch repository."""
+    """Return runs in a scratch repository."""
     return Runs(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def fresh(runs, now, monkeypatch):
-    """A scratch repository in which every stage is fresh: the last run of each was made of what is there today."""
+    """Return a scratch repository in which every stage is fresh: its last run had today's code and inputs."""
     from engine.identity.key import flatten, stage_key
 
     monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
@@ -49,7 +49,7 @@ def fresh(runs, now, monkeypatch):
     return runs
 
 
-def told(stage: str) -> str:
+def explanation(stage: str) -> str:
     statuses = status.stage_status(PROFILE)
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(why.Why(PROFILE, statuses, Library(ROOT)).tree(stage))
@@ -60,7 +60,7 @@ def told(stage: str) -> str:
 
 
 def other(now: dict[str, Any], stage: str, kind: str, name: str, value: str, patch: pytest.MonkeyPatch) -> None:
-    """Today's code of a stage with another hash for one part."""
+    """Give a stage today's code, but another hash for one part."""
     code = now[stage]["code"]
     assert name in code[kind]
     changed = {**now, stage: {**now[stage], "code": {**code, kind: {**code[kind], name: value}}}}
@@ -69,22 +69,22 @@ def other(now: dict[str, Any], stage: str, kind: str, name: str, value: str, pat
 
 def test_all_is_fresh_with_key_and_time(fresh) -> None:
     statuses = status.stage_status(PROFILE)
-    assert {one.state for one in statuses.values()} == {"fresh"}
-    text = told("sft")
+    assert {state.state for state in statuses.values()} == {"fresh"}
+    text = explanation("sft")
     assert text.startswith(f"sft is fresh: key {statuses['sft'].key}, since 2026-01-01 00:06, took 30 s")
 
 
 def test_a_function_of_an_ancestor_is_named_with_its_line(fresh, now, monkeypatch) -> None:
     name = "engine.optim.muonclip.MuonClip"
     other(now, "pretrain", "definitions", name, "f" * 32, monkeypatch)
-    text = told("sft")
+    text = explanation("sft")
     assert "sft is stale" in text
     assert "extended_checkpoint may change, because extend is stale" in text
     assert "base_checkpoint may change, because pretrain is stale" in text
     line = next(
         number
-        for number, one in enumerate((ROOT / "engine/optim/muonclip.py").read_text().splitlines(), 1)
-        if one.startswith("class MuonClip")
+        for number, source in enumerate((ROOT / "engine/optim/muonclip.py").read_text().splitlines(), 1)
+        if source.startswith("class MuonClip")
     )
     assert f"{name} changed engine/optim/muonclip.py:{line}" in text
     assert "→ ffffffffff" in text
@@ -97,13 +97,13 @@ def test_a_function_of_an_ancestor_is_named_with_its_line(fresh, now, monkeypatc
 def test_versions_and_files_and_parameters_old_to_new(fresh, now, monkeypatch) -> None:
     other(now, "rl", "distributions", "torch", "9.9.9", monkeypatch)
     version = now["rl"]["code"]["distributions"]["torch"]
-    assert f"distribution torch: {version} → 9.9.9" in told("rl")
+    assert f"distribution torch: {version} → 9.9.9" in explanation("rl")
     other(now, "sft", "files", "engine/text/chat_template.jinja", "0" * 32, monkeypatch)
-    assert "file engine/text/chat_template.jinja changed" in told("sft")
+    assert "file engine/text/chat_template.jinja changed" in explanation("sft")
     changed = {**now, "sft": {**now["sft"], "parameters": {"sft": {**now["sft"]["parameters"]["sft"], "seed": -5}}}}
     monkeypatch.setattr(status, "stage_file", lambda one, *_: changed[one])
     seed = now["sft"]["parameters"]["sft"]["seed"]
-    assert f"parameter sft.seed: {seed} → -5" in told("sft")
+    assert f"parameter sft.seed: {seed} → -5" in explanation("sft")
 
 
 def test_an_input_that_was_made_again_says_what_made_it_differ(fresh, now) -> None:
@@ -118,7 +118,7 @@ def test_an_input_that_was_made_again_says_what_made_it_differ(fresh, now) -> No
         record["path"], canonical_json({**content, "key": stage_key(**parts), "parts": {**parts, "parameters": then}})
     )
     assert status.stage_status(PROFILE)["corpus"].state == "fresh"
-    text = told("tokenization")
+    text = explanation("tokenization")
     assert "input documents changed" in text
     assert "corpus made it 2026-01-01 00:30, before that 2026-01-01 00:00" in text
     assert "parameter corpus.seed" in text
@@ -127,27 +127,29 @@ def test_an_input_that_was_made_again_says_what_made_it_differ(fresh, now) -> No
 
 def test_failed_and_missing_say_the_sentence(fresh) -> None:
     fresh.add("sft", 40, outcome="failed")
-    assert told("sft").startswith("sft is fresh"), "what was tried with other parameters, since taken back, is past"
+    assert explanation("sft").startswith("sft is fresh"), (
+        "what was tried with other parameters, since taken back, is past"
+    )
     fresh.add("sft", 41, outcome="failed", key=status.stage_status(PROFILE)["sft"].key)
-    assert told("sft").startswith("sft is failed: the disk is full")
-    text = told("rl")
+    assert explanation("sft").startswith("sft is failed: the disk is full")
+    text = explanation("rl")
     assert "sft is failed: the disk is full" in text
 
 
 def test_never_run(runs, now, monkeypatch) -> None:
     monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
-    assert told("corpus") == "corpus is missing: never run"
+    assert explanation("corpus") == "corpus is missing: never run"
     plan = status.stage_status(PROFILE)
-    assert {one.state for one in plan.values()} == {"missing"}
+    assert {state.state for state in plan.values()} == {"missing"}
     assert total(list(plan.values())) == "9 of 9 stages would run: unknown for 9 stages, never timed."
 
 
 def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch) -> None:
     monkeypatch.setattr(status, "stage_file", lambda stage, *_: now[stage])
     runs.add("corpus", 1)
-    found = status.stage_status(PROFILE)["corpus"]
-    assert found.state == "stale"
-    assert "made under an older fingerprint" in told("corpus")
+    state = status.stage_status(PROFILE)["corpus"]
+    assert state.state == "stale"
+    assert "made under an older fingerprint" in explanation("corpus")
     assert differences({"code": {"modules": {}}, "parameters": {}, "inputs": {}}, {**now["corpus"], "inputs": {}})
 
 

@@ -28,7 +28,7 @@ DAY = 86400.0
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """A scratch repository whose stages all have the same small code."""
+    """Return a scratch repository whose stages all have the same small code."""
     made = Runs(tmp_path, monkeypatch)
     code = {"definitions": {"f": "1"}, "files": {}, "catalog": {}, "distributions": {}}
     parts = {stage: {"code": code, "parameters": {stage: {"rate": 2}}} for stage in load_stages_file().stages}
@@ -37,7 +37,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 
 def leave(name: str, *, step: int = 0, days: float = 0.0, started: int = 0, **changes: Any) -> Path:
-    """Work of the stage under the key `name` (its last letter repeated), touched `days` ago."""
+    """Leave work of the stage under the key `name` (its last letter repeated), touched `days` ago."""
     parts = {"code": {"definitions": {"f": "1"}, "files": {}, "catalog": {}, "distributions": {}}, "inputs": {}}
     parameters = flatten({STAGE: {"rate": 2, **changes}})
     workspace = graph.work_folder(PROFILE) / STAGE / (name if len(name) == 16 else name * 16)
@@ -86,20 +86,20 @@ def test_the_table_tells_stage_key_step_size_age_and_what_differs(runs: Runs, mo
 
 
 def test_gc_removes_the_published_and_the_old_and_keeps_the_newest_and_todays(runs: Runs) -> None:
-    kept = [leave("1", days=40), leave(today(), days=60)]
+    expected = [leave("1", days=40), leave(today(), days=60)]
     old, young = leave("2", days=50), leave("3", days=45)
     published, forced = leave("4", started=1), leave("5", started=9, days=44)
     for key in ("4", "5"):
         runs.add(STAGE, 5, key=key * 16)
-    gone, refused = work.collect(PROFILE, days=47)
+    removed, refused = work.collect(PROFILE, days=47)
     assert not refused
-    assert {one.path: why for one, why in gone} == {
+    assert {unfinished.path: why for unfinished, why in removed} == {
         published: "published 2026-01-01 00:05",
         old: "untouched for 50 days",
     }
-    assert all(path.exists() for path in (*kept, young, forced))
+    assert all(path.exists() for path in (*expected, young, forced))
     work.collect(PROFILE, days=1)
-    assert all(path.exists() for path in kept), "the newest of a stage, and today's"
+    assert all(path.exists() for path in expected), "the newest of a stage, and today's"
     assert not young.exists()
     assert not forced.exists(), "an old one"
 
@@ -108,8 +108,8 @@ def test_gc_touches_nothing_of_a_stage_that_runs(runs: Runs) -> None:
     old = leave("2", days=50)
     leave("1")
     with lock(graph.work_folder(PROFILE) / STAGE / "lock", "it"):
-        gone, refused = work.collect(PROFILE, days=1)
-    assert not gone
+        removed, refused = work.collect(PROFILE, days=1)
+    assert not removed
     assert "stage corpus of profile smoke is already running" in refused[0]
     assert old.exists()
 
@@ -126,7 +126,7 @@ time.sleep(600)
 
 @pytest.mark.parametrize("name", ["lock", "lock.0", "lock.17"])
 def test_gc_touches_nothing_beside_a_process_that_works(runs: Runs, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a driver, and of a job's rank, which works on where its driver has left and Slurm knows nothing of it."""
+    """The process is a driver, or a job's rank that works on after its driver has left and Slurm has forgotten it."""
     published, old = leave("4", days=3, started=1), leave("2", days=50)
     leave("1")
     runs.add(STAGE, 5, key="4" * 16)
@@ -136,17 +136,19 @@ def test_gc_touches_nothing_beside_a_process_that_works(runs: Runs, name: str, m
     with holder:
         try:
             assert holder.stdout.readline() == "held\n"
-            gone, refused = work.collect(PROFILE, days=1)
+            removed, refused = work.collect(PROFILE, days=1)
             assert "at work" in shown(monkeypatch)
         finally:
             holder.kill()
-    assert gone == []
+    assert removed == []
     assert len(refused) == 1
     assert f"{path} is held by process {holder.pid}): wait for it or stop it." in refused[0]
     assert published.exists()
     assert old.exists()
-    gone, refused = work.collect(PROFILE, days=1)
-    assert {one.path for one, _ in gone} == {published, old}, "the same locks lie there, and nobody holds them"
+    removed, refused = work.collect(PROFILE, days=1)
+    assert {unfinished.path for unfinished, _ in removed} == {published, old}, (
+        "the same locks lie there, and nobody holds them"
+    )
     assert not refused
 
 

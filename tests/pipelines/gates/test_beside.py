@@ -1,4 +1,4 @@
-"""The process that judges beside a stage says what this process would say, and does not outlive it."""
+"""The process that judges beside a stage gives this process's own verdicts, and does not outlive it."""
 
 import signal
 import subprocess

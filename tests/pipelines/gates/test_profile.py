@@ -38,37 +38,42 @@ ROWS = st.lists(
 
 @given(ROWS)
 def test_statistics_are_what_plain_python_finds(rows):
-    found = profile_table(pl.LazyFrame(rows, schema=TYPES), SCHEMA, shares={"id": ["a", "b"]})  # type: ignore[arg-type]
+    statistics = profile_table(pl.LazyFrame(rows, schema=TYPES), SCHEMA, shares={"id": ["a", "b"]})  # type: ignore[arg-type]
     texts = [row["text"] for row in rows if row["text"] is not None]
-    assert found["row_count"] == len(rows)
-    assert found["id.duplicate_share"] == pytest.approx(1 - len({row["id"] for row in rows}) / len(rows))
-    assert found["text.duplicate_share"] == pytest.approx(1 - len({row["text"] for row in rows}) / len(rows))
+    assert statistics["row_count"] == len(rows)
+    assert statistics["id.duplicate_share"] == pytest.approx(1 - len({row["id"] for row in rows}) / len(rows))
+    assert statistics["text.duplicate_share"] == pytest.approx(1 - len({row["text"] for row in rows}) / len(rows))
     blank = sum(not set(row["text"] or "") - set(" \n\u200b\u3164") for row in rows)
-    assert found["text.blank_share"] == pytest.approx(blank / len(rows))
-    assert found["text.null_share"] == pytest.approx(1 - len(texts) / len(rows))
-    assert found["id.a"] == pytest.approx(sum(row["id"] == "a" for row in rows) / len(rows))
-    assert found["id.other"] == pytest.approx(sum(row["id"] not in "ab" for row in rows) / len(rows))
-    assert found["ok.true_share"] == pytest.approx(sum(row["ok"] for row in rows) / len(rows))
-    assert found["tags.items_max"] == max(len(row["tags"]) for row in rows)
-    assert found["score.nan_share"] == pytest.approx(sum(math.isnan(row["score"]) for row in rows) / len(rows))
+    assert statistics["text.blank_share"] == pytest.approx(blank / len(rows))
+    assert statistics["text.null_share"] == pytest.approx(1 - len(texts) / len(rows))
+    assert statistics["id.a"] == pytest.approx(sum(row["id"] == "a" for row in rows) / len(rows))
+    assert statistics["id.other"] == pytest.approx(sum(row["id"] not in "ab" for row in rows) / len(rows))
+    assert statistics["ok.true_share"] == pytest.approx(sum(row["ok"] for row in rows) / len(rows))
+    assert statistics["tags.items_max"] == max(len(row["tags"]) for row in rows)
+    assert statistics["score.nan_share"] == pytest.approx(sum(math.isnan(row["score"]) for row in rows) / len(rows))
     if texts:
-        assert (found["text.chars_min"], found["text.chars_max"]) == (min(map(len, texts)), max(map(len, texts)))
-        assert min(map(len, texts)) <= found["text.chars_p50"] <= max(map(len, texts))
+        assert (statistics["text.chars_min"], statistics["text.chars_max"]) == (
+            min(map(len, texts)),
+            max(map(len, texts)),
+        )
+        assert min(map(len, texts)) <= statistics["text.chars_p50"] <= max(map(len, texts))
     if chars := sum(map(len, texts)):
-        assert found["text.replacement_share"] == pytest.approx(sum(text.count("\ufffd") for text in texts) / chars)
+        assert statistics["text.replacement_share"] == pytest.approx(
+            sum(text.count("\ufffd") for text in texts) / chars
+        )
 
 
 def test_an_empty_table_has_no_rows_and_undefined_statistics():
-    found = profile_table(pl.LazyFrame(schema=TYPES), SCHEMA, shares={"id": ["a"]})  # type: ignore[arg-type]
-    assert found["row_count"] == 0
-    assert math.isnan(float(found["text.chars_max"]))
-    assert math.isnan(float(found["id.a"]))
+    statistics = profile_table(pl.LazyFrame(schema=TYPES), SCHEMA, shares={"id": ["a"]})  # type: ignore[arg-type]
+    assert statistics["row_count"] == 0
+    assert math.isnan(float(statistics["text.chars_max"]))
+    assert math.isnan(float(statistics["id.a"]))
 
 
 @pytest.mark.parametrize("copies", [1, 2, 4])
 def test_beyond_the_sample_the_duplicate_share_stays_unbiased(monkeypatch, copies):
     monkeypatch.setattr(profile, "SAMPLE_ROWS", 2_000)
     frame = pl.LazyFrame({"id": [f"{i // copies}" for i in range(20_000)]})
-    found = profile_table(frame, {"id": "str"})
-    assert found["row_count"] == 20_000
-    assert found["id.duplicate_share"] == pytest.approx(1 - 1 / copies)
+    statistics = profile_table(frame, {"id": "str"})
+    assert statistics["row_count"] == 20_000
+    assert statistics["id.duplicate_share"] == pytest.approx(1 - 1 / copies)

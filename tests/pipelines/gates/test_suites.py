@@ -100,7 +100,7 @@ def profiled(frame: pl.LazyFrame, suite: suites.Suite) -> dict[str, Statistic]:
 
 @pytest.fixture
 def reports(tmp_path):
-    """data/<profile>/.runs/<stage>/gates."""
+    """Return data/<profile>/.runs/<stage>/gates."""
     return tmp_path / "smoke" / ".runs" / "stage" / "gates"
 
 
@@ -153,10 +153,10 @@ def test_texts_that_are_missing_blank_or_all_alike_are_refused(name, column):
     ):
         suite = suites.load_suites()[name]
         frame = table(name).with_columns(change.alias(column))
-        found = profiled(frame, suite)
+        statistics = profiled(frame, suite)
         rules = [rule for rule in suite.expectations if rule["column"] == f"{column}.{statistic}"]
         assert rules, f"{name} has no limit on {column}.{statistic}"
-        assert float(found[f"{column}.{statistic}"]) > rules[0]["max_value"]
+        assert float(statistics[f"{column}.{statistic}"]) > rules[0]["max_value"]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -164,9 +164,9 @@ def test_texts_that_are_missing_blank_or_all_alike_are_refused(name, column):
 def test_one_row_without_its_key_is_too_many(name, blank):
     suite = suites.load_suites()[name]
     key = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(blank)).otherwise(suite.key)
-    found = profiled(table(name).with_columns(key.alias(suite.key)), suite)
+    statistics = profiled(table(name).with_columns(key.alias(suite.key)), suite)
     (rule,) = [rule for rule in suite.expectations if rule["column"] == f"{suite.key}.blank_share"]
-    assert float(found[rule["column"]]) == 1 / N > rule["max_value"]
+    assert float(statistics[rule["column"]]) == 1 / N > rule["max_value"]
 
 
 @pytest.mark.parametrize("name", ["trajectories", "sft_examples"])
@@ -175,15 +175,15 @@ def test_one_row_without_its_key_is_too_many(name, blank):
 def test_a_conversation_in_which_nobody_says_anything_is_refused(name, blank, ascii_only):
     roles = ("system", "user", "assistant")
     silent = json.dumps([{"role": role, "content": blank} for role in roles], ensure_ascii=ascii_only)
-    found = gates.profile_table(
+    statistics = gates.profile_table(
         table(name).with_columns(messages=pl.lit(silent)), {"messages": "str"}, "id", {}, ["messages"]
     )
-    assert found["messages.silent_share"] == 1
+    assert statistics["messages.silent_share"] == 1
     spoken = json.dumps([{"role": role, "content": f"{blank}\u2026"} for role in roles], ensure_ascii=ascii_only)
-    found = gates.profile_table(
+    statistics = gates.profile_table(
         table(name).with_columns(messages=pl.lit(spoken)), {"messages": "str"}, "id", {}, ["messages"]
     )
-    assert found["messages.silent_share"] == 0
+    assert statistics["messages.silent_share"] == 0
 
 
 def test_the_gate_names_the_text_that_is_alike():

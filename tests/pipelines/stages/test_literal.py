@@ -1,4 +1,4 @@
-"""A module of pipelines/stages is one literal list of nodes: who reads it has read the stage's wiring."""
+"""A module of pipelines/stages is one literal list of nodes, so that it shows all of the stage's wiring."""
 
 import ast
 
@@ -19,7 +19,7 @@ def test_a_stage_is_a_literal_list(stage: str) -> None:
     docstring, *rest = ast.parse((FOLDER / f"{stage}.py").read_text()).body
     assert isinstance(docstring, ast.Expr)
     *imports, function = rest
-    assert all(isinstance(one, ast.ImportFrom) for one in imports)
+    assert all(isinstance(statement, ast.ImportFrom) for statement in imports)
     assert isinstance(function, ast.FunctionDef)
     assert function.name == "create_pipeline"
     decides = (ast.If, ast.IfExp, ast.For, ast.While, ast.comprehension, ast.Assign, ast.JoinedStr)

@@ -1,4 +1,4 @@
-"""A stage in its workspace, as the runner and the training loop leave it there."""
+"""A stage's workspace, as the runner and the training loop write it."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def rows(first: int, last: int, shift: float = 0.0) -> str:
 
 
 class Stage:
-    """sft, with the inputs that are published."""
+    """The stage sft, with the published inputs."""
 
     def __init__(self, profile: str, started: str = "2026-02-01T00:00:00.000000+00:00") -> None:
         self.profile, self.started = profile, started
@@ -37,7 +37,7 @@ class Stage:
             file.write(text)
 
     def end(self, outcome: str = "success", **more: Any) -> None:
-        """The history kept, then the record beside it."""
+        """End the stage: keep its history, then write its record."""
         record = {
             **self.begun, "outcome": outcome, "error": None if outcome == "success" else "killed", "outputs": {},
             "finished": "2026-02-01T00:10:00.000000+00:00", "seconds": 600.0, "node_seconds": {}, "metrics": {},
@@ -51,8 +51,8 @@ class Stage:
 def sft_runs(uri: str, profile: str) -> list[Any]:
     store = client(uri)
     experiment = store.get_experiment_by_name(experiment_name(profile))
-    found = store.search_runs([experiment.experiment_id], "tags.`k2.stage` = 'sft'") if experiment else []
-    return list(found)
+    runs = store.search_runs([experiment.experiment_id], "tags.`k2.stage` = 'sft'") if experiment else []
+    return list(runs)
 
 
 def losses(uri: str, run: Any) -> list[tuple[int, float]]:

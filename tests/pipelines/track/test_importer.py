@@ -1,4 +1,4 @@
-"""Run records in MLflow: whole, once, resumable, and never at the cost of a run."""
+"""Run records in MLflow: imported whole, once, resumable, and never at a run's expense."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PROFILES = iter(["smoke", "laptop", "h200", "moonlight", "k2"])
 
 @pytest.fixture
 def profile() -> str:
-    """A profile, and so an experiment, that no other test has used."""
+    """Return a profile, and so an experiment, that no other test has used."""
     return next(PROFILES)
 
 
@@ -48,7 +48,7 @@ def datasets(run: Any, context: str) -> set[str]:
 
 
 def leave_outputs_unmade(path):
-    """The record as it was written once where some nodes of a stage alone ran."""
+    """Change the record to the old form for a run of only some nodes of a stage."""
     record = json.loads(path.read_bytes())
     path.write_text(json.dumps({**record, "outputs": {"rollouts": "e" * 32, "rl_checkpoint": None}}))
 
@@ -58,9 +58,9 @@ def test_a_run_arrives_whole(add_run, database, profile):
     add_run("pretrain", 2, profile, lr=0.01, steps=5)
     leave_outputs_unmade(add_run("rl", 3, profile, outcome="partial")["path"])
     track(profile, database)
-    found = runs_of(database, profile)
-    assert {name for name in found["rl"].data.tags if name.startswith("output.")} == {"output.rollouts"}
-    pretrain, parent = found["pretrain"], next(run for name, run in found.items() if name.startswith(profile))
+    imported = runs_of(database, profile)
+    assert {name for name in imported["rl"].data.tags if name.startswith("output.")} == {"output.rollouts"}
+    pretrain, parent = imported["pretrain"], next(run for name, run in imported.items() if name.startswith(profile))
     assert pretrain.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert pretrain.data.params == {"pretrain.lr": "0.01", "pretrain.steps": "5"}
     assert pretrain.data.metrics["loss"] == 2.5
@@ -112,18 +112,18 @@ def test_an_import_that_breaks_off_is_completed_by_the_next(add_run, database, p
         with pytest.raises(Broken):
             track(profile, database)
     track(profile, database)
-    found = runs_of(database, profile)
-    assert len(found) == 2, "the half-written run was taken up, not doubled"
-    history = client(database).get_metric_history(found["pretrain"].info.run_id, "curves/loss")
+    imported = runs_of(database, profile)
+    assert len(imported) == 2, "the half-written run was taken up, not doubled"
+    history = client(database).get_metric_history(imported["pretrain"].info.run_id, "curves/loss")
     assert len(history) == 5
-    assert found["pretrain"].data.tags["k2.complete"] == "true"
+    assert imported["pretrain"].data.tags["k2.complete"] == "true"
 
 
 def test_a_dead_server_costs_a_warning_and_the_records_stay(add_run, capsys):
     record = add_run("pretrain", 1)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
     assert not sum_up(Session("smoke", uri))
     assert "warning: MLflow at" in capsys.readouterr().err
     assert Path(record["path"]).is_file()
@@ -200,16 +200,16 @@ def test_curves_that_a_later_run_replaced_are_not_taken_for_its_own(add_run, dat
 
 
 def test_the_command_refuses_an_unknown_profile_in_one_sentence():
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pipelines.track", "--env", "lptop"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: there is no profile 'lptop'")
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: there is no profile 'lptop'")
+    assert "Traceback" not in process.stderr
 
 
 def test_an_experiment_that_was_deleted_is_restored_and_says_so(add_run, database, profile, capsys):

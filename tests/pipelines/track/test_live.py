@@ -16,7 +16,7 @@ PROFILES = iter(["k2", "h200", "moonlight", "laptop", "smoke"])
 
 @pytest.fixture
 def profile() -> str:
-    """A profile, and so an experiment, that no other test of this file has used."""
+    """Return a profile, and so an experiment, that no other test of this file has used."""
     return next(PROFILES)
 
 
@@ -35,11 +35,11 @@ def test_rows_arrive_while_the_stage_runs_and_its_record_completes_the_same_run(
     stage.append(rows(8, 9))
     stage.end()
     Session(profile, database).take_up()  # another process: nothing but the store knows what is there
-    (done,) = sft_runs(database, profile)
-    assert (done.info.run_id, done.info.status) == (run.info.run_id, "FINISHED")
-    assert losses(database, done) == expected(1, 9)
+    (completed,) = sft_runs(database, profile)
+    assert (completed.info.run_id, completed.info.status) == (run.info.run_id, "FINISHED")
+    assert losses(database, completed) == expected(1, 9)
     session.take_up()
-    assert losses(database, done) == expected(1, 9)
+    assert losses(database, completed) == expected(1, 9)
 
 
 def test_a_resumed_stage_goes_on_in_its_run_and_doubles_no_step_even_with_other_bits(add_run, database, profile):
@@ -79,10 +79,10 @@ def test_a_paused_stage_is_no_failure_and_goes_on_in_its_run(add_run, database, 
     assert client(database).get_run(parent.info.run_id).info.status == "RUNNING"
     again.end(finished="2026-02-01T00:30:00.000000+00:00")
     session.take_up()
-    (done,) = sft_runs(database, profile)
-    assert (done.info.run_id, done.info.status) == (paused.info.run_id, "FINISHED")
+    (completed,) = sft_runs(database, profile)
+    assert (completed.info.run_id, completed.info.status) == (paused.info.run_id, "FINISHED")
     assert client(database).get_run(parent.info.run_id).info.status == "FINISHED"
-    assert losses(database, done) == expected(1, 6)
+    assert losses(database, completed) == expected(1, 6)
 
 
 def test_a_job_whose_driver_left_is_followed_on(add_run, database, profile):
@@ -105,12 +105,12 @@ def test_a_job_whose_driver_left_is_followed_on(add_run, database, profile):
     attached = Stage(profile, started="2026-02-01T00:05:00.000000+00:00")
     attached.end(finished="2026-02-01T00:20:00.000000+00:00", jobs={"train_sft": job})
     session.take_up()
-    (done,) = sft_runs(database, profile)
-    assert (done.info.run_id, done.info.status) == (run.info.run_id, "FINISHED")
-    assert done.data.tags["k2.job.train_sft.id"] == "7"
-    assert done.data.tags["k2.job.train_sft.nodes"] == "h800-0,h800-1"
-    assert done.data.metrics["jobs/train_sft/queue_seconds"] == 1.5
-    assert done.data.metrics["jobs/train_sft/attempts"] == 2
+    (completed,) = sft_runs(database, profile)
+    assert (completed.info.run_id, completed.info.status) == (run.info.run_id, "FINISHED")
+    assert completed.data.tags["k2.job.train_sft.id"] == "7"
+    assert completed.data.tags["k2.job.train_sft.nodes"] == "h800-0,h800-1"
+    assert completed.data.metrics["jobs/train_sft/queue_seconds"] == 1.5
+    assert completed.data.metrics["jobs/train_sft/attempts"] == 2
 
 
 def test_a_failed_run_keeps_its_curve_and_the_next_attempt_has_a_run_of_its_own(add_run, database, profile):

@@ -76,20 +76,20 @@ REFUSED = {
 def test_a_run_that_is_refused_since_its_key_is_true_no_more_moves_no_alias(
     add_run: Callable[..., Any], database, store, tmp_path, monkeypatch, outputs
 ):
-    """Whatever its record names, and however good its figures: it is in MLflow as a failed run, and no version."""
+    """The run is a failed one in MLflow, and no version, whatever its record names and however good its figures."""
     name = model_name(PROFILE)
     figures = {"gain_over_bigram": 0.9, "loss_beyond_yarn": 1.0, "loss_beyond_none": 2.0}
     figures |= {"loss_within_yarn": 1.0, "loss_within_none": 1.0}
-    kept = {stage: add_run(stage, 1, PROFILE, metrics=figures, lr=len(outputs)) for stage in ("pretrain", "extend")}
+    earlier = {stage: add_run(stage, 1, PROFILE, metrics=figures, lr=len(outputs)) for stage in ("pretrain", "extend")}
     promote(database)
     aliases, versions = store.get_registered_model(name).aliases, store.search_model_versions(f"name='{name}'")
     shown = {alias: store.get_model_version(name, aliases[alias]).tags["k2.digest"] for alias in ("base", "long")}
     assert shown == {
-        "base": kept["pretrain"]["outputs"]["base_checkpoint"],
-        "long": kept["extend"]["outputs"]["extended_checkpoint"],
+        "base": earlier["pretrain"]["outputs"]["base_checkpoint"],
+        "long": earlier["extend"]["outputs"]["extended_checkpoint"],
     }
     for case, (stage, attempt) in REFUSED.items():
-        path = refuse(kept[stage], attempt, tmp_path, monkeypatch)
+        path = refuse(earlier[stage], attempt, tmp_path, monkeypatch)
         record = json.loads(path.read_bytes())
         assert (record["outcome"], record["outputs"]) == ("failed", {}), case
         path.write_bytes(canonical_json({**record, "outputs": outputs, "metrics": figures}))
@@ -102,7 +102,7 @@ def test_a_run_that_is_refused_since_its_key_is_true_no_more_moves_no_alias(
 
 
 def refuse(record: dict[str, Any], attempt: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have the runner write what it writes of a run under a record's key that is refused before it is published."""
+    """Write the runner's record of a run under a record's key that is refused before it is published."""
     stage, runs = record["stage"], graph.runs_folder(PROFILE, record["stage"])
     monkeypatch.setattr(runner, "ROOT", root)
     code: dict[str, Any] = {kind: {} for kind in KINDS}
@@ -116,12 +116,12 @@ def refuse(record: dict[str, Any], attempt: int, root: Path, monkeypatch: pytest
     before = set(runs.glob("*.json"))
     workspace = graph.work_folder(PROFILE) / stage / record["key"]
     run._record(graph.data_folder(PROFILE), record["key"], parts, begun, time.monotonic(), workspace, refusal.value)
-    (written,) = set(runs.glob("*.json")) - before
-    return written
+    (record_path,) = set(runs.glob("*.json")) - before
+    return record_path
 
 
 def runs_of_record(store: Any, record: str) -> list[Any]:
-    """The runs of a record in MLflow."""
+    """Return the runs of a record in MLflow."""
     experiment = store.get_experiment_by_name(experiment_name(PROFILE))
     return list(store.search_runs([experiment.experiment_id], f"tags.`k2.record` = '{record}'"))
 

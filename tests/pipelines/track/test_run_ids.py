@@ -24,9 +24,9 @@ def test_no_password_is_written_and_nothing_is_written_twice(add_run):
     write_run_id(record, TWO, RunId("2", "b"))
     path = record["path"].with_suffix(SUFFIX)
     assert read_object(path) == {"http://host:5000/ml": {"experiment": "2", "run": "b"}}
-    written = path.stat()
+    first_stat = path.stat()
     write_run_id(record, TWO, RunId("2", "b"))
-    assert path.stat().st_ino == written.st_ino, "a second import leaves the file alone"
+    assert path.stat().st_ino == first_stat.st_ino, "a second import leaves the file alone"
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"sqlite:////here/mlflow.db": {"run": 3}}'])

@@ -1,4 +1,4 @@
-"""Which stage runs belong to one pipeline version."""
+"""The grouping of stage runs into pipeline versions."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def test_failed_run_belongs_to_the_version_whose_data_it_read():
 
 @st.composite
 def histories(draw):
-    """A chain of three stages, each run making or repeating one of three results from the results there are."""
+    """Draw a chain of three stages, in which each run makes or repeats one of three results from the present ones."""
     records: list[dict[str, Any]] = []
     latest = {"a": "a0", "b": "b0"}
     for at in range(draw(st.integers(1, 12))):
@@ -80,9 +80,9 @@ def histories(draw):
 
 @given(histories(), st.integers(0, 12))
 def test_every_record_has_one_home_that_later_records_do_not_change(records, cut):
-    whole = versions(records)
-    assert sorted(r["key"] for v in whole for r in v.members) == sorted(r["key"] for r in records)
-    homes = {record["key"]: version.name for version in whole for record in version.members}
+    all_versions = versions(records)
+    assert sorted(r["key"] for v in all_versions for r in v.members) == sorted(r["key"] for r in records)
+    homes = {record["key"]: version.name for version in all_versions for record in version.members}
     for version in versions(records[:cut]):
         assert all(homes[record["key"]] == version.name for record in version.members)
 
@@ -90,6 +90,6 @@ def test_every_record_has_one_home_that_later_records_do_not_change(records, cut
 @given(histories())
 def test_a_version_never_holds_runs_that_read_something_else(records):
     for version in versions(records):
-        made = {name: digest for record in version.runs.values() for name, digest in record["outputs"].items()}
+        outputs = {name: digest for record in version.runs.values() for name, digest in record["outputs"].items()}
         for record in version.runs.values():
-            assert all(made.get(name, digest) == digest for name, digest in record["parts"]["inputs"].items())
+            assert all(outputs.get(name, digest) == digest for name, digest in record["parts"]["inputs"].items())
