@@ -1,4 +1,4 @@
-"""slurmdbd and its MariaDB, in the cluster's directory: what sacct asks."""
+"""slurmdbd and its MariaDB, which sacct queries, in the cluster's directory."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ class Accounting:
         _run("sacctmgr", "-i", "add", "cluster", self.layout.cluster, conf=self.layout.conf)
 
     def stop(self) -> None:
-        """End both."""
+        """Stop both daemons."""
         self.slurmdbd.stop()
         self.mariadb.stop(signal.SIGTERM, patience=30)
 
@@ -55,8 +55,8 @@ class Accounting:
         conf.touch(mode=0o600)  # slurmdbd refuses any other
         conf.write_text(_SLURMDBD.format(layout=self.layout, root=self.root, port=self.layout.port0 + 1))
         if not (self.data / "mysql").exists():
-            made = ("--no-defaults", "--user=root", f"--datadir={self.data}", "--skip-test-db")
-            _run("mariadb-install-db", *made, "--auth-root-authentication-method=normal", conf=self.layout.conf)
+            options = ("--no-defaults", "--user=root", f"--datadir={self.data}", "--skip-test-db")
+            _run("mariadb-install-db", *options, "--auth-root-authentication-method=normal", conf=self.layout.conf)
 
     def _database_answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -85,9 +85,9 @@ StorageLoc=slurm_acct
 """
 
 
-def _run(*words: str, conf: Path) -> None:
+def _run(*command: str, conf: Path) -> None:
     path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
     environment = {**os.environ, "PATH": path, "SLURM_CONF": str(conf)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    if done.returncode and "already exists" not in done.stdout + done.stderr:
-        raise AssertionError(f"{' '.join(words)} failed ({done.returncode}): {done.stdout}{done.stderr}")
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    if process.returncode and "already exists" not in process.stdout + process.stderr:
+        raise AssertionError(f"{' '.join(command)} failed ({process.returncode}): {process.stdout}{process.stderr}")

@@ -23,7 +23,7 @@ LOOPBACK = ("localhost", "127.0.0.1")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a cluster lies, and what its parts are called."""
+    """The directory of a cluster, and the names of its parts."""
 
     root: Path
     nodes: int
@@ -32,7 +32,7 @@ class Layout:
 
     @property
     def names(self) -> list[str]:
-        """The nodes."""
+        """The names of the nodes."""
         return [f"h800-{number}" for number in range(self.nodes)]
 
     @property
@@ -47,12 +47,12 @@ class Layout:
 
     @property
     def conf(self) -> Path:
-        """slurm.conf, what SLURM_CONF names."""
+        """The path of slurm.conf, for SLURM_CONF."""
         return self.root / "etc" / "slurm.conf"
 
     @property
     def munge_socket(self) -> Path:
-        """Where munged is asked."""
+        """The socket of munged."""
         return self.root / "munge" / "munge.socket"
 
     def node_port(self, name: str) -> int:

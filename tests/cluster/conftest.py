@@ -1,4 +1,4 @@
-"""What the tests of a real Slurm share: a scratch repository, made once for all workers, and a worker's one cluster."""
+"""Fixtures for the tests of a real Slurm: a scratch repository for all workers, and one cluster for each worker."""
 
 import os
 from collections.abc import Iterator
@@ -35,12 +35,12 @@ class Scheduler(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
-    """What hands out the tests to workers."""
+    """Return the scheduler that assigns tests to workers."""
     return Scheduler(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the long ones first."""
+    """Put the long tests first."""
     items.sort(key=lambda item: item.name not in LONG)
 
 
@@ -59,8 +59,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lasting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
+    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A process in the background that has a name: started, killed, started again, found again from elsewhere."""
+"""A background process with a name: started, killed, restarted, and found again from other processes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class Daemon:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, lasting: bool = False) -> None:
-        """Start it if it does not run; it dies with the thread that started it, unless it is to be `lasting`."""
+        """Start the process if it does not run; it dies with the thread that started it, unless it is `lasting`."""
         if self.alive:
             return
         mortal = [] if lasting else ["setpriv", "--pdeathsig", "TERM"]
@@ -44,25 +44,25 @@ class Daemon:
 
     @property
     def process(self) -> psutil.Process | None:
-        """The process, whoever started it; None if it is gone (a zombie that nobody reaps counts as gone)."""
+        """The process, whichever process started it; None if it has ended (a zombie that is not reaped has)."""
         if self._child is not None:
             self._child.poll()
         try:
-            told = json.loads(self._told.read_bytes())
-            found = psutil.Process(told["pid"])
-            if found.create_time() == told["born"] and found.status() != psutil.STATUS_ZOMBIE:
-                return found
+            description = json.loads(self._told.read_bytes())
+            running = psutil.Process(description["pid"])
+            if running.create_time() == description["born"] and running.status() != psutil.STATUS_ZOMBIE:
+                return running
         except (FileNotFoundError, psutil.NoSuchProcess):
             pass
         return None
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
         return self.process is not None
 
     def stop(self, by: signal.Signals = signal.SIGTERM, patience: float = 20.0) -> None:
-        """Send it a signal and wait until it is gone; SIGKILL after `patience` seconds."""
+        """Send the process a signal and wait until it has ended; SIGKILL after `patience` seconds."""
         if (process := self.process) is None:
             return
         process.send_signal(by)
@@ -74,7 +74,7 @@ class Daemon:
 
 
 def holds(condition: Callable[[], bool], patience: float, every: float = 0.05) -> bool:
-    """Whether `condition` comes to hold within `patience` seconds; asked `every` so many."""
+    """Return whether `condition` becomes true within `patience` seconds; look `every` so many seconds."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
@@ -93,6 +93,6 @@ def wait_until(
 
 
 def missing(commands: Sequence[str]) -> list[str]:
-    """Those of `commands` that are not on this machine."""
+    """Return those of `commands` that this machine lacks."""
     path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
     return [command for command in commands if shutil.which(command, path=path) is None]

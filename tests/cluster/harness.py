@@ -91,7 +91,7 @@ class Cluster:
         self.wait_for_nodes(list(self.nodes))
 
     def check(self) -> None:
-        """Raise UserError where a package is missing, or the right to do what the cluster needs."""
+        """Raise UserError where a package or a privilege that the cluster needs is missing."""
         packages = sorted({NEEDED[command] for command in missing(list(NEEDED))})
         if packages:
             raise UserError(f"Slurm is not on this machine: `{INSTALL} {' '.join(packages)}` (Debian, Ubuntu).")
@@ -126,14 +126,14 @@ class Cluster:
         self.munged.stop()
 
     def wipe(self) -> None:
-        """Stop it and remove its directory."""
+        """Stop the cluster and remove its directory."""
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
 
     # ---- what tests do to it
 
     def kill_controller(self) -> None:
-        """SIGKILL for slurmctld."""
+        """Send slurmctld SIGKILL."""
         self.controller.stop(signal.SIGKILL)
 
     def wait_for_saved_state(self) -> None:
@@ -158,7 +158,7 @@ class Cluster:
         self._start_controller()
 
     def kill_node(self, name: str) -> None:
-        """SIGKILL for a node's slurmd; its jobs' processes live on, as they do on a real node."""
+        """Send a node's slurmd SIGKILL; its jobs' processes live on, as they do on a real node."""
         self.nodes[name].stop(signal.SIGKILL)
 
     def start_node(self, name: str) -> None:
@@ -184,7 +184,7 @@ class Cluster:
         return self.state(name).startswith(("DOWN", "DRAIN"))
 
     def mend(self) -> None:
-        """Have it well and without a job, whatever was done to it."""
+        """Repair the cluster and cancel all jobs, whatever a test did to it."""
         if not self.controller.alive:
             self.start_controller()
         self.cancel_all()
@@ -196,8 +196,8 @@ class Cluster:
     # ---- what it says
 
     def command(self, *words: str | Path, timeout: float = 60) -> str:
-        """What a Slurm command prints."""
-        done = subprocess.run(
+        """Return the output of a Slurm command."""
+        process = subprocess.run(
             [str(word) for word in words],
             env=self.environment,
             capture_output=True,
@@ -205,32 +205,32 @@ class Cluster:
             timeout=timeout,
             check=False,
         )
-        if done.returncode:
-            raise AssertionError(f"{' '.join(map(str, words))} failed ({done.returncode}): {done.stderr.strip()}")
-        return done.stdout.strip()
+        if process.returncode:
+            raise AssertionError(f"{' '.join(map(str, words))} failed ({process.returncode}): {process.stderr.strip()}")
+        return process.stdout.strip()
 
     def scontrol(self, *words: str) -> str:
-        """What scontrol prints."""
+        """Return the output of scontrol."""
         return self.command("scontrol", *words)
 
     def node(self, name: str) -> dict[str, str]:
-        """What the controller says of a node."""
+        """Return the controller's fields of a node."""
         return fields(self.scontrol("show", "node", "-o", name))
 
     def state(self, name: str) -> str:
-        """A node's state, such as IDLE, ALLOCATED or DOWN*."""
+        """Return a node's state, such as IDLE, ALLOCATED or DOWN*."""
         return self.node(name)["State"]
 
     def job(self, number: str) -> dict[str, str]:
-        """What the controller says of a job."""
+        """Return the controller's fields of a job."""
         return fields(self.scontrol("show", "job", "-o", number))
 
     def jobs(self) -> list[str]:
-        """The ids of jobs that have not ended."""
+        """Return the ids of jobs that have not ended."""
         return self.command("squeue", "-h", "-o", "%i").split()
 
     def job_processes(self, node: str = "") -> list[psutil.Process]:
-        """The processes of this cluster's jobs, slurmstepd first; of one node, or of all."""
+        """Return the processes of this cluster's jobs, slurmstepd first; of one node, or of all."""
         logs = {f"{self.root}/log/slurmd-{name}.log" for name in ([node] if node else self.layout.names)}
         steps, tasks = [], []
         for process in psutil.process_iter():
@@ -238,11 +238,11 @@ class Cluster:
                 if process.name() == "slurmstepd":  # its title lies over its environment: it is known by its log
                     steps += [process] * any(file.path in logs for file in process.open_files())
                     continue
-                said = process.environ()
+                environment = process.environ()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            ours = "SLURM_JOB_ID" in said and said.get("SLURM_CLUSTER_NAME") == self.layout.cluster
-            tasks += [process] * (ours and node in ("", said.get("SLURMD_NODENAME")))
+            ours = "SLURM_JOB_ID" in environment and environment.get("SLURM_CLUSTER_NAME") == self.layout.cluster
+            tasks += [process] * (ours and node in ("", environment.get("SLURMD_NODENAME")))
         return [*steps, *tasks]
 
     def addresses(self) -> set[str]:
@@ -253,13 +253,13 @@ class Cluster:
         return {each.laddr.ip for each in listening if each.status == psutil.CONN_LISTEN}
 
     def log(self, name: str) -> str:
-        """The log of slurmctld, or of slurmd-NODE."""
+        """Return the log of slurmctld, or of slurmd-NODE."""
         return (self.root / "log" / f"{name}.log").read_text(errors="replace")
 
     # ---- how it is made
 
     def make_node(self, name: str) -> Daemon:
-        """The slurmd of a node."""
+        """Return the slurmd of a node."""
         return self._daemon(f"slurmd-{name}", self.layout.named(["slurmd", "-D", "-N", name]))
 
     def wait_for_nodes(self, names: list[str]) -> None:
@@ -320,23 +320,23 @@ class Cluster:
 
         def answers() -> bool:
             if not self.controller.alive:
-                said = [line for line in self.log("slurmctld").splitlines() if "fatal" in line or "error" in line]
-                raise AssertionError(f"slurmctld ended at its start: {said[-3:]}")
+                lines = [line for line in self.log("slurmctld").splitlines() if "fatal" in line or "error" in line]
+                raise AssertionError(f"slurmctld ended at its start: {lines[-3:]}")
             return listens(*place)
 
         wait_until(answers, "slurmctld", log)
 
 
 def fields(line: str) -> dict[str, str]:
-    """The name=value pairs of a line of `scontrol show -o`."""
+    """Return the name=value pairs of a line of `scontrol show -o`."""
     return dict(re.findall(r"(\S+?)=(\S*)", line))
 
 
 def ports_of(root: Path) -> int | None:
-    """The first port of the cluster that lies in `root`, None if there is none."""
+    """Return the first port of the cluster in `root`; None if there is none."""
     conf = root / "etc" / "slurm.conf"
-    found = re.search(r"^SlurmctldPort=(\d+)$", conf.read_text(), re.MULTILINE) if conf.exists() else None
-    return int(found[1]) if found else None
+    match = re.search(r"^SlurmctldPort=(\d+)$", conf.read_text(), re.MULTILINE) if conf.exists() else None
+    return int(match[1]) if match else None
 
 
 def free_ports() -> int:
@@ -362,7 +362,7 @@ _claims: list[socket.socket] = []
 
 
 def listens(host: str, port: int) -> bool:
-    """Whether anything does."""
+    """Return whether a process listens at the port."""
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
 

@@ -20,7 +20,7 @@ class Network(Layout):
 
     @property
     def bridge(self) -> str:
-        """What all are connected to."""
+        """The name of the bridge to which all nodes are connected."""
         return f"{self.cluster}b"
 
     def cable(self, name: str) -> str:
@@ -33,7 +33,7 @@ class Network(Layout):
 
     @property
     def controller(self) -> tuple[str, str]:
-        """This machine, as the nodes see it."""
+        """The name and address of this machine, as the nodes see it."""
         return "controller", f"{self.subnet}.1"
 
     def named(self, command: Sequence[str]) -> list[str]:
@@ -57,19 +57,19 @@ class PartitionedCluster(Cluster):
     layout_class = Network
 
     def check(self) -> None:
-        """Raise UserError where it cannot be."""
+        """Raise UserError where the machine cannot have such a cluster."""
         super().check()
         if missing(["ip"]):
             raise UserError(f"network namespaces need iproute2: `{INSTALL} iproute2`.")
 
     def start(self, lasting: bool = False) -> None:
-        """Lay the cables, then start as ever."""
+        """Lay the cables, then start the cluster."""
         self.check()
         self._connect()
         super().start(lasting)
 
     def stop(self) -> None:
-        """Stop as ever, then take bridge, cables and namespaces away."""
+        """Stop the cluster, then remove bridge, cables and namespaces."""
         super().stop()
         for name in self.layout.names:
             _ip("netns", "del", self.layout.cable(name), check=False)
@@ -81,7 +81,7 @@ class PartitionedCluster(Cluster):
         _ip("link", "set", self.layout.cable(name), "down")
 
     def heal(self, name: str) -> None:
-        """Mend it."""
+        """Mend a node's cable."""
         _ip("link", "set", self.layout.cable(name), "up")
 
     def make_node(self, name: str) -> Daemon:
@@ -111,9 +111,9 @@ class PartitionedCluster(Cluster):
 
 
 def _ip(*words: str, check: bool = True) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    if check and done.returncode:
+    process = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    if check and process.returncode:
         raise UserError(
-            f"`ip {' '.join(words)}` failed ({done.stderr.strip()}): a cluster whose cables can be cut needs root and "
+            f"`ip {' '.join(words)}` failed ({process.stderr.strip()}): a cluster with cables to cut needs root and "
             "the right to make network namespaces (in a container `--privileged`)."
         )

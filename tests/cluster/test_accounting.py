@@ -1,4 +1,4 @@
-"""slurmdbd and sacct: what the launcher reads there once the controller has forgotten a job, and never before."""
+"""slurmdbd and sacct: the launcher reads them once the controller has forgotten a job, and never before."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster"), accounting=True) as made:
-        yield made
+    with Cluster(tmp_path_factory.mktemp("cluster"), accounting=True) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -27,25 +27,25 @@ def in_this_shell(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def submit(tmp_path: Path, key: str, script: str) -> str:
-    """The id of a new job on two nodes, submitted as the launcher does it."""
+    """Submit a job on two nodes as the launcher does, and return its id."""
     path = tmp_path / "job.sbatch"
     path.write_text(f"#!/bin/bash\n#SBATCH --nodes=2 --gres=gpu:h800:8 --output={tmp_path}/said --requeue\n{script}\n")
     return client.sbatch(path, key)
 
 
 def wait_for(job: str, state: str) -> client.JobStatus:
-    """What the database says once it says `state`, which takes it some seconds."""
+    """Return the database's record once it has `state`, which takes some seconds."""
 
     def says() -> bool:
-        return [seen.state for seen in client.history(job)] == [state]
+        return [record.state for record in client.history(job)] == [state]
 
     assert holds(says, PATIENCE), client.history(job)
     return client.history(job)[0]
 
 
 def test_ends_stand_in_the_database_under_their_keys(cluster: Cluster, tmp_path: Path) -> None:
-    done = wait_for(submit(tmp_path, "k-done", "srun true"), "COMPLETED")
-    assert (done.comment, done.code, done.signal) == ("k-done", 0, 0)
+    record = wait_for(submit(tmp_path, "k-done", "srun true"), "COMPLETED")
+    assert (record.comment, record.code, record.signal) == ("k-done", 0, 0)
     failed = wait_for(submit(tmp_path, "k-failed", "exit 3"), "FAILED")
     assert (failed.comment, failed.code, judge(failed, None).state) == ("k-failed", 3, State.FAILED_APP)
     job = submit(tmp_path, "k-cancelled", "sleep 1000")
@@ -59,8 +59,8 @@ def test_a_requeued_job_looks_ended_in_the_database_but_not_to_the_controller(cl
     assert holds(lambda: cluster.job(job)["JobState"] == "RUNNING", PATIENCE)
     assert client.requeue(job) == ""
     assert wait_for(job, "REQUEUED").attempt == 0
-    (seen,) = client.show(job) or []
-    assert judge(seen, None).state in UNDER_WAY
+    (report,) = client.show(job) or []
+    assert judge(report, None).state in UNDER_WAY
     assert client.cancel(job)
 
 
@@ -73,8 +73,8 @@ def test_the_controller_has_lost_its_state_and_the_database_knows(cluster: Clust
     (cluster.root / "state").mkdir(mode=0o700)
     cluster.start_controller()
     assert client.show(job) is None
-    (seen,) = client.history(job)
-    assert (seen.comment, seen.code, judge(seen, None).state) == ("k-forgotten", 5, State.FAILED_APP)
+    (record,) = client.history(job)
+    assert (record.comment, record.code, judge(record, None).state) == ("k-forgotten", 5, State.FAILED_APP)
 
 
 def test_accounting_counts_gpus(cluster: Cluster, tmp_path: Path) -> None:

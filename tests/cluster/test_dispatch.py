@@ -1,4 +1,4 @@
-"""What a person types, and what becomes of it: dispatch of the graph's own stages to a real Slurm."""
+"""Dispatch of the graph's own stages to a real Slurm, by the commands that users type."""
 
 import json
 import signal
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.slow
 
 
 def refused(training: Training, *options: str, **changes: object) -> str:
-    """The one sentence with which a run ends that asks for the wrong thing."""
+    """Return the one sentence with which a wrong command ends."""
     training.use(**changes)
-    done = training.project.run(*command(), *options, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    process = training.project.run(*command(), *options, check=False)
+    assert process.returncode == 1, process.stdout + process.stderr
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, process.stderr
+    assert "Traceback" not in process.stderr
     return errors[0]
 
 
@@ -30,7 +30,7 @@ def test_what_a_watcher_sees_of_an_undisturbed_job(training: Training) -> None:
     """
     driver = training.start()
     record = training.check_end(driver, first=0)
-    said = driver.said()
+    output = driver.said()
     for words in (
         "submitted; run directory",
         "running on h800-[0-1]",
@@ -38,8 +38,8 @@ def test_what_a_watcher_sees_of_an_undisturbed_job(training: Training) -> None:
         "succeeded",
         "done in",
     ):
-        assert words in said
-    assert "pretrain: 40/40" in said
+        assert words in output
+    assert "pretrain: 40/40" in output
     (job,) = record["jobs"].values()
     assert job["attempts"] == 1
     assert job["nodes"] == ["h800-0", "h800-1"]
@@ -54,19 +54,19 @@ def test_what_a_watcher_sees_of_an_undisturbed_job(training: Training) -> None:
 
 def test_a_dry_run_prints_the_script_and_does_nothing(training: Training) -> None:
     before = sorted(training.project.data().rglob("*"))
-    done = training.project.run(*command(), "--dry-run")
-    assert done.stdout.startswith("#!/bin/bash\n#SBATCH --job-name=k2-smoke-pretrain-train_pretrain\n")
-    assert "--gres=gpu:h800:8" in done.stdout
+    process = training.project.run(*command(), "--dry-run")
+    assert process.stdout.startswith("#!/bin/bash\n#SBATCH --job-name=k2-smoke-pretrain-train_pretrain\n")
+    assert "--gres=gpu:h800:8" in process.stdout
     assert sorted(training.project.data().rglob("*")) == before
     training.check_jobs(0)
 
 
 def test_detached_and_attached_again(training: Training) -> None:
-    done = training.project.run(*command(), "--detach", check=False)
-    assert done.returncode == 75
-    said = done.stderr.splitlines()[-1]
-    assert training.job in said
-    assert str(training.directory) in said
+    process = training.project.run(*command(), "--detach", check=False)
+    assert process.returncode == 75
+    line = process.stderr.splitlines()[-1]
+    assert training.job in line
+    assert str(training.directory) in line
     assert training.project.records(STAGE)[-1]["outcome"] == "detached"
     driver = training.start()
     training.check_end(driver)
@@ -82,7 +82,7 @@ def test_a_job_that_ended_unseen_is_published(training: Training, cluster: Clust
 
 
 def interrupted(training: Training, number: signal.Signals) -> Driver:
-    """A driver that gets a signal while the job trains."""
+    """Return a driver that gets a signal while the job trains."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver, step=2)
     driver.process.send_signal(number)
@@ -109,7 +109,7 @@ def test_sigterm_leaves_the_job(training: Training, cluster: Cluster) -> None:
 
 
 def test_a_second_ctrl_c_leaves_at_once(training: Training, cluster: Cluster) -> None:
-    """Where the controller is dead, scancel is of no use, and nobody wants to wait for it."""
+    """With a dead controller scancel has no effect, and the user need not wait for it."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver, step=2)
     cluster.kill_controller()
@@ -123,7 +123,7 @@ def test_a_second_ctrl_c_leaves_at_once(training: Training, cluster: Cluster) ->
 
 
 def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluster) -> None:
-    """It has to end first; its work stays, and goes on when its key is back. --fresh drops that of its own key."""
+    """The job has to end first; its work stays, and is resumed when its key is back. --fresh drops its own key's."""
     driver = interrupted(training, signal.SIGTERM)
     assert driver.wait() == 75
     job, directory = training.job, training.directory
@@ -154,7 +154,7 @@ def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluste
         before_it = cluster.jobs()
         assert training.project.run(*command(), "--fresh", "--detach", check=False).returncode == 75
         assert not marker.exists()
-    assert [cluster.job(one)["JobState"] for one in before_it] == ["CANCELLED"]
+    assert [cluster.job(job)["JobState"] for job in before_it] == ["CANCELLED"]
     cluster.cancel_all()
 
 
@@ -173,8 +173,8 @@ def test_refused_in_slurms_words(training: Training, changes: dict[str, object],
 
 
 def test_no_sbatch_on_path(training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Path(training.project.run("which", "python").stdout.strip()).parent
-    monkeypatch.setitem(training.project.environment, "PATH", f"{here}:{tmp_path}")
+    folder = Path(training.project.run("which", "python").stdout.strip()).parent
+    monkeypatch.setitem(training.project.environment, "PATH", f"{folder}:{tmp_path}")
     assert "there is no `s" in refused(training)
 
 

@@ -1,4 +1,4 @@
-"""Whoever starts a stage, the same job comes of it: `make repro` and Dagster's button reach a real Slurm too."""
+"""Every way to start a stage submits the same job: `make repro` and Dagster's button reach a real Slurm too."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def training(training: Training) -> Training:
-    """As if DVC had never run the stage either."""
+    """Return the training as if DVC had never run the stage either."""
     (training.project.path / LEDGER).with_suffix(".lock").unlink(missing_ok=True)
     return training
 
@@ -22,8 +22,8 @@ def test_through_dvc(training: Training) -> None:
     words = ("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", STAGE)
     driver = training.start_command(words, {})
     training.check_end(driver)
-    for said in ("submitted; run directory", "running on h800-[0-1]", "pretrain: 40/40", "succeeded"):
-        assert said in driver.said()
+    for line in ("submitted; run directory", "running on h800-[0-1]", "pretrain: 40/40", "succeeded"):
+        assert line in driver.said()
     assert training.start_command(words, {}).wait() == 0
     training.check_jobs(1)
 
@@ -44,7 +44,7 @@ def test_through_dagster(training: Training) -> None:
 
 
 def last_materialisation(home: Path, asset: str) -> dg.AssetMaterialization:
-    """What Dagster shows on an asset's page."""
+    """Return the latest materialisation that Dagster shows on an asset's page."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey(asset))
     assert event

@@ -19,45 +19,45 @@ pytestmark = pytest.mark.slow
 def test_requeued(training: Training, cluster: Cluster) -> None:
     driver = training.start()
     training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     cluster.scontrol("requeue", training.job)
-    training.check_end(driver, jobs=1, attempts=2, first=kept)
+    training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
 
 
 def test_preempted(training: Training, cluster: Cluster) -> None:
     driver = training.start()
     training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     urgent = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     cluster.command("sbatch", "--parsable", *urgent)
-    training.check_end(driver, jobs=1, attempts=2, first=kept)
+    training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
 
 
 def test_node_down(training: Training, cluster: Cluster) -> None:
-    """The administrator takes it out of service: Slurm takes its jobs from it at once."""
+    """The administrator takes the node out of service: Slurm takes its jobs from it at once."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     cluster.node_down("h800-1")
     training.wait_for_attempt(1, driver)
     training.go_on(ranks)  # one of them is on a node that Slurm has given up, and finds its partner gone
-    training.check_end(driver, jobs=1, attempts=2, first=kept)
+    training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
 
 
 def test_slurmd_killed(training: Training, cluster: Cluster) -> None:
     """Slurm notices after SlurmdTimeout; until then, and after, the node's rank lives on."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     cluster.kill_node("h800-1")
     training.wait_for_attempt(1, driver)
     training.go_on(ranks)
-    record = training.check_end(driver, jobs=1, attempts=2, first=kept)
+    record = training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
     assert record["jobs"]["train_pretrain"]["nodes"] == ["h800-0", "h800-1", "h800-2"]
 
 
 def test_slurmd_killed_and_started_again(training: Training, cluster: Cluster) -> None:
-    """Does nothing to the job."""
+    """A restart of slurmd does not affect the job."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver)
     cluster.kill_node("h800-1")
@@ -67,15 +67,15 @@ def test_slurmd_killed_and_started_again(training: Training, cluster: Cluster) -
 
 
 def test_slurmstepd_killed(training: Training, cluster: Cluster) -> None:
-    """Slurm calls the job running for ever: its driver misses the heartbeat."""
+    """Slurm reports the job as running for ever, but its driver misses the heartbeat."""
     training.use(heartbeat_stale_s=15)
     driver = training.start()
     ranks = training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     (step,) = [process for process in cluster.job_processes("h800-1") if process.name() == "slurmstepd"]
     step.kill()
     training.go_on(ranks)
-    training.check_end(driver, jobs=1, attempts=2, first=kept)
+    training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
     assert "no sign of life" in driver.said()
 
 
@@ -116,10 +116,10 @@ def test_controller_forgets_the_job_and_gives_its_id_to_another(
     """Killed within moments of sbatch. The job of that id is not ours, and none of its business."""
     controller = cluster.controller.process
     assert controller
-    state, kept = cluster.root / "state", tmp_path / "state"
+    state, copy = cluster.root / "state", tmp_path / "state"
     moment = {  # it may save at once, or in five seconds: what it saves after sbatch is taken from it
-        "before": f"cp -a {state} {kept}",
-        "after": f"kill -9 {controller.pid}; sleep 0.5; rm -r {state}; cp -a {kept} {state}",
+        "before": f"cp -a {state} {copy}",
+        "after": f"kill -9 {controller.pid}; sleep 0.5; rm -r {state}; cp -a {copy} {state}",
     }
     driver = training.start(path=shim(tmp_path / "bin", "sbatch", **moment))
     training.wait_for(lambda: not cluster.controller.alive, "the kill", driver)
@@ -146,7 +146,7 @@ def test_driver_killed(training: Training) -> None:
 
 @pytest.mark.parametrize("moment", [{"before": "kill -9 $PPID; exit 1"}, {"after": "kill -9 $PPID"}], ids=str)
 def test_driver_killed_before_the_id_is_written(training: Training, tmp_path: Path, moment: dict[str, str]) -> None:
-    """When it has written the key and not called sbatch, and when sbatch has submitted the job and not returned."""
+    """The driver dies before it calls sbatch, and after sbatch has submitted the job but not returned."""
     first = training.start(path=shim(tmp_path / "bin", "sbatch", **moment))
     assert first.wait() == -signal.SIGKILL
     assert (training.directory / "key").exists()
@@ -173,9 +173,9 @@ def test_warned_before_its_time_is_up(training: Training) -> None:
     training.wait_for((training.directory / "drain").exists, "the warning", driver)
     training.go_on(ranks)
     training.wait_for_attempt(1, driver)
-    kept = training.checkpoint()
-    assert kept >= MIDDLE, "the checkpoint is of the step at which it was warned, not of the last that was due"
-    training.check_end(driver, jobs=1, attempts=2, first=kept)
+    checkpoint = training.checkpoint()
+    assert checkpoint >= MIDDLE, "the checkpoint is of the step at which it was warned, not of the last that was due"
+    training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
 
 
 def test_time_is_up(training: Training) -> None:
@@ -183,55 +183,55 @@ def test_time_is_up(training: Training) -> None:
     training.use(time="2", drain_lead_s=0)
     driver = training.start()
     training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
-    training.check_end(driver, jobs=2, attempts=2, first=kept)
+    checkpoint = training.checkpoint()
+    training.check_end(driver, jobs=2, attempts=2, first=checkpoint)
     assert "ran out of time" in driver.said()
 
 
 def test_a_rank_exits_with_an_error(training: Training, cluster: Cluster) -> None:
-    """Its own sentence is what the user reads; nobody tries again what would end the same."""
+    """The user reads the rank's own sentence; the job is not tried again, since it would end the same."""
     cluster.scontrol("update", "partitionname=h800", "state=down")
     driver = training.start()
     training.wait_for(lambda: "may never start" in driver.said(), "the driver's warning", driver)
     shard = next(training.project.data("tokenization").glob("**/*.bin"))
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-2])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-2])
     cluster.scontrol("update", "partitionname=h800", "state=up")
     assert driver.wait() == 1
     assert f"error: {shard.parent}" in driver.said() or shard.name in driver.said().splitlines()[-1], driver.said()
     training.check_jobs(1)
-    shard.write_bytes(whole)
+    shard.write_bytes(content)
     training.check_end(training.start(), jobs=2, attempts=2, first=0)
 
 
 def test_a_rank_is_killed(training: Training) -> None:
-    """Nothing against the work: another job goes on."""
+    """A killed rank is no error of the work: another job resumes it."""
     driver = training.start()
     ranks = training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     ranks[1].kill()
     training.go_on(ranks[:1])
-    training.check_end(driver, jobs=2, attempts=2, first=kept)
+    training.check_end(driver, jobs=2, attempts=2, first=checkpoint)
 
 
 def test_cancelled(training: Training, cluster: Cluster) -> None:
-    """Somebody wanted it to end; the same command goes on."""
+    """A cancelled job stays ended; the same command resumes the work."""
     driver = training.start()
     training.stop_in_the_middle(driver)
-    kept = training.checkpoint()
+    checkpoint = training.checkpoint()
     cluster.command("scancel", training.job)
     assert driver.wait() == 1
     assert "was cancelled" in driver.said()
     training.check_jobs(1)
-    training.check_end(training.start(), jobs=2, attempts=2, first=kept)
+    training.check_end(training.start(), jobs=2, attempts=2, first=checkpoint)
 
 
 def test_disk_full(training: Training) -> None:
-    """In the run directory and all around it."""
+    """The run directory and the folders around it are full."""
     with small_disc(training.project.path / "data") as disc:
         driver = training.start()
         ranks = training.stop_in_the_middle(driver)
-        kept = training.checkpoint()
+        checkpoint = training.checkpoint()
         fill(disc / "ballast")
         training.go_on(ranks)
         assert driver.wait() == 1
@@ -242,11 +242,11 @@ def test_disk_full(training: Training) -> None:
         if again.wait():  # the first driver could not write down that it had seen the job's end, so it is told anew
             assert "attached to again" in again.said()
             again = training.start()
-        training.check_end(again, jobs=2, attempts=2, first=kept)
+        training.check_end(again, jobs=2, attempts=2, first=checkpoint)
 
 
 def test_one_element_of_an_array_fails(training: Training) -> None:
-    """It alone is made again."""
+    """Only the failed element is made again."""
     before = training.project.digests("rephrase")
     driver = training.start("rephrase")
     training.wait_for(lambda: bool(training.ranks("--shard=1")), "element 1", driver)
@@ -254,7 +254,9 @@ def test_one_element_of_an_array_fails(training: Training) -> None:
     assert driver.wait() == 0, driver.said()
     assert training.project.digests("rephrase") == before
     jobs = training.project.records("rephrase")[-1]["jobs"]["rephrase_documents"]
-    kept = next(training.project.data(".runs", "rephrase").glob("*/jobs/rephrase_documents"))
-    begun = {one: (kept / f"element-{one}" / "attempts.jsonl").read_text().count("begun") for one in range(3)}
+    folder = next(training.project.data(".runs", "rephrase").glob("*/jobs/rephrase_documents"))
+    begun = {
+        element: (folder / f"element-{element}" / "attempts.jsonl").read_text().count("begun") for element in range(3)
+    }
     assert begun == {0: 1, 1: 2, 2: 1}, jobs
     training.check_jobs(3)  # the array, its element once more, and the one that joins their parts

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def submit(cluster: Cluster, output: Path, script: str, *words: str) -> str:
-    """The id of a new job."""
+    """Submit a job and return its id."""
     return cluster.command("sbatch", "--parsable", f"--output={output}", *words, f"--wrap={script}")
 
 
@@ -28,11 +28,11 @@ def wait_for(cluster: Cluster, job: str, state: str) -> None:
 
 
 def test_a_job_on_two_nodes_sees_eight_gpus_on_each(cluster: Cluster, tmp_path: Path) -> None:
-    said = tmp_path / "said"
+    outputs = tmp_path / "said"
     script = "srun bash -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
-    job = submit(cluster, said, script, "--nodes=2", "--gres=gpu:h800:8")
+    job = submit(cluster, outputs, script, "--nodes=2", "--gres=gpu:h800:8")
     wait_for(cluster, job, "COMPLETED")
-    assert sorted(said.read_text().split("\n")) == ["", "h800-0 0,1,2,3,4,5,6,7", "h800-1 0,1,2,3,4,5,6,7"]
+    assert sorted(outputs.read_text().split("\n")) == ["", "h800-0 0,1,2,3,4,5,6,7", "h800-1 0,1,2,3,4,5,6,7"]
 
 
 def test_a_job_outlives_controller_and_slurmd(cluster: Cluster, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_node_goes_down_and_comes_up_again(cluster: Cluster) -> None:
 
 
 def test_nothing_is_left_when_a_test_fails(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Not even the job's processes on a node whose slurmd and slurmstepd are dead."""
+    """This includes the job's processes on a node whose slurmd and slurmstepd are dead."""
     root = tmp_path_factory.mktemp("left")  # the test's own folder is named too long for a socket
     # the block is the test that fails: what is looked at is what its end leaves
     with pytest.raises(ZeroDivisionError), Cluster(root / "c") as cluster:  # noqa: PT012
@@ -82,8 +82,8 @@ def test_make_cluster(tmp_path: Path) -> None:
     root = tmp_path / "theirs"
     command = [sys.executable, "-m", "tests.cluster", "--root", str(root)]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=110)
-        assert f"export SLURM_CONF={root}/etc/slurm.conf" in done.stdout
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=110)
+        assert f"export SLURM_CONF={root}/etc/slurm.conf" in process.stdout
         environment = {**os.environ, "SLURM_CONF": f"{root}/etc/slurm.conf"}
         command_line = ["sinfo", "-h", "-N", "-o", "%N"]
         nodes = subprocess.run(command_line, env=environment, capture_output=True, text=True, check=True).stdout

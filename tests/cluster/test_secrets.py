@@ -1,4 +1,4 @@
-"""A job reads its API key from a file on its node, and the key stands nowhere else: not with Slurm, not with us."""
+"""A job reads its API key from a file on its node, and the key is nowhere else: not with Slurm, not with us."""
 
 import secrets
 from pathlib import Path
@@ -32,13 +32,13 @@ def test_a_key_in_a_file_reaches_the_server_and_no_file_process_or_record(
     file.parent.mkdir()
     file.write_text(f"{key}\n")
     file.chmod(0o600)
-    seen: list[dict[str, str]] = []
+    requests: list[dict[str, str]] = []
     shown: list[str] = []
 
     def answer(body: dict[str, Any]) -> tuple[int, Any]:
         """Look at the job while it waits for the reply, then say the passage again."""
-        if not seen:
-            seen.extend(environments(cluster))
+        if not requests:
+            requests.extend(environments(cluster))
             shown.extend(everything_slurm_says(cluster))
         return 200, body["messages"][-1]["content"].rpartition("Passage: ")[2]
 
@@ -53,12 +53,12 @@ def test_a_key_in_a_file_reaches_the_server_and_no_file_process_or_record(
 
     script = next(own.project.data(".runs", STAGE).glob(f"*/jobs/{NODE}/job.sbatch")).read_text()
     assert f"export {PATH_VARIABLE}={file}\n" in script
-    assert str(file) in {environment.get(PATH_VARIABLE) for environment in seen}, "the ranks were looked at"
-    assert any(PATH_VARIABLE in said for said in shown), "the script was, too"
+    assert str(file) in {environment.get(PATH_VARIABLE) for environment in requests}, "the ranks were looked at"
+    assert any(PATH_VARIABLE in text for text in shown), "the script was, too"
     for secret in (key, submitters):
         assert secret not in driver.said()
-        assert not [said for said in shown if secret in said]
-        assert not [environment for environment in seen if secret in environment.values()]
+        assert not [text for text in shown if secret in text]
+        assert not [environment for environment in requests if secret in environment.values()]
         assert traces(secret, own.project.path, cluster.root, keep=file) == []
 
 
@@ -74,28 +74,28 @@ def configure(own: Training, server: FakeOpenAI, file: Path) -> None:
 
 
 def environments(cluster: Cluster) -> list[dict[str, str]]:
-    """The environment of every process of the cluster's jobs that has one of its own."""
-    found = []
+    """Return the environment of every process of the cluster's jobs that has one of its own."""
+    by_process = []
     for process in cluster.job_processes():
         try:
-            found.append(process.environ())
+            by_process.append(process.environ())
         except psutil.Error:
             continue
-    return found
+    return by_process
 
 
 def everything_slurm_says(cluster: Cluster) -> list[str]:
-    """What any user may ask Slurm about the jobs that run: their description, script and environment."""
+    """Return all that any user may ask Slurm about running jobs: their description, script and environment."""
     (job,) = cluster.jobs()
     return [cluster.scontrol("show", "job", "-dd", job), cluster.scontrol("write", "batch_script", job, "-")]
 
 
 def traces(secret: str, *roots: Path, keep: Path) -> list[Path]:
-    """The files below these folders that hold a secret, but for the one that is to."""
-    found = []
+    """Return the files below these folders that hold a secret, except the key file itself."""
+    files = []
     for path in (path for root in roots for path in root.rglob("*") if path.is_file() and path != keep):
         try:
-            found += [path] * (secret.encode() in path.read_bytes())
+            files += [path] * (secret.encode() in path.read_bytes())
         except FileNotFoundError:  # a daemon has just replaced it
             continue
-    return found
+    return files

@@ -21,7 +21,7 @@ SCALE = "lr * orthogonalise.scale(n, m)"
 
 @pytest.fixture(name="tree")
 def fixture_tree(training: Training) -> Iterator[Training]:
-    """The stage on its cluster; what is edited or checked out is as it was afterwards."""
+    """Return the stage on its cluster; edits and checkouts are undone afterwards."""
     head = git(training, "rev-parse", "--abbrev-ref", "HEAD")
     yield training
     git(training, "checkout", "-qf", head)
@@ -33,7 +33,7 @@ def git(training: Training, *words: str) -> str:
 
 
 def double(training: Training) -> None:
-    """Double the updates of Muon: other weights come of it."""
+    """Double the updates of Muon, which leads to other weights."""
     path = training.project.path / MUON
     text = path.read_text()
     assert SCALE in text
@@ -59,17 +59,17 @@ def test_an_edit_while_the_job_waits_and_a_checkout_before_it_is_requeued(tree: 
     double(tree)
     cluster.scontrol("update", "partitionname=h800", "state=up")
     ranks = tree.stop_in_the_middle(driver)
-    kept = tree.checkpoint()
+    checkpoint = tree.checkpoint()
     git(tree, "checkout", "-qb", "doubled")
     git(tree, "commit", "-qam", "Double it")
     cluster.scontrol("requeue", tree.job)
     tree.wait_for_attempt(1, driver)
     tree.go_on(ranks)
-    check_record(tree, tree.check_end(driver, jobs=1, attempts=2, first=kept), commit)
+    check_record(tree, tree.check_end(driver, jobs=1, attempts=2, first=checkpoint), commit)
 
 
 def test_an_edit_right_after_the_driver_has_printed_its_key(tree: Training) -> None:
-    """Of two processes beside the driver, which begin a moment later."""
+    """Two processes beside the driver begin a moment after the edit."""
     commit = git(tree, "rev-parse", "HEAD")
     path = tree.project.path / f"conf/{PROFILE}/compute.yml"
     path.write_text(yaml.safe_dump({"train": {"launcher": "local", "processes": 2}}))
@@ -82,14 +82,14 @@ def test_an_edit_right_after_the_driver_has_printed_its_key(tree: Training) -> N
 
 
 def test_a_job_whose_environment_is_another_is_refused(tree: Training, tmp_path: Path) -> None:
-    """As in a container with another torch: it says so before it trains, and nothing is published."""
+    """A container with another torch has this effect: the job refuses before it trains, and nothing is published."""
     (tmp_path / "torch-0.1.dist-info").mkdir()
     (tmp_path / "torch-0.1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.1\n")
     tree.use(environment=[f"export PYTHONPATH={tmp_path}"])
     driver = tree.start()
     assert driver.wait() == 1
-    said = driver.said().splitlines()[-1]
-    assert said.startswith("error: stage pretrain is no longer what its key says: distribution torch: ")
-    assert "→ 0.1" in said
+    line = driver.said().splitlines()[-1]
+    assert line.startswith("error: stage pretrain is no longer what its key says: distribution torch: ")
+    assert "→ 0.1" in line
     assert not tree.project.data(STAGE).exists()
     assert tree.project.records(STAGE)[-1]["jobs"][NODE]["attempts"] == 1

@@ -41,18 +41,18 @@ def prepare(root: Path) -> Path:
 
     The undisturbed run is one of two local processes: what a stage ends in does not depend on who launched it.
     """
-    made, end = root / "project", root / "end.json"
+    folder, end = root / "project", root / "end.json"
     with lock(root / "lock", "the preparation", patience=900):
         if end.exists():
             return root
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        project = Project(made)
-        path = made / f"conf/{PROFILE}/parameters/{STAGE}.yml"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        project = Project(folder)
+        path = folder / f"conf/{PROFILE}/parameters/{STAGE}.yml"
         parameters = yaml.safe_load(path.read_text())
         parameters[STAGE]["checkpoint_every"] = EVERY
         path.write_text(yaml.safe_dump(parameters))
-        (made / f"conf/{PROFILE}/compute.yml").write_text("train: {launcher: local, processes: 2}\n")
+        (folder / f"conf/{PROFILE}/compute.yml").write_text("train: {launcher: local, processes: 2}\n")
         project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
         project.run(*command(*UPSTREAM, STAGE))
         end.write_text(json.dumps(_end(project)))
@@ -60,7 +60,7 @@ def prepare(root: Path) -> Path:
 
 
 def _end(project: Project) -> dict[str, Any]:
-    """What a run ended in: outputs (weights and history among them) by digest, and all of its final state."""
+    """Return the end of a run: outputs (weights and history among them) by digest, and all of its final state."""
     record = project.records(STAGE)[-1]
     assert record["outcome"] == "success", record["error"]
     return {"outputs": project.digests(STAGE), "state": record["training"]["state_digest"]}
@@ -68,21 +68,21 @@ def _end(project: Project) -> dict[str, Any]:
 
 @dataclass
 class Driver:
-    """A `kedro run` in the background, and what it has said."""
+    """A `kedro run` in the background, and its output."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
 
     def said(self) -> str:
-        """All that it has printed."""
+        """Return all of the driver's output."""
         return self.log.read_text(errors="replace")
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Wait for the driver and return its exit code."""
         return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
-        """SIGKILL: the submit host is gone."""
+        """Send SIGKILL, as if the submit host were gone."""
         self.process.kill()
         self.process.wait()
 
@@ -101,7 +101,7 @@ class Training:
     # ---- beginning and end
 
     def reset(self, **changes: Any) -> None:
-        """As if nothing had ever run here, with the compute class changed by `changes`."""
+        """Remove every run and all work, and change the compute class by `changes`."""
         for driver in self._drivers:
             driver.kill()
         self._drivers = []
@@ -154,7 +154,7 @@ class Training:
         return record
 
     def end(self) -> dict[str, Any]:
-        """What the last run ended in."""
+        """Return the end of the last run."""
         return _end(self.project)
 
     def check_jobs(self, number: int) -> None:
@@ -165,16 +165,16 @@ class Training:
         assert all(key.startswith("k-") for key in mine.values()), mine
 
     def jobs(self) -> dict[str, str]:
-        """The jobs that were ever submitted from here, id → key."""
+        """Return all jobs that were ever submitted from here, id → key."""
         lines = self.cluster.command("squeue", "-h", "-t", "all", "-o", "%F|%k|%Z").splitlines()
-        told = [line.split("|") for line in lines]
-        return {job: key for job, key, folder in told if folder == str(self.project.path)}
+        rows = [line.split("|") for line in lines]
+        return {job: key for job, key, folder in rows if folder == str(self.project.path)}
 
     # ---- the middle
 
     @property
     def workspace(self) -> Path:
-        """The stage's, of the key that was begun last."""
+        """The workspace of the stage's latest key."""
         begun = {path.parent: json.loads(path.read_bytes())["started"] for path in self._begun()}
         return max(begun, key=lambda path: str(begun[path]))
 
@@ -205,15 +205,15 @@ class Training:
 
     def ranks(self, word: str = "pipelines.rank") -> list[psutil.Process]:
         """The ranks started from here that run now; or those of them with `word` in their command."""
-        found = []
+        processes = []
         for process in self.cluster.job_processes():
             try:
                 words = process.cmdline()
                 if {"pipelines.rank", word} <= set(words) and "engine.launch.torchrun" not in words:
-                    found += [process] * (process.cwd() == str(self.project.path))
+                    processes += [process] * (process.cwd() == str(self.project.path))
             except psutil.NoSuchProcess:
                 continue
-        return found
+        return processes
 
     def wait_for(
         self, condition: Callable[[], bool], what: str, driver: Driver | None = None, every: float = 0.05
@@ -270,16 +270,16 @@ class Training:
 @contextlib.contextmanager
 def small_disc(folder: Path) -> Iterator[Path]:
     """A folder's content on a file system of its own, of 64 MB, for as long as the block lasts."""
-    kept = folder.rename(folder.with_name(f"{folder.name}.kept"))
+    original = folder.rename(folder.with_name(f"{folder.name}.kept"))
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
     try:
-        shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(original, folder, symlinks=True, dirs_exist_ok=True)
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
         folder.rmdir()
-        kept.rename(folder)
+        original.rename(folder)
 
 
 def fill(ballast: Path) -> None:

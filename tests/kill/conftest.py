@@ -1,4 +1,4 @@
-"""What the tests of killing, draining and Ctrl-C share: what the data stages make, and pretrain undisturbed."""
+"""Fixtures for the tests of killing, draining and Ctrl-C: the data stages' outputs, and pretrain undisturbed."""
 
 import pytest
 

@@ -40,5 +40,5 @@ class Pretraining:
 
 def newest(workspace: Path) -> int:
     """The step of the newest checkpoint in a workspace, or below several; 0 where there is none."""
-    found = [*workspace.glob("checkpoints/0*"), *workspace.glob("*/checkpoints/0*")]
-    return max((int(path.name) for path in found), default=0)
+    checkpoints = [*workspace.glob("checkpoints/0*"), *workspace.glob("*/checkpoints/0*")]
+    return max((int(path.name) for path in checkpoints), default=0)

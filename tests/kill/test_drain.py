@@ -33,7 +33,7 @@ def test_drained_again_and_again_and_resumed(pretraining: Pretraining, ranks: in
     project = pretraining.project
     workspace = killed_driver(project, undisturbed["key"])
 
-    chance, kept = random.Random(f"drain {ranks}"), [0]
+    chance, steps = random.Random(f"drain {ranks}"), [0]
     for _ in range(DRAINS):
         process = start(project, workspace, ranks, tmp_path)
         await_state((tmp_path / WATCHED).exists, process.poll)
@@ -41,15 +41,15 @@ def test_drained_again_and_again_and_resumed(pretraining: Pretraining, ranks: in
         process.send_signal(signal.SIGUSR1)
         assert process.wait(SECONDS) == (DRAINED if ranks == 1 else 1), "torchrun has an exit code of its own"
         assert not (tmp_path / DONE).exists()
-        kept.append(newest(workspace))
-    assert kept == sorted(set(kept)), "every attempt came further than the one before"
-    assert kept[-1] < STEPS
+        steps.append(newest(workspace))
+    assert steps == sorted(set(steps)), "every attempt came further than the one before"
+    assert steps[-1] < STEPS
 
     assert start(project, workspace, ranks, tmp_path).wait(SECONDS) == 0
     assert (tmp_path / DONE).exists()
     assert json.loads((tmp_path / WATCHED).read_bytes())["step"] == STEPS
-    told = json.loads((workspace / "training.json").read_bytes())
-    assert (told["resumed_at"], told["state_digest"]) == (kept[-1], undisturbed["training"]["state_digest"])
+    summary = json.loads((workspace / "training.json").read_bytes())
+    assert (summary["resumed_at"], summary["state_digest"]) == (steps[-1], undisturbed["training"]["state_digest"])
     project.run(*KEDRO)  # the driver publishes
     assert project.digests(STAGE) == expected
 

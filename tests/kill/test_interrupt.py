@@ -23,9 +23,9 @@ SECONDS = 120
 @pytest.fixture
 def terminal(pretraining: Pretraining) -> Iterator["Terminal"]:
     """A terminal whose last command is gone when the test is."""
-    made = Terminal(pretraining.project)
-    yield made
-    made.close()
+    opened = Terminal(pretraining.project)
+    yield opened
+    opened.close()
 
 
 class Terminal:
@@ -44,7 +44,7 @@ class Terminal:
             )
 
     def said(self) -> list[str]:
-        """The lines that the last command has printed."""
+        """Return the lines that the last command has printed."""
         return [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
 
     def wait_for(self, step: int) -> None:
@@ -53,19 +53,19 @@ class Terminal:
         await_state(lambda: self.rows() >= step, self.process.poll, self.log.read_text)
 
     def rows(self) -> int:
-        """How many steps the history holds."""
+        """Return the number of steps in the history."""
         files = self.project.data(".work", STAGE).glob("*/history.jsonl")
         return max((path.read_text().count("\n") for path in files), default=0)
 
     def press(self, group: bool = True) -> None:
-        """Ctrl-C to the whole group, or to the command's first process alone."""
+        """Send Ctrl-C to the whole group, or to the command's first process alone."""
         assert self.process is not None
         top = psutil.Process(self.process.pid)
         self.family = [top, *top.children(recursive=True)]
         (os.killpg if group else os.kill)(self.process.pid, signal.SIGINT)
 
     def ended(self) -> int:
-        """The command's exit code; nothing that it started outlives it."""
+        """Return the command's exit code; none of its children outlives it."""
         assert self.process is not None
         status = self.process.wait(SECONDS)
         _, alive = psutil.wait_procs(self.family, timeout=20)
@@ -73,7 +73,7 @@ class Terminal:
         return status
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill the processes that are left."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -82,19 +82,19 @@ class Terminal:
 def test_paused_by_repro_and_by_the_driver_and_gone_on(pretraining: Pretraining, terminal: Terminal) -> None:
     """Two ranks: Ctrl-C through repro, DVC, kedro and torchrun, then to the driver alone; at last the same bits."""
     undisturbed, expected = pretraining.undisturbed(2)
-    project, kept = pretraining.project, 0
+    project, reached = pretraining.project, 0
     for words, group in ((REPRO, True), (KEDRO, False)):
         terminal.type(*words)
-        terminal.wait_for(kept + 5)
+        terminal.wait_for(reached + 5)
         terminal.press(group)
         assert terminal.ended() == 130, terminal.log.read_text()
-        before, kept = kept, newest(project.data(".work", STAGE))
-        assert before + 5 <= kept < STEPS, "the step it was in is kept"
-        check_pause(project, terminal, undisturbed["key"], f"stage {STAGE} stopped at {kept} of {STEPS}; ")
+        before, reached = reached, newest(project.data(".work", STAGE))
+        assert before + 5 <= reached < STEPS, "the step it was in is kept"
+        check_pause(project, terminal, undisturbed["key"], f"stage {STAGE} stopped at {reached} of {STEPS}; ")
         assert not before or any(line.endswith(f"resumed from {before} of {STEPS}") for line in terminal.said())
     project.run(*KEDRO)
     record = project.records(STAGE)[-1]
-    assert record["training"]["resumed_at"] == kept
+    assert record["training"]["resumed_at"] == reached
     assert record["training"]["state_digest"] == undisturbed["training"]["state_digest"]
     assert project.digests(STAGE) == expected
 
@@ -106,9 +106,9 @@ def test_paused_in_the_driver_itself(pretraining: Pretraining, terminal: Termina
     terminal.wait_for(5)
     terminal.press()
     assert terminal.ended() == 130, terminal.log.read_text()
-    kept = newest(pretraining.project.data(".work", STAGE))
-    assert 5 <= kept < STEPS
-    check_pause(pretraining.project, terminal, None, f"stage {STAGE} stopped at {kept} of {STEPS}; ")
+    reached = newest(pretraining.project.data(".work", STAGE))
+    assert 5 <= reached < STEPS
+    check_pause(pretraining.project, terminal, None, f"stage {STAGE} stopped at {reached} of {STEPS}; ")
 
 
 def test_a_rate_changed_half_way_by_adopting_the_work(pretraining: Pretraining, terminal: Terminal) -> None:
@@ -141,17 +141,17 @@ def test_a_rate_changed_half_way_by_adopting_the_work(pretraining: Pretraining, 
 
 def check_pause(project: Project, terminal: Terminal, key: str | None, begin: str) -> None:
     """The command's last word and the run record say where it stopped, and nothing looks like a failure of ours."""
-    said = terminal.said()
-    assert said[-1] == f"{begin}the same command goes on."
-    assert any("Ctrl-C again stops at once" in line for line in said)
-    assert not any("Traceback" in line for line in said)
+    lines = terminal.said()
+    assert lines[-1] == f"{begin}the same command goes on."
+    assert any("Ctrl-C again stops at once" in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
     record = project.records(STAGE)[-1]
-    assert (record["outcome"], record["error"]) == ("interrupted", said[-1])
+    assert (record["outcome"], record["error"]) == ("interrupted", lines[-1])
     assert key in (None, record["key"])
 
 
 def test_a_second_press_stops_at_once(pretraining: Pretraining, terminal: Terminal) -> None:
-    """Even where no checkpoint will come: the rank stands still."""
+    """The second press works even where no checkpoint will come, since the rank is stopped."""
     pretraining.use(1)
     shutil.rmtree(pretraining.project.data(".work", STAGE), ignore_errors=True)
     terminal.type(*KEDRO)

@@ -34,7 +34,7 @@ LONGEST_DELAY = 0.4  # seconds from a step that was awaited to the kill: anywher
 
 @dataclass(frozen=True)
 class Setting:
-    """How a stage trains, and the process that dies in each of its kills."""
+    """The settings of a stage's training, and the process that dies in each of its kills."""
 
     threads: int
     processes: int
@@ -99,7 +99,7 @@ def use(project: Project, setting: Setting) -> None:
 
 @dataclass(frozen=True)
 class End:
-    """What a run ended in: its outputs (weights and history among them) by digest, and all of its final state."""
+    """The end of a run: its outputs (weights and history among them) by digest, and all of its final state."""
 
     outputs: dict[str, str]
     state: str
@@ -140,7 +140,7 @@ def kill(
     setting: Setting,
     victim: str,
     step: int,
-    kept: int,
+    checkpoint: int,
     chance: random.Random,
 ) -> int:
     """Kill `victim` below `top` a moment after step `step`; the step of the newest checkpoint it leaves.
@@ -148,18 +148,21 @@ def kill(
     The attempt must have gone on from the one that its predecessor left, `kept`.
     """
     processes, first = wait_for_progress(project, stage, top, setting, step)
-    assert first > kept, f"this attempt made step {first} anew, with a checkpoint after step {kept} on the disc"
+    assert first > checkpoint, (
+        f"this attempt made step {first} anew, with a checkpoint after step {checkpoint} on the disc"
+    )
     time.sleep(chance.uniform(0, LONGEST_DELAY))
     chance.choice([process for name, process in processes if name == victim]).send_signal(signal.SIGKILL)
     top.wait(timeout=90)
     _, alive = psutil.wait_procs([process for _, process in processes], timeout=20)
     assert not alive, f"after {victim} was killed these lived on: {alive}"
-    left = [path for path in project.data(".work", stage).glob("*/") if path.is_dir()]
-    assert len(left) == 1, "the unfinished work is kept under its key"
+    workspaces = [path for path in project.data(".work", stage).glob("*/") if path.is_dir()]
+    assert len(workspaces) == 1, "the unfinished work is kept under its key"
     newest = max(
-        (int(path.name) for path in beside_training(left[0].parent, "checkpoints/*") if path.name.isdigit()), default=0
+        (int(path.name) for path in beside_training(workspaces[0].parent, "checkpoints/*") if path.name.isdigit()),
+        default=0,
     )
-    assert newest >= kept
+    assert newest >= checkpoint
     return newest
 
 
@@ -175,11 +178,11 @@ MARKS = (
 def family(top: "subprocess.Popen[str]") -> Family:
     """Dvc and the kedro, torchrun and ranks below it, by what they are; from `top` on."""
     root = psutil.Process(top.pid)
-    found = []
+    processes = []
     for process in (root, *root.children(recursive=True)):
         words = " ".join(process.cmdline())
-        found += [(name, process) for name, mark in MARKS if mark in words][:1]
-    return found
+        processes += [(name, process) for name, mark in MARKS if mark in words][:1]
+    return processes
 
 
 def beside_training(workspace: Path, name: str) -> list[Path]:
@@ -205,7 +208,7 @@ def wait_for_progress(
 
     The heartbeat tells whose work it is: before a rank's first step, history and heartbeat are the last attempt's.
     """
-    wanted = sorted(["kedro", *["torchrun"] * (setting.processes > 1), *["rank"] * setting.processes])
+    expected = sorted(["kedro", *["torchrun"] * (setting.processes > 1), *["rank"] * setting.processes])
     deadline = time.monotonic() + 240
     first = 0
     while time.monotonic() < deadline:
@@ -218,7 +221,7 @@ def wait_for_progress(
                 processes = family(top)
             except psutil.NoSuchProcess:  # one ended as it was looked at
                 continue
-            if sorted(name for name, _ in processes if name != "dvc") == wanted:
+            if sorted(name for name, _ in processes if name != "dvc") == expected:
                 return processes, first
     raise AssertionError(f"{stage} did not reach step {step}:\n{(project.path / 'started.log').read_text()[-4000:]}")
 

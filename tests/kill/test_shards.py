@@ -30,14 +30,14 @@ def test_shards_go_on_where_the_driver_was_killed_and_the_driver_publishes_the_s
     await_state(lambda: made(workspace), driver.poll)
     driver.kill()
     driver.wait()
-    kept = made(workspace)
-    assert 0 < len(kept) < BLOCKS
+    blocks = made(workspace)
+    assert 0 < len(blocks) < BLOCKS
 
     exchange.write_parameters(workspace, NODE, {f"params:{STAGE}": parameters})
     ranks = [start(project, key, number, 3) for number in range(3)]
     assert [rank.wait(SECONDS) for rank in ranks] == [0, 0, 0]
     assert len(made(workspace)) == BLOCKS
-    assert kept.items() <= made(workspace).items()
+    assert blocks.items() <= made(workspace).items()
     assert not list((workspace / ".exchange").glob("*.outputs.json")), "handing over is the driver's"
 
     inodes = made(workspace)

@@ -45,20 +45,20 @@ class Study:
             )
 
     def said(self) -> str:
-        """All that it has printed."""
+        """Return all of the study's output."""
         return self.log.read_text(errors="replace")
 
     def wait_for(self, state: Callable[[], Found]) -> Found:
-        """Wait until `state` holds; it must not end before."""
+        """Wait until `state` holds; the study must not end before."""
         return await_state(state, self.process.poll, self.said)
 
     def in_the_middle(self) -> list[Path]:
         """The folders in which it trains a long unit that has steps of its own behind it and most before it."""
-        found = {run: steps(run) for run in self.work.glob(LONG_RUNS)}
-        return [run for run, step in found.items() if max(1, self.before.get(run, 0)) < step < LONG / 2]
+        steps_by_run = {run: steps(run) for run in self.work.glob(LONG_RUNS)}
+        return [run for run, step in steps_by_run.items() if max(1, self.before.get(run, 0)) < step < LONG / 2]
 
     def workers(self) -> list[psutil.Process]:
-        """The processes in which its units train."""
+        """Return the processes in which the study's units train."""
         children = psutil.Process(self.process.pid).children()
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
@@ -72,7 +72,7 @@ class Study:
         return status
 
     def press(self) -> None:
-        """Ctrl-C, which a terminal sends to the whole group."""
+        """Send Ctrl-C to the whole group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def press_twice(self) -> None:
@@ -84,7 +84,7 @@ class Study:
         self.press()
 
     def check_pause(self, last: str) -> None:
-        """Its last word is this one, and nothing looks like a failure."""
+        """Check that the study's last line is this one, and that nothing looks like a failure."""
         assert self.said().splitlines()[-1] == last
         for log in (self.log, *self.work.glob("worker-*.log")):
             assert "Traceback" not in log.read_text(errors="replace")
@@ -97,50 +97,50 @@ def test_killed_paused_and_stopped_and_each_time_resumed(tmp_path: Path) -> None
 
     @contextmanager
     def begun() -> Iterator[Study]:
-        made = Study(conf, shards, work, tmp_path / "said")
+        started = Study(conf, shards, work, tmp_path / "said")
         try:
-            yield made
+            yield started
         finally:
-            if made.process.poll() is None:
-                os.killpg(made.process.pid, signal.SIGKILL)
-                made.process.wait()
+            if started.process.poll() is None:
+                os.killpg(started.process.pid, signal.SIGKILL)
+                started.process.wait()
 
-    with begun() as one:
-        one.wait_for(lambda: len(results(work)) >= 4)
-        assert one.ends(one.process.kill) == -signal.SIGKILL
-    with begun() as one:
-        run = one.wait_for(one.in_the_middle)[0]
-        assert one.ends(one.press) == 130
+    with begun() as begun_study:
+        begun_study.wait_for(lambda: len(results(work)) >= 4)
+        assert begun_study.ends(begun_study.process.kill) == -signal.SIGKILL
+    with begun() as begun_study:
+        run = begun_study.wait_for(begun_study.in_the_middle)[0]
+        assert begun_study.ends(begun_study.press) == 130
         assert 0 < newest(run) < LONG, "the unit left a checkpoint where it was"
-        done = sum("sweep" not in path.parent.name for path in results(work))
-        one.check_pause(f"study toy stopped at {done} of {len(expected)} runs; the same command goes on.")
-    with begun() as one:
-        one.wait_for(one.in_the_middle)
-        assert one.ends(one.press_twice) == 130
-        one.check_pause("stopped by Ctrl-C; the same command goes on.")
-    kept = results(work)
+        finished = sum("sweep" not in path.parent.name for path in results(work))
+        begun_study.check_pause(f"study toy stopped at {finished} of {len(expected)} runs; the same command goes on.")
+    with begun() as begun_study:
+        begun_study.wait_for(begun_study.in_the_middle)
+        assert begun_study.ends(begun_study.press_twice) == 130
+        begun_study.check_pause("stopped by Ctrl-C; the same command goes on.")
+    results_before = results(work)
     assert finish(conf, shards, work) == expected
-    assert kept.items() <= results(work).items(), "what was finished is not run again"
+    assert results_before.items() <= results(work).items(), "what was finished is not run again"
 
 
 def finish(conf: Path, shards: Path, work: Path) -> list[tuple[Any, ...]]:
     """Run here what is left of the study in `work`; return the bits of every run."""
-    done = run_study(register(conf, "toy"), shards, work, ("code", "data"))
+    outcome = run_study(register(conf, "toy"), shards, work, ("code", "data"))
     return [
         (run["arm"], run["seed"], run["budget"], run["failed"], run["figures"].get("weights"), str(run["curves"]))
-        for run in done.runs
+        for run in outcome.runs
     ]
 
 
 def results(work: Path) -> dict[Path, int]:
     """The finished units' results, and when each was written."""
     folders = os.walk(work)  # which come and go
-    found = (Path(folder) / "result.json" for folder, _, files in folders if "result.json" in files)
-    return {path: path.stat().st_mtime_ns for path in found}
+    paths = (Path(folder) / "result.json" for folder, _, files in folders if "result.json" in files)
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def steps(run: Path) -> int:
-    """How many steps the history of a unit that trains holds; 0 where it has just ended."""
+    """Return the number of steps in a training unit's history; 0 where it has just ended."""
     try:
         return (run / "history.jsonl").read_text().count("\n")
     except FileNotFoundError:

@@ -36,7 +36,7 @@ class Server:
         self.kill()
 
     def start(self) -> None:
-        """Start it; return when it answers."""
+        """Start the server; return when it answers."""
         command = [*serve.command(self.port), "--artifacts-destination", str(self.folder / "artifacts")]
         quiet = serve.environment(f"sqlite:///{self.folder}/server.db")
         log = (self.folder / "server.log").open("ab")
@@ -54,7 +54,7 @@ class Server:
         raise AssertionError(f"mlflow server does not answer:\n{(self.folder / 'server.log').read_text()[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL for it and its workers."""
+        """Send SIGKILL to the server and its workers."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -94,19 +94,19 @@ def test_metrics_arrive_late_and_whole_when_the_server_was_away(project, server,
 
 
 def test_a_server_that_is_gone_for_good_costs_the_command_nothing(project, tmp_path_factory, monkeypatch):
-    with Server(tmp_path_factory.mktemp("server")) as gone:
+    with Server(tmp_path_factory.mktemp("server")) as server:
         Runs(project.path, monkeypatch).add("pretrain", 1, PROFILE, metrics={"gain_over_bigram": 0.0})
         stage, log = Stage(PROFILE), project.path / "started.log"
         stage.append(rows(1, 10))
-        command = follow(project, gone.uri)
-        await_state(lambda: arrived(gone.uri, 10), said=log.read_text, every=0.5)
-        gone.kill()
+        command = follow(project, server.uri)
+        await_state(lambda: arrived(server.uri, 10), said=log.read_text, every=0.5)
+        server.kill()
         stage.append(rows(11, 20))
         stage.end()
         (project.path / "stop").touch()
         assert command.wait(PATIENCE_SECONDS) == STATUS
         assert "could not take the run records" in log.read_text()
-        gone.start()
-        project.run("python", "-m", "pipelines.track", "--env", PROFILE, "--tracking-uri", gone.uri)
-        (run,) = sft_runs(gone.uri, PROFILE)
-        assert (run.info.status, losses(gone.uri, run)) == ("FINISHED", expected(1, 20))
+        server.start()
+        project.run("python", "-m", "pipelines.track", "--env", PROFILE, "--tracking-uri", server.uri)
+        (run,) = sft_runs(server.uri, PROFILE)
+        assert (run.info.status, losses(server.uri, run)) == ("FINISHED", expected(1, 20))
