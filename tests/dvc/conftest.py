@@ -19,7 +19,7 @@ def commit(project: Project, message: str) -> None:
 
 
 def ran(output: str) -> list[str]:
-    """The stages that DVC says it ran."""
+    """Return the stages that DVC says it ran."""
     return re.findall(r"Running stage '(?:.*:)?(\w+)'", output)
 
 

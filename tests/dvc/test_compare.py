@@ -1,4 +1,4 @@
-"""Experiments and diffs on our stages: what reruns, and what DVC says changed."""
+"""Experiments and diffs on our stages: the stages that run again, and the changes that DVC shows."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 def test_an_experiment_reruns_its_stage_and_every_diff_shows_it(made: Project, tmp_path: Path) -> None:
     name = f"conf/{PROFILE}/parameters/sft.yml"
     before = made.runs()
-    done = made.run("dvc", "exp", "run", "-S", f"{name}:sft.steps=10", "-s", f"{LEDGER}:code", f"{LEDGER}:sft")
-    assert ran(done.stdout) == ["code", "sft"]
+    process = made.run("dvc", "exp", "run", "-S", f"{name}:sft.steps=10", "-s", f"{LEDGER}:code", f"{LEDGER}:sft")
+    assert ran(process.stdout) == ["code", "sft"]
     assert made.ran_since(before) == ["sft"]
     assert json.loads(made.run("dvc", "params", "diff", "--json").stdout) == {
         name: {"sft.steps": {"old": 8, "new": 10, "diff": 2}}

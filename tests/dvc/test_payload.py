@@ -19,24 +19,24 @@ KEPT_BY_HASH = ("documents", "trajectories", "shards")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Smoke's data under a cluster's switch."""
-    made = Project(tmp_path_factory.mktemp("by_hash"))
-    made.append(f"conf/{PROFILE}/globals.yml", "payload: by_hash\n")
-    made.run("python", "-m", "dags.dvc_yaml")
-    done = made.repro(TARGET)
-    assert sorted(ran(done.stdout)) == sorted(["code", *STAGES])
-    commit(made, "as made")
-    return made
+    """Return smoke's data with a cluster's setting `payload: by_hash`."""
+    scratch = Project(tmp_path_factory.mktemp("by_hash"))
+    scratch.append(f"conf/{PROFILE}/globals.yml", "payload: by_hash\n")
+    scratch.run("python", "-m", "dags.dvc_yaml")
+    process = scratch.repro(TARGET)
+    assert sorted(ran(process.stdout)) == sorted(["code", *STAGES])
+    commit(scratch, "as made")
+    return scratch
 
 
 def load(project: Project, dataset: str, check: bool = True) -> tuple[int, str]:
-    """Load a dataset as a stage would; the exit status and what was said."""
+    """Load a dataset as a stage would; return the exit status and the output."""
     script = (
         "from pipelines import graph; from pipelines.errors import report_errors\n"
         f"with report_errors(): graph.dataset({PROFILE!r}, {dataset!r}).load()"
     )
-    done = project.run("python", "-c", script, check=check)
-    return done.returncode, done.stderr
+    process = project.run("python", "-c", script, check=check)
+    return process.returncode, process.stderr
 
 
 def test_no_payload_enters_dvcs_cache(project: Project) -> None:
@@ -69,17 +69,17 @@ def test_an_older_manifest_finds_its_payload(project: Project) -> None:
 
 
 def test_what_nobody_asks_for_any_more_is_listed_and_removed(project: Project) -> None:
-    """The seed that was tried above: DVC's cache asks for it until `dvc gc`; then nobody does."""
+    """DVC's cache needs the payload of the seed that was tried above until `dvc gc`; then nobody does."""
     sealed = [path.parent for path in project.data().glob(f"[a-z]*/*/{MANIFEST}")]
     by_hash = [path for path in sealed if any(file.is_symlink() for file in path.rglob("*"))]
     published = {str(content_digest(path))[:SHORT] for path in by_hash}
     older = stored(project) - published
     assert older
-    assert asked_for_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "DVC's cache")
+    assert needed_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "DVC's cache")
     project.run("dvc", "gc", "--workspace", "--force")
-    assert asked_for_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "nobody")
-    done = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, "--gc", "--check")
-    assert done.stdout.startswith(f"{len(older)} payloads removed, ")
+    assert needed_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "nobody")
+    process = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, "--gc", "--check")
+    assert process.stdout.startswith(f"{len(older)} payloads removed, ")
     assert stored(project) == published
     assert ran(project.repro(TARGET).stdout) == ["code"]
 
@@ -88,21 +88,21 @@ def stored(project: Project) -> set[str]:
     return {path.name[:SHORT] for path in project.data(".store").iterdir() if path.is_dir()}
 
 
-def asked_for_by(project: Project) -> dict[str, str]:
-    """The table that a user reads of the store, by digest."""
+def needed_by(project: Project) -> dict[str, str]:
+    """Return digest → who needs it, from the table that a user reads."""
     table = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE).stdout
     rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if line.count("│") > 2]
-    return {digest: by for _, _, digest, by, kept, *_ in rows if kept == "store"}
+    return {digest: by for _, _, digest, by, place, *_ in rows if place == "store"}
 
 
 def test_a_payload_that_is_gone_is_refused_in_one_sentence(project: Project) -> None:
     digest = content_digest(project.data("tooluse/trajectories"))
-    held, aside = project.data(".store", str(digest)), project.data("aside")
-    held.rename(aside)
-    status, said = load(project, "trajectories", check=False)
+    payload, aside = project.data(".store", str(digest)), project.data("aside")
+    payload.rename(aside)
+    status, output = load(project, "trajectories", check=False)
     assert status == 1
-    assert f"its payload {digest} is gone" in said.strip().splitlines()[-1]
-    assert "Traceback" not in said
+    assert f"its payload {digest} is gone" in output.strip().splitlines()[-1]
+    assert "Traceback" not in output
     project.run("dvc", "repro", "-f", "-s", f"{LEDGER}:tooluse")  # the remedy that the sentence names
     load(project, "trajectories")
     shutil.rmtree(aside)
@@ -110,13 +110,13 @@ def test_a_payload_that_is_gone_is_refused_in_one_sentence(project: Project) -> 
 
 def test_a_truncated_payload_is_refused(project: Project) -> None:
     victim = next(iter(sorted(project.data("tokenization/shards").glob("*.bin")))).resolve()
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[:-4])
-    status, said = load(project, "shards", check=False)
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-4])
+    status, output = load(project, "shards", check=False)
     assert status == 1
-    assert "bytes where manifest.json says" in said.strip().splitlines()[-1]
+    assert "bytes where manifest.json says" in output.strip().splitlines()[-1]
     checked = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, "--check", check=False)
     assert checked.returncode == 1
     assert f"changed since they were sealed: {victim.parent} (tokenization/shards)" in checked.stderr
-    victim.write_bytes(whole)
+    victim.write_bytes(content)
     load(project, "shards")

@@ -1,4 +1,4 @@
-"""What was made before under the same key comes back: neither DVC nor a person has it made again."""
+"""Outputs made before under the same key come back: neither DVC nor a user makes them again."""
 
 import os
 import re
@@ -22,25 +22,25 @@ OTHER = "  seed: 99\n"
 
 @pytest.fixture(scope="module")
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project in which one stage was made, its payload kept as the parameter says."""
-    made = Project(tmp_path_factory.mktemp(request.param))
-    made.append(f"conf/{PROFILE}/globals.yml", f"payload: {request.param}\n")
-    made.run("python", "-m", "dags.dvc_yaml")
-    made.repro(TARGET)
-    commit(made, "as made")
-    return made
+    """Return a project in which one stage was made, with its payload kept as the parameter says."""
+    scratch = Project(tmp_path_factory.mktemp(request.param))
+    scratch.append(f"conf/{PROFILE}/globals.yml", f"payload: {request.param}\n")
+    scratch.run("python", "-m", "dags.dvc_yaml")
+    scratch.repro(TARGET)
+    commit(scratch, "as made")
+    return scratch
 
 
 def there_and_back(project: Project) -> tuple[dict[str, str], str]:
-    """Make it with another seed, go back, have DVC bring it up to date: what was there at first, and what is said."""
+    """Make the stage with another seed, go back, and run DVC; return the first outputs, and DVC's output."""
     before = project.digests(STAGE)
     project.append(PARAMETERS, OTHER)
     project.repro(TARGET)
     assert project.digests(STAGE) != before
     project.edit(PARAMETERS, OTHER, "")
-    done = project.repro(TARGET)
-    assert STAGE in ran(done.stdout)
-    return before, done.stdout + done.stderr
+    process = project.repro(TARGET)
+    assert STAGE in ran(process.stdout)
+    return before, process.stdout + process.stderr
 
 
 def outcomes(project: Project) -> list[str]:
@@ -49,8 +49,8 @@ def outcomes(project: Project) -> list[str]:
 
 @pytest.mark.parametrize("project", ["by_hash", "inline"], indirect=True)
 def test_it_comes_back_and_is_fresh(project: Project) -> None:
-    before, said = there_and_back(project)
-    assert "has run under this key before" in said
+    before, output = there_and_back(project)
+    assert "has run under this key before" in output
     assert project.digests(STAGE) == before
     first, _, back = project.records(STAGE)
     assert outcomes(project) == ["success", "success", "recalled"]
@@ -65,7 +65,7 @@ def test_it_comes_back_and_is_fresh(project: Project) -> None:
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
 def test_who_asks_for_a_run_gets_one(project: Project) -> None:
-    """Of a fresh stage, of one that would come back, and of one that was begun and is not done."""
+    """The stage is fresh, would come back, or is unfinished."""
     key = project.records(STAGE)[-1]["key"]
     project.run("dvc", "repro", "-f", "-s", TARGET)
     project.run("dvc", "repro", "-f", TARGET)
@@ -87,27 +87,27 @@ def test_what_is_damaged_or_gone_is_made_again(project: Project) -> None:
     project.append(PARAMETERS, OTHER)
     project.repro(TARGET)
     assert outcomes(project)[-1] == "recalled", "the other one comes back too: going back and forth costs nothing"
-    (kept,) = [path for path in held(project) if digest_file(path) == digest]
-    kept.chmod(0o644)
-    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    (copy,) = [path for path in held(project) if digest_file(path) == digest]
+    copy.chmod(0o644)
+    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
     project.edit(PARAMETERS, OTHER, "")
-    done = project.repro(TARGET)
-    assert "its trajectories is not kept any more: it runs again" in done.stdout + done.stderr
+    process = project.repro(TARGET)
+    assert "its trajectories is not kept any more: it runs again" in process.stdout + process.stderr
     assert outcomes(project)[-1] == "success"
     assert digest_file(table) == digest
 
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
 def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) -> None:
-    """After `kedro run` (`make smoke`) DVC's ledger knows nothing; the plan says fresh, and DVC has nothing made."""
+    """After `kedro run` (`make smoke`) DVC's ledger knows nothing; the plan says fresh, and DVC makes nothing again."""
     project.append(PARAMETERS, "  seed: 77\n")
     project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     project.run("kedro", "run", "--env", PROFILE, "--pipelines", STAGE)
     assert state(project) == "fresh"
     before = len(outcomes(project))
-    done = project.repro(TARGET)
-    assert ran(done.stdout) == ["code", STAGE]
-    assert "nothing to do" in done.stdout + done.stderr
+    process = project.repro(TARGET)
+    assert ran(process.stdout) == ["code", STAGE]
+    assert "nothing to do" in process.stdout + process.stderr
     assert len(outcomes(project)) == before, "no run, no record"
     assert not list(project.data(".work", STAGE).glob("*/"))
     assert ran(project.repro(TARGET).stdout) == ["code"]
@@ -115,7 +115,7 @@ def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) ->
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
 def test_damage_is_planned_and_healed_from_the_cache(project: Project) -> None:
-    """By the command that the reader of it is sent to, which has the profile in it."""
+    """The error's own command heals the damage, and names the profile."""
     before = project.digests(STAGE)
     table = next(path for path in files_below(project.data(STAGE, "trajectories")) if path.name != MANIFEST)
     for harm in (flip_without_a_trace, Path.unlink):
@@ -147,32 +147,32 @@ def flip_without_a_trace(path: Path) -> None:
 
 
 def state(project: Project, *options: str) -> str:
-    """The plan's word on the stage."""
+    """Return the state that the plan gives the stage."""
     plan = project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE, *options).stdout
     (line,) = [line for line in plan.splitlines() if f" {STAGE} " in line]
     return line.split("│")[2].strip()
 
 
 def refusal(project: Project, dataset: str) -> str:
-    """What a stage that loads a dataset is told."""
+    """Return the error of a stage that loads a dataset."""
     script = (
         "from pipelines import graph; from pipelines.errors import report_errors\n"
         f"with report_errors(): graph.dataset({PROFILE!r}, {dataset!r}).load()"
     )
-    done = project.run("python", "-c", script, check=False)
-    assert done.returncode == 1, done.stderr
-    return done.stderr
+    process = project.run("python", "-c", script, check=False)
+    assert process.returncode == 1, process.stderr
+    return process.stderr
 
 
 def heal(project: Project, error: str) -> None:
-    """Run the command that an error names, on what is installed already."""
+    """Run the command that an error names, in the present environment."""
     (command,) = set(re.findall("`(make [^`]+)`", error))
     assert f"PROFILE={PROFILE}" in command
     project.run(*shlex.split(command), "READY=")
 
 
 def held(project: Project) -> list[Path]:
-    """All files of DVC's cache and of the payload store."""
+    """Return all files of DVC's cache and of the payload store."""
     return [
         path
         for folder in (project.path / ".dvc/cache/files", project.data(".store"))
@@ -182,7 +182,7 @@ def held(project: Project) -> list[Path]:
 
 
 def test_its_curves_come_along(made: Project) -> None:
-    """Of a training that came back, MLflow and Dagster have the history of the run that made it."""
+    """For a recalled training, MLflow and Dagster have the history of the run that made it."""
     target = ("-s", f"{LEDGER}:code", f"{LEDGER}:sft")
     parameters = f"conf/{PROFILE}/parameters/sft.yml"
     made.edit(parameters, "  steps: 8\n", "  steps: 9\n")
@@ -194,6 +194,6 @@ def test_its_curves_come_along(made: Project) -> None:
     (before,) = [run for run in made.records("sft") if run["path"].name == back["origin"]["record"]]
     assert (back["key"], back["training"]) == (before["key"], before["training"])
     assert back["training"]["steps"] == 8
-    told = [run["path"].with_suffix("") / "history.jsonl" for run in (before, back)]
-    assert told[0].read_bytes() == told[1].read_bytes()
+    histories = [run["path"].with_suffix("") / "history.jsonl" for run in (before, back)]
+    assert histories[0].read_bytes() == histories[1].read_bytes()
     assert ran(made.repro().stdout) == ["code"]

@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """moto's server on loopback with one bucket; its address."""
+    """Start moto's server on loopback with one bucket; yield its address."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     for name, value in KEYS.items():
         monkeypatch.setitem(ENVIRONMENT, name, value)
@@ -62,7 +62,7 @@ def _answers(url: str, server: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def remote(project: Project, *words: str) -> Iterator[None]:
-    """The default remote, in .dvc/config and committed as a team does; without one again afterwards."""
+    """Set the default remote in .dvc/config, committed as a team does, and remove it afterwards."""
     before = project.run("git", "rev-parse", "HEAD").stdout.strip()
     for line in words:
         project.run("dvc", "remote", *line.split())
@@ -74,7 +74,7 @@ def remote(project: Project, *words: str) -> Iterator[None]:
 
 
 def clone(project: Project, path: Path) -> Project:
-    """A fresh clone: what git holds, no cache, no data."""
+    """Return a fresh clone, without cache and data."""
     subprocess.run(["git", "clone", "-q", str(project.path), str(path)], check=True)
     copy = Project.__new__(Project)
     copy.path, copy.environment = path, {}
@@ -92,7 +92,7 @@ def push_and_pull(made: Project, tmp_path: Path) -> None:
         assert fresh.digests(stage) == made.digests(stage)
     compared = json.loads(fresh.run("dvc", "metrics", "diff", "--all", "--json", "HEAD").stdout)
     assert {f"data/{PROFILE}/{stage}/metrics.json" for stage in stages} <= set(compared), "metrics come with the pull"
-    assert not any(one.get("diff") for metrics in compared.values() for one in metrics.values()), "those of HEAD"
+    assert not any(metric.get("diff") for metrics in compared.values() for metric in metrics.values()), "those of HEAD"
 
 
 def test_a_path(made: Project, tmp_path: Path) -> None:

@@ -11,6 +11,6 @@ MAKE = "make -o .venv/.ready -o .venv/.testable"
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A scratch copy in which `make run` has made every stage, by DVC."""
-    made = Project(tmp_path_factory.mktemp("project"))
-    made.run(*MAKE.split(), "run", f"PROFILE={PROFILE}")
-    return made
+    scratch = Project(tmp_path_factory.mktemp("project"))
+    scratch.run(*MAKE.split(), "run", f"PROFILE={PROFILE}")
+    return scratch

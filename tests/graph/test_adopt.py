@@ -1,4 +1,4 @@
-"""Out and back through the real graph: an exported checkpoint is the same artifact; another one moves what follows."""
+"""Export and import through the real graph: an exported checkpoint is the same artifact; another starts later stages."""
 
 import json
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp_path, whole: Project):
     project = whole.copied(tmp_path / "k2")
-    made, before = project.digests("pretrain"), project.runs()
+    outputs, before = project.digests("pretrain"), project.runs()
 
     out = str(tmp_path / "out")
     export = ("--checkpoint", "base", "--dtype", "float32", "--out", out)
@@ -21,9 +21,9 @@ def test_import_brings_back_the_artifact_and_another_one_starts_what_follows(tmp
     adopt = ("python", "-m", "pipelines.commands.adopt", "--env", PROFILE, "--source", out)
     project.run(*adopt)
     assert project.ran_since(before) == ["pretrain"]
-    weights = [name for name in made if name.startswith("base_checkpoint/")]
+    weights = [name for name in outputs if name.startswith("base_checkpoint/")]
     assert weights
-    assert {name: made[name] for name in weights} == {name: project.digests("pretrain")[name] for name in weights}
+    assert {name: outputs[name] for name in weights} == {name: project.digests("pretrain")[name] for name in weights}
     plan = project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout
     assert "adopted from" in "".join(plan.split("\n")), plan
     before = project.runs()

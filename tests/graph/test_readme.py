@@ -45,7 +45,7 @@ def project(whole: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
 
 
 def on_smoke(command: str) -> str:
-    """Return a command of the README as it is run here: on the smoke profile, in the environment that there is."""
+    """Return a command of the README as it is run here: on the smoke profile, in the present environment."""
     if command == "dvc repro":
         return f"dvc repro {LEDGER}"
     if command.startswith("sed -i "):
@@ -64,16 +64,16 @@ def on_smoke(command: str) -> str:
     "command", [one for one in commands(README.read_text(encoding="utf-8")) if is_run(one) and one not in SERVERS]
 )
 def test_it_does_what_it_says(project: Project, command: str) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", on_smoke(command)], cwd=project.path, env=ENVIRONMENT, input=TYPED.get(command, ""),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in process.stderr
     if command in REFUSED:
-        assert done.returncode
-        assert REFUSED[command] in done.stderr
+        assert process.returncode
+        assert REFUSED[command] in process.stderr
     else:
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert process.returncode == 0, f"{process.stdout[-3000:]}\n{process.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("command", SERVERS)
@@ -94,14 +94,14 @@ def test_it_serves_until_ctrl_c(project: Project, command: str) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
-    """Whether a page is served there."""
+    """Return whether a page is served at the port."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
             return bool(page.status == 200)

@@ -1,4 +1,4 @@
-"""The smoke graph through DVC: what re-runs after which edit, what comes back from the cache, what stays apart."""
+"""The smoke graph through DVC: which edits make which stages run again, and what comes back from the cache."""
 
 import json
 import os
@@ -26,13 +26,13 @@ AT_IMPORT = "\nif True:\n    pass\n"
 
 @pytest.fixture(scope="module")
 def project(whole: Project) -> Project:
-    """A scratch copy whose smoke graph has been run once, by DVC."""
+    """Return a scratch copy whose smoke graph has been run once, by DVC."""
     return whole
 
 
 @pytest.fixture
 def edited(project: Project) -> Iterator[Project]:
-    """The project, its files as they were committed afterwards, and every stage fresh again."""
+    """Yield the project; afterwards its files are as committed, and every stage is fresh again."""
     yield project
     project.run("git", "checkout", "-q", "--", ".")
     project.repro()
@@ -49,8 +49,8 @@ def test_everything_ran_once_and_left_a_record(project: Project) -> None:
 
 
 def test_second_repro_runs_nothing_but_code(project: Project) -> None:
-    done = project.repro()
-    assert re.findall(r"Running stage '(?:.*:)?(\w+)'", done.stdout) == ["code"]
+    process = project.repro()
+    assert re.findall(r"Running stage '(?:.*:)?(\w+)'", process.stdout) == ["code"]
     assert project.runs() == dict.fromkeys(STAGES, 1)
 
 
@@ -69,7 +69,7 @@ def test_a_rerun_makes_the_same_bytes(project: Project) -> None:
 
 
 def stages_with_new_code(project: Project) -> set[str]:
-    """Refresh the code files; say which changed."""
+    """Refresh the code files; return the stages whose file changed."""
     before = {stage: project.data("code", f"{stage}.json").read_bytes() for stage in STAGES}
     project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     return {stage for stage in STAGES if project.data("code", f"{stage}.json").read_bytes() != before[stage]}
@@ -96,7 +96,7 @@ def test_editing_a_file_concerns_exactly_the_stages_that_reach_it(edited: Projec
 
 
 def test_edits_that_change_nothing_rerun_nothing(edited: Project) -> None:
-    """One of each kind, in modules that most stages reach."""
+    """Make one edit of each kind, in modules that most stages reach."""
     names = (
         "engine.model.model",
         "engine.training.loop",
@@ -120,11 +120,11 @@ def test_edits_that_change_nothing_rerun_nothing(edited: Project) -> None:
 
 def test_why_names_the_function_and_the_way_to_it(edited: Project) -> None:
     edited.edit("engine/model/rope.py", "1.0 + 0.1 * mscale", "1.0 + 0.2 * mscale")
-    done = edited.run("python", "-m", "pipelines.commands.why", "sft", "--env", PROFILE)
-    told = " ".join(done.stdout.split())
-    assert "base_checkpoint may change, because pretrain is stale" in told
-    assert "changed engine/model/rope.py:" in told
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    process = edited.run("python", "-m", "pipelines.commands.why", "sft", "--env", PROFILE)
+    output = " ".join(process.stdout.split())
+    assert "base_checkpoint may change, because pretrain is stale" in output
+    assert "changed engine/model/rope.py:" in output
+    assert max(map(len, process.stdout.splitlines())) <= 100
 
 
 def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited: Project) -> None:
@@ -164,21 +164,21 @@ def test_a_deleted_output_comes_back_without_a_run(project: Project) -> None:
 def test_a_changed_output_is_noticed(project: Project) -> None:
     shards = project.data("tokenization", "shards")
     victim = next(path for path in sorted(shards.iterdir()) if path.suffix == ".bin")
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[:-10])
-    done = project.run("kedro", "run", "--env", PROFILE, "--pipelines", "pretrain", check=False)
-    assert done.returncode == 1
-    assert "truncated" in done.stderr
-    assert "Traceback" not in done.stderr
-    victim.write_bytes(whole)
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-10])
+    process = project.run("kedro", "run", "--env", PROFILE, "--pipelines", "pretrain", check=False)
+    assert process.returncode == 1
+    assert "truncated" in process.stderr
+    assert "Traceback" not in process.stderr
+    victim.write_bytes(content)
 
 
 def test_out_of_date_code_file_stops_the_stage(edited: Project) -> None:
     edited.append("nodes/tooluse/goals.py", AT_IMPORT)
-    done = edited.run("kedro", "run", "--env", PROFILE, "--pipelines", "tooluse", check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "out of date" in done.stderr
+    process = edited.run("kedro", "run", "--env", PROFILE, "--pipelines", "tooluse", check=False)
+    assert process.returncode == 1
+    assert process.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "out of date" in process.stderr
 
 
 GATE = """    import os
@@ -192,10 +192,10 @@ GATE = """    import os
 def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
     edited: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the node imports late is of the key, and where it is not, as when the snapshot is edited, it is refused."""
+    """The node's late imports are of the key; if they are not, as when the snapshot is edited, they are refused."""
     before, gate = edited.digests("extend"), tmp_path / "gate"
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
-    here = edited.run(*git, "rev-parse", "--abbrev-ref", "HEAD").stdout.strip()
+    branch = edited.run(*git, "rev-parse", "--abbrev-ref", "HEAD").stdout.strip()
     edited.run(*git, "checkout", "-qb", "gated")
     edited.edit("nodes/extend/nodes.py", "    import json\n", f"{GATE}    import json\n")
     edited.run(*git, "commit", "-qam", "Wait")
@@ -240,7 +240,7 @@ def test_a_checkout_while_a_stage_runs_in_place_concerns_the_next_run(
     record = edited.records("extend")[-1]
     assert (record["outcome"], record["commit"], record["dirty"]) == ("success", commit, False)
     plan = " ".join(edited.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout.split())
-    edited.run("git", "checkout", "-q", here)
+    edited.run("git", "checkout", "-q", branch)
     assert "definition engine.model.rope." in plan, "the first of the two edits, and so the stage is stale"
 
 

@@ -56,15 +56,15 @@ class Bench:
         self.before = self.fingerprints(self.library)
 
     def fingerprints(self, library: Library) -> dict[str, StageCode]:
-        """Each stage's code."""
+        """Return each stage's code."""
         return {stage: graph.code_of(stage, library) for stage in STAGES}
 
     def stale(self, mutation: Mutation) -> set[str]:
-        """The stages that a mutation makes stale."""
+        """Return the stages that a mutation makes stale."""
         return self.changed(self.library.with_source(mutation.place.module, mutation.source))
 
     def changed(self, library: Library) -> set[str]:
-        """The stages whose fingerprint is another than at first."""
+        """Return the stages whose fingerprint has changed."""
         now = self.fingerprints(library)
         return {stage for stage in STAGES if now[stage] != self.before[stage]}
 
@@ -99,35 +99,35 @@ def unreached(root: Path, random_: random.Random) -> list[Mutation]:
     inside = Counter(
         word for name, text in texts.items() if not OUTSIDE.match(name) for word in re.findall(r"\w+", text)
     )
-    found: list[Mutation] = []
+    edits: list[Mutation] = []
     for name, path in _shuffled(root, random_):
-        if len(found) > NEUTRAL_MUTATIONS // 8:
+        if len(edits) > NEUTRAL_MUTATIONS // 8:
             break
         for mutation in behaviour(root, name, path, random_).values():
             function = mutation.place.function
             plain = function is not None and "." not in function[1] and mutation.place.kind is None
             if OUTSIDE.match(name) or (plain and function is not None and inside[function[1]] == 1):
-                found.append(Mutation("edit nothing reaches", mutation.place, mutation.source))
-    return found
+                edits.append(Mutation("edit nothing reaches", mutation.place, mutation.source))
+    return edits
 
 
 def _shuffled(root: Path, random_: random.Random) -> list[tuple[str, str]]:
-    found = list(modules(root).items())
-    random_.shuffle(found)
-    return found
+    pairs = list(modules(root).items())
+    random_.shuffle(pairs)
+    return pairs
 
 
 def _in_turn(pools: dict[str, list[Mutation]], most: int, random_: random.Random) -> list[Mutation]:
     for pool in pools.values():
         random_.shuffle(pool)
-    taken: list[Mutation] = []
-    while len(taken) < most and any(pools.values()):
-        taken += [pool.pop() for _, pool in sorted(pools.items()) if pool]
-    return taken[:most]
+    chosen: list[Mutation] = []
+    while len(chosen) < most and any(pools.values()):
+        chosen += [pool.pop() for _, pool in sorted(pools.items()) if pool]
+    return chosen[:most]
 
 
 def evaluate(root: Path, oracle: Oracle) -> list[Row]:
-    """Every kind of mutation: what should be stale and what is."""
+    """Return a row for every kind of mutation: stages that should be stale, and those that are."""
     random_ = random.Random(SEED)
     bench = Bench(root)
     rows: dict[str, Row] = {}
@@ -165,20 +165,22 @@ def _name(mutation: Mutation) -> str:
 
 
 def _files(root: Path, bench: Bench) -> Row:
-    """Prompts, templates and tables beside the code: each concerns a stage that imports from its package at least."""
+    """Edit prompts, templates and tables beside the code: each concerns at least a stage that imports its package."""
     row = Row("prompt or template file", neutral=False)
     for path in sorted([*(root / "engine").rglob("*"), *(root / "nodes").rglob("*")]):
         if path.is_file() and path.suffix not in {".py", ".pyc"}:
             text = path.read_bytes()
-            wanted = {"evaluate"} if "evaluate" in path.parts else {"tooluse"} if "toolworld" in path.parts else {"sft"}
+            expected = (
+                {"evaluate"} if "evaluate" in path.parts else {"tooluse"} if "toolworld" in path.parts else {"sft"}
+            )
             path.write_bytes(text + b"\nx")
-            _demand(row, path.name, wanted, bench.changed(Library(root)))
+            _demand(row, path.name, expected, bench.changed(Library(root)))
             path.write_bytes(text)
     return row
 
 
 def _configuration(bench: Bench) -> list[Row]:
-    """Catalog entries concern who reads or makes them; a gate who makes its table; a version who imports it."""
+    """Edit catalog entries (which concern their readers and maker), gates (the maker) and versions (importers)."""
     entry, gate = Row("catalog entry", neutral=False), Row("gate's suite", neutral=False)
     for dataset, fields in graph.catalog_entries(None).items():
         users = {
@@ -200,7 +202,7 @@ def _configuration(bench: Bench) -> list[Row]:
 
 
 def figures(rows: list[Row]) -> dict[str, Any]:
-    """Recall of the kinds that change behaviour, precision of those that do not."""
+    """Return the recall of the kinds that change behaviour, and the precision of those that do not."""
     loud, quiet = [row for row in rows if not row.neutral], [row for row in rows if row.neutral]
     return {
         "recall": sum(row.found for row in loud) / sum(row.wanted for row in loud),
@@ -211,28 +213,28 @@ def figures(rows: list[Row]) -> dict[str, Any]:
 
 
 def table(rows: list[Row]) -> str:
-    """The figures for people."""
+    """Return the figures as a table for people."""
     lines = [f"{'kind':26} {'edits':>5} {'recall':>8} {'precision':>9} {'stages stale':>12}"]
     for row in rows:
         recall = "" if row.neutral else f"{row.found / row.wanted:.1%}"
         precision = f"{row.quiet / row.mutations:.1%}" if row.neutral else ""
         lines.append(f"{row.kind:26} {row.mutations:>5} {recall:>8} {precision:>9} {row.stale / row.mutations:>12.1f}")
-    return "\n".join([*lines, json.dumps(figures(rows)), *(one for row in rows for one in row.wrong)])
+    return "\n".join([*lines, json.dumps(figures(rows)), *(sentence for row in rows for sentence in row.wrong)])
 
 
 def main() -> None:
-    """Evaluate in a scratch copy, print, keep."""
+    """Evaluate in a scratch copy; print and save the figures."""
     parser = argparse.ArgumentParser(description="Fingerprints under mutation.")
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    shutil.rmtree(asked.scratch, ignore_errors=True)
-    project = Project(asked.scratch).path
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.scratch, ignore_errors=True)
+    project = Project(arguments.scratch).path
     rows = evaluate(project, make(project))
     print(table(rows))
-    if asked.json:
-        kept = [{name: value for name, value in vars(row).items() if name != "wrong"} for row in rows]
-        asked.json.write_bytes(canonical_json({**figures(rows), "seed": SEED, "rows": kept}))
+    if arguments.json:
+        records = [{name: value for name, value in vars(row).items() if name != "wrong"} for row in rows]
+        arguments.json.write_bytes(canonical_json({**figures(rows), "seed": SEED, "rows": records}))
 
 
 if __name__ == "__main__":

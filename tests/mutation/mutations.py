@@ -23,7 +23,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where an edit is: its module and file, the function around it (first line, qualified name), class, constant."""
+    """The place of an edit: module and file, the function around it (first line, qualified name), class, constant."""
 
     module: str
     path: str
@@ -43,7 +43,7 @@ class Mutation:
 
 @dataclass
 class Site:
-    """A node that can be edited, and how."""
+    """A node that can be edited, and its edit."""
 
     what: str
     place: Place
@@ -53,30 +53,30 @@ class Site:
 def modules(
     root: Path, tops: tuple[str, ...] = ("engine", "kernels", "nodes", "pipelines", "studies")
 ) -> dict[str, str]:
-    """Dotted name → path of every module."""
-    found = {}
+    """Return dotted name → path of every module."""
+    paths = {}
     for top in tops:
         for path in sorted((root / top).rglob("*.py")):
             name = path.relative_to(root).as_posix()
-            found[name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")] = name
-    return found
+            paths[name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")] = name
+    return paths
 
 
 def behaviour(root: Path, name: str, path: str, random_: random.Random) -> dict[str, Mutation]:
-    """One edit of up to four kinds that the module has room for."""
+    """Return one edit for each of up to four kinds that are possible in the module."""
     text = (root / path).read_text()
-    found: dict[str, Mutation] = {}
+    mutations: dict[str, Mutation] = {}
     kinds = sorted({site.what for site in sites(ast.parse(text), name, path)})
     for what in random_.sample(kinds, min(4, len(kinds))):
         tree = ast.parse(text)
         site = random_.choice([one for one in sites(tree, name, path) if one.what == what])
         site.edit()
-        found[what] = Mutation(what, site.place, ast.unparse(ast.fix_missing_locations(tree)))
-    return found
+        mutations[what] = Mutation(what, site.place, ast.unparse(ast.fix_missing_locations(tree)))
+    return mutations
 
 
 def sites(tree: ast.Module, name: str, path: str) -> Iterator[Site]:
-    """Every place of a module where an edit changes what the code does."""
+    """Yield every place of a module where an edit changes what the code does."""
     for node in tree.body:
         if isinstance(node, FUNCTIONS):
             yield from _function(node, Place(name, path), "")
@@ -125,7 +125,7 @@ def _decorators(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, pla
 
 
 def _statement(node: ast.stmt, body: list[ast.stmt], place: Place, prefix: str) -> Iterator[Site]:
-    """The sites of a statement in a function, expressions of its own and statements below it."""
+    """Yield the sites of a statement in a function: its own expressions and the statements below it."""
     if isinstance(node, FUNCTIONS):
         yield from _function(node, place, prefix)
         return
@@ -148,7 +148,7 @@ def _statement(node: ast.stmt, body: list[ast.stmt], place: Place, prefix: str) 
 
 
 def _expression(node: ast.expr, place: Place) -> Iterator[Site]:
-    """Sites of an expression, not of what lambdas and comprehensions hold: those are functions of their own."""
+    """Yield the sites of an expression, but not inside lambdas and comprehensions, which are functions themselves."""
     waiting: list[ast.AST] = [node]
     while waiting:
         one = waiting.pop()
@@ -182,7 +182,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 
 def _tells(node: ast.stmt) -> bool:
-    """Whether a statement only talks to a person."""
+    """Return whether a statement only prints a message."""
     text = ast.unparse(node)
     return bool(re.match(r"(\w+\.)*log(ger|ging)?\.\w+\(", text)) or (
         text.startswith("print(") and "file=sys.stderr" in text
@@ -193,13 +193,13 @@ def _tells(node: ast.stmt) -> bool:
 
 
 def neutral(root: Path, name: str, path: str, random_: random.Random) -> dict[str, Mutation]:
-    """Edits of four kinds that leave what the module does as it is."""
+    """Return edits of four kinds that do not change what the module does."""
     text = (root / path).read_text()
-    made = {what: NEUTRAL[what](text, random_) for what in random_.sample(sorted(NEUTRAL), 4)}
+    texts = {what: NEUTRAL[what](text, random_) for what in random_.sample(sorted(NEUTRAL), 4)}
     if "sys.stderr" in text or "log.info(" in text:
-        made["log text"] = _log_text(text, random_)  # few modules have any
+        texts["log text"] = _log_text(text, random_)  # few modules have any
     place = Place(name, path)
-    return {what: Mutation(what, place, new) for what, new in made.items() if new is not None and new != text}
+    return {what: Mutation(what, place, new) for what, new in texts.items() if new is not None and new != text}
 
 
 def _comment(text: str, random_: random.Random) -> str | None:

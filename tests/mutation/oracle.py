@@ -1,4 +1,4 @@
-"""Which stages an edit concerns, by what a real run executed."""
+"""The stages that an edit concerns, according to a traced run."""
 
 import ast
 import json
@@ -18,19 +18,19 @@ STAGES = tuple(load_stages_file().stages)
 
 @dataclass(frozen=True)
 class Oracle:
-    """Stage → what it executed, and who imports which name from where."""
+    """Stage → the code that it executed, and which module imports which name from where."""
 
     traces: dict[str, dict[str, Any]]
     importers: dict[tuple[str, str], set[tuple[str, str]]]
     """(module, name) → (path, name there) for each `from module import name`."""
 
     def concerned(self, place: Place) -> set[str]:
-        """The stages that executed the function, made an instance of the class or looked at the constant."""
+        """Return the stages that executed the function, made an instance of the class or read the constant."""
         return {stage for stage, trace in self.traces.items() if _concerns(trace, place, self.importers)}
 
 
 def _concerns(trace: dict[str, Any], place: Place, importers: dict[tuple[str, str], set[tuple[str, str]]]) -> bool:
-    entered = [tuple(one) for one in trace["functions"].get(place.path, [])]
+    entered = [tuple(frame) for frame in trace["functions"].get(place.path, [])]
     if place.function is not None:
         return place.function in entered
     if place.kind is not None:
@@ -48,28 +48,28 @@ def trace_all(project: Path) -> Oracle:
     for stage in STAGES:
         out = project / f"{stage}.trace.json"
         command = [sys.executable, "-m", "tests.mutation.trace", PROFILE, stage, str(out)]
-        done = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        process = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr[-3000:]
         traces[stage] = json.loads(out.read_text())
     return Oracle(traces, _importers(project))
 
 
 def kept(folder: Path, project: Path) -> Oracle:
-    """The oracle from traces made before."""
+    """Return the oracle from stored traces."""
     return Oracle({stage: json.loads((folder / f"{stage}.json").read_text()) for stage in STAGES}, _importers(project))
 
 
 def make(project: Path) -> Oracle:
-    """Trace, or take the traces that lie in $K2_TRACES."""
-    given = os.environ.get("K2_TRACES")
-    return kept(Path(given), project) if given else trace_all(project)
+    """Trace all stages, or use the traces in $K2_TRACES."""
+    folder = os.environ.get("K2_TRACES")
+    return kept(Path(folder), project) if folder else trace_all(project)
 
 
 def _importers(root: Path) -> dict[tuple[str, str], set[tuple[str, str]]]:
-    found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    importers: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for path in modules(root).values():
         for node in ast.walk(ast.parse((root / path).read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 for alias in node.names:
-                    found.setdefault((node.module, alias.name), set()).add((path, alias.asname or alias.name))
-    return found
+                    importers.setdefault((node.module, alias.name), set()).add((path, alias.asname or alias.name))
+    return importers

@@ -17,11 +17,11 @@ def test_recall_is_whole_and_precision_high(tmp_path: Path, capsys: pytest.Captu
     for stage in STAGES:
         assert len(oracle.traces[stage]["functions"]) > 10, f"{stage} was not watched"
     rows = evaluate(project, oracle)
-    found = figures(rows)
+    result = figures(rows)
     with capsys.disabled():
         print(f"\n{table(rows)}")
-    wrong = "\n".join(one for row in rows if not row.neutral for one in row.wrong)
-    assert found["recall"] == 1, wrong
-    assert found["precision"] >= 0.95
-    assert found["behaviour_mutations"] >= 200
-    assert found["neutral_mutations"] >= 200
+    wrong = "\n".join(sentence for row in rows if not row.neutral for sentence in row.wrong)
+    assert result["recall"] == 1, wrong
+    assert result["precision"] >= 0.95
+    assert result["behaviour_mutations"] >= 200
+    assert result["neutral_mutations"] >= 200

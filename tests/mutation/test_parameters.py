@@ -13,7 +13,7 @@ STAGES = tuple(load_stages_file().stages)
 
 
 def with_other(parameters: dict[str, Any], dotted: str) -> dict[str, Any]:
-    """The parameters with another value at a dotted name."""
+    """Return the parameters with another value at a dotted name."""
     first, _, rest = dotted.partition(".")
     value = parameters[first]
     if rest:

@@ -28,7 +28,7 @@ THIS = ("self", "cls", "_cls")
 
 
 class Trace:
-    """What has been executed since `start`."""
+    """The code that has been executed since `start`."""
 
     def __init__(self) -> None:
         self.functions: dict[str, set[tuple[int, str]]] = defaultdict(set)
@@ -43,13 +43,13 @@ class Trace:
         sys.settrace(self._enter)
 
     def stop(self) -> dict[str, Any]:
-        """End, and tell."""
+        """Stop watching and return the trace."""
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
         modules = [name for name, module in list(sys.modules.items()) if name not in self._before and _is_ours(module)]
         return {
-            "functions": {path: sorted(found) for path, found in sorted(self.functions.items())},
-            "names": {path: sorted(found) for path, found in sorted(self.names.items())},
+            "functions": {path: sorted(functions) for path, functions in sorted(self.functions.items())},
+            "names": {path: sorted(functions) for path, functions in sorted(self.names.items())},
             "classes": sorted(self.classes),
             "modules": sorted(modules),
         }
@@ -73,7 +73,7 @@ class Trace:
         self._seen.add(code)
 
     def _instance(self, frame: FrameType) -> None:
-        """A dataclass, a named tuple or a model of ours comes into being."""
+        """Note a new instance of one of our dataclasses, named tuples or models."""
         names = frame.f_code.co_varnames
         if names and names[0] in THIS:
             first = frame.f_locals[names[0]]

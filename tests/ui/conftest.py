@@ -9,6 +9,6 @@ from tests.ui.room import Room
 
 @pytest.fixture(scope="session")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    made = Room(tmp_path_factory.mktemp("room"))
-    yield made
-    made.close()
+    opened = Room(tmp_path_factory.mktemp("room"))
+    yield opened
+    opened.close()

@@ -1,4 +1,4 @@
-"""Dagster's real page over a scratch copy of the repository, and what may be asked of it."""
+"""Dagster's real page over a scratch copy of the repository, and the queries of the tests."""
 
 import json
 import os
@@ -33,7 +33,7 @@ RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status stepStat
 
 
 class Room:
-    """`make ui` on the smoke profile of a copy in which the data stages were made in a shell."""
+    """The page of `make ui` on the smoke profile of a copy in which the data stages were made in a shell."""
 
     def __init__(self, path: Path) -> None:
         self.project = Project(path)
@@ -50,70 +50,70 @@ class Room:
         self.wait("the runs in the shell are reported", lambda: self.badges()["shards"][0] == "FRESH")
 
     def close(self) -> None:
-        """Ctrl-C."""
+        """Stop the page by Ctrl-C."""
         self._server.send_signal(signal.SIGINT)
         self._server.wait(90)
 
     def wait(self, what: str, holds: Any) -> Any:
-        """Ask `holds()` until it is true; return what it said."""
+        """Call `holds()` until its result is true; return the result."""
         deadline = time.monotonic() + PATIENCE
-        while not (found := holds()):
+        while not (result := holds()):
             assert self._server.poll() is None, (self.project.path / "ui.log").read_text()
             assert time.monotonic() < deadline, f"after {PATIENCE:.0f} s still not: {what}"
             time.sleep(1)
-        return found
+        return result
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """A GraphQL answer."""
+        """Return the reply to a GraphQL query."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            found = json.load(answer)
-        assert "errors" not in found, found["errors"]
-        return dict(found["data"])
+            reply = json.load(answer)
+        assert "errors" not in reply, reply["errors"]
+        return dict(reply["data"])
 
     def reload(self) -> None:
-        """The page's button "Reload definitions"."""
+        """Press the page's button "Reload definitions"."""
         assert self.ask(RELOAD, location="dags.definitions")["reloadRepositoryLocation"]["__typename"] != "PythonError"
 
     def launch(self, job: str, assets: list[str] | None = None) -> tuple[str, list[str], list[str]]:
-        """Launch a job and wait for its end: status, steps, what its events and errors say."""
+        """Launch a job and wait for its end; return its status, steps, and the messages of its events and errors."""
         selector = {**LOCATION, "pipelineName": job}
         if assets:
             selector["assetSelection"] = [{"path": [name]} for name in assets]
         launched = self.ask(LAUNCH, parameters={"selector": selector, "mode": "default"})["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         run = launched["run"]["runId"]
-        done = self.wait(f"run of {job} ends", lambda: self._ended(run))
-        events = done["eventConnection"]["events"]
-        said = [event.get("message") or "" for event in events]
-        said += [event["error"]["message"] for event in events if event.get("error")]
-        return done["status"], [step["stepKey"] for step in done["stepStats"]], said
+        ended = self.wait(f"run of {job} ends", lambda: self._ended(run))
+        events = ended["eventConnection"]["events"]
+        messages = [event.get("message") or "" for event in events]
+        messages += [event["error"]["message"] for event in events if event.get("error")]
+        return ended["status"], [step["stepKey"] for step in ended["stepStats"]], messages
 
     def badges(self) -> dict[str, tuple[str, str]]:
-        """Asset → Dagster's own mark, and the check `plan`'s sentence (empty if it was never evaluated)."""
+        """Return asset → Dagster's own mark, and the check `plan`'s sentence (empty if it was never evaluated)."""
         return {
             node["assetKey"]["path"][0]: (node["staleStatus"], _plan(node)) for node in self.ask(ASSETS)["assetNodes"]
         }
 
     def materialisations(self, asset: str) -> int:
-        """How often Dagster has an asset down as made."""
+        """Return the number of an asset's materialisations."""
         return len(self.ask(MADE, asset={"path": [asset]})["assetOrError"]["assetMaterializations"])
 
     def plan(self) -> dict[str, tuple[str, str]]:
-        """Stage → state and reason, from a process of its own."""
+        """Return stage → state and reason, from a process of its own."""
         code = (
             "import json; from pipelines.status import stage_status; "
             f"print(json.dumps({{s: (x.state, x.reason) for s, x in stage_status({PROFILE!r}).items()}}))"
         )
         return {
-            stage: tuple(found)
-            for stage, found in json.loads(self.project.run(sys.executable, "-c", code).stdout).items()
+            stage: tuple(entry)
+            for stage, entry in json.loads(self.project.run(sys.executable, "-c", code).stdout).items()
         }
 
     def _ended(self, run: str) -> dict[str, Any] | None:
-        found = self.ask(RUN, id=run)["runOrError"]
-        return found if found["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+        run_or_error = self.ask(RUN, id=run)["runOrError"]
+        return run_or_error if run_or_error["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
     def _answers(self) -> bool:
         try:
@@ -123,14 +123,14 @@ class Room:
 
 
 def outputs() -> dict[str, str]:
-    """Asset → its stage."""
+    """Return asset → its stage."""
     return {name: stage for stage in load_stages_file().stages for name in graph.stage_graph(stage).outputs}
 
 
 def _plan(node: dict[str, Any]) -> str:
     (check,) = [check for check in node["assetChecksOrError"]["checks"] if check["name"] == "plan"]
-    done = check["executionForLatestMaterialization"]
-    return str(done["evaluation"]["description"]) if done and done["evaluation"] else ""
+    execution = check["executionForLatestMaterialization"]
+    return str(execution["evaluation"]["description"]) if execution and execution["evaluation"] else ""
 
 
 def _free_port() -> int:

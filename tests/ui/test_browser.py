@@ -26,10 +26,10 @@ def page(room):
     assert browser_path, "no chromium here: `apt-get install chromium`, or set CHROMIUM to its path"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        made = browser.new_page(viewport={"width": 1700, "height": 1000})
-        made.set_default_timeout(PATIENCE)
-        yield made
-        made.screenshot(path=room.project.path / "last_view.png")  # what a failing test saw
+        opened = browser.new_page(viewport={"width": 1700, "height": 1000})
+        opened.set_default_timeout(PATIENCE)
+        yield opened
+        opened.screenshot(path=room.project.path / "last_view.png")  # what a failing test saw
         browser.close()
 
 
@@ -46,8 +46,8 @@ def test_a_stage_is_selected_materialised_turns_green_and_shows_its_plot(room, p
     page.get_by_text("Additional assets will be materialized").wait_for()
     page.get_by_role("button", name="Confirm").click()  # a stage runs whole: its other outputs are made with it
     room.wait("pretrain is fresh", lambda: room.badges()["pretrain_history"][1].startswith("fresh"))
-    made = ("base_checkpoint", "pretrain_history", "pretrain_metrics")
-    room.wait("all of it is green", lambda: {room.badges()[asset][0] for asset in made} == {"FRESH"})
+    outputs = ("base_checkpoint", "pretrain_history", "pretrain_metrics")
+    room.wait("all of it is green", lambda: {room.badges()[asset][0] for asset in outputs} == {"FRESH"})
     page.goto(f"{room.address}/{GROUP}")
     page.get_by_text("pretrain_history", exact=True).first.click()
     expect(page.get_by_text("stage_key").first).to_be_visible(timeout=PATIENCE)
@@ -70,16 +70,16 @@ def test_a_link_leads_to_mlflow_and_a_failing_plan_says_why(room, page):
     link = page.locator('a[href*="/#/experiments/"]').first
     expect(link).to_be_visible(timeout=PATIENCE)
     room.project.edit("conf/smoke/parameters/pretrain.yml", "batch_size: 8", "batch_size: 4")
-    wanted = "stale: parameter pretrain.batch_size: 8 → 4"
-    room.wait(wanted, lambda: room.badges()["pretrain_history"][1] == wanted)
+    sentence = "stale: parameter pretrain.batch_size: 8 → 4"
+    room.wait(sentence, lambda: room.badges()["pretrain_history"][1] == sentence)
     page.goto(f"{room.address}/assets/pretrain_history?view=checks")
-    expect(page.get_by_text(wanted).first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text(sentence).first).to_be_visible(timeout=PATIENCE)
     keep(page, "stale")
     room.project.edit("conf/smoke/parameters/pretrain.yml", "batch_size: 4", "batch_size: 8")
 
 
 def keep(page: Page, name: str) -> None:
-    """Save the view where screenshots are asked for, in few colours."""
+    """Save the view if screenshots are requested, in few colours."""
     from PIL import Image
 
     page.wait_for_timeout(SETTLE)

@@ -1,4 +1,4 @@
-"""The page and `make plan` agree in every state a stage can be in, whoever brought it there."""
+"""The page and `make plan` agree in every state of a stage, however it came about."""
 
 import http.client
 import shutil
@@ -23,9 +23,11 @@ def agreed(room):
     plan = room.plan()
 
     def same():
-        found = room.badges()
-        wanted = {name: ": ".join(plan[stage]) for name, stage in outputs().items()}
-        return all(found[name][1] == (wanted[name] if wanted[name] != "missing: never run" else "") for name in wanted)
+        marks = room.badges()
+        expected = {name: ": ".join(plan[stage]) for name, stage in outputs().items()}
+        return all(
+            marks[name][1] == (expected[name] if expected[name] != "missing: never run" else "") for name in expected
+        )
 
     def in_step():
         marks = {name: mark for name, (mark, _) in room.badges().items()}
@@ -79,42 +81,42 @@ def test_an_output_that_is_gone_and_one_that_is_damaged_come_back(room):
 
 
 def cut(folder):
-    """Cut a file of an artifact."""
+    """Cut a file of an artifact short."""
     path = next(path for path in sorted(folder.iterdir()) if path.name != "manifest.json")
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def test_failed_in_a_shell_and_on_the_page(room):
     room.project.edit("nodes/rephrase/nodes.py", RUNS, f"{FAILS}{RUNS}")
-    done = room.project.run("dvc", "repro", "-s", f"{LEDGER}:code", f"{LEDGER}:rephrase", check=False)
-    assert done.returncode
+    process = room.project.run("dvc", "repro", "-s", f"{LEDGER}:code", f"{LEDGER}:rephrase", check=False)
+    assert process.returncode
     plan, _ = agreed(room)
     assert plan["rephrase"][0] == "failed"
     assert "out of ink" in plan["rephrase"][1]
-    status, steps, said = room.launch("only_rephrase")
+    status, steps, messages = room.launch("only_rephrase")
     assert (status, steps) == ("FAILURE", ["rephrase"])
-    assert any("stage rephrase failed" in line and "out of ink" in line for line in said)
+    assert any("stage rephrase failed" in line and "out of ink" in line for line in messages)
     room.project.edit("nodes/rephrase/nodes.py", FAILS, "")
 
 
 def test_a_run_on_the_page_mends_what_is_selected(room):
-    status, steps, said = room.launch("__ASSET_JOB", ["documents", "corpus_card", "corpus_metrics", *rest(room)])
+    status, steps, messages = room.launch("__ASSET_JOB", ["documents", "corpus_card", "corpus_metrics", *rest(room)])
     assert (status, sorted(steps)) == ("SUCCESS", ["corpus", "rephrase"])
-    assert any(line == "Stage 'conf/smoke/dvc.yaml:corpus' didn't change, skipping" for line in said)
-    assert sum("rewrites" in line and "/" in line for line in said) < 50, "progress is a line every few seconds"
+    assert any(line == "Stage 'conf/smoke/dvc.yaml:corpus' didn't change, skipping" for line in messages)
+    assert sum("rewrites" in line and "/" in line for line in messages) < 50, "progress is a line every few seconds"
     plan, marks = agreed(room)
     assert plan["rephrase"][0] == "fresh"
     assert marks["rewrites"] == "FRESH"
 
 
 def rest(room):
-    """The other outputs of the two stages: a stage runs whole."""
+    """Return the other outputs of the two stages, since a stage runs whole."""
     named = {"documents", "corpus_card", "corpus_metrics"}
     return [name for name, stage in outputs().items() if stage in ("corpus", "rephrase") and name not in named]
 
 
 def status(room, **headers):
-    """The status of a question with these headers."""
+    """Return the status of a request with these headers."""
     connection = http.client.HTTPConnection("127.0.0.1", room.port, timeout=60)
     connection.request("GET", "/graphql?query=%7Bversion%7D", headers=headers)
     return connection.getresponse().status
