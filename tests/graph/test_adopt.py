@@ -1,4 +1,4 @@
-"""Export and import through the real graph: an exported checkpoint is the same artifact; another reruns later stages."""
+"""Export and import on the real graph: an exported checkpoint is the same artifact; another one moves later stages."""
 
 import json
 
