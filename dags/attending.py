@@ -1,4 +1,4 @@
-"""Which process runs a stage now: a lock says so, since it always ends with its holder."""
+"""The process that runs a stage now, known by a lock, which always ends with its holder."""
 
 import fcntl
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the page needs of Dagster beyond its public interface: one function each, written for Dagster 1.13.27.
+"""The uses of Dagster beyond its public interface, in one function each, written for Dagster 1.13.27.
 
 Each refuses in one sentence a Dagster in which what it needs has moved; tests/dags/test_internals.py says so before.
 """

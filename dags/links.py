@@ -1,4 +1,4 @@
-"""Where a run can be looked at elsewhere: its MLflow page, its Slurm jobs with their logs, its line in dvc.lock."""
+"""Links from a run to its MLflow page, its Slurm jobs with their logs, and its entry in dvc.lock."""
 
 import os
 from functools import cache
@@ -17,11 +17,11 @@ from pipelines.track.store import SQLITE
 
 LOCAL_PAGE = f"http://{HOST}:5000"  # what `make compare` serves
 LOG_LINES = 30
-LOG_BYTES = 8_000  # the end of a log that is looked at for its last lines
+LOG_BYTES = 8_000  # the end of a log that is read for its last lines
 
 
 def mlflow_page(record: dict[str, Any]) -> dg.MetadataValue | None:
-    """The page of a stage run in MLflow; None if the run is not imported yet."""
+    """Return the page of a stage run in MLflow; None if the run is not imported yet."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
     imported = read_run_id(record, uri)
     if imported is None:
@@ -31,35 +31,35 @@ def mlflow_page(record: dict[str, Any]) -> dg.MetadataValue | None:
 
 
 def slurm_jobs(record: dict[str, Any]) -> dict[str, Any]:
-    """Metadata of the Slurm jobs that a run dispatched: id, nodes, attempts, times (s), log with its last lines."""
-    found: dict[str, Any] = {}
+    """Return metadata of a run's Slurm jobs: id, nodes, attempts, times (s), log with its last lines."""
+    metadata: dict[str, Any] = {}
     repository = graph.data_folder(record["profile"]).parent.parent
     for node, job in (record.get("jobs") or {}).items():
         name = f"slurm/{node}"
-        found[f"{name}/job"] = str(job["id"])
-        found[f"{name}/nodes"] = ", ".join(job["nodes"])
-        found[f"{name}/attempts"] = int(job["attempts"])
-        found |= {f"{name}/{clock}": float(job[clock]) for clock in ("queue_seconds", "run_seconds") if clock in job}
+        metadata[f"{name}/job"] = str(job["id"])
+        metadata[f"{name}/nodes"] = ", ".join(job["nodes"])
+        metadata[f"{name}/attempts"] = int(job["attempts"])
+        metadata |= {f"{name}/{clock}": float(job[clock]) for clock in ("queue_seconds", "run_seconds") if clock in job}
         if log := job.get("log"):
             try:
                 path = repository / checked_names([log])[0]
             except BadName as error:  # the record came from elsewhere, and would have a host's file shown
-                found[f"{name}/log"] = f"not shown: {error}"
+                metadata[f"{name}/log"] = f"not shown: {error}"
                 continue
-            found[f"{name}/log"] = dg.MetadataValue.path(path)
-            found[f"{name}/log_end"] = dg.MetadataValue.md("\n".join(["```", *last_lines(path), "```"]))
-    return found
+            metadata[f"{name}/log"] = dg.MetadataValue.path(path)
+            metadata[f"{name}/log_end"] = dg.MetadataValue.md("\n".join(["```", *last_lines(path), "```"]))
+    return metadata
 
 
 def dvc_hash(profile: str, dataset: str) -> str | None:
-    """The md5 by which dvc.lock knows a dataset (`….dir` for a directory); None if it is not locked."""
+    """Return the md5 of a dataset in dvc.lock (`….dir` for a directory); None if it is not locked."""
     lock = ledger_path(profile)
     where = str(graph.catalog_entries(profile)[dataset]["filepath"])
     return _locked(profile, lock.stat().st_mtime_ns).get(where) if lock.is_file() else None
 
 
 def last_lines(path: Path) -> list[str]:
-    """The end of a log; a bar that was redrawn in place counts with its last state."""
+    """Return the last lines of a log; a progress bar that was redrawn in place counts with its last state."""
     if not path.is_file():
         return [f"{path} is not there"]
     with path.open("rb") as file:
@@ -70,7 +70,7 @@ def last_lines(path: Path) -> list[str]:
 
 @cache
 def _locked(profile: str, _modified: int) -> dict[str, str]:
-    """Path → md5 of every output in a dvc.lock."""
+    """Return path → md5 of every output in a dvc.lock."""
     return {
         out["path"]: out["md5"]
         for stage in read_ledger(profile).values()

@@ -29,18 +29,18 @@ class Box:
 
     @property
     def height(self) -> int:
-        """Title and one line a kept artifact."""
+        """The height of the title and of one line for each artifact."""
         return HEAD + LINE * len(self.lines) + 8
 
 
 def colours() -> dict[str, str]:
-    """Each group's colour."""
+    """Return each group's colour."""
     groups = dict.fromkeys(spec.group for spec in load_stages_file().stages.values())
     return dict(zip(groups, cycle(PALETTE)))
 
 
 def feeders(stage: str) -> list[str]:
-    """The stages that make what `stage` reads."""
+    """Return the stages that make the inputs of `stage`."""
     return list(dict.fromkeys(graph.producer(name) for name in graph.stage_graph(stage).inputs))
 
 
@@ -62,7 +62,7 @@ def place() -> dict[str, Box]:
 
 
 def draw() -> str:
-    """The picture as SVG text."""
+    """Return the picture as SVG text."""
     boxes = place()
     width = max(box.x for box in boxes.values()) + WIDTH + MARGIN
     height = max(box.y + box.height for box in boxes.values()) + MARGIN + 20

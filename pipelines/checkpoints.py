@@ -1,4 +1,4 @@
-"""Which checkpoints there are: those that the pipeline of the stage `evaluate` names (pipelines/stages/evaluate.py)."""
+"""The list of checkpoints: those that the pipeline of the stage `evaluate` names (pipelines/stages/evaluate.py)."""
 
 from engine.errors import UserError
 from pipelines import graph

@@ -23,7 +23,7 @@ FORCED = "K2_FORCED"
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the runner needs to know of the run besides pipeline and catalog."""
+    """The facts about a run that the runner needs besides pipeline and catalog."""
 
     profile: str
     compute: dict[str, Any]

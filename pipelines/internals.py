@@ -1,4 +1,4 @@
-"""What is used of Kedro and MLflow beyond their public interfaces: one function each, which names the version.
+"""The uses of Kedro and MLflow beyond their public interfaces, in one function each, which names the version.
 
 tests/pipelines/test_internals.py says in one sentence which of them an installed version has moved away from. Dagster's
 are in dags/internals.py, torch's in engine/optim/foreach.py; what is read of DVC's is in pipelines/dvc_cache.py (its

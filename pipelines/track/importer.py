@@ -1,4 +1,4 @@
-"""Writing run records into MLflow: a parent run a pipeline version, a nested run a stage run, each once."""
+"""Import run records into MLflow: a parent run for each pipeline version, a nested run for each stage run."""
 
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +17,14 @@ COUNTS = ("attempts", "queue_seconds", "run_seconds")
 
 
 def read_all_records(profile: str) -> list[Record]:
-    """Every run record of a profile but those of drivers that left, at Ctrl-C or from a job: the next one tells."""
+    """Return a profile's run records, without those of drivers that left, which a later record completes."""
     runs = graph.data_folder(profile) / ".runs"
     records = [record for stage in load_stages_file().stages for record in read_records(runs / stage)]
     return [record for record in records if record["outcome"] not in {DETACHED, INTERRUPTED}]
 
 
 class Importer:
-    """Brings one profile's records into one MLflow experiment.
+    """Imports one profile's records into one MLflow experiment.
 
     A run's tag `k2.record` names its record and `k2.complete` says that all of it was written; a run left half
     written by a crash is completed by the next import, and so is one that was followed while its stage ran.
@@ -55,7 +55,7 @@ class Importer:
         write_run_id(record, store.client.tracking_uri, run_id)
 
     def _parent(self, version: Version) -> str:
-        """The run of a whole pipeline version; the one opened while its first stage ran, if there is one."""
+        """Return the run of a whole pipeline version; the one opened while its first stage ran, if there is one."""
         first = version.members[0]
         if version.name not in self._store.runs and provisional(first) in self._store.runs:
             self._store.rename(provisional(first), version.name)
@@ -63,7 +63,7 @@ class Importer:
         return open_version(self._store, version.name, first)
 
     def _sum_up(self, version: Version, parent: str) -> None:
-        """The parent's own figures: every stage's parameters and headline metrics under the stage's name."""
+        """Write the parent's own figures: every stage's parameters and headline metrics under the stage's name."""
         known = self._store.client.get_run(parent).data.params
         parameters: dict[str, str] = {}
         metrics: list[tuple[str, float, int, int]] = []
@@ -107,42 +107,42 @@ class Importer:
 
 
 def open_version(store: Store, name: str, first: Record) -> str:
-    """The parent run of the version `name`, which the stage run `first` opened: its id."""
+    """Return the id of the parent run of the version `name`, which the stage run `first` opened."""
     commit = str(first["commit"] or "no commit")[:8] + ("+" if first["dirty"] else "")
     shown = f"{store.profile} {str(first['started'])[:16].replace('T', ' ')} {commit}"
     return store.open(name, {VERSION: name, **origin(first)}, milliseconds(first["started"]), shown)
 
 
 def record_name(record: Record) -> str:
-    """What a record's run is called: stage, key and time."""
+    """Return the name of a record's run: stage, key and time."""
     return f"{record['stage']}/{Path(record['path']).stem}"
 
 
 def live_name(run: Record) -> str:
-    """What the run of a stage that is still running is called: stage and key."""
+    """Return the name of the run of a stage that is still running: stage and key."""
     return f"{run['stage']}/{run['key']}"
 
 
 def provisional(run: Record) -> str:
-    """What the version is called that a stage which is still running opens."""
+    """Return the name of the version that a stage which is still running opens."""
     return f"{run['stage']}-{run['key']}-live"
 
 
 def origin(record: Record) -> dict[str, str]:
-    """The tags by which MLflow shows who ran what from which commit."""
+    """Return the tags by which MLflow shows user, command and commit."""
     command = f"kedro run --env {record['profile']} --pipelines {record['stage']}"
-    found = {"mlflow.user": record["user"], "mlflow.source.git.commit": record["commit"], "mlflow.source.name": command}
+    tags = {"mlflow.user": record["user"], "mlflow.source.git.commit": record["commit"], "mlflow.source.name": command}
     more = {"mlflow.source.type": "PROJECT", "k2.profile": record["profile"], "k2.dirty": record["dirty"]}
-    return {name: str(value) for name, value in {**found, **more}.items() if value is not None}
+    return {name: str(value) for name, value in {**tags, **more}.items() if value is not None}
 
 
 def parameters_of(record: Record) -> dict[str, str]:
-    """Dotted parameter names, which begin with their stage's."""
+    """Return the parameters by dotted name, which begins with the stage's."""
     return {name: str(value) for name, value in record["parts"]["parameters"].items()}
 
 
 def milliseconds(moment: Any) -> int:
-    """MLflow's clock: milliseconds since 1970."""
+    """Return a time as MLflow counts it, in milliseconds since 1970."""
     return int(datetime.fromisoformat(str(moment)).timestamp() * 1000)
 
 
@@ -152,15 +152,15 @@ def _facts(record: Record) -> dict[str, str]:
 
 
 def _job_tags(record: Record) -> dict[str, str]:
-    """For each node that ran as a Slurm job: its id, its machines, its log, how often it was started."""
-    found: dict[str, str] = {}
+    """Return tags for each node that ran as a Slurm job: its id, machines, log and attempts."""
+    tags: dict[str, str] = {}
     for node, job in record.get("jobs", {}).items():
         nodes = ",".join(job["nodes"])
-        found |= {
+        tags |= {
             f"k2.job.{node}.{name}": str(value)
             for name, value in (("id", job["id"]), ("nodes", nodes), ("attempts", job["attempts"]), ("log", job["log"]))
         }
-    return found
+    return tags
 
 
 def _metrics(record: Record) -> list[tuple[str, float]]:
