@@ -53,9 +53,15 @@ def encode(
             continue
         kind = row["kind"]
         by_kind.setdefault(kind, []).append((ids, [True] * len(ids) if kind in whole else mask))
-        if kind == TRAJECTORY and any(targets := value_targets(tokenizer, messages, ids, mask)):
-            by_kind.setdefault(VALUES, []).append((ids, targets))
+        if kind == TRAJECTORY and any((values := _values(tokenizer, messages))[1]):
+            by_kind.setdefault(VALUES, []).append(values)
     return Encoded(by_kind, left_out)
+
+
+def _values(tokenizer: K2Tokenizer, messages: list[dict[str, Any]]) -> Row:
+    """Return a dialogue as an example of `values`, without its declarations: no value comes from those 75 tokens."""
+    ids, mask = encode_chat(tokenizer, messages, [])
+    return ids, value_targets(tokenizer, messages, ids, mask)
 
 
 def require(encoded: Encoded, sizes: Mapping[str, int], field: str) -> None:
