@@ -34,7 +34,7 @@ def parameters(stage, **changes):
 
 SFT = {
     "steps": 6, "warmup_steps": 1, "tuning_samples": 1,
-    "batch": {"chat": 2, "trajectory": 1, "values": 1, "demonstration": 16},
+    "batch": {"chat": 2, "trajectory": 1, "values": 0, "demonstration": 16},
     "natural": {"windows": 2, "tokens": 16, "weight": 1.0},
 }  # fmt: skip
 RL = {
