@@ -88,7 +88,7 @@ def test_examples_have_the_declared_columns_and_every_kind_in_both_splits(stage)
     _, examples, *_ = stage
     assert examples.columns == list(SFT_EXAMPLES)
     kinds = examples.group_by("kind", "split").len()
-    assert kinds.height == 8
+    assert kinds.height == 6
 
 
 def test_fine_tuning_lowers_the_loss_and_reports(stage):
