@@ -29,12 +29,16 @@ class Encoded:
 
 
 def encode(
-    rows: Iterable[Mapping[str, Any]], tokenizer: K2Tokenizer, max_tokens: int, whole: Sequence[str] = ()
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: K2Tokenizer,
+    max_tokens: int,
+    whole: Sequence[str] = (),
+    values: bool = False,
 ) -> Encoded:
     """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
 
-    For the kinds in `whole` every token is a target, for the others the assistant's turns. A trajectory is an example
-    of the kind `values` as well.
+    For the kinds in `whole` every token is a target, for the others the assistant's turns. With `values` a trajectory
+    is an example of the kind `values` as well.
 
     Raises:
         UserError: a dialogue cannot be read, or its calls and results cannot be paired; the message names the row.
@@ -53,8 +57,8 @@ def encode(
             continue
         kind = row["kind"]
         by_kind.setdefault(kind, []).append((ids, [True] * len(ids) if kind in whole else mask))
-        if kind == TRAJECTORY and any((values := _values(tokenizer, messages))[1]):
-            by_kind.setdefault(VALUES, []).append(values)
+        if values and kind == TRAJECTORY and any((example := _values(tokenizer, messages))[1]):
+            by_kind.setdefault(VALUES, []).append(example)
     return Encoded(by_kind, left_out)
 
 

@@ -60,7 +60,7 @@ def train_sft(
     require_context(model.config, p.max_tokens, "sft.max_tokens")
     table = sft_examples.collect()
     by_split = {
-        split: encode((row for row in table.iter_rows(named=True) if row["split"] == split), tok, p.max_tokens, whole)
+        split: encode(table.filter(split=split).iter_rows(named=True), tok, p.max_tokens, whole, values=True)
         for split, whole in (("train", ["trajectory"] if p.whole_trajectories else []), ("validation", []))
     }
     require(by_split["train"], p.batch.model_dump(), "sft.batch")

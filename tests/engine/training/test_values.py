@@ -1,10 +1,13 @@
 """The targets that spell a dialogue's values: arguments and results, and no token of the form."""
 
+import json
+
 import pytest
 
 from engine.text.chat import encode_chat
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.messages import assistant, compact, tool_call, tool_message
+from engine.training.examples import encode
 from engine.training.values import value_targets
 
 
@@ -44,3 +47,10 @@ def test_the_number_of_a_call_is_no_value(tokenizer: K2Tokenizer) -> None:
 def test_truth_values_and_nothing_are_no_values(tokenizer: K2Tokenizer) -> None:
     messages = dialogue(compact({"card": None}), compact({"ok": True}), "True, nothing, null.")
     assert spelled(tokenizer, messages) == ""
+
+
+def test_trajectories_are_examples_of_their_values_on_request(tokenizer: K2Tokenizer) -> None:
+    messages = dialogue(compact({"card": "J"}), compact({"card": "J", "limit": 75}), "The limit of card J is 75.")
+    row = {"id": "t", "kind": "trajectory", "messages": json.dumps(messages), "tools": "[]"}
+    assert set(encode([row], tokenizer, 1000).by_kind) == {"trajectory"}
+    assert set(encode([row], tokenizer, 1000, values=True).by_kind) == {"trajectory", "values"}
