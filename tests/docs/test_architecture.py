@@ -26,7 +26,7 @@ WORDS = {"key", "record", "workspace", "payload", "recall", "gate", "snapshot", 
 ANSWER = re.compile(
     r"^\| (?P<question>[^|]+) \| \[(?P<file>[^\]]+)\]\(\.\./(?P<link>[^)]+)\) \| `(?P<name>[^`]+)` \|", re.MULTILINE
 )
-ANSWERS = {found["question"]: found for found in ANSWER.finditer(TEXT)}
+ANSWERS = {match["question"]: match for match in ANSWER.finditer(TEXT)}
 
 
 def defined_names(path: Path) -> set[str]:
@@ -58,9 +58,9 @@ def test_all_ten_questions_are_answered_once() -> None:
 
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
 def test_an_answer_leads_to_a_file_that_defines_what_it_names(question: str) -> None:
-    found = ANSWERS[question]
-    assert found["file"] == found["link"]
-    assert found["name"] in defined_names(ROOT / found["file"])
+    match = ANSWERS[question]
+    assert match["file"] == match["link"]
+    assert match["name"] in defined_names(ROOT / match["file"])
 
 
 def test_a_file_that_lost_the_definition_is_noticed(tmp_path: Path) -> None:

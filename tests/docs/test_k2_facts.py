@@ -22,11 +22,11 @@ def places(line: str) -> list[str]:
 
 def citations() -> list[tuple[str, str]]:
     """(file and line, place) of every citation in the repository."""
-    found = subprocess.run(
+    listing = subprocess.run(
         ["git", "grep", "-nI", "--untracked", "k2-facts", "--", ".", ":!docs/k2-facts.md", ":!tests/docs"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    lines = [line.split(":", 2) for line in found.splitlines()]
+    lines = [line.split(":", 2) for line in listing.splitlines()]
     return [(f"{path}:{number}", place) for path, number, words in lines for place in places(words)]
 
 
