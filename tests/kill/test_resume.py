@@ -23,13 +23,15 @@ pytestmark = pytest.mark.slow
 
 TRAINED = ("pretrain", "sft", "rl")
 LONGER: dict[str, dict[str, object]] = {  # long enough to be hit in the middle, a checkpoint every few steps
-    "pretrain": {"checkpoint_every": 4},
+    "pretrain": {"schedule": {"warmup": 4, "stable": 36, "decay": 16, "anneal": 4}, "checkpoint_every": 4},
     "sft": {"steps": 48, "checkpoint_every": 4},  # until some sums come out right, so that rl has something to learn
     "rl": {"iterations": 16, "checkpoint_every": 1},
 }
-STEPS = {"pretrain": 40, "sft": 48, "rl": 32}
+STEPS = {"pretrain": 60, "sft": 48, "rl": 32}
 TRAINING = ("*", "*/training")  # where a stage trains; no deeper: checkpoints come and go while it is looked through
-LONGEST_DELAY = 0.4  # seconds from a step that was awaited to the kill: anywhere in the steps after it
+KILLED_WITHIN = 0.7  # of the steps: the rest leaves the last victim something to do on a fast machine, too
+LONGEST_DELAY = 0.2  # seconds of training from a step that was awaited to the kill: anywhere in the steps after it
+SLICE = 0.02  # seconds that ranks train between two looks at them
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def end(project: Project, stage: str, setting: Setting) -> End:
 def test_killed_again_and_again_and_resumed(project: Project, undisturbed: Undisturbed, stage: str) -> None:
     setting = undisturbed.setting
     chance = random.Random(f"{setting} {stage}")
-    part = 0.8 * STEPS[stage] / len(setting.victims)
+    part = KILLED_WITHIN * STEPS[stage] / len(setting.victims)
     kept = 0
     for turn, victim in enumerate(setting.victims):
         # DVC takes seconds to start, so it is there only to be killed.
@@ -151,6 +153,7 @@ def kill(
     assert first > checkpoint, (
         f"this attempt made step {first} anew, with a checkpoint after step {checkpoint} on the disc"
     )
+    resume(processes)
     time.sleep(chance.uniform(0, LONGEST_DELAY))
     chance.choice([process for name, process in processes if name == victim]).send_signal(signal.SIGKILL)
     top.wait(timeout=90)
@@ -204,26 +207,46 @@ def last_step(history: str) -> int:
 def wait_for_progress(
     project: Project, stage: str, top: "subprocess.Popen[str]", setting: Setting, step: int
 ) -> tuple[Family, int]:
-    """Wait until the ranks below `top` train and `step` steps are done; the processes, and the ranks' first step.
+    """Wait until the ranks below `top` have done `step` steps, suspend them; the processes, and the ranks' first step.
 
-    The heartbeat tells whose work it is: before a rank's first step, history and heartbeat are the last attempt's.
+    The heartbeat tells whose work it is: before a rank's first step, history and heartbeat are the last attempt's. From
+    then on the ranks train a slice at a time and stand still while their steps are counted, so that none gets away,
+    however fast the machine is and however busy.
     """
     expected = sorted(["kedro", *["torchrun"] * (setting.processes > 1), *["rank"] * setting.processes])
+    workspace = project.data(".work", stage)
     deadline = time.monotonic() + 240
     first = 0
     while time.monotonic() < deadline:
         assert top.poll() is None, (project.path / "started.log").read_text()[-4000:]
-        time.sleep(0.02)
-        workspace = project.data(".work", stage)
+        time.sleep(SLICE)
         first = first or heard(workspace, top)
-        if first and steps_done(workspace) >= step:
-            try:
-                processes = family(top)
-            except psutil.NoSuchProcess:  # one ended as it was looked at
-                continue
-            if sorted(name for name, _ in processes if name != "dvc") == expected:
-                return processes, first
+        if not first:
+            continue
+        try:
+            processes = family(top)
+        except psutil.NoSuchProcess:  # one ended as it was looked at
+            continue
+        if sorted(name for name, _ in processes if name != "dvc") != expected:
+            continue
+        suspend(processes)
+        if steps_done(workspace) >= step:
+            return processes, first
+        resume(processes)
     raise AssertionError(f"{stage} did not reach step {step}:\n{(project.path / 'started.log').read_text()[-4000:]}")
+
+
+def suspend(processes: Family, names: tuple[str, ...] = ("rank",)) -> None:
+    """Stop the processes of these names where they are."""
+    for name, process in processes:
+        if name in names:
+            process.suspend()
+
+
+def resume(processes: Family) -> None:
+    """Let all processes go on."""
+    for _, process in processes:
+        process.resume()
 
 
 def heard(workspace: Path, top: "subprocess.Popen[str]") -> int:
@@ -242,11 +265,9 @@ def test_no_second_trainer_beside_the_first(project: Project) -> None:
     use(project, SETTINGS[0])
     first = project.start(*kedro("pretrain"))
     processes, _ = wait_for_progress(project, "pretrain", first, SETTINGS[0], 1)
-    for _, process in processes:
-        process.suspend()  # long enough for the second one to lose its patience
+    suspend(processes, ("kedro", "rank"))  # long enough for the second one to lose its patience
     second = project.run(*kedro("pretrain"), check=False)
-    for _, process in processes:
-        process.resume()
+    resume(processes)
     assert second.returncode == 1
     assert "already running" in second.stderr
     assert first.wait(timeout=300) == 0
