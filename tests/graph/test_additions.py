@@ -34,9 +34,9 @@ def test_the_stage_and_its_group_are_in_every_view(project: Project) -> None:
     assert json.loads(project.data("merge", "metrics.json").read_text()) == {"share": 0.5}
     assert [record["outcome"] for record in project.records("merge")] == ["success"]
     assert "data/smoke/merge/merged_checkpoint" in (project.path / "conf/smoke/dvc.yaml").read_text()
-    picture = (project.path / "docs/img/graph.svg").read_text()
-    assert ">merge</text>" in picture
-    assert ">merging</text>" in picture
+    page = (project.path / "README.md").read_text()
+    assert 'subgraph group_merging["merging"]' in page
+    assert 'merge["<b>merge</b> (cpu)<br/>merged_checkpoint"]' in page
     for view in ("dags.dvc_yaml", "dags.picture"):
         project.run("python", "-m", view, "--check")
     assert "share 0.5" in project.run("python", "-m", "pipelines.commands.summary", "--env", PROFILE).stdout
