@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
 from engine.training.position import CHECKPOINTS, close_is_enough
-from engine.training.resume import CheckpointStore, Saved, restore
+from engine.training.resume import CheckpointStore, Saved
 from engine.training.settings import OptimizerSettings
+from engine.training.state import Optimizer, TrainState
 
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Figures = dict[str, Any]
@@ -33,30 +34,6 @@ LARGEST = "_max"
 """Figures whose names end in this are reduced by the maximum; all others are averaged."""
 ASKED = "asked to end soon"
 """Sent with a step's figures, so that all ranks learn after the same step, in no extra message, if any was asked."""
-
-
-class Optimizer(Protocol):
-    """The methods of an optimizer that the loop uses; `MuonClip` is one."""
-
-    def set_lr(self, lr: float) -> None:
-        """Use the learning rate `lr` from the next step on."""
-        ...
-
-    def step(self) -> dict[str, float]:
-        """Update the parameters by their gradients and return the figures of this step's row in the history."""
-        ...
-
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return by name everything that `load_state_dict` needs, so that later updates are the same."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -121,10 +98,11 @@ def train_loop(
     settle(settings.threads)
     ranks, work = data.ranks(), data.from_first(work)
     store = _store(work, settings, next(model.parameters()).device.type)
-    saved = _resume(model, optimizer, store)
+    state = TrainState(model, optimizer)
+    saved = _resume(state, store)
     guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
     guard.recall(read_history(work / HISTORY))  # which the first rank has cut to the checkpoint
-    done, digest = (saved.step, saved.digest) if saved else (0, "")
+    done, digest = state.step, saved.digest if saved else ""
     with drain.heeded(), Journal(work, title, settings.steps, done, ranks.first) as journal:
         for note in store.notes:
             journal.log.info(f"{title}: WARNING: {note}")
@@ -144,13 +122,14 @@ def train_loop(
             if verdict.note:
                 journal.log.info(verdict.note)
             row |= _move(model, optimizer, verdict.take, settings, step, bias_rate_at)
+            state.step += 1
             if after_step is not None:
                 after_step(step + 1, row)
             journal.write(row, tokens_of(batch))
             last, leaving = step + 1 == settings.steps, must_end and (step + 1) % settings.resumable_every == 0
             if (step + 1) % settings.checkpoint_every == 0 or last or leaving:
                 journal.sync()
-                digest = _checkpoint(model, optimizer, store, step + 1)
+                digest = _checkpoint(state, store)
             if leaving and not last:
                 data.from_first(
                     None
@@ -170,28 +149,22 @@ def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
     return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, data.ranks().size, close_is_enough())
 
 
-def _resume(model: K2Model, optimizer: Optimizer, store: CheckpointStore) -> Saved | None:
+def _resume(state: TrainState, store: CheckpointStore) -> Saved | None:
     """Load the latest checkpoint, if any; the first rank chooses it, and then all ranks hold the same state."""
     saved = store.latest() if data.ranks().first else None
     step = data.from_first(saved.step if saved else None)
     if step is not None:
         saved = saved or store.at(step)
-        restore(saved, model, optimizer, f"the checkpoint of step {step} in {store.directory}")
-    _require_same(_state(model, optimizer), "at the start")
+        state.load(saved.step, saved.tensors, f"the checkpoint of step {step} in {store.directory}")
+    _require_same(state.tensors(), "at the start")
     return saved
 
 
-def _state(model: K2Model, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return everything that a checkpoint holds, by name."""
-    tensors = {f"model:{name}": tensor for name, tensor in model.state_dict().items()}
-    return tensors | {f"optimizer:{name}": tensor for name, tensor in optimizer.state_dict().items()}
-
-
-def _checkpoint(model: K2Model, optimizer: Optimizer, store: CheckpointStore, step: int) -> str:
+def _checkpoint(state: TrainState, store: CheckpointStore) -> str:
     """Write a checkpoint after checking that the ranks' states are equal; return its digest, "" except on rank 0."""
-    state = _state(model, optimizer)
-    _require_same(state, f"after step {step}")
-    return store.save(step, state) if data.ranks().first else ""
+    tensors = state.tensors()
+    _require_same(tensors, f"after step {state.step}")
+    return store.save(state.step, tensors) if data.ranks().first else ""
 
 
 def _require_same(state: Mapping[str, Tensor], when: str) -> None:

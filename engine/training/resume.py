@@ -5,12 +5,11 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.nn import Module
 
 from engine.artifacts.files import digest_bytes, fsync_directory, write_synced
 from engine.errors import UserError
@@ -42,14 +41,6 @@ class Saved:
     worlds: list[tuple[int, int]]
     past: list[Event]
     fingerprint: dict[str, Any]
-
-
-class Restorable(Protocol):
-    """An optimizer whose state can be restored."""
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what the optimizer's `state_dict` returned when the checkpoint was written."""
-        ...
 
 
 class Damaged(Exception):
@@ -186,33 +177,6 @@ def read(directory: Path, history: Path) -> Saved:
     if digest_bytes(data) != digest:
         raise Damaged(f"{file} is damaged: its bytes are not those that were written")
     return Saved(step, tensors, digest, kept, worlds, past, numerics)
-
-
-def restore(saved: Saved, model: Module, optimizer: Restorable, where: str) -> None:
-    """Load a checkpoint's state into model and optimizer. Raises UserError as `fit` does."""
-    model.load_state_dict(fit(saved, model, optimizer, where))
-
-
-def fit(saved: Saved, model: Module, optimizer: Restorable, where: str) -> dict[str, Tensor]:
-    """Load a checkpoint's state into the optimizer; return the model's part after checking names and shapes.
-
-    Raises UserError, which begins with `where`, if the checkpoint is of another model or optimizer.
-    """
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
-    for name, tensor in saved.tensors.items():
-        part, _, rest = name.partition(":")
-        parts[part][rest] = tensor
-    own = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
-    kept = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in parts["model"].items()}
-    for name in sorted({*own, *kept}):
-        if own.get(name) != kept.get(name):
-            theirs, ours = (f"{of[name][0]}" if name in of else "absent" for of in (kept, own))
-            raise UserError(f"{where} is of another model: {name} is {theirs} there, {ours} here.")
-    try:
-        optimizer.load_state_dict(parts["optimizer"])
-    except UserError as error:
-        raise UserError(f"{where} is of another optimizer: {str(error).partition(';')[0]}.") from error
-    return parts["model"]
 
 
 def _adopted_here(saved: Saved) -> bool:

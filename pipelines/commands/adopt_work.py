@@ -132,12 +132,12 @@ def _check_shapes(profile: str, stage: str, settings: Any, saved: "Saved", folde
 
     from engine.model.model import K2Model
     from engine.training.language import make_optimizer
-    from engine.training.resume import fit
+    from engine.training.state import TrainState
 
     with torch.device("meta"):
         model = K2Model(_model_of_today(profile, stage, settings), seed=None)
         optimizer = make_optimizer(model, 0.0, settings.optimizer)
-    fit(saved, model, optimizer, str(folder))
+    TrainState(model, optimizer).fit(saved.tensors, str(folder))
 
 
 def _model_of_today(profile: str, stage: str, settings: Any) -> "K2Config":
