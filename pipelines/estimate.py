@@ -11,7 +11,6 @@ from typing import Any
 from engine.identity.key import flatten
 from engine.identity.records import ADOPTED, RECALLED
 
-PHASES = ("warmup", "stable", "decay", "anneal")
 SIZES = ("batch_size", "sequence_length", "inner_steps", "prompts", "samples")
 """The parameters whose product the time of a training's step (in rl, of an iteration) is proportional to."""
 
@@ -39,9 +38,8 @@ def _growth(stage: str, run: dict[str, Any], today: dict[str, Any]) -> float:
 
 def steps(stage: str, flat: dict[str, Any]) -> int:
     """Return a training's steps (in rl, iterations) by its flat parameters; 0 for a stage that does not train."""
-    phases = [flat.get(f"{stage}.schedule.{phase}") for phase in PHASES]
-    if all(isinstance(phase, int) for phase in phases):
-        return sum(phase for phase in phases if phase is not None)
+    if phases := flat.get(f"{stage}.schedule.phases"):
+        return sum(int(phase["length"]) for phase in phases)
     single = flat.get(f"{stage}.steps", flat.get(f"{stage}.iterations"))
     return single if isinstance(single, int) else 0
 

@@ -29,11 +29,12 @@ class TunedOptimizer(OptimizerSettings):
     newton_schulz_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-class ScheduleSettings(_Strict):
-    """The learning-rate schedule: wsd (constant, then a cosine decay), cosine (decay from warm-up on) or constant.
+class Proportions(_Strict):
+    """A learning-rate schedule relative to a run's length.
 
-    `decay` is wsd's share of the steps, `floor` the last rate over the peak. `horizon` stretches a cosine over that
-    many times the run's steps and so cuts it off.
+    It is wsd (constant, then a cosine decay), cosine (decay from warm-up on) or constant. `decay` is wsd's share of the
+    steps, `floor` the last rate over the peak. `horizon` stretches a cosine over that many times the run's steps and so
+    cuts it off.
     """
 
     shape: Literal["wsd", "cosine", "constant"]
@@ -50,7 +51,7 @@ class Settings(_Strict):
     sequence_length: int = Field(ge=2)
     batch_size: int = Field(ge=1)
     optimizer: TunedOptimizer
-    schedule: ScheduleSettings
+    schedule: Proportions
     router_bias_rate: float = Field(ge=0)
     eval_every: int = Field(ge=1, description="steps between points of the validation curve")
     eval_windows: int = Field(ge=1, description="windows of such a point")

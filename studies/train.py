@@ -14,7 +14,7 @@ from engine.model.parameters import config_from_parameters
 from engine.model.size import n_params
 from engine.text.shards import TokenShards
 from engine.training.history import read_history
-from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss, rate_of
+from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.numerics import settle
 from studies.clip_meter import ClipMeter
@@ -127,7 +127,7 @@ def _train_to(
         optimizer,
         batch_at,
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
-        rate_of(schedule_of(s, unit.steps)),
+        schedule_of(s, unit.steps),
         LoopSettings.of(
             s.optimizer, steps=stop, checkpoint_every=CHECKPOINT_EVERY, threads=1, dtype="float32", heads_every=1
         ),

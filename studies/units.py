@@ -11,7 +11,7 @@ from engine.artifacts.files import canonical_json, digest_bytes
 from engine.errors import UserError
 from engine.model.flops import flops_per_token
 from engine.model.parameters import config_from_parameters
-from engine.training.settings import Schedule
+from engine.optim.schedule import Schedule
 from studies.registration import overlay
 from studies.schema import Arm, Settings, Study, Sweep
 
@@ -152,7 +152,7 @@ def _branch(study: Study, unit: Unit, units: list[Unit]) -> Unit:
 
 
 def _leaves(settings: Settings, steps: int) -> int:
-    return steps - schedule_of(settings, steps).decay
+    return schedule_of(settings, steps).begin("cosine")
 
 
 def schedule_of(settings: Settings, steps: int) -> Schedule:
@@ -161,10 +161,7 @@ def schedule_of(settings: Settings, steps: int) -> Schedule:
     warmup = min(s.warmup, steps)
     rest = round(steps * s.horizon) - warmup
     decay = {"wsd": min(round(steps * s.decay), rest), "cosine": rest, "constant": 0}[s.shape]
-    floor = peak * s.floor
-    return Schedule(
-        warmup=warmup, stable=rest - decay, decay=decay, anneal=0, peak=peak, decayed=floor, final=floor
-    )  # fmt: skip
+    return Schedule.warmed_up(peak, warmup, ("constant", rest - decay, None), ("cosine", decay, peak * s.floor))
 
 
 def winner(results: dict[tuple[float, ...], list[float | None]], sweep: Sweep) -> tuple[dict[str, float], bool]:

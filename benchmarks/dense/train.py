@@ -10,11 +10,11 @@ from benchmarks.dense.gpt import DenseGPT
 from benchmarks.muonclip.models import laptop_config
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
+from engine.optim.schedule import Schedule
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
-from engine.training.language import losses_by_domain, next_token_loss, rate_of
+from engine.training.language import losses_by_domain, next_token_loss
 from engine.training.numerics import settle
-from engine.training.settings import Schedule
 
 BATCH, LENGTH, WINDOWS = 16, 128, 512
 BIAS_RATE = 1e-2
@@ -29,12 +29,12 @@ def train(model_name: str, rate: float, steps: int, seed: int, tokenizer: Path, 
     assert config.vocab_size == opened.vocab_size
     model: Any = K2Model(config, seed) if model_name == "k2" else DenseGPT(config, seed)
     optimizer = MuonClip(model, rate, tau=100.0 if model_name == "k2" else 0.0, ns_dtype=torch.float32)
-    at, stream = rate_of(schedule(steps, rate)), opened.split("train")
+    rates, stream = schedule(steps, rate), opened.split("train")
     routers = list(model.routers().values()) if model_name == "k2" else []
     begun = time.process_time()
     for step in range(steps):
         ids = torch.from_numpy(stream.batch(step, BATCH, LENGTH, seed))
-        optimizer.set_lr(at(step))
+        optimizer.set_lr(rates.lr(step + 1))
         next_token_loss(model, ids).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -51,6 +51,4 @@ def train(model_name: str, rate: float, steps: int, seed: int, tokenizer: Path, 
 def schedule(steps: int, peak: float) -> Schedule:
     """Return the laptop profile's schedule at any length: 2 % warm-up, 58 % constant, 40 % cosine to a tenth."""
     warmup, decay = max(1, steps // 50), steps * 2 // 5
-    return Schedule(
-        warmup=warmup, stable=steps - warmup - decay, decay=decay, anneal=0, peak=peak, decayed=peak / 10, final=0
-    )
+    return Schedule.warmed_up(peak, warmup, ("constant", steps - warmup - decay, None), ("cosine", decay, peak / 10))

@@ -16,17 +16,18 @@ from engine.model.balance import load_floor
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.parameters import gate_factor
+from engine.optim.schedule import Schedule
 from engine.text import bpe
 from engine.text.tokenizer import K2Tokenizer
-from engine.training.language import make_optimizer, next_token_loss, rate_of
-from engine.training.settings import OptimizerSettings, Schedule
+from engine.training.language import make_optimizer, next_token_loss
+from engine.training.settings import OptimizerSettings
 
 EXPERTS, K = 64, 8
 VOCABULARY, LENGTH, BATCH = 1024, 128, 16
 HELD_OUT = 65_536
 RATE = 1e-3
 """u of DeepSeek-V3 and Moonlight."""
-SCHEDULE = Schedule(warmup=20, stable=130, decay=100, anneal=0, peak=0.01, decayed=0.001, final=0.001)
+SCHEDULE = Schedule.warmed_up(0.01, 20, ("constant", 130, None), ("cosine", 100, 0.001))
 MUST = 1.25
 
 CONFIG = K2Config(
@@ -62,12 +63,12 @@ def text(directory: Path) -> Text:
 
 
 def trained(data: Text, rate: float, seed: int) -> K2Model:
-    """Return a model after SCHEDULE.steps steps in which its biases move by `rate`."""
+    """Return a model after SCHEDULE.total steps in which its biases move by `rate`."""
     model = K2Model(CONFIG, seed)
     optimizer = make_optimizer(model, SCHEDULE.peak, OPTIMIZER)
-    for step in range(SCHEDULE.steps):
+    for step in range(SCHEDULE.total):
         start = step * BATCH % (len(data.train) - BATCH)
-        optimizer.set_lr(rate_of(SCHEDULE)(step))
+        optimizer.set_lr(SCHEDULE.lr(step + 1))
         next_token_loss(model, data.train[start : start + BATCH]).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -100,7 +101,7 @@ def rows(repeats: int, seed: int = 0) -> list[Row]:
         data = text(Path(directory))
     off, on = (load_of(trained(data, rate, seed), data.held_out) for rate in (0.0, RATE))
     floor = load_floor(HELD_OUT, EXPERTS, K)
-    case = f"{EXPERTS} experts top-{K}, {SCHEDULE.steps} steps, u = {RATE:g}"
+    case = f"{EXPERTS} experts top-{K}, {SCHEDULE.total} steps, u = {RATE:g}"
     half = 1 + (off - 1) / 2
     return [
         Row(f"{case}: max/mean load", on, "x", "floor of chance", floor, f"at most {MUST}", on <= MUST),

@@ -4,7 +4,6 @@ Shapes: B rows, N windows, T targets of a window.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +13,9 @@ from torch import Tensor
 from engine.model.model import K2Model
 from engine.optim.groups import is_muon
 from engine.optim.muonclip import MuonClip
-from engine.optim.schedule import WSD
 from engine.text.shards import EvalWindows
 from engine.training.numerics import autocast
-from engine.training.settings import OptimizerSettings, Schedule
+from engine.training.settings import OptimizerSettings
 from kernels.cross_entropy import linear_cross_entropy
 
 
@@ -86,9 +84,3 @@ def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> Mu
         coefficients=settings.coefficients,
         per_head=settings.per_head,
     )
-
-
-def rate_of(schedule: Schedule) -> Callable[[int], float]:
-    """Return a schedule's learning rate as a function of the step (from 0): WSD in steps, which have equal size."""
-    wsd = WSD(**schedule.model_dump())
-    return lambda step: wsd.lr(step + 1)

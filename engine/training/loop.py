@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from engine.artifacts.files import canonical_json, write_atomic
+from engine.errors import UserError
 from engine.launch import drain
 from engine.model.balance import load_floor
 from engine.model.model import K2Model
+from engine.optim.schedule import Schedule
 from engine.parallel import data
 from engine.training.batches import Batch, pieces, share, tokens_of
 from engine.training.guard import Guard
@@ -71,7 +73,7 @@ def train_loop(
     optimizer: Optimizer,
     batch_at: Callable[[int], Batch],
     loss_fn: LossFn,
-    lr_at: Callable[[int], float],
+    schedule: Schedule,
     settings: LoopSettings,
     work: Path,
     title: str,
@@ -82,19 +84,21 @@ def train_loop(
 ) -> Path:
     """Train the remaining ones of `settings.steps` steps; return the history file, one JSON row per step.
 
-    `batch_at(step)` and `lr_at(step)` count from 0 and must be pure functions: of the step, and for RL of the model
-    before the step (then make `resumable_every` the number of steps that share a batch). `loss_fn` returns the mean
-    loss of a micro-batch and figures for the row, the same names for each; both are averaged over the micro-batches of
-    all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d tensor of the batch and not
-    by its own mask (engine/training/batches.py). `after_step(completed, row)` may add figures to the row; it must not
-    change the model. `bias_rate_at(step)` is the router bias's update rate u (None: the biases stay). The model is
-    trained in place; after a kill, call again with the same arguments. All ranks use the first one's `work`, where only
-    that rank writes.
+    `batch_at(step)` counts from 0 and must be a pure function: of the step, and for RL of the model before the step
+    (then make `resumable_every` the number of steps that share a batch). `schedule` is in steps. `loss_fn` returns the
+    mean loss of a micro-batch and figures for the row, the same names for each; both are averaged over the
+    micro-batches of all ranks (names that end in `_max`: the maximum), so a masked loss must divide by a 0-d tensor of
+    the batch and not by its own mask (engine/training/batches.py). `after_step(completed, row)` may add figures to the
+    row; it must not change the model. `bias_rate_at(step)` is the router bias's update rate u (None: the biases stay).
+    The model is trained in place; after a kill, call again with the same arguments. All ranks use the first one's
+    `work`, where only that rank writes.
 
-    Raises UserError naming the step if loss or gradient is not finite (`settings.nonfinite_steps` times in a row); the
+    Raises UserError, before anything is written, if the schedule is shorter than the training. Raises UserError naming
+    the step if loss or gradient is not finite (`settings.nonfinite_steps` times in a row); the
     last checkpoint stays. Raises Drained, after a checkpoint, if any rank was asked to end soon
     (engine/launch/drain.py); another attempt does the remaining steps.
     """
+    _require_whole(schedule, settings.steps, title)
     settle(settings.threads)
     ranks, work = data.ranks(), data.from_first(work)
     store = _store(work, settings, next(model.parameters()).device.type)
@@ -114,7 +118,7 @@ def train_loop(
         for step in range(done, settings.steps):
             batch = batch_at(step)
             model.train()
-            lr = lr_at(step)
+            lr = schedule.lr(step + 1)
             optimizer.set_lr(lr)
             row = {"step": step + 1, "lr": lr} | _backward(model, batch, loss_fn, settings, micro_batches, title)
             must_end = row.pop(ASKED) > 0
@@ -139,6 +143,14 @@ def train_loop(
     _finish(work, settings.steps, digest, store, done)
     model.eval()
     return work / HISTORY
+
+
+def _require_whole(schedule: Schedule, steps: int, title: str) -> None:
+    if schedule.total < steps:
+        raise UserError(
+            f"{title}: the phases of the schedule add up to {schedule.total:,} steps, but {steps:,} are to be trained; "
+            "correct the phases' lengths or the steps"
+        )
 
 
 def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:

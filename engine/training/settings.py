@@ -1,52 +1,13 @@
-"""Parameters that training stages share: schedule and optimizer. Light to import, for the stages' schemas."""
+"""Parameters that training stages share: those of the optimizer. Light to import, for the stages' schemas."""
 
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 TRAJECTORY: Final = "trajectory"
 VALUES: Final = "values"
 """Kinds of examples in a step's batch: the tool trajectories, and the same with a loss on the values that the assistant
 takes over from the user's words and the tools' results (engine/training/values.py)."""
-
-
-class Schedule(BaseModel):
-    """WSD: lengths of the phases in steps, rates at their ends (K2: 2e-4 → 2e-5 → 7e-6)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    warmup: int = Field(ge=0)
-    stable: int = Field(ge=0)
-    decay: int = Field(ge=0)
-    anneal: int = Field(ge=0)
-    peak: float = Field(gt=0)
-    decayed: float = Field(gt=0)
-    final: float = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _falls(self) -> Self:
-        if not self.final <= self.decayed <= self.peak:
-            raise ValueError(
-                "the rates must fall: final <= decayed <= peak; correct schedule.final or schedule.decayed"
-            )
-        if self.steps == 0:
-            raise ValueError("the phases add up to no step; give warmup, stable, decay or anneal at least one")
-        if self.warmup + self.stable and self.anneal and not self.decay and self.decayed < self.peak:
-            raise ValueError(
-                "without decay the rate would jump from peak to decayed where the anneal starts; give schedule.decay "
-                "steps, or set schedule.decayed to schedule.peak"
-            )
-        return self
-
-    @property
-    def steps(self) -> int:
-        """The steps of all phases."""
-        return self.warmup + self.stable + self.decay + self.anneal
-
-    @property
-    def anneal_start(self) -> int:
-        """The first step (from 0) of the anneal."""
-        return self.steps - self.anneal
 
 
 class OptimizerSettings(BaseModel):

@@ -37,7 +37,7 @@ def train_extend(
     save_checkpoint(workspace / "checkpoint", extended, extra)
     rows = read_history(history)
     metrics = report.figures(measured, p) | {
-        "steps": p.schedule.steps,
+        "steps": p.schedule.total,
         **mishaps(rows),
         **mean_of([row for row in rows if "loss" in row][-1:], final_training_loss="loss"),
         "rope_scaling": json.dumps(extended.config.rope_scaling, sort_keys=True),

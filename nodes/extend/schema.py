@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.training.settings import OptimizerSettings, Schedule
+from engine.optim.schedule import Schedule
+from engine.training.settings import OptimizerSettings
 
 
 class Yarn(BaseModel):

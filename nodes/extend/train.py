@@ -7,7 +7,7 @@ import torch
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.text.shards import TokenShards
-from engine.training.language import make_optimizer, next_token_loss, rate_of
+from engine.training.language import make_optimizer, next_token_loss
 from engine.training.loop import LoopSettings, train_loop
 from nodes.extend.scaling import rescaled, yarn
 from nodes.extend.schema import Parameters
@@ -31,10 +31,10 @@ def anneal(base: K2Model, shards: TokenShards, p: Parameters, work: Path) -> tup
         make_optimizer(model, p.schedule.peak, p.optimizer),
         lambda step: {"ids": torch.from_numpy(stream.batch(step, p.batch_size, p.sequence_length, p.seed))},
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
-        rate_of(p.schedule),
+        p.schedule,
         LoopSettings.of(
             p.optimizer,
-            steps=p.schedule.steps,
+            steps=p.schedule.total,
             checkpoint_every=p.checkpoint_every,
             threads=p.threads,
             dtype=p.dtype,

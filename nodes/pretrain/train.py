@@ -12,7 +12,7 @@ from engine.model.parameters import config_from_parameters
 from engine.model.size import n_params
 from engine.text.shards import EvalWindows, TokenShards
 from engine.training.history import Row, curve, mean_of, mishaps
-from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss, rate_of
+from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss
 from engine.training.loop import LoopSettings, train_loop
 from nodes.pretrain.schema import Parameters
 
@@ -46,10 +46,10 @@ def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> 
         make_optimizer(model, p.schedule.peak, p.optimizer),
         batch_at,
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
-        rate_of(p.schedule),
+        p.schedule,
         LoopSettings.of(
             p.optimizer,
-            steps=p.schedule.steps,
+            steps=p.schedule.total,
             checkpoint_every=p.checkpoint_every,
             threads=p.threads,
             dtype=p.dtype,
@@ -59,7 +59,7 @@ def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> 
         micro_batches=p.micro_batches,
         after_step=after_step,
         # Moonlight: the bias is updated until the cooldown and stays fixed in it.
-        bias_rate_at=lambda step: p.router_bias_rate if step < p.schedule.anneal_start else 0.0,
+        bias_rate_at=lambda step: p.router_bias_rate if step < p.schedule.begin("linear") else 0.0,
     )
 
 
@@ -81,8 +81,8 @@ def figures(
         out |= {f"{name}_loss": loss.nats_per_token, f"{name}_bits_per_byte": loss.bits_per_byte}
     out |= {f"bits_per_byte_{name}": loss.bits_per_byte for name, loss in by_domain.items() if name}
     out |= {
-        "steps": p.schedule.steps,
-        "tokens": p.schedule.steps * p.batch_size * p.sequence_length,
+        "steps": p.schedule.total,
+        "tokens": p.schedule.total * p.batch_size * p.sequence_length,
         "parameters": total.total,
         "parameters_active": total.active,
         "clipped_heads": sum(row["clipped_heads"] for row in rows),

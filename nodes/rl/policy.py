@@ -15,7 +15,6 @@ from torch import Tensor
 from engine.artifacts.files import digest_bytes
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
-from engine.optim.schedule import WSD
 from engine.parallel import data
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs, reference_logprobs
@@ -177,19 +176,6 @@ class PolicyTraining:
             if number != self.inner % self.p.minibatches
         }
 
-    def learning_rate(self, step: int) -> float:
-        """Return the rate at `step`: linear warm-up, then linear down to `final_rate` of the peak."""
-        p = self.p
-        return WSD(
-            peak=p.learning_rate,
-            warmup=p.warmup_steps,
-            stable=0,
-            decay=0,
-            anneal=p.steps - p.warmup_steps,
-            decayed=p.learning_rate,
-            final=p.learning_rate * p.final_rate,
-        ).lr(step + 1)
-
     def run(self) -> Path:
         """Train to the end and judge the last policy; return the history file, one row per step."""
         p = self.p
@@ -198,7 +184,7 @@ class PolicyTraining:
             self.optimizer,
             batch_at=self.batch_at,
             loss_fn=self.loss,
-            lr_at=self.learning_rate,
+            schedule=p.schedule,
             settings=LoopSettings.of(
                 p.optimizer,
                 steps=p.steps,

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.schema import TableSchema
+from engine.optim.schedule import Schedule
 from engine.rollout.verifiable import Item, TaskSettings, items
 from engine.training.settings import OptimizerSettings
 
@@ -122,6 +123,12 @@ class Parameters(BaseModel):
             items(self.task, "tuning", self.tuning_prompts, self.seed),
             items(self.task, "evaluation", self.evaluation_prompts, self.seed),
         )
+
+    @property
+    def schedule(self) -> Schedule:
+        """The warm-up, then a line to `final_rate` of the peak."""
+        peak, rest = self.learning_rate, self.steps - self.warmup_steps
+        return Schedule.warmed_up(peak, self.warmup_steps, ("linear", rest, peak * self.final_rate))
 
     @property
     def steps(self) -> int:

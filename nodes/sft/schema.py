@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.schema import TableSchema
+from engine.optim.schedule import Schedule
 from engine.rollout.verifiable import TaskSettings
 from engine.training.settings import TRAJECTORY, VALUES, OptimizerSettings
 
@@ -106,6 +107,12 @@ class Parameters(BaseModel):
     tuning_prompts: int = Field(ge=1, description="prompts of the tuning split that the pass rate is taken on")
     tuning_samples: int = Field(ge=1, description="responses drawn for each of them, at temperature 1")
     max_new_tokens: int = Field(ge=1, description="longest response of a verifiable task")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The warm-up, then a cosine to `final_rate` of the peak."""
+        peak, rest = self.learning_rate, self.steps - self.warmup_steps
+        return Schedule.warmed_up(peak, self.warmup_steps, ("cosine", rest, peak * self.final_rate))
 
     def weight_of(self, kind: str) -> float:
         """Return the weight of a group's mean token loss in the loss of a step."""

@@ -5,26 +5,12 @@ from pathlib import Path
 import torch
 
 from engine.model.model import K2Model
-from engine.optim.schedule import WSD
 from engine.training.examples import Encoded, batch_at
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.natural import NaturalText
 from engine.training.padded import group_loss, mean_nll, pack_groups, pad
 from nodes.sft.schema import Parameters
-
-
-def learning_rate(p: Parameters, step: int) -> float:
-    """Return the rate at `step`: linear warm-up, then a cosine to `final_rate` of the peak."""
-    return WSD(
-        peak=p.learning_rate,
-        warmup=p.warmup_steps,
-        stable=0,
-        decay=p.steps - p.warmup_steps,
-        anneal=0,
-        decayed=p.learning_rate * p.final_rate,
-        final=0.0,
-    ).lr(step + 1)
 
 
 def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Parameters, work: Path) -> Path:
@@ -36,7 +22,7 @@ def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Paramet
         optimizer,
         batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed) | natural.batch_at(step)),
         loss_fn=lambda batch: group_loss(model, batch, p.weight_of),
-        lr_at=lambda step: learning_rate(p, step),
+        schedule=p.schedule,
         settings=LoopSettings.of(
             p.optimizer,
             steps=p.steps,

@@ -154,7 +154,7 @@ def _model_of_today(profile: str, stage: str, settings: Any) -> "K2Config":
 
 def _check_steps(stage: str, settings: Any, step: int) -> None:
     """Refuse a step from which today's parameters cannot go on."""
-    steps = settings.schedule.steps if hasattr(settings, "schedule") else settings.steps
+    steps = settings.steps if hasattr(settings, "steps") else settings.schedule.total
     every = getattr(settings, "inner_steps", 1)
     if step > steps:
         raise UserError(f"the work is at step {step}, but stage {stage} trains {steps} steps today: none is left.")

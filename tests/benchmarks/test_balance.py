@@ -3,13 +3,11 @@
 import torch
 
 from benchmarks.muonclip import balance
-from engine.training.settings import Schedule
+from engine.optim.schedule import Schedule
 
 
 def test_rows_set_the_bias_beside_none_and_chance(monkeypatch):
-    monkeypatch.setattr(
-        balance, "SCHEDULE", Schedule(warmup=2, stable=6, decay=0, anneal=0, peak=0.01, decayed=0.01, final=0.01)
-    )
+    monkeypatch.setattr(balance, "SCHEDULE", Schedule.warmed_up(0.01, 2, ("constant", 6, None)))
     monkeypatch.setattr(balance, "HELD_OUT", 1024)
     monkeypatch.setattr(balance, "BATCH", 2)
     load, excess = balance.rows(5)

@@ -61,4 +61,4 @@ def test_a_best_rate_at_the_edge_asks_for_a_wider_sweep():
 
 
 def test_the_schedule_has_the_steps_asked_for():
-    assert [schedule(steps, 0.01).steps for steps in (7, 100, 1234)] == [7, 100, 1234]
+    assert [schedule(steps, 0.01).total for steps in (7, 100, 1234)] == [7, 100, 1234]

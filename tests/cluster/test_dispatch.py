@@ -133,7 +133,7 @@ def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluste
     path = training.project.path / "conf/smoke/parameters/pretrain.yml"
     before = path.read_text()
     try:
-        path.write_text(before.replace("warmup: 4", "warmup: 5"))
+        path.write_text(before.replace("warmup, length: 4", "warmup, length: 5"))
         training.project.run("python", "-m", "pipelines.commands.code", "--env", "smoke")
         error = refused(training)
         assert f"job {job} still works under another key" in error

@@ -5,10 +5,11 @@ from typing import Any
 
 import yaml
 
+from engine.optim.schedule import Schedule
 from tests.project import PROFILE, Project
 
 STAGE, STEPS = "pretrain", 160
-SCHEDULE = {"warmup": 4, "stable": 136, "decay": 16, "anneal": 4}
+SCHEDULE = Schedule.warmed_up(2e-2, 4, ("constant", 136, None), ("cosine", 16, 1e-3), ("linear", 4, 3.5e-4))
 KEDRO = ("kedro", "run", "--env", PROFILE, "--pipelines", STAGE)
 
 
@@ -20,7 +21,7 @@ class Pretraining:
         self._ends: dict[int, tuple[dict[str, Any], dict[str, str]]] = {}
         parameters = project.path / f"conf/{PROFILE}/parameters/pretrain.yml"
         content = yaml.safe_load(parameters.read_text())
-        content[STAGE] |= {"schedule": SCHEDULE, "checkpoint_every": STEPS}
+        content[STAGE] |= {"schedule": SCHEDULE.model_dump(exclude_none=True, mode="json"), "checkpoint_every": STEPS}
         parameters.write_text(yaml.safe_dump(content))
         self.project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
 

@@ -8,8 +8,9 @@ from pipelines import graph
 from pipelines.estimate import estimate, steps
 from pipelines.stages_file import load_stages_file
 
-SCHEDULE = {"warmup": 10, "stable": 40, "decay": 40, "anneal": 10}
-PRETRAIN = {"batch_size": 8, "sequence_length": 64, "schedule": {**SCHEDULE, "peak": 0.01}}
+PHASES = [{"shape": "warmup", "length": 10, "end": 0.01}, {"shape": "constant", "length": 90}]
+LONGER = {"phases": [{"shape": "constant", "length": 600}], "start": 0.01}
+PRETRAIN = {"batch_size": 8, "sequence_length": 64, "schedule": {"phases": PHASES}}
 
 
 def flat(**parameters: Any) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def test_of_what_does_not_train_it_is_the_median_of_good_runs() -> None:
 @pytest.mark.parametrize(
     ("stage", "then", "now", "times"),
     [
-        ("pretrain", PRETRAIN, {**PRETRAIN, "schedule": {**SCHEDULE, "stable": 540}}, 6),
+        ("pretrain", PRETRAIN, {**PRETRAIN, "schedule": LONGER}, 6),
         ("pretrain", PRETRAIN, {**PRETRAIN, "batch_size": 16, "sequence_length": 32}, 1),
         ("extend", PRETRAIN, {**PRETRAIN, "sequence_length": 256}, 4),
         ("sft", {"steps": 8, "batch": {"chat": 4, "demonstration": 4}}, {"steps": 24, "batch": {"chat": 16}}, 6),

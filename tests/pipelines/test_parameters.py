@@ -44,7 +44,7 @@ def test_close_key_is_suggested(smoke_parameters: dict[str, Any]) -> None:
     ("block", "unknown", "suggestion"),
     [
         (("pretrain", "model"), "hiden_size", "hidden_size"),
-        (("pretrain", "schedule"), "warm_up", "warmup"),
+        (("pretrain", "schedule"), "phase", "phases"),
         (("corpus", "quality", "web"), "min_byte", "min_bytes"),
     ],
 )

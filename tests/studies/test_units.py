@@ -33,7 +33,7 @@ def test_a_branch_leaves_the_longest_trunk_where_its_decay_begins() -> None:
     assert trunk.keep == tuple(unit.leaves for unit in branches) == (4, 8)
     assert all(unit.trunk == trunk for unit in branches)
     for unit in branches:
-        assert schedule_of(unit.settings, unit.steps).decay == unit.steps - unit.leaves
+        assert schedule_of(unit.settings, unit.steps).phases[-1].length == unit.steps - unit.leaves
 
 
 def test_a_branch_beyond_its_trunk_is_refused() -> None:
@@ -52,14 +52,16 @@ def test_schedules(shape, phases) -> None:
     values = toy().settings.model_dump()
     values["schedule"] |= {"shape": shape, "warmup": 20}
     schedule = schedule_of(Settings.model_validate(values), 200)
-    assert (schedule.warmup, schedule.stable, schedule.decay) == phases
-    assert schedule.decayed == pytest.approx(schedule.peak / 10)
+    lengths = {phase.shape: phase.length for phase in schedule.phases}
+    assert tuple(lengths.get(name, 0) for name in ("warmup", "constant", "cosine")) == phases
+    if "cosine" in lengths:
+        assert schedule.lr(200) == pytest.approx(schedule.peak / 10)
 
 
 def test_a_cosine_cut_off_is_laid_out_over_its_horizon() -> None:
     values = toy().settings.model_dump()
     values["schedule"] |= {"shape": "cosine", "horizon": 4.0, "warmup": 20}
-    assert schedule_of(Settings.model_validate(values), 200).steps == 800
+    assert schedule_of(Settings.model_validate(values), 200).total == 800
 
 
 def test_equal_compute_spends_the_same_flops() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from engine.model.balance import expected_maximum, load_floor
 from engine.model.model import K2Model
+from engine.optim.schedule import Schedule
 from engine.training.language import make_optimizer, next_token_loss
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.settings import OptimizerSettings
@@ -30,7 +31,7 @@ def train(tmp_path, micro_batches, steps=1, rate=U):
         make_optimizer(model, 0.01, SETTINGS),
         lambda step: {"ids": ids_of(step)},
         lambda batch: (next_token_loss(model, batch["ids"]), {}),
-        lambda step: 0.01,
+        Schedule.warmed_up(0.01, 0, ("constant", steps, None)),
         LoopSettings(steps, 10, 1, "float32"),
         tmp_path,
         "test",

@@ -1,26 +1,33 @@
-"""WSD: its values, and that resuming and branching leave the past as it was."""
+"""The learning rate by phases: its values, what it refuses, and that it depends on the step alone."""
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from engine.errors import UserError
-from engine.optim.schedule import K2, K2_STEP, WSD
+from engine.optim.schedule import K2, K2_STEP, Phase, Schedule
 
-phases = st.tuples(*[st.integers(0, 30)] * 4)
+lengths = st.tuples(*[st.integers(0, 30)] * 4).filter(any)
+falling = st.lists(st.tuples(st.sampled_from(["constant", "cosine", "linear"]), st.integers(1, 20)), max_size=6)
 
 
 def made(warmup, stable, decay, anneal):
-    return WSD(1.0, 0.1, 0.035, warmup, stable, decay, anneal)
+    """K2's shapes, falling from 1.0 to 0.1 to 0.035; phases without a step are left out."""
+    return Schedule.warmed_up(
+        1.0, warmup, ("constant", stable, None), ("cosine", decay, 0.1), ("linear", anneal, 0.035)
+    )
 
 
 @settings(max_examples=100)
-@given(phases)
-def test_the_rate_rises_holds_falls_and_ends_where_asked(lengths):
-    warmup, stable, decay, anneal = lengths
-    schedule = made(*lengths)
-    rates = [schedule.lr(tokens) for tokens in range(1, schedule.total + 1)]
+@given(lengths)
+def test_the_rate_rises_holds_falls_and_ends_where_it_should(phases):
+    warmup, stable, decay, anneal = phases
+    schedule = made(*phases)
+    rates = [schedule.lr(step) for step in range(1, schedule.total + 1)]
     top = warmup + stable
+    assert schedule.total == sum(phases)
     assert rates[:top] == sorted(rates[:top])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
     assert all(0 < rate <= 1.0 for rate in rates)
@@ -30,48 +37,75 @@ def test_the_rate_rises_holds_falls_and_ends_where_asked(lengths):
     assert rates[warmup:top] == [1.0] * stable
     if decay:
         assert rates[top + decay - 1] == pytest.approx(0.1)
+        assert schedule.begin("cosine") == top
     if anneal:
         assert rates[-1] == pytest.approx(0.035)
+    assert schedule.begin("linear") == top + decay
     assert schedule.lr(schedule.total + 10**6) == schedule.lr(schedule.total)
+
+
+@settings(max_examples=100)
+@given(falling, st.data())
+def test_any_phases_give_rates_without_a_jump_that_end_where_they_say(shapes, data):
+    rate, phases = 1.0, []
+    for shape, length in shapes:
+        rate = rate if shape == "constant" else data.draw(st.floats(rate / 4, rate))
+        phases.append(Phase(shape=shape, length=length, end=None if shape == "constant" else rate))
+    schedule = Schedule(phases=(Phase(shape="warmup", length=3, end=1.0), *phases))
+    rates = [schedule.lr(step) for step in range(schedule.total + 1)]
+    assert all(later <= before * (1 + 1e-12) for before, later in pairwise(rates[3:]))
+    assert rates[-1] == pytest.approx(rate)
+    at = 3
+    for before, phase in zip([1.0, *(phase.end for phase in phases)], phases):
+        assert phase.shape == "constant" or before is None or rates[at] == pytest.approx(before)
+        at += phase.length
 
 
 def test_the_papers_values_in_tokens():
     """2e-4 → 2e-5 by cosine from 10T to 15.5T, 7e-6 after 460B more: 1.86e-4 at 11T, 2.36e-5 at 15T (k2-facts 3)."""
     T = 10**12
     assert K2.lr(250 * K2_STEP) == pytest.approx(1e-4)
-    assert K2.lr(500 * K2_STEP) == K2.lr(10 * T) == 2e-4
+    assert K2.lr(500 * K2_STEP) == K2.lr(10 * T) == K2.peak == 2e-4
     assert K2.lr(11 * T) == pytest.approx(1.86e-4, rel=0.01)
     assert K2.lr(12_750 * T // 1000) == pytest.approx(1.1e-4, rel=0.01)
     assert K2.lr(15 * T) == pytest.approx(2.36e-5, rel=0.01)
     assert K2.lr(15_500 * T // 1000) == pytest.approx(2e-5)
     assert K2.lr(15_960 * T // 1000) == pytest.approx(7e-6)
     assert K2.total == 15_960 * T // 1000
+    assert K2.begin("linear") == 15_500 * T // 1000
 
 
-@settings(max_examples=100)
-@given(phases, st.data())
-def test_a_branch_is_the_trunk_until_it_leaves_and_then_its_decay(lengths, data):
-    warmup, stable, decay, anneal = lengths
-    trunk = made(*lengths)
-    at = data.draw(st.integers(warmup, warmup + stable))
-    branch = trunk.branch(at)
-    assert [branch.lr(t) for t in range(at + 1)] == [trunk.lr(t) for t in range(at + 1)]
-    later = warmup + stable - at
-    tail = range(at + 1, at + decay + anneal + 5)
-    assert [branch.lr(t) for t in tail] == [trunk.lr(t + later) for t in tail]
-    short = trunk.branch(at, decay=7, anneal=0)
-    assert short.total == at + 7
-    assert short.lr(at + 7) == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize("at", [9, 31])
-def test_a_branch_outside_the_stable_phase_is_refused(at):
-    with pytest.raises(UserError, match="stable phase, which lasts from 10 to 30"):
-        made(10, 20, 5, 5).branch(at)
-
-
-@given(phases, st.integers(1, 10**9))
-def test_the_unit_of_length_does_not_matter(lengths, unit):
-    steps, tokens = made(*lengths), made(*[length * unit for length in lengths])
+@given(lengths, st.integers(1, 10**9))
+def test_the_unit_of_length_does_not_matter(phases, unit):
+    steps, tokens = made(*phases), made(*[length * unit for length in phases])
     for step in range(steps.total + 3):
         assert tokens.lr(step * unit) == pytest.approx(steps.lr(step), rel=1e-12)
+
+
+WARM, LINE = {"shape": "warmup", "length": 2, "end": 1.0}, {"shape": "linear", "length": 4, "end": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"phases": []}, "no phase, so no step"),
+        ({"phases": [WARM, LINE], "steps": 7}, "add up to 6 steps, but steps is 7"),
+        ({"phases": [LINE]}, r"phases\.0 begins at a rate of 0; give start"),
+        ({"phases": [LINE], "start": 0.25}, r"the rates must fall: phases\.0 ends at 0\.5, above 0\.25"),
+        ({"phases": [WARM, LINE | {"end": 2.0}]}, r"the rates must fall: phases\.1 ends at 2, above 1"),
+        ({"phases": [LINE, WARM], "start": 1.0}, r"phases\.1: a warm-up rises from 0; put it first"),
+        ({"phases": [WARM, LINE], "start": 1.0}, r"phases\.0: a warm-up rises from 0"),
+        ({"phases": [WARM, LINE | {"length": 0}]}, "greater than or equal to 1"),
+        ({"phases": [WARM, {"shape": "cosine", "length": 4}]}, "a cosine phase needs the rate at its end"),
+        ({"phases": [WARM, {"shape": "constant", "length": 4, "end": 1.0}]}, "a constant phase has no end"),
+        ({"phases": [WARM | {"lenght": 2}]}, "lenght"),
+        ({"phases": [WARM | {"shape": "step"}]}, "shape"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_by_name(values, problem):
+    with pytest.raises(ValidationError, match=problem):
+        Schedule.model_validate(values)
+
+
+def test_the_steps_that_are_stated_may_be_the_phases_sum():
+    assert Schedule.model_validate({"phases": [WARM, LINE], "steps": 6}).total == 6

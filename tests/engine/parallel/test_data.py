@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
+from engine.optim.schedule import Phase, Schedule
 from engine.parallel import data
 from engine.training.history import read_history
 from engine.training.loop import LoopSettings, train_loop
@@ -133,6 +134,7 @@ def test_any_other_failure_of_a_collective_keeps_its_own_error():
 
 
 ROWS, STEPS = 8, 3
+CONSTANT = Schedule(start=0.02, phases=(Phase(shape="constant", length=STEPS),))
 
 
 def rows_of(step):
@@ -152,7 +154,7 @@ def train(rank, work, micro_batches=1):
         return loss, {"twice": 2 * loss, "top_max": float(batch["ids"].max())}
 
     history = train_loop(
-        model, optimizer, lambda step: {"ids": rows_of(step)}, loss_fn, lambda step: 0.02,
+        model, optimizer, lambda step: {"ids": rows_of(step)}, loss_fn, CONSTANT,
         LoopSettings(STEPS, 2, 1, "float32", grad_clip=0.5, heads_every=1), work, "tiny",
         micro_batches=micro_batches, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip

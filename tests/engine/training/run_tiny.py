@@ -10,10 +10,16 @@ import torch
 
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
+from engine.optim.schedule import Phase, Schedule
 from engine.training.loop import LoopSettings, train_loop
 from tests.engine.tiny import config
 
 STEPS = 24
+
+
+def falling(lr):
+    """A rate that halves over more steps than any test takes."""
+    return Schedule(start=lr, phases=(Phase(shape="linear", length=100, end=lr / 2),))
 
 
 def batch_at(step):
@@ -56,7 +62,7 @@ def run(
 
     settings = LoopSettings(steps, 5, threads, dtype, heads_every=4, **guard)
     history = train_loop(
-        model, optimizer, spoiled, loss_fn, lambda step: lr / (1 + step), settings, work, "tiny",
+        model, optimizer, spoiled, loss_fn, falling(lr), settings, work, "tiny",
         micro_batches=micro_batches, after_step=after_step, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return model, optimizer, history

@@ -13,8 +13,7 @@ from engine.model.model import K2Model
 from engine.text.shards import EvalWindows
 from engine.training import language
 from engine.training.history import curve, mean_of, mishaps, read_history, write_history
-from engine.training.language import loss_of, losses_by_domain, next_token_loss, rate_of, token_nats
-from engine.training.settings import Schedule
+from engine.training.language import loss_of, losses_by_domain, next_token_loss, token_nats
 from tests.engine.tiny import config
 
 WINDOWS = np.random.Generator(np.random.PCG64(0)).integers(0, 61, (7, 13))
@@ -49,13 +48,6 @@ def test_domains_add_up_to_the_whole(model):
 def test_bits_per_byte_of_a_fair_coin_a_byte():
     assert loss_of(10 * math.log(2), 5, 10).bits_per_byte == pytest.approx(1.0)
     assert loss_of(10 * math.log(2), 5, 10).nats_per_token == pytest.approx(2 * math.log(2))
-
-
-def test_the_schedule_of_the_parameters_is_wsd():
-    schedule = Schedule(warmup=2, stable=1, decay=2, anneal=1, peak=1.0, decayed=0.5, final=0.25)
-    rates = [rate_of(schedule)(step) for step in range(schedule.steps)]
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
-    assert schedule.anneal_start == 5
 
 
 def test_a_history_directory_is_the_same_twice_and_made_anew(tmp_path):

@@ -320,3 +320,9 @@ def test_an_unknown_word_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("K2_RESUME", "almost")
     with pytest.raises(UserError, match="K2_RESUME=almost is unknown"):
         run(tmp_path)
+
+
+def test_a_schedule_shorter_than_the_training_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="tiny: the phases of the schedule add up to 100 steps, but 101 are to be"):
+        run(tmp_path / "work", steps=101)
+    assert not (tmp_path / "work").exists()

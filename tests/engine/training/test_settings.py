@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.training.language import make_optimizer
-from engine.training.settings import OptimizerSettings, Schedule
+from engine.training.settings import OptimizerSettings
 from tests.engine.optim.oracle import backward
 from tests.engine.tiny import config
 
@@ -82,17 +82,3 @@ def test_a_threshold_of_null_or_zero_switches_the_clipping_off(tau):
 def test_what_an_optimizer_cannot_have_is_refused_by_name(change):
     with pytest.raises(ValidationError, match=next(iter(change))):
         OptimizerSettings(**NEEDED, **change)
-
-
-@pytest.mark.parametrize("lengths", [(1, 0, 0, 1), (0, 1, 0, 1), (2, 3, 0, 4)])
-def test_a_rate_that_would_jump_into_the_anneal_is_refused(lengths):
-    phases = dict(zip(("warmup", "stable", "decay", "anneal"), lengths))
-    with pytest.raises(ValidationError, match="would jump from peak to decayed"):
-        Schedule(**phases, peak=1.0, decayed=0.1, final=0.05)
-    Schedule(**phases, peak=0.1, decayed=0.1, final=0.05)  # as a stage that goes on with the anneal
-    Schedule(**phases | {"decay": 1}, peak=1.0, decayed=0.1, final=0.05)
-
-
-def test_an_anneal_alone_has_nowhere_to_jump_from():
-    Schedule(warmup=0, stable=0, decay=0, anneal=4, peak=1.0, decayed=0.1, final=0.05)
-    Schedule(warmup=1, stable=1, decay=0, anneal=0, peak=1.0, decayed=0.1, final=0.05)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, load_config
 from engine.model.model import K2Model
+from engine.optim.schedule import Schedule
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.language import token_nats
 from nodes.extend import curves, passkey
@@ -21,6 +22,8 @@ from nodes.pretrain.nodes import train_pretrain
 from tests.engine.tiny import config
 from tests.nodes import text
 
+SHORT = Schedule.warmed_up(1e-3, 0, ("linear", 1, 3.5e-4))
+
 
 def smoke(**changes):
     return text.merge(copy.deepcopy(text.parameters("extend", "smoke")), changes)
@@ -29,7 +32,8 @@ def smoke(**changes):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     tokenizer, shards = text.make(tmp_path_factory.mktemp("inputs"))
-    few = {"schedule": {"warmup": 2, "stable": 8, "decay": 8, "anneal": 2}, "baseline_orders": [2]}
+    schedule = Schedule.warmed_up(2e-2, 2, ("constant", 8, None), ("cosine", 8, 1e-3), ("linear", 2, 3.5e-4))
+    few = {"schedule": schedule, "baseline_orders": [2]}
     p = text.merge(copy.deepcopy(text.parameters("pretrain", "smoke")), few)
     return tokenizer, shards, train_pretrain(tokenizer, shards, p, tmp_path_factory.mktemp("base"))[0]
 
@@ -86,7 +90,7 @@ def test_a_length_not_beyond_the_base_is_refused(base, tmp_path):
 
 def test_an_extended_length_beyond_all_text_is_refused(base, tmp_path):
     with pytest.raises(UserError, match="too short for one window"):
-        train_extend(*base, smoke(yarn={"factor": 1024}, schedule={"warmup": 0, "anneal": 1}), tmp_path)
+        train_extend(*base, smoke(yarn={"factor": 1024}, schedule=SHORT), tmp_path)
 
 
 def test_a_needle_that_does_not_fit_is_refused(base):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, load_config
+from engine.optim.schedule import Schedule
 from engine.text.shards import TokenShards
 from nodes.pretrain.nodes import train_pretrain
 from nodes.pretrain.schema import Parameters
@@ -95,7 +96,7 @@ def test_a_run_killed_half_way_ends_in_the_same_bytes(trained, inputs, tmp_path,
 
 
 def test_the_router_biases_move_until_the_anneal(inputs, tmp_path):
-    schedule = {"warmup": 1, "stable": 0, "decay": 0, "anneal": 3, "peak": 0.01, "decayed": 0.01}
+    schedule = Schedule.warmed_up(0.01, 1, ("linear", 3, 3.5e-4))
     few = {"schedule": schedule, "validation": {"every": 50}, "baseline_orders": [2]}
     checkpoint, _, _ = train_pretrain(*inputs, smoke(**few), tmp_path)
     bias = load_checkpoint(checkpoint).routers()[1].e_score_correction_bias
@@ -106,8 +107,9 @@ def test_the_router_biases_move_until_the_anneal(inputs, tmp_path):
     ("change", "named"),
     [
         ({"micro_batches": 3}, "micro_batches"),
-        ({"schedule": {"final": 1.0}}, "rates must fall"),
-        ({"schedule": {"warmup": 0, "stable": 0, "decay": 0, "anneal": 0}}, "no step"),
+        ({"schedule": {"phases": [{"shape": "linear", "length": 1, "end": 1.0}], "start": 0.5}}, "rates must fall"),
+        ({"schedule": {"phases": []}}, "no step"),
+        ({"schedule": {"steps": 41}}, "add up to 40 steps, but steps is 41"),
         ({"baseline_orders": [3]}, "baseline_orders lacks 2"),
         ({"learning_rate": 1.0}, "learning_rate"),
         ({"model": {"hiden_size": 1}}, "hiden_size"),
@@ -133,7 +135,7 @@ def test_every_profile_has_valid_parameters(stage, profile):
     schema = {"pretrain": nodes.pretrain.schema, "extend": nodes.extend.schema}[stage]
     p = schema.Parameters.model_validate(text.parameters(stage, profile))
     schedule = p.schedule
-    tokens = schedule.steps * p.batch_size * p.sequence_length
+    tokens = schedule.total * p.batch_size * p.sequence_length
     expected = {("pretrain", "k2"): 15.9e12, ("extend", "k2"): 60e9, ("pretrain", "moonlight"): 5.7e12}
     assert tokens == pytest.approx(expected.get((stage, profile), tokens), rel=0.01)
 

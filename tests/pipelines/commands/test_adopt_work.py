@@ -52,7 +52,7 @@ def place(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     folder = graph.work_folder(PROFILE) / STAGE
     shutil.copytree(trained, folder / OTHER)
     parts = code_files.key_parts(STAGE, PROFILE)
-    parameters = flatten(parts["parameters"]) | {"extend.schedule.peak": 0.5}
+    parameters = flatten(parts["parameters"]) | {"extend.batch_size": 17}
     begun = {"parts": {**parts, "parameters": parameters}, "started": records.now(), "key": OTHER, "stage": STAGE}
     write_atomic(folder / OTHER / records.BEGUN, canonical_json(begun))
     return folder
@@ -63,8 +63,8 @@ def today() -> str:
 
 
 def changed() -> str:
-    """Return the difference between the other key's peak and today's, as a sentence shows it."""
-    return f"parameter extend.schedule.peak: 0.5 → {graph.parameters(PROFILE)[STAGE]['schedule']['peak']}"
+    """Return the difference between the other key's batch size and today's, as a sentence shows it."""
+    return f"parameter extend.batch_size: 17 → {graph.parameters(PROFILE)[STAGE]['batch_size']}"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
