@@ -1,11 +1,11 @@
 """Check all parameters of a run against each stage's own model before any node starts."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from engine.checked import suggestion
 from engine.credentials import holds_credentials
 from engine.errors import UserError
 from pipelines.graph import parameter_model
@@ -68,11 +68,7 @@ def _sentence(error: ValidationError, stage: str, profile: str, parameters: dict
     if first["type"] == "extra_forbidden":
         *parents, name = first["loc"]
         known = _beside(parameters, parents, name) if parents else list(parameter_model(stage).model_fields)
-        close = difflib.get_close_matches(str(name), known, n=1)
-        owner = ".".join(str(part) for part in (stage, *parents)) if parents else f"stage {stage}"
-        choices = f"{owner} knows {', '.join(known)}." if known else "take it out."
-        hint = f"did you mean {close[0]}?" if close else choices
-        return f"{where}: there is no parameter {field}; {hint}"
+        return f"{where}: there is no parameter {field}; {suggestion(str(name), known)}"
     if first["type"] == "missing":
         return f"{where}: the parameter {field} is missing; add it."
     return f"{where}: the parameter {field} is {first['input']!r}: {first['msg']}."

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pydantic import ValidationError
-
+from engine.checked import checked
 from engine.errors import UserError, warn
 from engine.identity import located
 from engine.identity.digests import STORE, Digests
@@ -82,9 +81,4 @@ def _unversioned(field: str, file: str, profile: str) -> None:
 
 def source_settings(profile: str) -> SourceSettings:
     """Return the checked settings of conf/<profile>/sources.yml."""
-    try:
-        return SourceSettings.model_validate(graph.config(profile, SECTION))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"conf/base or conf/{profile}/sources.yml: the field {field}: {first['msg']}.") from error
+    return checked(SourceSettings, graph.config(profile, SECTION), f"conf/base or conf/{profile}/sources.yml")

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from engine.artifacts.files import canonical_json, digest_bytes
+from engine.checked import checked
 from engine.errors import UserError
 from engine.yaml_file import read_yaml
 from studies.schema import Study
@@ -44,21 +43,10 @@ def register(folder: Path, name: str) -> Registration:
         raise UserError(f"there is no study {name!r} in {folder}: choose one of {', '.join(names(folder))}.")
     own, common = _load(path), _load(folder / COMMON)
     own["settings"] = overlay(common, own.get("settings") or {}, f"{path}: settings")
-    try:
-        study = Study.model_validate(own)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        problems = {"extra_forbidden": "is unknown; remove it", "missing": "is missing; add it"}
-        what = f"the field {field} " if field else ""
-        raise UserError(f"{path}: {what}{problems.get(first['type'], _plain(first['msg']))}.") from error
+    study = checked(Study, own, str(path))
     files = [path, folder / COMMON]
     digest = digest_bytes(canonical_json([file.read_text(encoding="utf-8") for file in files]))
     return Registration(name, study, digest, _commit(files))
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").rstrip(".")
 
 
 def overlay(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The schema of a study's YAML: the registration that git has before the first run."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.checked import suggestion
 from engine.model.parameters import ModelBlock
 from engine.training.settings import OptimizerSettings
 
@@ -186,6 +186,4 @@ class Study(_Strict):
 def _known(where: str, names: tuple[str, ...] | list[str], known: Mapping[str, Any]) -> None:
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}."
-            raise ValueError(f"{where} names {name}, which does not exist; {hint}")
+            raise ValueError(f"{where} names {name}, which does not exist; {suggestion(name, known)}")

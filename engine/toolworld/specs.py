@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from engine.checked import checked
 from engine.errors import UserError
 from engine.yaml_file import parse_yaml, read_yaml
 
@@ -164,26 +165,18 @@ def tool_operations() -> dict[str, Operation]:
 
 
 def _operation(name: str, form: dict[str, Any]) -> Operation:
-    try:
-        return Operation.model_validate({field: form[field] for field in Operation.model_fields if field in form})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in (name, *first["loc"]))
-        raise UserError(f"engine/toolworld/operations.yml: {where}: {first['msg']}; correct it.") from error
+    own = {field: form[field] for field in Operation.model_fields if field in form}
+    return checked(Operation, own, f"engine/toolworld/operations.yml: {name}")
 
 
 def parse_domains(text: str, source: str = "domains.yml") -> dict[str, Domain]:
     """Parse a domain description; a malformed one is a `UserError` naming `source` and the field."""
+    raw = parse_yaml(text, source)
     try:
-        raw = parse_yaml(text, source)
-        pools: dict[str, list[str]] = raw["pools"]
-        return {name: Domain.model_validate(_with_pools(body, pools)) for name, body in raw["domains"].items()}
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: {where}: {first['msg']}; correct the domain description.") from error
+        whole = {name: _with_pools(body, raw["pools"]) for name, body in raw["domains"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{source} is not a domain description ({error}); it needs `pools` and `domains`.") from error
+    return {name: checked(Domain, body, f"{source}: domain {name}") for name, body in whole.items()}
 
 
 def _with_pools(body: dict[str, Any], pools: dict[str, list[str]]) -> dict[str, Any]:

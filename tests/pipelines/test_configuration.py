@@ -95,7 +95,7 @@ def test_compute_classes(conf: Path) -> None:
         ("base/parameters/rl.yml", "rl: [\n", "conf/base/parameters/rl.yml, line 2, is not valid YAML"),
         ("smoke/parameters/rl.yml", "[1, 2]\n", r"conf/smoke/parameters/rl.yml holds [1, 2], not names with values"),
         ("smoke/parameters/rl.yml", "rl: {seed: '${nope}'}\n", "conf/base or conf/smoke, section parameters: "),
-        ("smoke/sources.yml", "unversioned: maybe\n", "sources.yml: the field unversioned: Input should be"),
+        ("smoke/sources.yml", "unversioned: maybe\n", "sources.yml: the field unversioned is"),
     ],
 )
 def test_files(conf: Path, file: str, text: str, sentence: str) -> None:

@@ -141,7 +141,9 @@ def test_a_cluster_refuses_what_has_no_identity(
 def test_a_wrong_setting_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "identities", lambda *_: {FIELD: {"https://x/y": UNVERSIONED}})
     monkeypatch.setattr(graph, "config", lambda *_: {"unversioned": "ignore"})
-    with pytest.raises(UserError, match=r"sources.yml: the field unversioned: Input should be 'warn' or 'refuse'"):
+    with pytest.raises(
+        UserError, match=r"sources.yml: the field unversioned is 'ignore': input should be 'warn' or 'refuse'"
+    ):
         sources.stage_sources("corpus", parameters(), PROFILE)
 
 
