@@ -29,21 +29,21 @@ class StageConfig(dg.Config):
     force: bool = False
 
 
-def stage_assets(spec: StageSpec, profile: str, code_version: str | None) -> dg.AssetsDefinition:
+def stage_assets(name: str, spec: StageSpec, profile: str, code_version: str | None) -> dg.AssetsDefinition:
     """Return the assets of one stage."""
-    outline = graph.stage_graph(spec.name)
+    outline = graph.stage_graph(name)
 
     @dg.multi_asset(
-        name=spec.name,
-        specs=[_asset(spec, dataset, code_version) for dataset in outline.outputs],
+        name=name,
+        specs=[_asset(name, spec, dataset, code_version) for dataset in outline.outputs],
         check_specs=list(checks.specs(outline.outputs)),
         can_subset=False,
         pool=GPU if spec.compute == "train" else None,
-        op_tags={"stage": spec.name, "compute": spec.compute, "profile": profile},
-        description=f"`make repro STAGE={spec.name} PROFILE={profile}`",
+        op_tags={"stage": name, "compute": spec.compute, "profile": profile},
+        description=f"`make repro STAGE={name} PROFILE={profile}`",
     )  # fmt: skip
     def stage(context: dg.AssetExecutionContext, config: StageConfig) -> Iterator[Any]:
-        yield from materialise(context, spec.name, profile, config.force)
+        yield from materialise(context, name, profile, config.force)
 
     return stage
 
@@ -85,19 +85,19 @@ def _run_and_report(context: Any, stage: str, profile: str, force: bool) -> Iter
         )
 
 
-def _asset(spec: StageSpec, dataset: str, code_version: str | None) -> dg.AssetSpec:
+def _asset(stage: str, spec: StageSpec, dataset: str, code_version: str | None) -> dg.AssetSpec:
     entry = graph.catalog_entries(None)[dataset]
-    node = next(node for node in graph.stage_graph(spec.name).pipeline.nodes if dataset in node.outputs)
+    node = next(node for node in graph.stage_graph(stage).pipeline.nodes if dataset in node.outputs)
     kind = str(entry["type"]).rpartition(".")[2]
     return dg.AssetSpec(
         key=dataset,
-        deps=dependencies(spec.name, dataset),
+        deps=dependencies(stage, dataset),
         group_name=spec.group,
         owners=[f"team:{spec.group}"],
         kinds={*KINDS.get(kind, set()), *({"pytorch"} if dataset.endswith("_checkpoint") else set())},
         code_version=code_version,
-        description=f"{inspect.getdoc(node.func) or node.name}\n\nStage `{spec.name}`, node `{node.name}`.",
-        metadata={"stage": spec.name, "compute": spec.compute, "dataset": kind},
+        description=f"{inspect.getdoc(node.func) or node.name}\n\nStage `{stage}`, node `{node.name}`.",
+        metadata={"stage": stage, "compute": spec.compute, "dataset": kind},
     )
 
 

@@ -29,7 +29,7 @@ def definitions(profile: str) -> dg.Definitions:
     whole = dg.define_asset_job("whole_graph", description=f"`make run PROFILE={profile}`")
     single = {name: stage_job(name, profile) for name in stages}
     return dg.Definitions(
-        assets=[stage_assets(spec, profile, versions.get(spec.name)) for spec in stages.values()],
+        assets=[stage_assets(name, spec, profile, versions.get(name)) for name, spec in stages.items()],
         jobs=[whole, *single.values()],
         schedules=[nightly(whole)],
         sensors=[shell_run_sensor(profile), plan_sensor(profile), detached_job_sensor(profile, single)],

@@ -197,7 +197,7 @@ def code_of(stage: str, modules: Library | None = None) -> StageCode:
     graph = stage_graph(stage)
     catalog = {name: _identity_of(catalog_entries(None)[name]) for name in (*graph.inputs, *graph.outputs)}
     stages_file = load_stages_file()
-    wiring = stages_file.stage(stage).pipeline
+    wiring = stages_file.module(stage)
     return stage_code(modules, entry_points(stage), catalog, JUDGES, stages_file.waived, wiring)
 
 
@@ -207,7 +207,7 @@ def entry_points(stage: str) -> list[str]:
     entries = [catalog_entries(None)[name] for name in (*graph.inputs, *graph.outputs)]
     classes = {str(entry[field]) for entry in entries for field in ("type", "table") if field in entry}
     return [
-        f"{load_stages_file().stage(stage).pipeline}.create_pipeline",
+        f"{load_stages_file().module(stage)}.create_pipeline",
         f"nodes.{stage}.schema.Parameters",
         *sorted(classes),
     ]

@@ -21,5 +21,5 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 def stage_pipeline(stage: str) -> Pipeline:
     """Return one stage's pipeline."""
-    module = importlib.import_module(load_stages_file().stage(stage).pipeline)
+    module = importlib.import_module(load_stages_file().module(stage))
     return Pipeline(module.create_pipeline(), tags=[stage])

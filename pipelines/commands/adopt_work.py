@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--key", required=True, help="of unfinished work, or its first digits; `make work` lists them")
     arguments = parser.parse_args()
     with report_errors():
-        profile, stage = load_stages_file().profile(arguments.env), load_stages_file().stage(arguments.stage).name
+        profile, stage = load_stages_file().profile(arguments.env), load_stages_file().stage_name(arguments.stage)
         print(adopt_work(profile, stage, arguments.key))
 
 

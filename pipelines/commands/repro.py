@@ -120,7 +120,7 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     with report_errors():
         profile = load_stages_file().profile(arguments.env)
-        stages = (load_stages_file().stage(arguments.stage).name,) if arguments.stage else ()
+        stages = (load_stages_file().stage_name(arguments.stage),) if arguments.stage else ()
         check_configuration(profile)
         check_sources(profile)
         check_ledger(profile)

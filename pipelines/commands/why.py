@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with report_errors():
         stages_file = load_stages_file()
-        profile, stage = stages_file.profile(arguments.env), stages_file.stage(arguments.stage).name
+        profile, stage = stages_file.profile(arguments.env), stages_file.stage_name(arguments.stage)
         with graph.library() as modules:
             screen().print(Why(profile, stage_status(profile), modules).tree(stage))
         if stages_file.waived:

@@ -14,7 +14,7 @@ from pipelines.stages_file import load_stages_file
 
 def badges(instance: dg.DagsterInstance, versions: dict[str, str]) -> dict[str, StaleStatus]:
     stages = load_stages_file().stages
-    definitions = [stage_assets(spec, "smoke", versions.get(spec.name)) for spec in stages.values()]
+    definitions = [stage_assets(name, spec, "smoke", versions.get(name)) for name, spec in stages.items()]
     assets = dg.Definitions(assets=definitions).resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, assets, LoadingContextForTest(instance))
     return {

@@ -29,12 +29,24 @@ def test_our_own() -> None:
     ("text", "words"),
     [
         (GOOD.replace("{ group", "group"), "not valid YAML"),
-        (GOOD.replace("stages:", "steps:"), "stages"),
-        (GOOD.replace("cpu", "tpu"), "'tpu' is no compute class"),
-        (GOOD.replace(", compute: cpu", ""), "needs exactly"),
-        (GOOD.replace("cpu }", "cpu, headlines: [bytes] }"), "may have headline"),
-        (GOOD.replace("cpu }", "cpu, headline: bytes }"), "field headline: 'bytes' is no list"),
-        ("[]", "wrong kind"),
+        (GOOD.replace("stages:", "steps:"), "the field stages is missing"),
+        (GOOD + "profile: laptop", "the field profile is unknown; did you mean profiles?"),
+        (GOOD + "waived_distributions: rich", "the field waived_distributions is 'rich', not a list"),
+        (
+            GOOD.replace("cpu", "tpu"),
+            "the field stages.corpus.compute is 'tpu': input should be 'cpu', 'llm' or 'train'",
+        ),
+        (GOOD.replace(", compute: cpu", ""), "the field stages.corpus.compute is missing"),
+        (
+            GOOD.replace("{ group: data, compute: cpu }", "cpu"),
+            "the field stages.corpus is 'cpu', not names with values",
+        ),
+        (
+            GOOD.replace("cpu }", "cpu, headlines: [bytes] }"),
+            "stages.corpus.headlines is unknown; did you mean headline?",
+        ),
+        (GOOD.replace("cpu }", "cpu, headline: bytes }"), "the field stages.corpus.headline is 'bytes', not a list"),
+        ("[]", r"kedro.yml: it is \[\], not names with values"),
     ],
 )
 def test_refusals(text: str, words: str) -> None:
