@@ -31,6 +31,8 @@ LEAST_GAIN = 0.05
 LEAST_TOOLS = 0.15
 """Success on held-out tool tasks that the SFT checkpoint is to start from."""
 LEAST_PROMPTS = 1000
+TOOL_SAMPLES = 8
+"""Episodes of each held-out task: with the stage's own two, an interval is 9 points wide, with eight 6."""
 CALIBRATION_STEPS = 12  # of further SFT, to learn what a step costs; the first two are dropped
 
 Result = dict[str, Any]
@@ -45,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, help="default: data/PROFILE/tokenization/shards")
     parser.add_argument("--tasks", type=Path, help="default: data/PROFILE/tooluse/tasks")
     parser.add_argument("--work", type=Path, help="finished arms (default: data/PROFILE/.work/benchmark-rl)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1001, 1002, 1003, 1004, 1005])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2001, 2002, 2003, 2004, 2005])
+    parser.add_argument(
+        "--tool-samples", type=int, default=TOOL_SAMPLES, help=f"episodes of a held-out task (default: {TOOL_SAMPLES})"
+    )
     parser.add_argument("--units", type=int, default=None, help="do at most this many arms now (default: all)")
 
 
@@ -82,6 +87,8 @@ class Bench:
                     f"{path} does not exist: run `make run PROFILE={arguments.profile}` first, or name another."
                 )
         self.parameters = {stage: stage_parameters(stage, arguments.profile) for stage in ("sft", "rl")}
+        more = {"evaluation_samples": arguments.tool_samples}
+        self.parameters["rl"] |= {"tools": self.parameters["rl"]["tools"] | more}
         if self.parameters["rl"]["evaluation_prompts"] < LEAST_PROMPTS:
             raise UserError(
                 f"rl.evaluation_prompts of {arguments.profile} is below {LEAST_PROMPTS}: the interval asks for more."
@@ -172,7 +179,7 @@ class Bench:
         train = pl.scan_parquet(self.examples / "*.parquet").filter(pl.col("split") == "train").collect()
         given = self.parameters["sft"]
         whole = ["trajectory"] if given["whole_trajectories"] else []
-        encoded = encode(train.iter_rows(named=True), tokenizer, given["max_tokens"], whole)
+        encoded = encode(train.iter_rows(named=True), tokenizer, given["max_tokens"], whole, values=True)
 
         def tune(steps: int, work: Path) -> Any:
             changes = {
