@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.host import to_host
 from kernels.precision import product_type, without_autocast
 
 FEW = 64
@@ -34,7 +35,7 @@ def grouped(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:
     """
     if a.dtype in GROUPED_TYPES and _aligned(a) and _aligned(b):
         return F.grouped_mm(a, b, offs=ends_E)
-    stops = ends_E.tolist()
+    stops = to_host(ends_E)[0].tolist()
     runs = [slice(start, stop) for start, stop in zip([0, *stops], stops)]
     if b.dim() == 2:
         return torch.stack([a[:, run] @ b[run] for run in runs])
@@ -49,6 +50,15 @@ def _aligned(matrix: Tensor) -> bool:
 def gather_sum(rows: Tensor, index_Nk: Tensor) -> Tensor:
     """Return Σ_k rows[index_nk], (N, D), in one pass and a fixed order."""
     return F.embedding_bag(index_Nk, rows, mode="sum")
+
+
+def counted(values_M: Tensor, size: int, weights_M: Tensor | None = None) -> Tensor:
+    """Return how often each number below `size` occurs, (size,) int64: bincount, whose size a device need not ask.
+
+    With `weights_M` (bool) only those that are true count.
+    """
+    weights = torch.ones_like(values_M) if weights_M is None else weights_M.to(values_M.dtype)
+    return values_M.new_zeros(size).scatter_add_(0, values_M, weights)
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
@@ -124,6 +134,6 @@ def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tenso
         return _every_expert(x, chosen_Nk, gate_Nk, gate_up, down).to(x_ND.dtype)
     flat = chosen_Nk.reshape(-1)
     order_M = flat.argsort(stable=True)
-    ends_E = torch.bincount(flat, minlength=E).cumsum(0).to(torch.int32)
+    ends_E = counted(flat, E).cumsum(0).to(torch.int32)
     y: Tensor = _Experts.apply(x, gate_Nk, gate_up, down, order_M, ends_E)
     return y.to(x_ND.dtype)

@@ -3,6 +3,8 @@
 Shapes: B rows, S slots, R latent channels, d rotary channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,8 @@ from engine.model.config import K2Config
 class LatentCache:
     """The latents of the tokens so far for all layers; rows are right-aligned and share one length.
 
-    Rows of unequal length are padded on the left; `start_B` is the first slot that belongs to the row. Space for
-    `capacity` slots is allocated at once, so that a step writes in place.
+    Rows of unequal length are padded on the left; `starts` says which slot of each row is its first (none: slot 0).
+    Space for `capacity` slots is allocated at once, so that a step writes in place.
     """
 
     def __init__(
@@ -21,15 +23,15 @@ class LatentCache:
         config: K2Config,
         rows: int,
         capacity: int,
-        start_B: Tensor | None = None,
+        starts: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.capacity = capacity
         self.length = 0
-        self.start_B = (torch.zeros(rows, dtype=torch.int64) if start_B is None else start_B).to(device)
-        self.padded = bool((self.start_B > 0).any())
+        self.start_B = torch.tensor(starts or [0] * rows, dtype=torch.int64, device=device)
+        self.padded = any(starts)
         shape = (rows, capacity, width)
         self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
 
@@ -61,6 +63,6 @@ class LatentCache:
         return (past[None] & (owned[:, None, :] | itself[None]))[:, None]
 
     def select(self, rows: Tensor) -> None:
-        """Keep only `rows` (indices, repeats allowed), to drop finished rows or copy one prefix for many samples."""
+        """Keep only `rows` (indices on the cache's device), to drop rows or copy one prefix for many samples."""
         self.start_B = self.start_B[rows]
         self.layers = [store[rows] for store in self.layers]

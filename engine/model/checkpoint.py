@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from engine.artifacts.files import read_object
+from engine.device import device
 from engine.errors import UserError
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
 from engine.remedy import remake
+from kernels.host import to_host
 
 CONFIG = "config.json"
 EXTRA = "k2_pipeline"
@@ -65,7 +67,8 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], source: str)
     if tuple(tensor.shape) != shape:
         shapes = f"{tuple(tensor.shape)}, but {CONFIG} asks for {shape}"
         raise UserError(f"{source}: tensor {name} has shape {shapes}; they belong to different models")
-    if not tensor.isfinite().all():
+    (finite,) = to_host(tensor.isfinite().all())
+    if not finite:
         raise UserError(f"{source}: tensor {name} holds NaN or infinity; take an earlier checkpoint")
 
 
@@ -127,9 +130,9 @@ def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
 
 
 def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
-    """Return the model of a checkpoint, on the CPU in fp32, in training mode; raises UserError for a bad file.
+    """Return the model of a checkpoint, on this process's device in fp32, in training mode.
 
-    With `tokenizer`, a digest, refuse a checkpoint that names another tokenizer.
+    Raises UserError for a bad file, and, with `tokenizer`, a digest, for a checkpoint that names another tokenizer.
     """
     config, extra = load_config(directory)
     named = extra.get("tokenizer", tokenizer)
@@ -139,6 +142,7 @@ def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
             f"{remake(directory / CONFIG)}"
         )
     weights = TensorFiles(directory)
-    model = K2Model(config, seed=None)
+    with device():
+        model = K2Model(config, seed=None)
     load_state_dict(model, weights, str(directory / WEIGHTS))
     return model

@@ -44,7 +44,10 @@ class Block(nn.Module):
 
 
 class K2Model(WideBuffers):
-    """Kimi K2's architecture at any size. Each weight depends on `seed` and its name; seed None leaves them unset."""
+    """Kimi K2's architecture at any size. Each weight depends on `seed` and its name; seed None leaves them unset.
+
+    It is built on torch's current device (`with device():`), on which all that it is given must be too.
+    """
 
     frequencies_P: Tensor
 
@@ -58,19 +61,28 @@ class K2Model(WideBuffers):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.register_buffer("frequencies_P", inverse_frequencies(config), persistent=False)
+        self.register_buffer("frequencies_P", inverse_frequencies(config).to(self.device), persistent=False)
         self.magnitude = rotation_magnitude(config)
         if seed is not None:
             self._initialise(seed)
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """Draw every matrix from N(0, initializer_range²); gains stay 1. Adding a layer does not change other draws."""
+        """Draw every matrix from N(0, initializer_range²); gains stay 1. Adding a layer does not change other draws.
+
+        Drawn on the CPU, whose stream is the same for every device, one matrix at a time.
+        """
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not parameter.is_meta:
                 key = hashlib.blake2b(f"{seed}/init/{name}".encode(), digest_size=8).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
-                parameter.normal_(std=self.config.initializer_range, generator=generator)
+                generator = torch.Generator("cpu").manual_seed(int.from_bytes(key, "big") >> 1)
+                drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                parameter.copy_(drawn.normal_(std=self.config.initializer_range, generator=generator))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return self.norm.weight.device
 
     def hidden(
         self,

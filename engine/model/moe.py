@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engine.model.config import K2Config
 from engine.model.layers import SwiGLU, WideBuffers
-from kernels.experts import experts
+from kernels.experts import counted, experts
 from kernels.precision import operand_type, wide
 
 
@@ -85,7 +85,7 @@ class MoE(nn.Module):
         chosen, gates = self.gate(x_ND)
         y = experts(x_ND.to(operand_type(x_ND)), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
         if self.training and torch.is_grad_enabled():
-            counted = chosen if valid_BT is None else chosen[valid_BT.flatten()]
-            self.gate.load_E += torch.bincount(counted.flatten(), minlength=self.gate.load_E.numel())
+            weights = None if valid_BT is None else valid_BT.flatten()[:, None].expand_as(chosen).flatten()
+            self.gate.load_E += counted(chosen.flatten(), self.gate.load_E.numel(), weights)
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)
         return out

@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.artifacts.names import BadName, checked_names
 from engine.errors import UserError
 from engine.remedy import remake
+from kernels.host import to_host
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
@@ -53,7 +54,7 @@ def write_tensors(path: Path, specs: Mapping[str, Spec], tensor_of: Callable[[st
             tensor = tensor_of(name)
             if (tensor.dtype, tuple(tensor.shape)) != (specs[name].dtype, specs[name].shape):
                 raise ValueError(f"{name} came as {tensor.dtype} {tuple(tensor.shape)}, not as {specs[name]}")
-            file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            file.write(to_host(tensor.detach().contiguous().reshape(-1).view(torch.uint8))[0].data)
 
 
 class TensorFiles(Mapping[str, Tensor]):

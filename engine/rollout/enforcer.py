@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+import numpy as np
 from torch import Tensor
 
+from engine.device import placed
 from engine.rollout.grammar import START, State, Text, Vocabulary, arguments, header
 from engine.text.special import CALL_ARGUMENT, CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, IM_END
 from engine.text.tokenizer import K2Tokenizer
@@ -55,13 +57,15 @@ class Enforcer:
         return [self.id_of[mark] for mark in _AFTER[turn.place]]
 
     def mask_(self, logits_BV: Tensor, rows: Sequence[int]) -> None:
-        """Mask what is illegal in each of `rows`, one per line of the logits."""
-        for line, row in enumerate(rows):
-            legal = self.legal(row)
-            if legal is not None:
-                kept = logits_BV[line, legal]
-                logits_BV[line] = float("-inf")
-                logits_BV[line, legal] = kept
+        """Mask what is illegal in each of `rows`, one per line of the logits, by one mask made on the host."""
+        legal = {line: ids for line, row in enumerate(rows) if (ids := self.legal(row)) is not None}
+        if not legal:
+            return
+        illegal_BV = np.zeros(logits_BV.shape, dtype=np.bool_)
+        for line, ids in legal.items():
+            illegal_BV[line] = True
+            illegal_BV[line, ids] = False
+        logits_BV.masked_fill_(placed(illegal_BV, logits_BV.device), float("-inf"))
 
     def take(self, row: int, token: int) -> None:
         """Advance a row by the token that was drawn for it."""

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.device import placed
 from engine.errors import UserError
 from engine.model.cache import LatentCache
 from engine.model.decoder import Decoder
 from engine.model.model import K2Model
 from engine.rollout.seeds import generator
+from kernels.host import to_host
 from kernels.precision import wide
 
 ROWS = 512
@@ -84,7 +86,7 @@ def generate(
             rows = prompts[start : start + ROWS]
             draws = np.stack([generator(seed, "sample", start + i).random(max_new_tokens) for i in range(len(rows))])
             batch = _Batch(model, rows, max_new_tokens, temperature, stop_id, constraint, start)
-            out += batch.run(torch.from_numpy(draws))
+            out += batch.run(placed(draws, model.device))
         return out
     finally:
         model.train(training)
@@ -94,14 +96,14 @@ def stream(
     model: K2Model, prompt: Sequence[int], max_new_tokens: int, temperature: float, seed: int, stop_id: int
 ) -> Iterator[int]:
     """Yield the tokens of one completion as they are drawn, without the stop token: the same as `generate` gives."""
-    draws = torch.from_numpy(generator(seed, "sample", 0).random(max_new_tokens))[None]
+    draws = placed(generator(seed, "sample", 0).random(max_new_tokens)[None], model.device)
     training = model.training
     model.eval()
     try:
         for tokens in _Batch(model, [prompt], max_new_tokens, temperature, stop_id).steps(draws):
-            if int(tokens[0]) == stop_id:
+            if tokens[0] == stop_id:
                 return
-            yield int(tokens[0])
+            yield tokens[0]
     finally:
         model.train(training)
 
@@ -124,42 +126,49 @@ class _Batch:
         self.prompts = prompts
         self.tokens: list[list[int]] = [[] for _ in prompts]
         self.logprobs: list[list[float]] = [[] for _ in prompts]
-        self.live = torch.arange(len(prompts))
+        self.live = list(range(len(prompts)))
 
     def run(self, draws: Tensor) -> list[Completion]:
         """Decode to the end; the uniform `draws` (B, max_new) in [0, 1) decide the samples."""
         for _ in self.steps(draws):
             pass
-        done = [bool(tokens) and tokens[-1] == self.stop_id for tokens in self.tokens]
+        done = map(self._ended, range(len(self.tokens)))
         return [Completion(t, p, not d) for t, p, d in zip(self.tokens, self.logprobs, done, strict=True)]
 
     @torch.inference_mode()
-    def steps(self, draws: Tensor) -> Iterator[Tensor]:
-        """Decode token by token; yield each step's tokens for the rows that are still in the batch."""
+    def steps(self, draws: Tensor) -> Iterator[list[int]]:
+        """Decode token by token; yield each step's tokens for the rows that are still in the batch.
+
+        A step waits for the device once, for its tokens: they decide which rows end.
+        """
         logits, cache = self._prefill()
         decoder = Decoder(self.model, cache)
-        finished = torch.zeros(len(self.live), dtype=torch.bool)
         for step in range(self.max_new):
             if self.constraint is not None:
-                self.constraint.mask_(logits, [self.first + row for row in self.live.tolist()])
-            chosen, logprob = _sample(logits, draws[self.live, step], self.temperature)
-            places = zip(self.live.tolist(), chosen.tolist(), logprob.tolist(), finished.tolist(), strict=True)
-            for row, token, value, ended in places:
-                if not ended:
+                self.constraint.mask_(logits, [self.first + row for row in self.live])
+            chosen, logprob = _sample(logits, draws[:, step], self.temperature)
+            tokens, values = (part.tolist() for part in to_host(chosen, logprob))
+            for row, token, value in zip(self.live, tokens, values, strict=True):
+                if not self._ended(row):
                     self.tokens[row].append(token)
                     self.logprobs[row].append(value)
                     if self.constraint is not None:
                         self.constraint.take(self.first + row, token)
-            yield chosen
-            finished |= chosen == self.stop_id
-            over = int(finished.sum())
-            if over == len(finished) or step + 1 == self.max_new:
+            yield tokens
+            going = [place for place, row in enumerate(self.live) if not self._ended(row)]
+            over = len(self.live) - len(going)
+            if not going or step + 1 == self.max_new:
                 return
-            if over >= DROP_SHARE * len(finished):
-                kept = (~finished).nonzero().flatten()
+            if over >= DROP_SHARE * len(self.live):
+                kept = placed(going, self.model.device)
                 cache.select(kept)
-                self.live, chosen, finished = self.live[kept], chosen[kept], finished[kept]
+                self.live = [self.live[place] for place in going]
+                chosen, draws = chosen[kept], draws[kept]
             logits = decoder.step(chosen).float()
+
+    def _ended(self, row: int) -> bool:
+        """Return whether a row's stop token was drawn."""
+        return bool(self.tokens[row]) and self.tokens[row][-1] == self.stop_id
 
     def _prefill(self) -> tuple[Tensor, LatentCache]:
         """Read each distinct prompt once, left-padded to the longest; return the next logits (B, V) and the cache.
@@ -169,13 +178,14 @@ class _Batch:
         unique: dict[tuple[int, ...], int] = {}
         which = [unique.setdefault(tuple(prompt), len(unique)) for prompt in self.prompts]
         longest = max(len(prompt) for prompt in unique)
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in unique])
-        start = torch.tensor([longest - len(prompt) for prompt in unique])
+        starts = [longest - len(prompt) for prompt in unique]
+        device = self.model.device
+        ids = placed([[0] * start + list(prompt) for start, prompt in zip(starts, unique)], device)
         dtype = wide(self.model.lm_head.weight.dtype)
-        cache = LatentCache(self.model.config, len(unique), longest + self.max_new, start, dtype)
+        cache = LatentCache(self.model.config, len(unique), longest + self.max_new, starts, dtype, device)
         last = self.model.hidden(ids, cache)[:, -1:]
         logits = self.model.lm_head(last)[:, 0].float()
-        rows = torch.tensor(which)
+        rows = placed(which, device)
         cache.select(rows)
         return logits[rows], cache
 
@@ -183,8 +193,8 @@ class _Batch:
 def _sample(logits_BV: Tensor, draw_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw one token per row by inverting the cumulative distribution at `draw_B`; return also its log-probability."""
     if temperature == 0:
-        # NumPy's argmax takes a tenth of the time of torch's
-        chosen = torch.from_numpy(logits_BV.numpy(force=True).argmax(-1)).to(logits_BV.device)
+        # On a CPU NumPy's argmax takes a tenth of the time of torch's
+        chosen = torch.from_numpy(logits_BV.numpy().argmax(-1)) if logits_BV.is_cpu else logits_BV.argmax(-1)
         logprobs = logits_BV.log_softmax(-1)
     else:
         logprobs = (logits_BV / temperature).log_softmax(-1)

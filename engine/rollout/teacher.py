@@ -10,9 +10,11 @@ Shapes: N prompts, M completions, W tokens of the longest completion, D model ch
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from engine.device import placed
 from engine.model.cache import LatentCache
 from engine.model.model import K2Model
 
@@ -30,22 +32,25 @@ def completion_logprobs(
     """
     if not all(prompts) or not all(completions):
         raise ValueError("every prompt and every completion needs at least one token")
-    lengths_M = torch.tensor([len(tokens) for tokens in completions])
-    width, longest = int(lengths_M.max()), max(map(len, prompts))
-    ids_NT = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    start_N = torch.tensor([longest - len(prompt) for prompt in prompts])
-    cache = LatentCache(model.config, len(prompts), longest + width, start_N)
-    valid_NT = torch.arange(longest) >= start_N[:, None]
+    device = model.device
+    lengths = [len(tokens) for tokens in completions]
+    width, longest = max(lengths), max(map(len, prompts))
+    starts = [longest - len(prompt) for prompt in prompts]
+    ids_NT = placed([[0] * start + list(prompt) for start, prompt in zip(starts, prompts)], device)
+    cache = LatentCache(model.config, len(prompts), longest + width, starts, device=device)
+    valid_NT = torch.arange(longest, device=device) >= cache.start_B[:, None]
+    which_M = which_M.to(device)
     hidden_MWD = model.hidden(ids_NT, cache, valid_BT=valid_NT)[:, -1:][which_M]
-    targets_MW = torch.tensor([list(tokens) + [0] * (width - len(tokens)) for tokens in completions])
-    counted_MW = torch.arange(width) < lengths_M[:, None]
+    targets_MW = placed([list(tokens) + [0] * (width - len(tokens)) for tokens in completions], device)
+    counted_MW = torch.arange(width, device=device) < placed(lengths, device)[:, None]
     if width > 1:
         cache.select(which_M)
         read = model.hidden(targets_MW[:, :-1], cache, valid_BT=counted_MW[:, 1:])
         hidden_MWD = torch.cat((hidden_MWD, read), dim=1)
-    logits = model.lm_head(hidden_MWD[counted_MW]).float() / temperature
-    logprobs = logits.log_softmax(-1).gather(-1, targets_MW[counted_MW][:, None])[:, 0]
-    return torch.zeros(len(completions), dtype=logprobs.dtype).index_add(0, counted_MW.nonzero()[:, 0], logprobs)
+    row, place = (placed(index, device) for index in np.nonzero(np.arange(width) < np.array(lengths)[:, None]))
+    logits = model.lm_head(hidden_MWD[row, place]).float() / temperature
+    logprobs = logits.log_softmax(-1).gather(-1, targets_MW[row, place][:, None])[:, 0]
+    return torch.zeros(len(completions), dtype=logprobs.dtype, device=device).index_add(0, row, logprobs)
 
 
 def reference_logprobs(
@@ -62,7 +67,7 @@ def reference_logprobs(
     for the optimizer, the largest logits and the experts' loads, is left as it was.
     """
     if not completions:
-        return torch.zeros(0)
+        return torch.zeros(0, device=model.device)
     with _unrecorded(model):
         return completion_logprobs(model, prompts, which_M, completions, temperature).detach()
 

@@ -24,8 +24,8 @@ def prompts(model):
     ids = torch.stack(
         [torch.cat((torch.zeros(longest - n, dtype=torch.int64), row[:n])) for n, row in zip(LENGTHS, PROMPTS)]
     )
-    start = torch.tensor([longest - n for n in LENGTHS])
-    return ids, LatentCache(model.config, len(LENGTHS), longest + NEW, start)
+    starts = [longest - n for n in LENGTHS]
+    return ids, LatentCache(model.config, len(LENGTHS), longest + NEW, starts)
 
 
 @pytest.mark.parametrize("changes", DECODED.values(), ids=DECODED)

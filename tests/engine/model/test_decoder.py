@@ -39,8 +39,8 @@ def read(model, rows, lengths, dtype=torch.float32):
     """The prompts read by the model itself, left-padded to the longest; the cache with room for what follows."""
     longest = max(lengths)
     ids = torch.stack([torch.cat((row.new_zeros(longest - n), row[:n])) for n, row in zip(lengths, rows)])
-    start = torch.tensor([longest - n for n in lengths])
-    cache = LatentCache(model.config, len(lengths), longest + NEW, start, dtype)
+    starts = [longest - n for n in lengths]
+    cache = LatentCache(model.config, len(lengths), longest + NEW, starts, dtype)
     model(ids, cache)
     return cache
 

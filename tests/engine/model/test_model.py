@@ -69,7 +69,7 @@ def test_cached_decoding_equals_the_full_forward(rope_scaling):
 def test_left_padding_changes_nothing():
     model = K2Model(config()).eval()
     padded = torch.cat((torch.full((1, 5), 9), IDS[:1]), 1)
-    cache = LatentCache(model.config, 1, 25, torch.tensor([5]))
+    cache = LatentCache(model.config, 1, 25, [5])
     torch.testing.assert_close(model(padded, cache)[:, 5:], model(IDS[:1]), rtol=1e-4, atol=1e-4)
 
 
