@@ -5,11 +5,14 @@ Shapes: H heads.
 
 from math import sqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from engine.device import placed
 from engine.optim.muonclip import MuonClip
 from engine.optim.qk_clip import clip_factors
+from kernels.host import to_host
 
 
 class ClipMeter:
@@ -33,13 +36,14 @@ class ClipMeter:
         if self.inner.clip_per == "layer":
             max_logit_H = max_logit_H.max().expand_as(max_logit_H)
         gamma_H = clip_factors(max_logit_H, self.inner.tau)
-        over = (gamma_H < 1).nonzero().flatten()
-        total = 0.0
-        for rows in self.inner.attentions[layer].clip_rows() if over.numel() else ():
-            now = rows.of(rows.weight.detach(), gamma_H.numel())[over].flatten(1)
-            moved_H = now.norm(dim=1) * (gamma_H[over].pow(-rows.power) - 1)
-            total += float(moved_H.square().sum())
-        return total
+        over = np.flatnonzero(to_host(gamma_H < 1)[0])
+        clipped = placed(over, gamma_H.device)
+        squares = []
+        for rows in self.inner.attentions[layer].clip_rows() if len(over) else ():
+            now = rows.of(rows.weight.detach(), gamma_H.numel())[clipped].flatten(1)
+            moved_H = now.norm(dim=1) * (gamma_H[clipped].pow(-rows.power) - 1)
+            squares.append(moved_H.square().sum())
+        return sum(map(float, to_host(*squares)))
 
     def set_lr(self, lr: float) -> None:
         """Set MuonClip's learning rate."""

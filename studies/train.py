@@ -17,6 +17,7 @@ from engine.training.history import read_history
 from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.numerics import settle
+from kernels.host import to_host
 from studies.clip_meter import ClipMeter
 from studies.figures import curves_of, figures_of
 from studies.schema import Settings
@@ -78,7 +79,7 @@ def final_loss(model: K2Model, shards: TokenShards, unit: Unit) -> Loss:
 def weights_digest(model: K2Model) -> str:
     """Return a hash of every bit of the weights and router biases, in order of name."""
     state = model.state_dict()
-    return digest_bytes(b"".join(name.encode() + state[name].numpy().tobytes() for name in sorted(state)))
+    return digest_bytes(b"".join(name.encode() + to_host(state[name])[0].tobytes() for name in sorted(state)))
 
 
 def snapshot(step: int) -> str:

@@ -42,8 +42,8 @@ class Router(WideBuffers):
         return chosen, gates / (gates.sum(-1, keepdim=True) + 1e-20) * self.factor
 
     @torch.no_grad()
-    def balance_(self, rate: float) -> float:
-        """Move the bias one step towards even load and reset the counts; return the max/mean load, 1 if there was none.
+    def balance_(self, rate: float) -> Tensor:
+        """Move the bias one step towards even load, reset the counts; return the max/mean load (0-d), 1 without load.
 
         b ← b + rate·(sign(e) − mean sign(e)), e the shortfall of an expert's load: Moonlight's form, which keeps the
         bias from drifting and chooses the same experts as DeepSeek-V3's.
@@ -54,7 +54,7 @@ class Router(WideBuffers):
             sign = torch.sign(mean - load)
             self.e_score_correction_bias += rate * (sign - sign.mean())
         self.load_E.zero_()
-        return float(load.max() / mean) if mean > 0 else 1.0
+        return torch.where(mean > 0, load.max() / mean, 1.0)
 
 
 class StackedExperts(nn.Module):

@@ -6,6 +6,8 @@ Shapes: E experts of a stack.
 import torch
 from torch import nn
 
+from kernels.host import to_host
+
 IDLE_STEPS = 50
 """The number of steps in a row without a token from which an expert counts as idle."""
 
@@ -30,4 +32,4 @@ class IdleExperts:
             idle_E = self.idle_E[name].add_(1)
             if parameter.grad is not None:
                 idle_E *= torch.linalg.vector_norm(parameter.grad, dim=(1, 2)) == 0
-        return int(sum((idle_E >= IDLE_STEPS).sum() for idle_E in self.idle_E.values()))
+        return sum(map(int, to_host(*((idle_E >= IDLE_STEPS).sum() for idle_E in self.idle_E.values()))))

@@ -18,6 +18,7 @@ from engine.optim.layout import ClippedAttention, find_attentions, refuse_rows
 from engine.optim.masters import Masters
 from engine.optim.muon import RMS_TARGET, Orthogonaliser, muon_
 from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
+from kernels.host import to_host
 from kernels.newton_schulz import STEPS, Coefficients
 
 
@@ -161,11 +162,12 @@ class MuonClip:
         """Clip the layers that need it; return the number of heads clipped."""
         if not self.clips:
             return 0
-        clipped = sum(
+        counts = [
             qk_clip_(attention, self.tau, self.clip_per, self.masters.of)
             for attention, heads in zip(self.attentions, self.max_logits)
             if max(heads) > self.tau
-        )
+        ]
+        clipped = sum(map(int, to_host(*counts)))
         if clipped:
             self.first_clipped, self.last_clipped = self.first_clipped or self.steps, self.steps
         return clipped
@@ -202,7 +204,7 @@ class MuonClip:
             tensor: {key: state[f"{prefix}/{key}"].to(tensor.device, copy=True) for key in adamw.STATE}
             for prefix, tensor in moments.items()
         }
-        self.steps, self.first_clipped, self.last_clipped = state["clipped"].tolist()
+        self.steps, self.first_clipped, self.last_clipped = to_host(state["clipped"])[0].tolist()
 
     def _kept(self) -> tuple[tuple[str, str, dict[str, Tensor]], ...]:
         """Return the kinds of state that every weight has: prefix, wording for messages, and the tensors."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.optim.layout import ClippedAttention
+from kernels.host import to_host
 from kernels.precision import wide
 
 ClipPer = Literal["head", "layer"]
@@ -32,7 +33,8 @@ def read_maxima(attentions: Sequence[ClippedAttention]) -> list[list[float]]:
     """
     if not attentions:
         return []
-    together = iter(torch.cat([attention.max_logit_H for attention in attentions]).tolist())
+    (values,) = to_host(torch.cat([attention.max_logit_H for attention in attentions]))
+    together = iter(values.tolist())
     maxima = [[next(together) for _ in range(attention.max_logit_H.numel())] for attention in attentions]
     for layer, heads in enumerate(maxima):
         for head, largest in enumerate(heads):
@@ -50,8 +52,8 @@ def qk_clip_(
     tau: float,
     per: ClipPer = "head",
     master_of: Callable[[nn.Parameter], Tensor] = lambda weight: weight,
-) -> int:
-    """Scale the rows of the heads over `tau` in place; return the number of heads scaled.
+) -> Tensor:
+    """Scale the rows of the heads over `tau` in place; return the number of heads scaled, a 0-d tensor.
 
     `per` "layer" gives every head the γ of the layer's largest maximum. Rows that the layout does not name (values, a
     shared rotary key) and heads with γ = 1 keep their bits. `master_of` returns the tensor to update for a weight.
@@ -60,12 +62,10 @@ def qk_clip_(
     if per == "layer":
         max_logit_H = max_logit_H.max().expand_as(max_logit_H)
     gamma_H = clip_factors(max_logit_H, tau)
-    over = (gamma_H < 1).nonzero().flatten()
-    if over.numel():
-        for rows in attention.clip_rows():
-            factor = gamma_H[over].pow(rows.power)
-            for parameter in (rows.weight, rows.bias):
-                if parameter is not None:
-                    heads = rows.of(master_of(parameter).data, gamma_H.numel())
-                    heads[over] *= factor.to(heads.device).view(-1, *[1] * (heads.ndim - 1))
-    return int(over.numel())
+    for rows in attention.clip_rows():
+        factor_H = gamma_H.pow(rows.power)  # 1 to any power is exactly 1
+        for parameter in (rows.weight, rows.bias):
+            if parameter is not None:
+                heads = rows.of(master_of(parameter).data, gamma_H.numel())
+                heads *= factor_H.to(heads.device).view(-1, *[1] * (heads.ndim - 1))
+    return (gamma_H < 1).sum()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.device import placed
 from engine.model.model import K2Model
 from engine.optim.groups import is_muon
 from engine.optim.muonclip import MuonClip
@@ -17,6 +18,7 @@ from engine.text.shards import EvalWindows
 from engine.training.numerics import autocast
 from engine.training.settings import OptimizerSettings
 from kernels.cross_entropy import linear_cross_entropy
+from kernels.host import to_host
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def next_token_loss(model: K2Model, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dtype: str = "float32") -> Tensor:
-    """Return the loss of each target of `windows` (N, T+1), in nats; (N, T), on the CPU. Restores the model's mode."""
+    """Return the loss of each target of `windows` (N, T+1) in nats, (N, T), on the model's device; its mode stays."""
     training = model.training
     model.eval()
     rows = max(1, batch_tokens // windows.shape[1])
@@ -48,16 +50,16 @@ def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dt
     device = next(model.parameters()).device
     with autocast(dtype, device.type):
         for start in range(0, len(windows), rows):
-            ids = torch.from_numpy(windows[start : start + rows]).to(device)
+            ids = placed(windows[start : start + rows], device)
             logprobs = model(ids[:, :-1]).float().log_softmax(-1)
             parts.append(-logprobs.gather(-1, ids[:, 1:, None])[..., 0])
     model.train(training)
-    return torch.cat(parts).cpu()
+    return torch.cat(parts)
 
 
 def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32") -> dict[str, Loss]:
     """Return the loss on each domain of the windows and, under "", on all of them."""
-    nats_N = token_nats(model, windows.tokens, dtype=dtype).double().sum(1).numpy()
+    (nats_N,) = to_host(token_nats(model, windows.tokens, dtype=dtype).double().sum(1))
     targets = windows.tokens.shape[1] - 1
     names = np.array(windows.domains)
     out = {"": loss_of(float(nats_N.sum()), nats_N.size * targets, int(windows.n_bytes.sum()))}

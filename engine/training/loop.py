@@ -5,7 +5,7 @@ batches, takes its share, and after the sums over ranks updates the same weights
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ from engine.training.position import CHECKPOINTS, close_is_enough
 from engine.training.resume import CheckpointStore, Saved
 from engine.training.settings import OptimizerSettings
 from engine.training.state import Optimizer, TrainState
+from kernels.host import to_host
 
 LossFn = Callable[[Batch], tuple[Tensor, dict[str, float | Tensor]]]
 Figures = dict[str, Any]
@@ -213,24 +214,36 @@ def _backward(
     """
     device, ranks = next(model.parameters()).device, data.ranks()
     parts = pieces(micro_batches, ranks.size)
-    means: dict[str, float] = {}
-    largest: dict[str, float] = {ASKED: float(drain.end_requested())}
+    made: list[dict[str, float | Tensor]] = []
     for micro in share(batch, micro_batches, ranks, device, title):
         with autocast(settings.dtype, device.type):
             loss, aux = loss_fn(micro)
         (loss / parts).backward()
-        for name, value in ({"loss": loss} | aux).items():
-            figure = float(value.detach() if isinstance(value, Tensor) else value)
-            if name.endswith(LARGEST):
-                largest[name] = _larger(largest.get(name, figure), figure)
-            else:
-                means[name] = means.get(name, 0.0) + figure / parts
+        figures = {"loss": loss} | aux
+        made.append({name: v.detach() if isinstance(v, Tensor) else v for name, v in figures.items()})
     parameters = list(model.parameters())
     data.sum_gradients_(parameters)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if settings.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, settings.grad_clip, norm)
-    return {**_over_ranks(model, means, largest), "grad_norm": float(norm)}
+    *read, grad_norm = _read([*made, {"grad_norm": norm}])
+    means: dict[str, float] = {}
+    largest: dict[str, float] = {ASKED: float(drain.end_requested())}
+    for name, figure in (pair for figures in read for pair in figures.items()):
+        if name.endswith(LARGEST):
+            largest[name] = _larger(largest.get(name, figure), figure)
+        else:
+            means[name] = means.get(name, 0.0) + figure / parts
+    return {**_over_ranks(model, means, largest), **grad_norm}
+
+
+def _read(figures: Sequence[Mapping[str, float | Tensor]]) -> list[dict[str, float]]:
+    """Return figures as numbers, after waiting once for the device."""
+    values = iter(to_host(*(value for of in figures for value in of.values() if isinstance(value, Tensor))))
+    return [
+        {name: float(next(values) if isinstance(value, Tensor) else value) for name, value in of.items()}
+        for of in figures
+    ]
 
 
 def _larger(a: float, b: float) -> float:
@@ -246,7 +259,8 @@ def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str
     sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64, device=device) for of in (means, largest))
     data.sum_([sums, *(router.load_E for router in model.routers().values())])
     data.max_([tops, *(attention.max_logit_H for attention in model.attentions())])
-    return dict(zip([*means, *largest], [*sums.tolist(), *tops.tolist()], strict=True))
+    values = [value for part in to_host(sums, tops) for value in part.tolist()]
+    return dict(zip([*means, *largest], values, strict=True))
 
 
 def _move(
@@ -267,15 +281,16 @@ def _move(
 
 def _stand_still(model: K2Model) -> Figures:
     """Reset the logits of a skipped step's forwards, as the optimizer would; return the figures it would have given."""
-    largest = float(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
+    (largest,) = to_host(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
     for attention in model.attentions():
         attention.reset_max_logit()
-    return {"skipped": 1.0, "max_logit": largest, "clipped_heads": 0.0}
+    return {"skipped": 1.0, "max_logit": float(largest), "clipped_heads": 0.0}
 
 
 def _heads(model: K2Model) -> Figures:
     """Return each head's maximum logit, one list per layer, before the optimizer resets them."""
-    return {"max_logit_heads": [[round(s, 3) for s in a.max_logit_H.tolist()] for a in model.attentions()]}
+    maxima = to_host(*(attention.max_logit_H for attention in model.attentions()))
+    return {"max_logit_heads": [[round(s, 3) for s in max_logit_H.tolist()] for max_logit_H in maxima]}
 
 
 def _balance(model: K2Model, rate: float) -> Figures:
@@ -283,7 +298,7 @@ def _balance(model: K2Model, rate: float) -> Figures:
     routers = list(model.routers().values())
     if not routers:
         return {}
-    tokens = int(routers[0].load_E.sum()) // routers[0].k
-    floor = load_floor(tokens, routers[0].load_E.numel(), routers[0].k)
-    loads = [router.balance_(rate) for router in routers]
+    assigned = routers[0].load_E.sum()
+    total, *loads = map(float, to_host(assigned, *(router.balance_(rate) for router in routers)))
+    floor = load_floor(int(total) // routers[0].k, routers[0].load_E.numel(), routers[0].k)
     return {"expert_load_max": max(loads), "expert_load_mean": sum(loads) / len(loads), "expert_load_floor": floor}

@@ -6,6 +6,7 @@ K2 adds such a loss to reinforcement learning (PTX, section 3.2.2); fine-tuning 
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from engine.rollout.seeds import key
@@ -30,5 +31,5 @@ class NaturalText:
             return {}
         ids = self.stream.batch(step, self.windows, self.tokens, self.seed, kinds=(NATURAL,))
         ids_BT = torch.from_numpy(ids)
-        every = torch.ones_like(ids_BT, dtype=torch.bool)
+        every = torch.from_numpy(np.ones(ids.shape, dtype=np.bool_))
         return {NATURAL: Padded(ids_BT, every, every)}

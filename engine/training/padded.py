@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from engine.device import placed
 from engine.model.model import K2Model
 from kernels.cross_entropy import linear_cross_entropy
+from kernels.host import Host, to_host
 
 IDS: Final = "ids"
 COUNTED: Final = "counted"
@@ -33,49 +36,75 @@ class Padded:
     @property
     def count(self) -> int:
         """The number of tokens to be predicted; a row's first token has no past and is never one of them."""
-        return int(self.counted_BT[:, 1:].sum())
+        return int(to_host(self.counted_BT[:, 1:].sum())[0])
+
+    def to(self, device: torch.device) -> "Padded":
+        """Return the batch on a device."""
+        return Padded(self.ids_BT.to(device), self.counted_BT.to(device), self.valid_BT.to(device))
 
 
 def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Padded:
     """Stack rows of (ids, mask) to the length of the longest; padding is token 0 and never counted."""
     width = max(len(ids) for ids, _ in rows)
-    ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
-    counted_BT, valid_BT = (torch.zeros(len(rows), width, dtype=torch.bool) for _ in range(2))
+    ids_BT = np.zeros((len(rows), width), dtype=np.int64)
+    counted_BT, valid_BT = (np.zeros((len(rows), width), dtype=np.bool_) for _ in range(2))
     for i, (ids, mask) in enumerate(rows):
-        ids_BT[i, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
-        counted_BT[i, : len(ids)] = torch.as_tensor(mask, dtype=torch.bool)
+        ids_BT[i, : len(ids)] = ids
+        counted_BT[i, : len(ids)] = mask
         valid_BT[i, : len(ids)] = True
-    return Padded(ids_BT, counted_BT, valid_BT)
+    return Padded(*map(torch.from_numpy, (ids_BT, counted_BT, valid_BT)))
 
 
-def hidden_counted(model: K2Model, batch: Padded) -> Tensor:
+@dataclass(frozen=True)
+class Places:
+    """Where a batch's counted tokens are: their rows (M,), and their places (M,) in the rows without a first token.
+
+    The host reads the batch's mask for them: how many there are decides the shapes of what follows.
+    """
+
+    row_M: Tensor
+    place_M: Tensor
+
+    @classmethod
+    def of(cls, batch: Padded, counted_BT: Host | None = None) -> "Places":
+        """Return the places in a batch, on its device; `counted_BT` is its mask where the host has read it already."""
+        (mask,) = to_host(batch.counted_BT) if counted_BT is None else (counted_BT,)
+        return cls(*(placed(index, batch.ids_BT.device) for index in np.nonzero(mask[:, 1:])))
+
+    def taken_from(self, values_BT: Tensor) -> Tensor:
+        """Return the counted places' values of (B, T - 1, …), one row each."""
+        return values_BT[self.row_M, self.place_M]
+
+
+def hidden_counted(model: K2Model, batch: Padded, places: Places) -> Tensor:
     """Return the model's output before each counted token, (M, D).
 
     A row is read up to its last token but one, whatever other rows there are: neither the largest logits nor the
     experts' loads record the positions after that, so that both are the same however rows are batched.
     """
     hidden_BTD = model.hidden(batch.ids_BT[:, :-1], valid_BT=batch.valid_BT[:, 1:])
-    return hidden_BTD[batch.counted_BT[:, 1:]]
+    return places.taken_from(hidden_BTD)
 
 
 def token_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return the log-probability at `temperature` of each counted token, (M,), and the row it is in, (M,)."""
-    targets, counted = batch.ids_BT[:, 1:], batch.counted_BT[:, 1:]
-    logits_MV = model.lm_head(hidden_counted(model, batch)).float() / temperature
-    logprobs_M = logits_MV.log_softmax(-1).gather(-1, targets[counted][:, None])[:, 0]
-    return logprobs_M, counted.nonzero()[:, 0]
+    places = Places.of(batch)
+    logits_MV = model.lm_head(hidden_counted(model, batch, places)).float() / temperature
+    targets_M = places.taken_from(batch.ids_BT[:, 1:])
+    return logits_MV.log_softmax(-1).gather(-1, targets_M[:, None])[:, 0], places.row_M
 
 
 def response_logprobs(model: K2Model, batch: Padded, temperature: float = 1.0) -> Tensor:
     """Return the sum of the counted tokens' log-probabilities of each row, (B,)."""
     logprobs_M, row_M = token_logprobs(model, batch, temperature)
-    return torch.zeros(len(batch.ids_BT), dtype=logprobs_M.dtype).index_add(0, row_M, logprobs_M)
+    return logprobs_M.new_zeros(len(batch.ids_BT)).index_add(0, row_M, logprobs_M)
 
 
-def mean_nll(model: K2Model, batch: Padded) -> Tensor:
-    """Return the mean negative log-likelihood of the counted tokens, in nats."""
-    targets_M = batch.ids_BT[:, 1:][batch.counted_BT[:, 1:]]
-    return linear_cross_entropy(hidden_counted(model, batch), model.lm_head.weight, targets_M)
+def mean_nll(model: K2Model, batch: Padded, places: Places | None = None) -> Tensor:
+    """Return the mean negative log-likelihood of the counted tokens, in nats; `places` are theirs, if known."""
+    places = places or Places.of(batch)
+    targets_M = places.taken_from(batch.ids_BT[:, 1:])
+    return linear_cross_entropy(hidden_counted(model, batch, places), model.lm_head.weight, targets_M)
 
 
 def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
@@ -117,14 +146,19 @@ def group_loss(
 
     For micro-batches these average to the whole batch's loss, however its tokens are dealt.
     """
-    losses = {kind: _share_of_mean(model, batch, kind) for kind in kinds_of(batch)}
+    kinds = kinds_of(batch)
+    read = to_host(*(batch[f"{kind}/{part}"] for kind in kinds for part in (COUNTED, TOTAL)))
+    losses = {
+        kind: _share_of_mean(model, group_of(batch, kind), counted_BT, float(total))
+        for kind, counted_BT, total in zip(kinds, read[::2], read[1::2], strict=True)
+    }
     total = sum(weight(kind) for kind in losses)
     loss = torch.stack([weight(kind) * value for kind, value in losses.items()]).sum() / total
     return loss, {f"loss_{kind}": value for kind, value in losses.items()}
 
 
-def _share_of_mean(model: K2Model, batch: Mapping[str, Tensor], kind: str) -> Tensor:
+def _share_of_mean(model: K2Model, group: Padded, counted_BT: Host, total: float) -> Tensor:
     """Return the mean token loss, weighted by this micro-batch's tokens over its equal part of the total."""
-    group = group_of(batch, kind)
-    count = group.count
-    return mean_nll(model, group) * (count / float(batch[f"{kind}/{TOTAL}"])) if count else no_loss(model)
+    places = Places.of(group, counted_BT)
+    count = len(places.row_M)
+    return mean_nll(model, group, places) * (count / total) if count else no_loss(model)

@@ -10,6 +10,7 @@ from engine.model.model import K2Model
 from engine.plots import COLOURS, FAINT, axes, figure, legend, save_png
 from engine.text.shards import EvalWindows
 from engine.training.language import token_nats
+from kernels.host import to_host
 
 Curve = list[float]
 
@@ -17,7 +18,8 @@ Curve = list[float]
 def curve(model: K2Model, windows: EvalWindows, buckets: int, dtype: str) -> Curve:
     """Return the mean nats per token in each of `buckets` equal parts of the windows, (U,)."""
     nats_NT = token_nats(model, windows.tokens, dtype=dtype).double()
-    return [float(value) for value in nats_NT.mean(0).view(buckets, -1).mean(1)]
+    (values,) = to_host(nats_NT.mean(0).view(buckets, -1).mean(1))
+    return [float(value) for value in values]
 
 
 def ends(length: int, buckets: int) -> list[int]:

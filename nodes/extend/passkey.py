@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from engine.device import placed
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.rollout.seeds import generator
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.numerics import autocast
+from kernels.host import to_host
 from nodes.extend.schema import Passkey
 
 NEEDLE = "\nThe pass key is {key}. Remember it: {key} is the pass key.\n"
@@ -69,14 +71,15 @@ def ask(model: K2Model, probes_: Sequence[Probe], dtype: str) -> Score:
     keys = tokens = right = 0
     nats = 0.0
     for probe in probes_:
-        ids = torch.from_numpy(probe.tokens)[None]
-        with autocast(dtype, next(model.parameters()).device.type):
+        ids = placed(probe.tokens[None], model.device)
+        with autocast(dtype, model.device.type):
             hidden = model.hidden(ids[:, :-1])[0, -probe.key_tokens :]
             logprobs_KV = model.lm_head(hidden).float().log_softmax(-1)
         targets_K = ids[0, -probe.key_tokens :]
         hits_K = logprobs_KV.argmax(-1) == targets_K
-        keys += int(hits_K.all())
-        right += int(hits_K.sum())
+        hits, logprob = to_host(hits_K, logprobs_KV.gather(-1, targets_K[:, None]).sum())
+        keys += int(hits.all())
+        right += int(hits.sum())
         tokens += probe.key_tokens
-        nats -= float(logprobs_KV.gather(-1, targets_K[:, None]).sum())
+        nats -= float(logprob)
     return Score(keys / len(probes_), right / tokens, nats / tokens)

@@ -25,7 +25,9 @@ def yarn(p: Parameters, original: int, length: int) -> dict[str, Any]:
 
 def rescaled(model: K2Model, scaling: dict[str, Any] | None, length: int) -> K2Model:
     """Return a copy of `model` with `scaling` as its rope_scaling and a context of `length` tokens."""
-    other = K2Model(replace(model.config, rope_scaling=scaling, max_position_embeddings=length), seed=None)
+    config = replace(model.config, rope_scaling=scaling, max_position_embeddings=length)
+    with model.device:
+        other = K2Model(config, seed=None)
     other.load_state_dict(model.state_dict())
     return other.eval()
 

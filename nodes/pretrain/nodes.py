@@ -12,6 +12,7 @@ def train_pretrain(
     """Pre-train from scratch; return (checkpoint, history directory, metrics)."""
     import json
 
+    from engine.device import device
     from engine.model.checkpoint import save_checkpoint
     from engine.model.model import K2Model
     from engine.text.shards import TokenShards
@@ -27,7 +28,8 @@ def train_pretrain(
     tok = K2Tokenizer.load(tokenizer)
     opened = TokenShards.open(shards, tok)
     config = train.configuration(p, opened.vocab_size)
-    model = K2Model(config, p.seed)
+    with device():
+        model = K2Model(config, p.seed)
     history = train.pretrain(model, opened, p, workspace)
 
     windows = train.final_windows(opened, p)

@@ -10,6 +10,7 @@ from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.natural import NaturalText
 from engine.training.padded import group_loss, mean_nll, pack_groups, pad
+from kernels.host import to_host
 from nodes.sft.schema import Parameters
 
 
@@ -46,7 +47,8 @@ def validation_nll(model: K2Model, encoded: Encoded, rows: int = 32) -> dict[str
         ordered = sorted(examples, key=lambda row: len(row[0]))  # similar lengths together, for little padding
         for start in range(0, len(ordered), rows):
             batch = pad(ordered[start : start + rows])
-            total += float(mean_nll(model, batch)) * batch.count
+            (mean,) = to_host(mean_nll(model, batch.to(model.device)))
+            total += float(mean) * batch.count
             tokens += batch.count
         if tokens:
             out[kind] = total / tokens

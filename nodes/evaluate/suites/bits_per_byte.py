@@ -10,6 +10,7 @@ from engine.errors import UserError
 from engine.intervals import bootstrap_ratio
 from engine.model.model import K2Model
 from engine.text.tokenizer import K2Tokenizer
+from kernels.host import to_host
 from nodes.evaluate.results import Row, SuiteResult, Unit
 from nodes.evaluate.schema import Parameters
 from nodes.evaluate.suites.likelihood import window_nats
@@ -33,7 +34,7 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
     for domain in domains:
         windows = stream.eval_windows(settings.window, [domain], ["natural"], settings.windows)
         targets = stream.owners(windows)
-        nats_NT = window_nats(model, torch.from_numpy(windows.tokens), settings.batch).double().numpy()
+        (nats_NT,) = to_host(window_nats(model, torch.from_numpy(windows.tokens), settings.batch).double())
         nats, size = targets.totals(nats_NT), targets.totals(targets.n_bytes)
         outcomes[f"bits_per_byte/{domain}"] = [(nats / log(2)).tolist(), size.tolist()]
         per_token[0] += nats.tolist()

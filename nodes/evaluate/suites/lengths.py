@@ -1,5 +1,6 @@
 """Loss by position in windows as long as the extended context: shows whether a checkpoint uses it or breaks down."""
 
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from engine.intervals import bootstrap_ratio
 from engine.model.model import K2Model
 from engine.text.tokenizer import K2Tokenizer
+from kernels.host import to_host
 from nodes.evaluate.results import Row, SuiteResult
 from nodes.evaluate.schema import Parameters
 from nodes.evaluate.suites.likelihood import window_nats
@@ -28,7 +30,9 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
     stream = data.shards.split("test")
     windows = stream.eval_windows(settings.length, None, ["natural"], settings.windows)
     documents_NT = stream.owners(windows).documents
-    nats_NT = window_nats(model, torch.from_numpy(windows.tokens), 1).double()
+    device_nats_NT = window_nats(model, torch.from_numpy(windows.tokens), 1).double()
+    groups = torch.tensor_split(device_nats_NT.mean(0), settings.buckets)
+    nats_NT, *means = to_host(device_nats_NT, *(group.mean() for group in groups))
     quarter = settings.length // 4
     parts = {
         "lengths/last_quarter": (f"positions {settings.length - quarter + 1}–{settings.length}", slice(-quarter, None)),
@@ -36,11 +40,12 @@ def run(model: K2Model, tok: K2Tokenizer, data: Material, p: Parameters) -> Suit
     }
     rows, outcomes = [], {}
     for metric, (label, part) in parts.items():
-        sums, counts = _by_document(nats_NT[:, part].numpy(), documents_NT[:, part])
+        sums, counts = _by_document(nats_NT[:, part], documents_NT[:, part])
         interval = bootstrap_ratio(sums, counts, p.seed, metric)
         rows.append(Row(metric, label, interval.value, "nats/token", "lower", len(sums), interval.low, interval.high))
         outcomes[metric] = [sums, counts]
-    return SuiteResult(tuple(rows), outcomes, {"curve": _curve(nats_NT, settings.buckets, _trained_length(model))})
+    curve = _curve([len(group) for group in groups], list(map(float, means)), _trained_length(model))
+    return SuiteResult(tuple(rows), outcomes, {"curve": curve})
 
 
 def _by_document(nats_NT: NDArray[np.float64], documents_NT: NDArray[np.int64]) -> tuple[list[float], list[float]]:
@@ -50,12 +55,10 @@ def _by_document(nats_NT: NDArray[np.float64], documents_NT: NDArray[np.int64]) 
     return sums[counts > 0].tolist(), counts[counts > 0].astype(float).tolist()
 
 
-def _curve(nats_NT: torch.Tensor, buckets: int, trained_length: int) -> dict[str, object]:
+def _curve(sizes: list[int], means: list[float], trained_length: int) -> dict[str, object]:
     """Return the mean loss of each group of neighbouring positions, at the group's middle position."""
-    groups = torch.tensor_split(nats_NT.mean(0), buckets)
-    ends = torch.tensor([len(group) for group in groups]).cumsum(0).tolist()
-    middles = [end - len(group) / 2 for end, group in zip(ends, groups, strict=True)]
-    return {"positions": middles, "nats": [float(g.mean()) for g in groups], "trained_length": trained_length}
+    middles = [end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    return {"positions": middles, "nats": means, "trained_length": trained_length}
 
 
 def _trained_length(model: K2Model) -> int:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from engine.model.model import K2Model
 from engine.training.padded import pad, response_logprobs
+from kernels.host import to_host
 
 
 @torch.no_grad()
 def window_nats(model: K2Model, tokens_NT: Tensor, batch: int) -> Tensor:
-    """Return the nats of each target of each window, (N, T) ids → (N, T - 1): position t is the loss on token t + 1."""
-    return torch.cat([_nats(model, part) for part in tokens_NT.split(batch)])
+    """Return the nats of each target of each window, (N, T) ids → (N, T - 1): position t is the loss on token t + 1.
+
+    The windows may be on the host; the result is on the model's device.
+    """
+    return torch.cat([_nats(model, part.to(model.device)) for part in tokens_NT.split(batch)])
 
 
 def _nats(model: K2Model, ids_BT: Tensor) -> Tensor:
@@ -36,6 +40,7 @@ def continuation_logprobs(
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         padded = pad([([*c, *a], [0] * len(c) + [1] * len(a)) for c, a in (rows[i] for i in chosen)])
-        for i, value in zip(chosen, response_logprobs(model, padded).tolist(), strict=True):
+        (values,) = to_host(response_logprobs(model, padded.to(model.device)))
+        for i, value in zip(chosen, values.tolist(), strict=True):
             logprobs[i] = value
     return logprobs
