@@ -136,8 +136,8 @@ def verify(directory: Path, *, stage: str, dataset: str, since: float | None = N
     except BadName as error:
         raise UserError(f"{error}: {remedy}.") from error
     for name, want in manifest["files"].items():
-        if harm := _harm(directory / name, want, since):
-            raise Damaged(directory, name, harm, remedy)
+        if wrong := harm(directory / name, want, since):
+            raise Damaged(directory, name, wrong, remedy)
     known = {*manifest["files"], MANIFEST}
     for path in files_below(directory):
         name = path.relative_to(directory).as_posix()
@@ -146,15 +146,18 @@ def verify(directory: Path, *, stage: str, dataset: str, since: float | None = N
     return manifest
 
 
-def _harm(path: Path, want: dict[str, Any], since: float | None) -> str | None:
-    """Return what is wrong with a file, in words; None if nothing is."""
+def harm(path: Path, want: dict[str, Any], since: float | None = None, content: bool = True) -> str | None:
+    """Return what is wrong with a file that a manifest lists as `want`, in words; None if nothing is.
+
+    A file not modified since `since`, or any file if `content` is false, is judged by its size alone.
+    """
     if not path.is_file():
         return f"is missing although {MANIFEST} lists it"
     state = path.stat()
     if state.st_size != want["size"]:
         how = "truncated" if state.st_size < want["size"] else "longer than sealed"
         return f"is {how}, {state.st_size} bytes where {MANIFEST} says {want['size']}"
-    if (since is None or state.st_mtime >= since) and digest_file(path) != want["blake2b"]:
+    if content and (since is None or state.st_mtime >= since) and digest_file(path) != want["blake2b"]:
         _mark_as_touched(path)
         return f"does not match its hash in {MANIFEST}, so it was changed after sealing"
     return None

@@ -62,7 +62,7 @@ def start() -> Ranks:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
-    _together(lambda: dist.init_process_group(backend))
+    together(lambda: dist.init_process_group(backend))
     return ranks()
 
 
@@ -72,7 +72,7 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _together(call: Callable[[], T]) -> T:
+def together(call: Callable[[], T]) -> T:
     """Run a collective operation; raises RankLost if another rank has gone, instead of a socket's error."""
     try:
         return call()
@@ -88,7 +88,7 @@ def _reduce_(tensors: Sequence[Tensor], op: Any) -> None:
     if not tensors:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-    _together(lambda: dist.all_reduce(flat, op=op))
+    together(lambda: dist.all_reduce(flat, op=op))
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.detach().copy_(part.view_as(tensor))
 
@@ -121,7 +121,7 @@ def max_(tensors: Sequence[Tensor]) -> None:
     numbers = torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
     lost = numbers.isnan()
     both = torch.stack((numbers.masked_fill(lost, float("-inf")), lost.double()))
-    _together(lambda: dist.all_reduce(both, op=dist.ReduceOp.MAX))
+    together(lambda: dist.all_reduce(both, op=dist.ReduceOp.MAX))
     whole = both[0].masked_fill(both[1] > 0, float("nan"))
     for tensor, part in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.detach().copy_(part.view_as(tensor))
@@ -132,7 +132,7 @@ def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
     if ranks().size == 1 or not parameters:
         return
     have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    _together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX))
+    together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX))
     moved = [p for p, some in zip(parameters, have.tolist(), strict=True) if some]
     for p in moved:
         if p.grad is None:
@@ -145,23 +145,37 @@ def from_first(value: T) -> T:
     if ranks().size == 1:
         return value
     box: list[Any] = [value]
-    _together(lambda: dist.broadcast_object_list(box, src=0))
+    together(lambda: dist.broadcast_object_list(box, src=0))
     return box[0]  # type: ignore[no-any-return]
+
+
+def from_all(value: T) -> list[T]:
+    """Return every rank's `value`, small and picklable, by rank."""
+    size = ranks().size
+    if size == 1:
+        return [value]
+    values: list[Any] = [None] * size
+    together(lambda: dist.all_gather_object(values, value))
+    return values
 
 
 def require_same(value: Any, what: str) -> None:
     """Stop on every rank unless all ranks have an equal `value`, small and picklable; `what` names it in the error."""
-    size = ranks().size
-    if size == 1:
-        return
-    values: list[Any] = [None] * size
-    _together(lambda: dist.all_gather_object(values, value))
+    values = from_all(value)
     odd = [rank for rank, other in enumerate(values) if other != values[0]]
     if odd:
         raise UserError(
             f"{what} of rank {odd[0]} differ from those of rank 0: the ranks have drifted apart, as on machines of "
             "different kinds; use machines of one kind, or one process"
         )
+
+
+def second_group() -> dist.ProcessGroup | None:
+    """Return a group of all ranks over gloo for the messages of another thread, which must not mix with this one's.
+
+    All ranks must call it together. Returns None where a process is alone.
+    """
+    return together(lambda: dist.new_group(backend="gloo")) if ranks().size > 1 else None
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:

@@ -1,6 +1,13 @@
-"""Which ranks of the mesh hold a tensor, or a part of it."""
+"""Which ranks of the mesh hold a tensor, or a part of it, and which of them writes it to a checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.parallel.layout import DIMENSIONS, Grid
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -12,10 +19,78 @@ class Placement:
     a dimension only the ranks at that coordinate hold the tensor, whole or as the other fields say.
     """
 
-    replicated: tuple[str, ...] = ("pp", "dp", "ep")
+    replicated: tuple[str, ...] = DIMENSIONS
     sharded: tuple[tuple[str, int], ...] = ()
     owned: tuple[tuple[str, int], ...] = ()
 
 
 REPLICATED = Placement()
 """Every rank holds the whole tensor."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of a tensor of shape `whole` that a rank holds: by axis, `sizes` numbers from `offsets` on."""
+
+    whole: Shape
+    offsets: Shape
+    sizes: Shape
+
+
+def piece(placement: Placement, sizes: Shape, grid: Grid, rank: int) -> Piece:
+    """Return which part of the whole tensor a rank's local tensor of shape `sizes` is.
+
+    >>> piece(Placement(("pp", "dp"), sharded=(("ep", 0),)), (3, 8), Grid(ep=2), 1)
+    Piece(whole=(6, 8), offsets=(3, 0), sizes=(3, 8))
+    """
+    whole, offsets = list(sizes), [0] * len(sizes)
+    for axis, (number, parts) in _cuts(placement, grid, rank).items():
+        whole[axis], offsets[axis] = sizes[axis] * parts, sizes[axis] * number
+    return Piece(tuple(whole), tuple(offsets), sizes)
+
+
+def held(placement: Placement, whole: Shape, grid: Grid, rank: int) -> Piece | None:
+    """Return the part of a tensor of shape `whole` that a rank holds, None if it holds nothing of it.
+
+    Raises ValueError if a sharded axis does not divide.
+    """
+    own = grid.coordinates(rank)
+    if any(own[dimension] != coordinate for dimension, coordinate in placement.owned):
+        return None
+    sizes, offsets = list(whole), [0] * len(whole)
+    for axis, (number, parts) in _cuts(placement, grid, rank).items():
+        if whole[axis] % parts:
+            raise ValueError(f"axis {axis} of a tensor of shape {whole} does not divide into {parts} parts")
+        sizes[axis] = whole[axis] // parts
+        offsets[axis] = sizes[axis] * number
+    return Piece(whole, tuple(offsets), tuple(sizes))
+
+
+def _cuts(placement: Placement, grid: Grid, rank: int) -> dict[int, tuple[int, int]]:
+    """Return for each sharded axis the number of this rank's part, and of how many parts."""
+    own, extents = grid.coordinates(rank), dict(zip(DIMENSIONS, grid.sizes, strict=True))
+    cuts: dict[int, tuple[int, int]] = {}
+    for dimension, axis in placement.sharded:  # an axis sharded twice is cut along the first dimension, then the second
+        number, parts = cuts.get(axis, (0, 1))
+        cuts[axis] = number * extents[dimension] + own[dimension], parts * extents[dimension]
+    return cuts
+
+
+def dealt(tensors: Mapping[str, Tensor], placements: Mapping[str, Placement], grid: Grid, rank: int) -> list[str]:
+    """Return which of its tensors a rank writes to a checkpoint: one of the ranks that hold a piece writes it.
+
+    The pieces that one group of ranks holds are dealt out over the group, the largest first, each to the rank with the
+    fewest bytes so far. Every rank computes this from its own tensors alone, because a group's ranks hold the same.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name in tensors:
+        groups.setdefault(tuple(grid.along(rank, placements[name].replicated)), []).append(name)
+    mine = []
+    for holders, names in groups.items():
+        bytes_of = dict.fromkeys(holders, 0)
+        for name in sorted(names, key=lambda name: (-tensors[name].nbytes, name)):
+            writer = min(holders, key=bytes_of.__getitem__)
+            bytes_of[writer] += max(tensors[name].nbytes, 1)
+            if writer == rank:
+                mine.append(name)
+    return mine

@@ -20,13 +20,15 @@ from engine.model.balance import load_floor
 from engine.model.model import K2Model
 from engine.optim.schedule import Schedule
 from engine.parallel import data
+from engine.parallel.layout import Grid
 from engine.training.batches import Batch, pieces, share, tokens_of
 from engine.training.guard import Guard
 from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
 from engine.training.numerics import autocast, fingerprint, settle
 from engine.training.position import CHECKPOINTS, close_is_enough
-from engine.training.resume import CheckpointStore, Saved
+from engine.training.resume import CheckpointStore
+from engine.training.sealed import Saved
 from engine.training.settings import OptimizerSettings
 from engine.training.state import Optimizer, TrainState
 from kernels.host import to_host
@@ -107,8 +109,8 @@ def train_loop(
     saved = _resume(state, store)
     guard = Guard(title, settings.skip_spikes, settings.nonfinite_steps)
     guard.recall(read_history(work / HISTORY))  # which the first rank has cut to the checkpoint
-    done, digest = state.step, saved.digest if saved else ""
-    with drain.heeded(), Journal(work, title, settings.steps, done, ranks.first) as journal:
+    done = state.step
+    with drain.heeded(), Journal(work, title, settings.steps, done, ranks.first) as journal, store:
         for note in store.notes:
             journal.log.info(f"{title}: WARNING: {note}")
         if saved and saved.worlds[-1][1] != ranks.size:
@@ -134,14 +136,15 @@ def train_loop(
             last, leaving = step + 1 == settings.steps, must_end and (step + 1) % settings.resumable_every == 0
             if (step + 1) % settings.checkpoint_every == 0 or last or leaving:
                 journal.sync()
-                digest = _checkpoint(state, store)
+                _checkpoint(state, store)
             if leaving and not last:
+                store.wait()
                 data.from_first(
                     None
                 )  # the first rank that leaves makes torchrun stop the others, so wait until all have written
                 journal.log.info(f"{title}: asked to end soon: left a checkpoint after step {step + 1}")
                 raise drain.Drained
-    _finish(work, settings.steps, digest, store, done)
+    _finish(work, settings.steps, store, done)
     model.eval()
     return work / HISTORY
 
@@ -159,25 +162,23 @@ def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
     numerics = fingerprint(settings.threads, settings.dtype, device)
-    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, data.ranks().size, close_is_enough())
+    grid = Grid(dp=data.ranks().size)
+    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, grid, close_is_enough())
 
 
 def _resume(state: TrainState, store: CheckpointStore) -> Saved | None:
-    """Load the latest checkpoint, if any; the first rank chooses it, and then all ranks hold the same state."""
-    saved = store.latest() if data.ranks().first else None
-    step = data.from_first(saved.step if saved else None)
-    if step is not None:
-        saved = saved or store.at(step)
-        state.load(saved.step, saved.tensors, f"the checkpoint of step {step} in {store.directory}")
+    """Load the latest checkpoint, if any."""
+    saved = store.latest()
+    if saved:
+        store.load(saved, state)
     _require_same(state.tensors(), "at the start")
     return saved
 
 
-def _checkpoint(state: TrainState, store: CheckpointStore) -> str:
-    """Write a checkpoint after checking that the ranks' states are equal; return its digest, "" except on rank 0."""
-    tensors = state.tensors()
-    _require_same(tensors, f"after step {state.step}")
-    return store.save(state.step, tensors) if data.ranks().first else ""
+def _checkpoint(state: TrainState, store: CheckpointStore) -> None:
+    """Begin to write a checkpoint after checking that the ranks' states are equal."""
+    _require_same(state.tensors(), f"after step {state.step}")
+    store.save(state)
 
 
 def _require_same(state: Mapping[str, Tensor], when: str) -> None:
@@ -185,14 +186,14 @@ def _require_same(state: Mapping[str, Tensor], when: str) -> None:
         data.require_same(data.checksum(state.values()), f"the weights {when}")
 
 
-def _finish(work: Path, steps: int, digest: str, store: CheckpointStore, resumed_at: int) -> None:
+def _finish(work: Path, steps: int, store: CheckpointStore, resumed_at: int) -> None:
     """Write what identifies the end: equal digests mean equal weights, router biases and optimizer state.
 
     Also written is how it was reached: the step from which the last attempt continued, and how many ranks trained when.
     """
     summary = {
         "steps": steps,
-        "state_digest": digest,
+        "state_digest": store.digest,
         "resumed_at": resumed_at,
         "world_size": data.ranks().size,
         "worlds": store.worlds,

@@ -1,23 +1,22 @@
-"""The checkpoints of a training run on disk: written atomically, verified when read, the last two kept."""
+"""The checkpoints of a training run: which one it continues from, under which conditions, and how many are kept."""
 
-import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
-
-from engine.artifacts.files import digest_bytes, fsync_directory, write_synced
+from engine.artifacts.files import digest_bytes, fsync_directory
 from engine.errors import UserError
+from engine.parallel import data
+from engine.parallel.layout import Grid
 from engine.remedy import command
-from engine.training.position import CLOSE, META, RESUME, Event, sentences
+from engine.training.position import CLOSE, RESUME, Event, sentences
+from engine.training.saving import InBackground, Staged, State, read_pieces
+from engine.training.sealed import Damaged, Saved, checkpoints, read, seal, verify
 
 KEEP = 2
-STATE = "state.safetensors"
 WORK = ".work"
 """The folder of a profile's data in which stages work: <stage>/<key>/ below it."""
 CLOSE_TO_IT = {"torch", "cpu", "processor", "device"}
@@ -26,73 +25,79 @@ PARAMETERS = {"threads", "dtype"}
 """The parts that are parameters: they differ only in work adopted from another key, and the past names them."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A verified checkpoint: completed steps, tensors by name and their digest, the history up to it.
-
-    `worlds` says how many ranks made it: (first step, ranks), in order; `past` what makes its bits differ from those of
-    an undisturbed run (engine/training/position.py); `fingerprint` the numerics under which it was made.
-    """
-
-    step: int
-    tensors: dict[str, Tensor]
-    digest: str
-    history_bytes: int
-    worlds: list[tuple[int, int]]
-    past: list[Event]
-    fingerprint: dict[str, Any]
-
-
-class Damaged(Exception):
-    """A file does not hold what was written; the message names it."""
-
-
 class CheckpointStore:
-    """The checkpoints of one run, under `directory`, tied to its history file.
+    """The checkpoints of one run, under `directory`, tied to its history file, which the first rank writes.
 
-    Only the first rank calls `save` and `latest`; the others call `at` with the step that it found. `close` allows
-    continuing with another torch or processor, which is then recorded in `past`.
+    All ranks of `grid` call its methods together. `close` allows continuing with another torch or processor, which is
+    then recorded in `past`. As a context it ends only when no checkpoint is being written any more.
     """
 
     def __init__(
-        self, directory: Path, history: Path, fingerprint: dict[str, Any], world_size: int = 1, close: bool = False
+        self, directory: Path, history: Path, fingerprint: dict[str, Any], grid: Grid, close: bool = False
     ) -> None:
-        self.directory, self.history, self.fingerprint, self.world_size = directory, history, fingerprint, world_size
+        self.directory, self.history, self.fingerprint, self.grid = directory, history, fingerprint, grid
         self.close = close
-        self.worlds = [(0, world_size)]
+        self.worlds = [(0, grid.ranks)]
         self.past: list[Event] = []
         self.notes: list[str] = []
         """Notes of `latest` for the user: the files that it found damaged."""
+        self.digest = ""
+        """The digest of the newest state that is on disk, on the first rank."""
+        self._group = data.second_group()
+        self._pending: InBackground[str] | None = None
 
-    def save(self, step: int, tensors: dict[str, Tensor]) -> str:
-        """Write the checkpoint after `step` completed steps; return the digest of its tensors.
+    def save(self, state: State) -> None:
+        """Copy this rank's part of a state and begin to write it; wait first until the checkpoint before is written.
 
-        The history must hold exactly the rows of these steps, synced to disk.
+        The history must hold exactly the rows of the state's steps, synced to disk. Raises UserError if the one before
+        could not be written.
         """
-        final = self.directory / f"{step:08d}"
-        partial = self.directory / f".{step:08d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        data = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-        rows = self.history.read_bytes()
+        self.wait()
+        staged, step = Staged(state, self.grid), state.step
         meta = {
             "step": step,
-            "digest": digest_bytes(data),
-            "worlds": self.worlds,
-            "history_bytes": len(rows),
-            "history_digest": digest_bytes(rows),
+            "worlds": list(self.worlds),
+            "history_bytes": self.history.stat().st_size if data.ranks().first else 0,
             "fingerprint": self.fingerprint,
-            "past": self.past,
+            "past": list(self.past),
         }
-        write_synced(partial / STATE, data)
-        write_synced(partial / META, json.dumps(meta, sort_keys=True).encode())
-        fsync_directory(partial)
+        self._pending = InBackground(lambda: self._write(staged, meta))
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written, if any, is on disk; raises UserError if it cannot be."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self.digest = pending.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait as `wait` does; an error of the block is the one that is raised."""
+        try:
+            self.wait()
+        except Exception:
+            if error is None:
+                raise
+
+    def _write(self, staged: Staged, meta: dict[str, Any]) -> str:
+        """Write a checkpoint; on the first rank make it visible by a rename and return its digest, "" elsewhere."""
+        name = f"{meta['step']:08d}"
+        partial, final = self.directory / f".{name}.partial", self.directory / name
+        digest, files = staged.write(partial, self._group)
+        if not data.ranks().first:
+            return ""
+        with self.history.open("rb") as file:
+            rows = file.read(meta["history_bytes"])
+        seal(partial, {**meta, "digest": digest, "history_digest": digest_bytes(rows)}, files)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         fsync_directory(self.directory)
         for old in checkpoints(self.directory)[:-KEEP]:
             shutil.rmtree(old)
-        return str(meta["digest"])
+        return digest
 
     def latest(self) -> Saved | None:
         """Return the newest intact checkpoint after cutting the history to its step; None if there is none.
@@ -102,36 +107,58 @@ class CheckpointStore:
         Raises UserError if it was made under other numerics, since the end would not have the same bits. Another number
         of ranks is allowed (the order of the data does not depend on it); the caller reports it.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for directory in reversed(checkpoints(self.directory)):
-            try:
-                saved = self._same(directory)
-            except Damaged as error:
-                self.notes.append(f"{error}; looking for an older checkpoint")
+        first = data.ranks().first
+        if first:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        for name in data.from_first([path.name for path in reversed(checkpoints(self.directory))] if first else []):
+            saved = self._examined(self.directory / name)
+            if saved is None:
                 continue
-            os.truncate(self.history, saved.history_bytes)
-            if saved.worlds[-1][1] != self.world_size:
-                self.worlds = [*saved.worlds, (saved.step, self.world_size)]
-            else:
-                self.worlds = saved.worlds
+            if first:
+                os.truncate(self.history, saved.history_bytes)
+            self.worlds = list(saved.worlds)
+            if saved.worlds[-1][1] != self.grid.ranks:
+                self.worlds.append((saved.step, self.grid.ranks))
             if saved.past[len(self.past) :]:
                 self.notes.append(f"its end need not be that of an undisturbed training: {sentences(saved.past)}")
-            self.past = saved.past
+            self.past, self.digest = saved.past, saved.digest
             return saved
         if self.notes:
             self.notes.append(f"no checkpoint in {self.directory} is whole: starting again from step 0")
-        self.history.write_bytes(b"")
+        if first:
+            self.history.write_bytes(b"")
         return None
 
-    def at(self, step: int) -> Saved:
-        """Return the checkpoint of a step that the first rank has verified; UserError if it reads differently here."""
-        directory = self.directory / f"{step:08d}"
+    def load(self, saved: Saved, state: State) -> None:
+        """Give a state the tensors of a checkpoint that `latest` returned, each rank its own parts.
+
+        Raises UserError, with nothing changed, if it is of another model or optimizer.
+        """
+        directory = self.directory / f"{saved.step:08d}"
+        tensors = read_pieces(directory, state, self.grid, self._group)
+        state.load(saved.step, tensors, f"the checkpoint of step {saved.step} in {self.directory}")
+
+    def _examined(self, directory: Path) -> Saved | None:
+        """Return a checkpoint that is whole and may be continued here; None, with a note, if any rank finds it damaged.
+
+        The ranks share the reading of its files. Raises UserError on all ranks if it may not be continued on one.
+        """
+        saved, damage, refusal = None, "", ""
+        ranks = data.ranks()
         try:
-            return self._same(directory)
+            verify(directory, ranks.rank, ranks.size)
+            saved = self._same(directory)
         except Damaged as error:
-            raise UserError(
-                f"this rank reads other bytes than the first ({error}); is the file system shared?"
-            ) from None
+            damage = str(error)
+        except UserError as error:
+            refusal = str(error)
+        everyones = data.from_all((damage, refusal))
+        if refused := next((refusal for _, refusal in everyones if refusal), ""):
+            raise UserError(refused)
+        if damages := [damage for damage, _ in everyones if damage]:
+            self.notes.append(f"{damages[0]}; looking for an older checkpoint")
+            return None
+        return saved
 
     def _same(self, directory: Path) -> Saved:
         """Return the checkpoint in `directory`. Raises Damaged, or UserError if it may not be continued here."""
@@ -147,36 +174,6 @@ class CheckpointStore:
         if refused and not (self.close and _is_close(refused)):
             raise UserError(_refusal(directory, refused))
         return replace(saved, past=[*saved.past, {"step": saved.step, "changed": changed}])
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the newest last."""
-    return sorted(path for path in directory.iterdir() if path.name.isdigit())
-
-
-def read(directory: Path, history: Path) -> Saved:
-    """Return the checkpoint in `directory` after verifying its bytes and the rows of its steps in `history`.
-
-    Raises Damaged if they differ from what was written.
-    """
-    file = directory / META
-    try:
-        meta = json.loads(file.read_bytes())
-        worlds = [(int(first), int(size)) for first, size in meta["worlds"]]
-        step, kept, digest = int(meta["step"]), int(meta["history_bytes"]), str(meta["digest"])
-        past, numerics = list(meta.get("past", [])), dict(meta.get("fingerprint", {}))
-        file = history
-        rows = digest_bytes(file.read_bytes()[:kept])
-        file = directory / STATE
-        data = file.read_bytes()
-        tensors = load(data)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise Damaged(f"{file} is damaged ({type(error).__name__}: {error})") from error
-    if rows != meta.get("history_digest"):
-        raise Damaged(f"{history} is damaged: its rows up to step {step} are not those that were written")
-    if digest_bytes(data) != digest:
-        raise Damaged(f"{file} is damaged: its bytes are not those that were written")
-    return Saved(step, tensors, digest, kept, worlds, past, numerics)
 
 
 def _adopted_here(saved: Saved) -> bool:

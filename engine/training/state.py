@@ -54,9 +54,9 @@ class TrainState:
         parts = {MODEL: self.model.state_dict(), OPTIMIZER: self.optimizer.state_dict()}
         return {f"{part}:{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
-    def placements(self) -> dict[str, Placement]:
-        """Return each tensor's placement; under plain data parallelism every rank holds everything."""
-        return dict.fromkeys(self.tensors(), REPLICATED)
+    def placement(self, name: str) -> Placement:
+        """Return a tensor's placement; under plain data parallelism every rank holds everything."""
+        return REPLICATED
 
     def load(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
         """Continue after `step` steps with copies of `tensors`. Raises UserError as `fit` does."""

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.artifacts.files import fsync_directory, object_if_sound, write_atomic, write_synced
+from engine.artifacts.files import fsync_directory, object_if_sound, write_atomic
 from engine.errors import UserError
 from engine.identity.difference import differences
 from engine.identity.key import stage_key
@@ -24,6 +24,7 @@ from engine.launch.lifetime import lock
 from engine.remedy import command, move_aside
 from engine.training.journal import HISTORY, left_by_training
 from engine.training.position import CHECKPOINTS, META, position
+from engine.training.sealed import Damaged, Saved, checkpoints, digests_in, read, seal, verify
 from pipelines import code_files, graph
 from pipelines.dispatch import refuse_beside
 from pipelines.errors import report_errors
@@ -32,7 +33,6 @@ from pipelines.stages_file import load_stages_file
 
 if TYPE_CHECKING:
     from engine.model.config import K2Config
-    from engine.training.resume import Saved
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def adopt_work(profile: str, stage: str, key: str) -> str:
         folder, saved = _last_checkpoint(source)
         settings = stage_parameters(stage, graph.parameters(profile)[stage], profile)
         _check_steps(stage, settings, saved.step)
-        _check_shapes(profile, stage, settings, saved, folder)
+        _check_shapes(profile, stage, settings, folder)
         start = object_if_sound(source / BEGUN, move_aside(source / BEGUN))
         changes = (
             [str(change) for change in differences(start["parts"], parts)] if start else ["its key's parts are unknown"]
@@ -113,31 +113,33 @@ def _refuse_what_is_there(profile: str, stage: str, source: Path, workspace: Pat
         refuse_beside(folder, stage)
 
 
-def _last_checkpoint(source: Path) -> tuple[Path, "Saved"]:
+def _last_checkpoint(source: Path) -> tuple[Path, Saved]:
     """Return the newest undamaged checkpoint of a workspace, with its directory."""
-    from engine.training.resume import Damaged, checkpoints, read
-
     folder = left_by_training(source, CHECKPOINTS)
     for directory in reversed(checkpoints(folder) if folder else []):
         try:
+            verify(directory)
             return directory, read(directory, directory.parent.parent / HISTORY)
         except Damaged as error:
             print(f"warning: {error}; looking for an older checkpoint")
     raise UserError(f"{source} holds no whole checkpoint, so there is nothing to go on from.")
 
 
-def _check_shapes(profile: str, stage: str, settings: Any, saved: "Saved", folder: Path) -> None:
+def _check_shapes(profile: str, stage: str, settings: Any, folder: Path) -> None:
     """Refuse a checkpoint that does not fit today's model and optimizer, which are built here without data."""
     import torch
 
     from engine.model.model import K2Model
     from engine.training.language import make_optimizer
+    from engine.training.rank_file import shapes
     from engine.training.state import TrainState
 
     with torch.device("meta"):
         model = K2Model(_model_of_today(profile, stage, settings), seed=None)
         optimizer = make_optimizer(model, 0.0, settings.optimizer)
-    TrainState(model, optimizer).fit(saved.tensors, str(folder))
+    # one number each, seen in the shape of the tensor: its values do not matter here
+    tensors = {name: torch.zeros((), dtype=dtype).expand(shape) for name, (shape, dtype) in shapes(folder).items()}
+    TrainState(model, optimizer).fit(tensors, str(folder))
 
 
 def _model_of_today(profile: str, stage: str, settings: Any) -> "K2Config":
@@ -164,7 +166,7 @@ def _check_steps(stage: str, settings: Any, step: int) -> None:
         )
 
 
-def _copy(folder: Path, saved: "Saved", source: Path, workspace: Path, event: dict[str, Any]) -> None:
+def _copy(folder: Path, saved: Saved, source: Path, workspace: Path, event: dict[str, Any]) -> None:
     """Copy the training's files under today's key; the checkpoint comes last, since it makes the work resumable."""
     training = folder.parent.parent
     target = workspace / training.relative_to(source)
@@ -177,12 +179,11 @@ def _copy(folder: Path, saved: "Saved", source: Path, workspace: Path, event: di
     partial = target / CHECKPOINTS / f".{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    digests = digests_in(folder)
+    for name in digests.keys() - {META}:
+        _link(folder / name, partial / name)
     meta = json.loads((folder / META).read_bytes())
-    write_synced(partial / META, json.dumps({**meta, "past": [*saved.past, event]}, sort_keys=True).encode())
-    for path in folder.iterdir():
-        if path.name != META:
-            _link(path, partial / path.name)
-    fsync_directory(partial)
+    seal(partial, {**meta, "past": [*saved.past, event]}, digests)
     partial.rename(partial.with_name(folder.name))
     fsync_directory(partial.parent)
 

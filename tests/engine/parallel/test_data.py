@@ -122,7 +122,7 @@ def test_a_connection_that_fails_is_a_lost_rank(message):
         raise RuntimeError(message)
 
     with pytest.raises(data.RankLost, match="another rank is gone"):
-        data._together(call)
+        data.together(call)
 
 
 def test_any_other_failure_of_a_collective_keeps_its_own_error():
@@ -130,7 +130,7 @@ def test_any_other_failure_of_a_collective_keeps_its_own_error():
         raise RuntimeError("invalid tensor size at index 0 (expected (2), got (3))")
 
     with pytest.raises(RuntimeError, match="invalid tensor size"):
-        data._together(call)
+        data.together(call)
 
 
 ROWS, STEPS = 8, 3

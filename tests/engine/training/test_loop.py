@@ -16,6 +16,7 @@ from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.training.journal import Journal
 from engine.training.loop import _stand_still
+from engine.training.sealed import digests_in, seal
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
 from tests.processes import await_state
@@ -87,7 +88,7 @@ def test_rows_after_the_checkpoint_are_cut_off_and_garbage_too(straight, tmp_pat
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_path, capfd):
     killed_at(tmp_path, 18)
-    state = tmp_path / "checkpoints" / "00000015" / "state.safetensors"
+    state = tmp_path / "checkpoints" / "00000015" / "rank-00000.safetensors"
     state.write_bytes(state.read_bytes()[:-7] + b"damaged")
     taken = []
     result = run(tmp_path, after_step=lambda step, row: taken.append(step))
@@ -96,7 +97,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_pa
     assert f"WARNING: {state} is damaged" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["meta.json", "state.safetensors", "history.jsonl"])
+@pytest.mark.parametrize("name", ["meta.json", "rank-00000.safetensors", "manifest.json", "history.jsonl"])
 def test_where_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(straight, tmp_path, capfd, name):
     killed_at(tmp_path, 13)
     paths = list(tmp_path.rglob(name))
@@ -239,8 +240,7 @@ def test_non_finite_steps_are_skipped_counted_and_in_the_end_stop(tmp_path):
 
 def test_another_number_of_ranks_is_allowed_and_said(straight, tmp_path, capfd):
     killed_at(tmp_path, 13)
-    meta = tmp_path / "checkpoints/00000010/meta.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"worlds": [[0, 2], [5, 4]]}))
+    rewrite(tmp_path / "checkpoints/00000010", worlds=[[0, 2], [5, 4]])
     assert digest(*run(tmp_path)) == digest(*straight[1])
     assert summary_in(tmp_path)["worlds"] == [[0, 2], [5, 4], [10, 1]]
     assert summary_in(tmp_path)["resumed_at"] == 10
@@ -273,10 +273,17 @@ def test_rows_hold_no_infinity_even_where_no_logit_was_seen(tmp_path):
     assert rows_of(tmp_path / "history.jsonl") == [{"step": 1, "loss": 2.0}]
 
 
-def under(path, **numerics):
+def rewrite(checkpoint, **changes):
+    """Have a checkpoint say something else of itself, sealed as if it had been written so."""
+    digests = digests_in(checkpoint)
+    meta = json.loads((checkpoint / "meta.json").read_bytes())
+    seal(checkpoint, meta | changes, digests)
+
+
+def under(checkpoint, **numerics):
     """Have a checkpoint tell that it was made under other numerics."""
-    meta = json.loads(path.read_bytes())
-    path.write_text(json.dumps(meta | {"fingerprint": meta["fingerprint"] | numerics}))
+    meta = json.loads((checkpoint / "meta.json").read_bytes())
+    rewrite(checkpoint, fingerprint=meta["fingerprint"] | numerics)
 
 
 @pytest.fixture
@@ -291,8 +298,7 @@ def at_20(straight, tmp_path):
 def test_another_torch_or_processor_is_refused_with_the_word_that_allows_it(at_20, monkeypatch, capfd):
     monkeypatch.delenv("K2_RESUME", raising=False)
     work = shutil.move(at_20, at_20.parents[1] / "data" / "smoke" / ".work" / "pretrain" / "key")
-    meta = Path(work) / "checkpoints/00000020/meta.json"
-    under(meta, torch="1.0", processor="another")
+    under(Path(work) / "checkpoints/00000020", torch="1.0", processor="another")
     with pytest.raises(UserError, match=r"another processor \(another, now .*\), torch \(1\.0, now .*") as refusal:
         run(Path(work))
     assert "`make repro STAGE=pretrain RESUME=close PROFILE=smoke`" in str(refusal.value)
@@ -310,7 +316,7 @@ def test_another_torch_or_processor_is_refused_with_the_word_that_allows_it(at_2
 @pytest.mark.parametrize("numerics", [{"threads": 7}, {"dtype": "bfloat16"}, {"device": "NVIDIA H800"}])
 def test_the_word_does_not_allow_other_parameters_or_another_kind_of_device(at_20, monkeypatch, numerics):
     monkeypatch.setenv("K2_RESUME", "close")
-    under(at_20 / "checkpoints/00000020/meta.json", **numerics)
+    under(at_20 / "checkpoints/00000020", **numerics)
     with pytest.raises(UserError, match=f"another {next(iter(numerics))}") as refusal:
         run(at_20)
     assert "RESUME" not in str(refusal.value)

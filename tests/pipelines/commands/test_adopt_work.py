@@ -98,7 +98,7 @@ def test_the_work_goes_on_under_todays_key_and_says_where_it_came_from(place: Pa
 
 
 def spoilt(place: Path) -> None:
-    state = place / OTHER / "checkpoints" / f"{STEP:08d}" / "state.safetensors"
+    state = place / OTHER / "checkpoints" / f"{STEP:08d}" / "rank-00000.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"?")
 
 

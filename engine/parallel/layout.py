@@ -1,0 +1,134 @@
+"""How the ranks of a training divide it among themselves: pure arithmetic, without torch.
+
+The mesh has three dimensions. `pp`: the layers are cut into pp·vpp stages in order, of which each rank holds vpp
+(interleaved pipeline). `ep`: each rank holds an equal part of every layer's experts. `dp`: the replicas that remain.
+Whatever is no expert is equal along dp and ep, and each of these dp·ep ranks sees other rows of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, Self
+
+from engine.errors import UserError
+
+DIMENSIONS = ("pp", "dp", "ep")
+"""The mesh's dimensions, the slowest first: the ranks of one expert group are neighbours, mostly on one node."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The part of the layout that compute.yml states; dp is what the number of ranks leaves over."""
+
+    pp: int = 1
+    vpp: int = 1
+    ep: int = 1
+
+    @classmethod
+    def of(cls, value: Any, field: str) -> Self:
+        """Return the layout in a compute class; raises UserError naming what is no whole number from 1 up."""
+        names = [each.name for each in fields(cls)]
+        if not isinstance(value, dict) or not set(value) <= set(names):
+            raise UserError(f"{field}: {value!r} may have the fields {', '.join(names)}, nothing else.")
+        for name, number in value.items():
+            if type(number) is not int or number < 1:
+                raise UserError(f"{field}.{name}: {number!r} is not a whole number from 1 up.")
+        return cls(**value)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The mesh's sizes."""
+
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+
+    @classmethod
+    def of(cls, layout: Layout, ranks: int) -> Self:
+        """Return the sizes for so many ranks, which `layout` must divide."""
+        return cls(layout.pp, ranks // (layout.pp * layout.ep), layout.ep)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """The sizes, in the order of DIMENSIONS."""
+        return self.pp, self.dp, self.ep
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks."""
+        return self.pp * self.dp * self.ep
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Return a rank's coordinate in each dimension.
+
+        >>> Grid(pp=2, dp=2, ep=2).coordinates(5)
+        {'pp': 1, 'dp': 0, 'ep': 1}
+        """
+        rest, ep = divmod(rank, self.ep)
+        pp, dp = divmod(rest, self.dp)
+        return {"pp": pp, "dp": dp, "ep": ep}
+
+    def along(self, rank: int, dimensions: Sequence[str]) -> list[int]:
+        """Return the ranks, itself included, whose coordinates differ from a rank's in these dimensions only.
+
+        >>> Grid(pp=2, dp=2, ep=2).along(5, ["dp"]), Grid(pp=2, dp=2, ep=2).along(5, ["dp", "ep"])
+        ([5, 7], [4, 5, 6, 7])
+        """
+        own = self.coordinates(rank)
+        fixed = [name for name in DIMENSIONS if name not in dimensions]
+        others = {other: self.coordinates(other) for other in range(self.ranks)}
+        return [other for other, place in others.items() if all(place[name] == own[name] for name in fixed)]
+
+
+def stages(layers: int, layout: Layout) -> list[range]:
+    """Return the layers of each of the pp·vpp pipeline stages; stage s is on the ranks at coordinate s mod pp.
+
+    Sizes differ by at most one. Where they differ, first the last stage, which has the head, and then the first ones,
+    which have the embedding and the dense layers, are the shorter ones.
+
+    >>> [len(stage) for stage in stages(61, Layout(pp=16))][:3], len(stages(61, Layout(pp=16))[-1])
+    ([3, 3, 4], 3)
+    """
+    count = layout.pp * layout.vpp
+    least, longer = divmod(layers, count)
+    short = count - longer
+    sizes = [least + (longer > 0 and short - 1 <= stage < count - 1) for stage in range(count)]
+    starts = [sum(sizes[:stage]) for stage in range(count + 1)]
+    return [range(first, end) for first, end in pairwise(starts)]
+
+
+def check_layout(layout: Layout, ranks: int, layers: int, experts: int, field: str) -> None:
+    """Refuse a layout that does not fit the number of ranks or the model; the sentence begins with `field`."""
+    both = layout.pp * layout.ep
+    if ranks % both:
+        raise UserError(
+            f"{field}: pp {layout.pp} times ep {layout.ep} must divide the number of ranks, which is {ranks}: use a "
+            f"multiple of {both} ranks, or another pp or ep."
+        )
+    if layout.vpp > 1 and layout.pp == 1:
+        raise UserError(
+            f"{field}.vpp: {layout.vpp} stages a rank interleave a pipeline, and pp is 1: set vpp: 1, or pp above 1."
+        )
+    if layout.pp * layout.vpp > layers:
+        raise UserError(
+            f"{field}: pp {layout.pp} times vpp {layout.vpp} are {layout.pp * layout.vpp} stages, and each needs a "
+            f"layer, but num_hidden_layers is {layers}: lower vpp or pp."
+        )
+    if experts % layout.ep:
+        raise UserError(
+            f"{field}.ep: {layout.ep} must divide the experts of a layer, and n_routed_experts is {experts}: choose a "
+            f"divisor, such as {max(n for n in range(1, layout.ep) if experts % n == 0)}."
+        )
+
+
+def refuse_untrainable(layout: Layout, field: str) -> None:
+    """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
+    if layout != Layout():
+        raise UserError(
+            f"{field}: {layout}: the trainer runs plain data parallelism only, so a job of this layout can be shown "
+            "(--dry-run) and not started; take the field layout out to train with every rank holding the whole model."
+        )
