@@ -42,6 +42,8 @@ def _problem(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the first problem that pydantic found."""
     first = error.errors()[0]
     path, kind, message = first["loc"], first["type"], first["msg"].removeprefix("Value error, ").rstrip(".")
+    if kind != "value_error":  # pydantic's own sentence
+        message = message[0].lower() + message[1:]
     field = f"the field {'.'.join(str(part) for part in path)}" if path else "it"
     if kind == "missing":
         return f"{field} is missing; add it."
@@ -51,9 +53,10 @@ def _problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{field} is {first['input']!r:.60}, not names with values; correct it."
     if kind in {"list_type", "tuple_type"}:
         return f"{field} is {first['input']!r:.60}, not a list; write one, such as [first, second]."
-    if kind == "value_error":
-        return f"{field}: {message}"[0 if path else len("it: ") :] + ("" if message.endswith("?") else ".")
-    return f"{field} is {first['input']!r:.60}: {message[0].lower()}{message[1:]}."
+    end = "" if message.endswith("?") else "."
+    if isinstance(first["input"], dict | list):  # a check of several fields, whose message names them
+        return f"{field}: {message}{end}" if path else f"{message}{end}"
+    return f"{field} is {first['input']!r:.60}: {message}{end}"
 
 
 def _names_beside(path: Sequence[int | str], model: type[BaseModel]) -> list[str]:

@@ -70,7 +70,7 @@ class ToolForm(_Frozen):
     @classmethod
     def _is_an_operation(cls, value: str) -> str:
         if value not in tool_operations():
-            raise ValueError(f"{value!r} is no operation; choose one of {', '.join(tool_operations())}")
+            raise ValueError(f"no such operation; choose one of {', '.join(tool_operations())}")
         return value
 
     @property

@@ -4,21 +4,66 @@ import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from engine.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+
+from engine.checked import checked
 from engine.yaml_file import read_yaml
 
 GATES = Path(__file__).resolve().parents[2] / "conf" / "base" / "gates.yml"
 Limits = dict[str, tuple[float, str]]
 
-_FIELDS = {"key", "shares", "texts", "dialogues", "expectations"}
 _OF_KEYS: Limits = {"blank_share": (0, "each row has its key")}
 _OF_TEXTS: Limits = {
     "blank_share": (0, "nothing without a visible character"),
     "duplicate_share": (0.5, "more, and most texts repeat others"),
 }
 _OF_DIALOGUES: Limits = {**_OF_TEXTS, "silent_share": (0, "no conversation in which nobody says anything")}
+
+
+def _finite(value: Any) -> Any:
+    """Return a bound as it was written; anything else than a finite number would pass everything or nothing."""
+    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        raise ValueError("give a finite number")
+    return value
+
+
+Bound = Annotated[Any, PlainValidator(_finite)]
+
+
+class Bounds(BaseModel):
+    """A condition on one figure: what it must be at least and at most."""
+
+    min_value: Bound = None
+    max_value: Bound = None
+
+    @model_validator(mode="after")
+    def _do_not_cross(self) -> Self:
+        if None not in (self.min_value, self.max_value) and self.min_value > self.max_value:
+            raise ValueError("min_value is above max_value, so nothing can pass: exchange them")
+        return self
+
+
+class Expectation(Bounds):
+    """One of Great Expectations' types on one statistic; all other fields are the type's own arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    column: str
+
+
+class TableSuite(BaseModel):
+    """A table's entry in gates.yml, whose head explains the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = "id"
+    shares: dict[str, list[str]] = {}
+    texts: list[str] = []
+    dialogues: list[str] = []
+    expectations: list[Expectation] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -47,11 +92,11 @@ def load_suites(path: Path = GATES) -> dict[str, Suite]:
     """Return all suites by table.
 
     Raises:
-        UserError: the file is not YAML, or a suite has an unknown or a missing field.
+        UserError: the file is not YAML, or a suite has an unknown, missing or wrong field.
 
     """
-    suites = read_yaml(path) or {}
-    return {name: _suite(path, name, entry) for name, entry in suites.items() if not name.startswith("_")}
+    suites = {name: entry for name, entry in (read_yaml(path) or {}).items() if not name.startswith("_")}
+    return {name: _suite(name, checked(TableSuite, entry, f"{path}: suite {name}")) for name, entry in suites.items()}
 
 
 def gated_tables(path: Path = GATES) -> list[str]:
@@ -59,36 +104,12 @@ def gated_tables(path: Path = GATES) -> list[str]:
     return list(load_suites(path))
 
 
-def _suite(path: Path, name: str, entry: Any) -> Suite:
-    if not isinstance(entry, dict) or not entry.get("expectations"):
-        raise UserError(f"{path}: suite {name} has no field expectations: list what {name} must satisfy.")
-    if unknown := set(entry) - _FIELDS:
-        raise UserError(f"{path}: suite {name} has an unknown field {min(unknown)}: use {', '.join(sorted(_FIELDS))}.")
-    for expectation in entry["expectations"]:
-        if not isinstance(expectation, dict) or not {"type", "column"} <= set(expectation):
-            raise UserError(f"{path}: suite {name}: {expectation!r} needs the fields type and column.")
-        check_bounds(expectation, f"{path}: suite {name}: {expectation['column']}")
-    texts, dialogues = entry.get("texts", []), entry.get("dialogues", [])
-    usual = [rule for column in texts for rule in _usual(column, _OF_TEXTS)]
-    usual += [rule for column in dialogues for rule in _usual(column, _OF_DIALOGUES)]
-    key, shares = entry.get("key", "id"), entry.get("shares", {})
-    usual += _usual(key, _OF_KEYS)
-    return Suite(name, key, shares, [*entry["expectations"], *usual], dialogues)
-
-
-def check_bounds(rule: dict[str, Any], where: str) -> None:
-    """Refuse a bound that is not a finite number, which everything or nothing would pass, and bounds that cross.
-
-    Raises:
-        UserError: a bound is wrong; the message names `where` and the bound.
-
-    """
-    bounds = {name: rule[name] for name in ("min_value", "max_value") if rule.get(name) is not None}
-    for name, bound in bounds.items():
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-            raise UserError(f"{where}: {name} is {bound!r}: give a finite number.")
-    if len(bounds) == 2 and bounds["min_value"] > bounds["max_value"]:
-        raise UserError(f"{where}: min_value is above max_value, so nothing can pass: exchange them.")
+def _suite(name: str, table: TableSuite) -> Suite:
+    usual = [rule for column in table.texts for rule in _usual(column, _OF_TEXTS)]
+    usual += [rule for column in table.dialogues for rule in _usual(column, _OF_DIALOGUES)]
+    usual += _usual(table.key, _OF_KEYS)
+    own = [expectation.model_dump(exclude_unset=True) for expectation in table.expectations]
+    return Suite(name, table.key, table.shares, [*own, *usual], table.dialogues)
 
 
 def _usual(column: str, limits: Limits) -> list[dict[str, Any]]:

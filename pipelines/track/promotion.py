@@ -5,14 +5,17 @@ its digest, the run record); nothing is copied.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.artifacts.files import canonical_json, digest_bytes
+from engine.checked import checked
 from engine.errors import UserError
 from engine.identity.records import GOOD
 from pipelines import graph
 from pipelines.gates.gate import judge_row
-from pipelines.gates.suites import Suite, check_bounds
+from pipelines.gates.suites import Bounds, Suite
 from pipelines.track.importer import record_name
 from pipelines.track.store import LONGEST_VALUE, RECORD, Store, where
 from pipelines.track.versions import Record
@@ -23,7 +26,30 @@ if TYPE_CHECKING:
 SECTION = "promotion"
 DIGEST, CHECKPOINT, JUDGED, GATE = "k2.digest", "k2.checkpoint", "k2.gate.digest", "k2.gate"
 BETWEEN = "expect_column_values_to_be_between"
-FIELDS = {"min_value", "max_value", "minus", "description"}
+
+
+class Condition(Bounds):
+    """The condition on one metric of a run, from which `minus`, another of its metrics, is subtracted first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    minus: str | None = None
+    description: str | None = None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not {"min_value", "max_value"} & self.model_fields_set:
+            raise ValueError("it needs min_value or max_value")
+        return self
+
+
+class Entry(BaseModel):
+    """A gate's entry in promotion.yml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str
+    metrics: dict[str, Condition] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,7 @@ def load_gates(profile: str) -> list[Gate]:
     """Return the gates of a profile.
 
     Raises:
-        UserError: a gate has an unknown field, names no dataset of the catalog, or has no condition.
+        UserError: a gate has an unknown or wrong field, names no dataset of the catalog, or has no condition.
 
     """
     return [_gate(alias, entry, profile) for alias, entry in graph.config(profile, SECTION).items()]
@@ -177,23 +203,13 @@ def _judge(store: Store, gate: Gate, version: "ModelVersion", record: Record) ->
     return Verdict(gate.alias, number, report.passed, sentence)
 
 
-def _gate(alias: str, entry: dict[str, Any], profile: str) -> Gate:
+def _gate(alias: str, entry: Any, profile: str) -> Gate:
     where_ = f"conf/base/promotion.yml or conf/{profile}/promotion.yml: gate {alias}"
-    if not isinstance(entry, dict):
-        raise UserError(f"{where_} is {entry!r}: give it exactly checkpoint and metrics.")
-    checkpoint, metrics = entry.get("checkpoint"), entry.get("metrics")
-    if set(entry) != {"checkpoint", "metrics"} or not isinstance(metrics, dict) or not metrics:
-        raise UserError(f"{where_} has the fields {', '.join(entry)}: give it exactly checkpoint and metrics.")
-    if checkpoint not in graph.catalog_entries(profile):
-        raise UserError(f"{where_} names the checkpoint {checkpoint}, which conf/base/catalog.yml does not have.")
-    for name, rule in metrics.items():
-        if not isinstance(rule, dict) or not {"min_value", "max_value"} & set(rule) or set(rule) - FIELDS:
-            raise UserError(
-                f"{where_}: metric {name} needs min_value or max_value, and may have minus and description: "
-                f"it has {rule!r}."
-            )
-        check_bounds(rule, f"{where_}: metric {name}")
-    return Gate(alias, str(checkpoint), {name: dict(rule) for name, rule in metrics.items()})
+    given = checked(Entry, entry, where_)
+    if given.checkpoint not in graph.catalog_entries(profile):
+        raise UserError(f"{where_} names the checkpoint {given.checkpoint}, which conf/base/catalog.yml does not have.")
+    metrics = {name: rule.model_dump(exclude_unset=True) for name, rule in given.metrics.items()}
+    return Gate(alias, given.checkpoint, metrics)
 
 
 def _number(value: Any) -> float:

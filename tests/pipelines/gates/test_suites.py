@@ -246,9 +246,15 @@ def test_a_statistic_that_does_not_exist_is_an_error_of_the_suite():
     ("content", "message"),
     [
         ("a: [", "is not valid YAML"),
-        ("a: {key: id}", "suite a has no field expectations"),
-        ("a: {kex: id, expectations: [{type: t, column: c}]}", "unknown field kex"),
-        ("a: {expectations: [{type: t}]}", "needs the fields type and column"),
+        ("a: {key: id}", "suite a: the field expectations is missing; add it"),
+        ("a: {kex: id, expectations: [{type: t, column: c}]}", "suite a: the field kex is unknown; did you mean key?"),
+        ("a: {expectations: []}", r"the field expectations: list should have at least 1 item"),
+        (
+            "a: {expectations: [{type: t, column: c, max_value: .nan}]}",
+            "expectations.0.max_value is nan: give a finite",
+        ),
+        ("a: {texts: text, expectations: [{type: t, column: c}]}", "the field texts is 'text', not a list"),
+        ("a: {expectations: [{type: t}]}", "the field expectations.0.column is missing; add it"),
     ],
 )
 def test_a_malformed_gates_file_is_refused_in_one_sentence(tmp_path, content, message):

@@ -156,12 +156,17 @@ def test_every_profile_has_the_four_gates(profile: str):
 @pytest.mark.parametrize(
     ("gate", "says"),
     [
-        (None, "gate .* is None: give it exactly checkpoint and metrics"),
-        ({"checkpoint": "base_checkpoint"}, "give it exactly checkpoint and metrics"),
+        (None, "gate base: it is None, not names with values"),
+        ({"checkpoint": "base_checkpoint"}, "gate base: the field metrics is missing; add it"),
+        ({"checkpoint": "base_checkpoint", "metrics": {}}, "the field metrics: dictionary should have at least 1 item"),
         ({"checkpoint": "base", "metrics": {"loss": {"max_value": 1}}}, "names the checkpoint base"),
         (
             {"checkpoint": "base_checkpoint", "metrics": {"loss": {"most": 1}}},
-            "metric loss needs min_value or max_value",
+            "the field metrics.loss.most is unknown; choose one of min_value, max_value, minus, description",
+        ),
+        (
+            {"checkpoint": "base_checkpoint", "metrics": {"loss": {"minus": "other"}}},
+            "the field metrics.loss: it needs min_value or max_value",
         ),
         *(
             (
