@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from engine.launch.compute import COMPUTE, check_compute, overlaid
+from engine.launch.compute import COMPUTE, check_compute, check_layouts, overlaid
 from engine.training.position import close_is_enough
 from pipelines import graph
 from pipelines.parameters import check_parameters
@@ -24,10 +24,13 @@ def check_configuration(profile: str, parameters: dict[str, Any] | None = None) 
         UserError: a file is malformed; a parameter, a compute class or a setting is unknown, missing or wrong.
 
     """
-    check_parameters(graph.parameters(profile) if parameters is None else parameters, profile)
+    parameters = graph.parameters(profile) if parameters is None else parameters
+    check_parameters(parameters, profile)
     source_settings(profile)
     compute = compute_classes(profile)
     check_compute(compute, COMPUTE_CLASSES)
+    model = parameters["pretrain"]["model"]  # which all training stages continue
+    check_layouts(compute, COMPUTE_CLASSES, model["num_hidden_layers"], model["n_routed_experts"])
     close_is_enough()
     return compute
 

@@ -19,6 +19,7 @@ from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
 from engine.launch.slurm.submit import under_way
+from engine.parallel.layout import refuse_untrainable
 from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
@@ -99,6 +100,12 @@ class Work:
             elements=tuple(range(self.shards)) if self.shards > 1 else (),
             shards=self.shards,
         )
+
+
+def refuse_layout(where: ComputeClass, node: Node) -> None:
+    """Raise UserError if the node shares its work among ranks and the trainer cannot run its class's layout yet."""
+    if PARALLEL in node.tags:
+        refuse_untrainable(where.layout, "compute.yml: field layout")
 
 
 def run_ranks(work: Work, parameters: dict[str, Any], lock_file: IO[str], say: Say) -> None:

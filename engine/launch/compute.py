@@ -7,11 +7,12 @@ from typing import Any
 
 from engine.credentials import FILE, holds_credentials, names_secret
 from engine.errors import UserError
+from engine.parallel.layout import WHOLE, Layout, check_layout
 from engine.yaml_file import read_yaml
 
 LAUNCHERS = ("inplace", "local", "slurm")
 CONTAINERS = ("none", "pyxis", "apptainer")
-EVERYWHERE, LOCALLY = {"launcher"}, {"processes"}
+EVERYWHERE, LOCALLY = {"launcher", "layout"}, {"processes"}
 # Waiting threads spin for some microseconds, then sleep: always spinning, they crawl next to other work (506 tokens per
 # second); never spinning, they are half as fast on idle cores (6,193 against 11,792).
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
@@ -35,6 +36,8 @@ class Container:
 class ComputeClass:
     """Where the nodes of a class run: in the driver, in `processes` ranks beside it, or as a Slurm job.
 
+    `layout` says how the ranks of a training divide the model among themselves; without it each holds all of it.
+
     The other fields are Slurm's, with sbatch's names. `processes_per_node` ranks run on each node, by default one per
     GPU. A job is asked to end `drain_lead_s` seconds before its time is up, and its progress is kept. `requeue_budget`
     is how often in a row it may be tried again without a new checkpoint. `array` is the most elements in which a node
@@ -43,6 +46,7 @@ class ComputeClass:
 
     launcher: str
     processes: int = 1
+    layout: Layout = WHOLE
     nodes: int = 1
     gpus_per_node: int = 0
     gres_type: str | None = None
@@ -136,6 +140,13 @@ def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
     return chosen
 
 
+def check_layouts(compute: dict[str, Any], names: Sequence[str], layers: int, experts: int) -> None:
+    """Refuse a class whose layout does not fit its number of ranks, or a model of so many layers and routed experts."""
+    for name in names:
+        chosen = compute_class(compute, name)
+        check_layout(chosen.layout, chosen.ranks, layers, experts, f"compute.yml: class {name}, field layout")
+
+
 def _value(key: str, value: Any, where: str) -> Any:
     """Return a field's value in the dataclass's type; raises UserError saying what the value must be."""
     if key in LEAST:
@@ -156,6 +167,8 @@ def _value(key: str, value: Any, where: str) -> Any:
         return _words(value, where + key)
     elif key == "fabric":
         return _variables(value, where + key)
+    elif key == "layout":
+        return Layout.of(value, where + key)
     elif key == "container":
         return _container(value, where + key)
     return value

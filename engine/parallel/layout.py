@@ -39,6 +39,10 @@ class Layout:
         return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
 
 
+WHOLE = Layout()
+"""Every rank holds the whole model: plain data parallelism."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """The mesh's sizes."""
@@ -127,7 +131,7 @@ def check_layout(layout: Layout, ranks: int, layers: int, experts: int, field: s
 
 def refuse_untrainable(layout: Layout, field: str) -> None:
     """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
-    if layout != Layout():
+    if layout != WHOLE:
         raise UserError(
             f"{field}: {layout}: the trainer runs plain data parallelism only, so a job of this layout can be shown "
             "(--dry-run) and not started; take the field layout out to train with every rank holding the whole model."

@@ -1,13 +1,17 @@
 """The profiles' compute classes: every class parses, and every job for Slurm renders."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from engine.errors import UserError
 from engine.launch.compute import check_compute, compute_class, overlaid
+from engine.parallel.layout import WHOLE
 from pipelines import graph
-from pipelines.dispatch import Work
+from pipelines.dispatch import Work, refuse_layout
 from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
 
 
@@ -19,11 +23,11 @@ def test_every_profile_has_all_classes(profile: str) -> None:
 def works(profile: str) -> list[Work]:
     """Return all nodes of the graph, with the profile's compute classes."""
     compute, all_works = graph.config(profile, "compute"), []
-    for stage in load_stages_file().stages.values():
+    for name, stage in load_stages_file().stages.items():
         where = compute_class(compute, stage.compute)
-        workspace = ROOT / "data" / profile / ".work" / stage.name / "key"
-        nodes = graph.stage_graph(stage.name).pipeline.nodes
-        all_works += [Work(profile, stage.name, node, "key", workspace, where) for node in nodes]
+        workspace = ROOT / "data" / profile / ".work" / name / "key"
+        nodes = graph.stage_graph(name).pipeline.nodes
+        all_works += [Work(profile, name, node, "key", workspace, where) for node in nodes]
     return all_works
 
 
@@ -33,8 +37,11 @@ def script(work: Work) -> str:
     return render(work.job)
 
 
-@pytest.mark.parametrize(("profile", "nodes"), [("moonlight", 8), ("k2", 32)])
-def test_cluster_profiles_render(profile: str, nodes: int) -> None:
+@pytest.mark.parametrize(
+    ("profile", "nodes", "layout"),
+    [("moonlight", 8, "pp 1, vpp 1, ep 8, dp 8"), ("k2", 32, "pp 16, vpp 2, ep 16, dp 1")],
+)
+def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     scripts = {work.name: script(work) for work in works(profile)}
     together = "\n".join(f"bash -n <<'JOB' || exit 1\n{text}\nJOB" for text in scripts.values())
     subprocess.run(["bash", "-c", together], check=True)
@@ -44,8 +51,35 @@ def test_cluster_profiles_render(profile: str, nodes: int) -> None:
     for variable in ("NCCL_IB_HCA==mlx5_0,", "NCCL_IB_TC=106", "NCCL_SOCKET_IFNAME=bond0", "GLOO_SOCKET_IFNAME=bond0"):
         assert f"export {variable}" in train
     assert f"--processes=8 --nodes={nodes}" in train
+    assert f"\n# layout: {layout}\n" in train
+    assert "# layout" not in scripts["write_shards"]
     assert "--gres" not in scripts["write_shards"]
     assert "#SBATCH --array=0,1,2" in scripts["write_shards"]
+
+
+@pytest.mark.parametrize("profile", ["moonlight", "k2"])
+def test_a_layout_that_the_trainer_cannot_run_is_refused_where_a_node_trains(profile: str) -> None:
+    for work in works(profile):
+        if work.where.layout != WHOLE and "parallel" in work.node.tags:
+            with pytest.raises(UserError, match=r"compute\.yml: field layout: pp .* can be shown"):
+                refuse_layout(work.where, work.node)
+        else:
+            refuse_layout(work.where, work.node)
+
+
+def test_such_a_layout_stops_a_stage_before_anything_is_submitted_or_written(tmp_path: Path) -> None:
+    environment = {**os.environ, "K2_COMPUTE": str(tmp_path / "compute.yml")}
+    (tmp_path / "compute.yml").write_text("train: { launcher: local, processes: 2, layout: { ep: 2 } }\n")
+    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "pretrain"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "compute.yml: field layout: pp 1, vpp 1, ep 2: the trainer runs plain data parallelism only" in " ".join(
+        run.stderr.split()
+    )
+    shown = subprocess.run(
+        [*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "# stage pretrain, node train_pretrain: launcher local, no job" in shown.stdout
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "h200"])

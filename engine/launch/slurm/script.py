@@ -18,6 +18,7 @@ from engine.launch.drain import DRAINED
 from engine.launch.exchange import FOLDER
 from engine.launch.slurm import shell
 from engine.launch.slurm.states import HEALTH
+from engine.parallel.layout import WHOLE, Grid
 from engine.training.position import RESUME
 
 HANDED_ON = (RESUME,)
@@ -93,7 +94,10 @@ def _header(job: Job) -> str:
         "output": str(job.directory).replace("%", "%%") + f"/{'slurm-%A_%a.out' if job.elements else 'slurm-%j.out'}",
     }
     lines = [f"#SBATCH --{name}{_value(value)}" for name, value in options.items() if value]
-    return "\n".join(["#!/bin/bash", *lines, ""])
+    layout = [f"# layout: {where.layout}, dp {Grid.of(where.layout, where.ranks).dp}"] * (
+        job.world and where.layout != WHOLE
+    )
+    return "\n".join(["#!/bin/bash", *lines, *layout, ""])
 
 
 def _value(value: object) -> str:

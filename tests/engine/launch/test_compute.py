@@ -52,6 +52,10 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
         ({"train": {**SLURM, "container": {"image": "a"}}}, "field container.image: 'a' would not be used"),
         ({"train": {**SLURM, "gres_type": "h800"}}, "field gres_type: there are no GPUs to be h800"),
         ({"train": {**SLURM, "array": 4, "nodes": 2}}, "field array: its elements are one process each"),
+        ({"train": {**SLURM, "layout": "ep16"}}, "field layout: 'ep16' may have the fields pp, vpp, ep, nothing else"),
+        ({"train": {**SLURM, "layout": {"tp": 2}}}, "field layout: .* may have the fields pp, vpp, ep"),
+        ({"train": {**SLURM, "layout": {"ep": 0}}}, "field layout.ep: 0 is not a whole number from 1 up"),
+        ({"train": {**SLURM, "layout": {"pp": "16"}}}, "field layout.pp: '16' is not a whole number"),
         ({"train": {**SLURM, "drain_lead_s": 3600}}, "field drain_lead_s: 3600 s is all of the time 1:00:00"),
     ],
 )
