@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.artifacts.files import digest_bytes
 from engine.model.model import K2Model
 from engine.model.parameters import config_from_parameters
 from engine.model.size import n_params
 from engine.text.shards import TokenShards
 from engine.training.history import read_history
-from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss
+from engine.training.language import Loss, language_modelling, losses_by_domain, make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.numerics import settle
+from engine.training.sources import Windows
+from engine.training.state import TrainState
 from kernels.host import to_host
 from studies.clip_meter import ClipMeter
 from studies.figures import curves_of, figures_of
@@ -112,11 +112,8 @@ def _train_to(
     stop: int, unit: Unit, model: K2Model, optimizer: ClipMeter, shards: TokenShards, run: Path, counter: _Count
 ) -> Path:
     """Train up to `stop` steps under the schedule of the whole unit; return the history file."""
-    s, stream = unit.settings, shards.split("train")
+    s = unit.settings
     few = shards.eval_windows("validation", s.sequence_length, NATURAL, s.eval_windows)
-
-    def batch_at(step: int) -> dict[str, torch.Tensor]:
-        return {"ids": torch.from_numpy(stream.batch(step, s.batch_size, s.sequence_length, _seed(unit)))}
 
     def after_step(completed: int, row: dict[str, Any]) -> None:
         if completed % s.eval_every == 0:
@@ -124,10 +121,9 @@ def _train_to(
         counter.one()
 
     return train_loop(
-        model,
-        optimizer,
-        batch_at,
-        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        TrainState(model, optimizer),
+        Windows(shards.split("train"), s.batch_size, s.sequence_length, _seed(unit)),
+        language_modelling,
         schedule_of(s, unit.steps),
         LoopSettings.of(
             s.optimizer, steps=stop, checkpoint_every=CHECKPOINT_EVERY, threads=1, dtype="float32", heads_every=1

@@ -167,21 +167,24 @@ class TokenStream:
         *,
         domains: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
+        rows: range | None = None,
     ) -> Ids:
         """Return (batch_size, seq_len + 1) ids: row i is window number `step * batch_size + i` of an endless order.
 
         A pure function of its arguments, whatever was read before. Each epoch permutes all windows in its own way and
-        cuts each shard at its own phase, so that a document's split point moves from epoch to epoch.
+        cuts each shard at its own phase, so that a document's split point moves from epoch to epoch. With `rows` only
+        these of the batch's rows are returned, and no others are read.
         """
+        rows = range(batch_size) if rows is None else rows
         chosen, ends = self._plan(seq_len, _key(domains), _key(kinds))
         total = int(ends[-1])
-        epochs, positions = np.divmod(np.arange(batch_size, dtype=np.int64) + step * batch_size, total)
-        out = np.empty((batch_size, seq_len + 1), dtype=np.int64)
+        epochs, positions = np.divmod(np.array(rows, dtype=np.int64) + step * batch_size, total)
+        out = np.empty((len(rows), seq_len + 1), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
-            rows = np.flatnonzero(epochs == epoch)
-            windows = permute(positions[rows], total, key(seed, "windows", epoch))
+            places = np.flatnonzero(epochs == epoch)
+            windows = permute(positions[places], total, key(seed, "windows", epoch))
             where = np.searchsorted(ends, windows, side="right")
-            for row, window, s in zip(rows.tolist(), windows.tolist(), where.tolist(), strict=True):
+            for row, window, s in zip(places.tolist(), windows.tolist(), where.tolist(), strict=True):
                 tokens = chosen[s].tokens
                 first = window - (int(ends[s - 1]) if s else 0)
                 slack = (len(tokens) - 1) % seq_len

@@ -1,11 +1,10 @@
-"""Cut a step's batch into micro-batches and deal them to the ranks, so that neither number changes what a step sees.
+"""What a step trains on: a source gives each rank its own rows, which are cut into micro-batches here.
 
-A batch is what `batch_at(step)` returns: that of the whole step, equal on every rank. A mapping of tensors can be cut
-along axis 0; anything else reaches the loss unchanged, and only in a run of one process without micro-batches.
+Neither the number of ranks nor that of micro-batches changes what a step sees.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +12,28 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.parallel.data import Ranks
 
-Batch = Any
+Batch = Mapping[str, Tensor]
+"""Everything that a loss reads besides the model, so a batch may be pickled and its loss taken anywhere.
+
+A tensor has a row for each example, turn or response. A 0-d tensor is a total over the whole step, such as a number of
+tokens: every rank has it, whichever rows are its own.
+"""
+
+
+class Source(Protocol):
+    """Gives the rows of each step, of which a rank reads no other's."""
+
+    @property
+    def rows_per_step(self) -> int | None:
+        """The rows of a step whose loss is a mean over rows, so that ranks must get equally many; None: any number."""
+
+    def rows(self, step: int, ranks: Ranks) -> Batch:
+        """Return the rows of a step (from 0) that are this rank's: over all ranks each of the step's rows once."""
+
+
+def own(rows: int, ranks: Ranks) -> range:
+    """Return which of a step's rows are this rank's: consecutive ones, as many as others have or one more or less."""
+    return range(rows * ranks.rank // ranks.size, rows * (ranks.rank + 1) // ranks.size)
 
 
 def pieces(micro_batches: int, size: int) -> int:
@@ -21,42 +41,36 @@ def pieces(micro_batches: int, size: int) -> int:
     return -(-micro_batches // size) * size
 
 
-def share(batch: Batch, micro_batches: int, ranks: Ranks, device: torch.device, title: str) -> Iterator[Batch]:
-    """Yield this rank's micro-batches on `device`: consecutive pieces of the batch, each row in one rank's share.
+def require_even(source: Source, micro_batches: int, ranks: Ranks, title: str) -> None:
+    """Raise UserError naming the batch size if the source's rows must split evenly and do not."""
+    parts, rows = pieces(micro_batches, ranks.size), source.rows_per_step
+    if rows is not None and rows % parts:
+        raise UserError(
+            f"{title}: a batch of {rows} rows does not split into {parts} micro-batches ({micro_batches} asked for, "
+            f"{ranks.size} processes); make {title}.batch_size a multiple of {parts}, or change processes in "
+            "compute.yml"
+        )
 
-    A 0-d tensor is a total over the batch, such as a number of tokens; each piece gets an equal part of it, so that a
-    loss divided by it is right when averaged over pieces, however many tokens each has. A batch with such a total may
-    be cut unevenly, even into pieces without rows; one without must split evenly, because its loss is a mean over rows.
 
-    Raises UserError naming the batch size if it does not split evenly.
+def share(batch: Batch, parts: int, ranks: Ranks, device: torch.device) -> Iterator[Batch]:
+    """Yield a rank's micro-batches on `device`: its rows in consecutive pieces, of which the step has `parts`.
+
+    Each piece gets an equal part of a total, so that a loss divided by it is right when averaged over pieces, however
+    many rows each has. Tensors of different kinds of rows (the turns and responses of RL) cannot be cut: such a source
+    is for one micro-batch per rank.
     """
-    parts = pieces(micro_batches, ranks.size)
-    if not (isinstance(batch, Mapping) and all(isinstance(value, Tensor) for value in batch.values())):
-        if parts > 1:
-            raise ValueError("only a mapping of tensors can be split into micro-batches")
-        yield batch
-        return
-    uneven = any(tensor.ndim == 0 for tensor in batch.values())
-    for name, tensor in batch.items():
-        if tensor.ndim and tensor.shape[0] % parts and not uneven:
-            raise UserError(
-                f"{title}: a batch of {tensor.shape[0]} rows ({name}) does not split into {parts} micro-batches "
-                f"({micro_batches} asked for, {ranks.size} processes); make {title}.batch_size a multiple of {parts}, "
-                "or change processes in compute.yml"
-            )
-    for part in range(ranks.rank * (parts // ranks.size), (ranks.rank + 1) * (parts // ranks.size)):
-        yield {name: _piece(tensor, part, parts).to(device) for name, tensor in batch.items()}
+    own_parts = parts // ranks.size
+    for part in range(own_parts):
+        yield {name: _piece(tensor, part, own_parts, parts).to(device) for name, tensor in batch.items()}
 
 
-def _piece(tensor: Tensor, part: int, parts: int) -> Tensor:
+def _piece(tensor: Tensor, part: int, own_parts: int, parts: int) -> Tensor:
     if tensor.ndim == 0:
         return tensor / parts
     rows = tensor.shape[0]
-    return tensor[rows * part // parts : rows * (part + 1) // parts]
+    return tensor[rows * part // own_parts : rows * (part + 1) // own_parts]
 
 
 def tokens_of(batch: Batch) -> int:
     """Return a batch's token positions, for the speed shown: the sizes of its id tensors (int64, rows of positions)."""
-    if not isinstance(batch, Mapping):
-        return 0
-    return sum(t.numel() for t in batch.values() if isinstance(t, Tensor) and t.dtype == torch.int64 and t.ndim > 1)
+    return sum(tensor.numel() for tensor in batch.values() if tensor.dtype == torch.int64 and tensor.ndim > 1)

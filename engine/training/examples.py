@@ -1,8 +1,4 @@
-"""Token batches of the fine-tuning examples, for SFT and for RL's PTX loss: a fixed number of each kind per step.
-
-A step's batch is a pure function of (seed, step): each kind is used in epochs, every epoch in its own order keyed by
-(seed, kind, epoch). Kinds are padded separately, so that short sums are not padded to the length of long dialogues.
-"""
+"""The fine-tuning examples as tokens, for SFT and for RL's PTX loss, and the order in which steps take them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +9,6 @@ from engine.rollout.seeds import generator
 from engine.text.chat import encode_chat
 from engine.text.dialogue import read_dialogue
 from engine.text.tokenizer import K2Tokenizer
-from engine.training.padded import Padded, pad
 from engine.training.settings import TRAJECTORY, VALUES
 from engine.training.values import value_targets
 
@@ -78,18 +73,13 @@ def require(encoded: Encoded, sizes: Mapping[str, int], field: str) -> None:
             )
 
 
-def draw(rows: Sequence[Row], kind: str, step: int, size: int, seed: int) -> list[Row]:
-    """Return the `size` examples of step `step`, drawn epoch after epoch without replacement."""
-    out: list[Row] = []
+def places(examples: int, kind: str, step: int, size: int, seed: int) -> list[int]:
+    """Return which `size` of a kind's examples step `step` takes, epoch after epoch without replacement."""
+    out: list[int] = []
     orders: dict[int, list[int]] = {}
     for place in range(step * size, (step + 1) * size):
-        epoch, index = divmod(place, len(rows))
+        epoch, index = divmod(place, examples)
         if epoch not in orders:
-            orders[epoch] = generator(seed, f"examples/{kind}", epoch).permutation(len(rows)).tolist()
-        out.append(rows[orders[epoch][index]])
+            orders[epoch] = generator(seed, f"examples/{kind}", epoch).permutation(examples).tolist()
+        out.append(orders[epoch][index])
     return out
-
-
-def batch_at(encoded: Encoded, sizes: Mapping[str, int], step: int, seed: int) -> dict[str, Padded]:
-    """Return the batch of one step: one padded group per kind."""
-    return {kind: pad(draw(encoded.by_kind[kind], kind, step, size, seed)) for kind, size in sizes.items() if size > 0}

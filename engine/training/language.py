@@ -15,6 +15,7 @@ from engine.model.model import K2Model
 from engine.optim.groups import is_muon
 from engine.optim.muonclip import MuonClip
 from engine.text.shards import EvalWindows
+from engine.training.batches import Batch
 from engine.training.numerics import autocast
 from engine.training.settings import OptimizerSettings
 from kernels.cross_entropy import linear_cross_entropy
@@ -38,6 +39,11 @@ def next_token_loss(model: K2Model, ids: Tensor) -> Tensor:
     """Return the mean loss in nats of predicting ids[:, 1:] from the tokens before; ids (B, T+1)."""
     hidden = model.hidden(ids[:, :-1])
     return linear_cross_entropy(hidden.flatten(0, 1), model.lm_head.weight, ids[:, 1:].flatten())
+
+
+def language_modelling(model: K2Model, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+    """Return the objective of pre-training, the mean next-token loss of `ids`, and no figures."""
+    return next_token_loss(model, batch["ids"]), {}
 
 
 @torch.no_grad()

@@ -9,13 +9,15 @@ from typing import Final
 import numpy as np
 import torch
 
+from engine.parallel.data import Ranks
 from engine.rollout.seeds import key
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
-from engine.training.padded import Padded
+from engine.training.batches import Batch, own
+from engine.training.padded import Padded, pack_group
 
 NATURAL: Final = "natural"
-"""The kind of the group that `batch_at` returns, and of the shards that it reads."""
+"""The kind of the group that `rows` returns, and of the shards that it reads."""
 
 
 class NaturalText:
@@ -25,11 +27,12 @@ class NaturalText:
         self.windows, self.tokens, self.seed = windows, tokens, key(seed, "natural text")
         self.stream = TokenShards.open(shards, tokenizer).split("train") if windows else None
 
-    def batch_at(self, step: int) -> dict[str, Padded]:
-        """Return the step's windows as one group in which every token counts; an empty dict if there are none."""
+    def rows(self, step: int, ranks: Ranks) -> Batch:
+        """Return this rank's windows of a step as a group in which every token counts; {} if there are none."""
         if self.stream is None:
             return {}
-        ids = self.stream.batch(step, self.windows, self.tokens, self.seed, kinds=(NATURAL,))
+        rows = own(self.windows, ranks)
+        ids = self.stream.batch(step, self.windows, self.tokens, self.seed, kinds=(NATURAL,), rows=rows)
         ids_BT = torch.from_numpy(ids)
         every = torch.from_numpy(np.ones(ids.shape, dtype=np.bool_))
-        return {NATURAL: Padded(ids_BT, every, every)}
+        return pack_group(NATURAL, Padded(ids_BT, every, every), self.windows * self.tokens)

@@ -45,7 +45,7 @@ class Padded:
 
 def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Padded:
     """Stack rows of (ids, mask) to the length of the longest; padding is token 0 and never counted."""
-    width = max(len(ids) for ids, _ in rows)
+    width = max((len(ids) for ids, _ in rows), default=1)
     ids_BT = np.zeros((len(rows), width), dtype=np.int64)
     counted_BT, valid_BT = (np.zeros((len(rows), width), dtype=np.bool_) for _ in range(2))
     for i, (ids, mask) in enumerate(rows):
@@ -107,30 +107,23 @@ def mean_nll(model: K2Model, batch: Padded, places: Places | None = None) -> Ten
     return linear_cross_entropy(hidden_counted(model, batch, places), model.lm_head.weight, targets_M)
 
 
-def pack_groups(groups: Mapping[str, Padded]) -> dict[str, Tensor]:
-    """Return the padded groups of a step under flat names, the form in which the training loop takes a batch.
-
-    Each group comes with its number of counted tokens, of which every micro-batch gets an equal part.
-    """
+def pack_group(kind: str, group: Padded, total: int) -> dict[str, Tensor]:
+    """Return a padded group under flat names, the form of a batch; `total` is the whole step's counted tokens."""
     return {
-        f"{kind}/{part}": tensor
-        for kind, group in groups.items()
-        for part, tensor in (
-            (IDS, group.ids_BT),
-            (COUNTED, group.counted_BT),
-            (VALID, group.valid_BT),
-            (TOTAL, torch.tensor(float(group.count), dtype=torch.float64)),
-        )
+        f"{kind}/{IDS}": group.ids_BT,
+        f"{kind}/{COUNTED}": group.counted_BT,
+        f"{kind}/{VALID}": group.valid_BT,
+        f"{kind}/{TOTAL}": torch.tensor(float(total), dtype=torch.float64),
     }
 
 
 def group_of(batch: Mapping[str, Tensor], kind: str) -> Padded:
-    """Return the group of `kind` in a batch of `pack_groups`."""
+    """Return the group of `kind` in a batch of `pack_group`s."""
     return Padded(*(batch[f"{kind}/{part}"] for part in (IDS, COUNTED, VALID)))
 
 
 def kinds_of(batch: Mapping[str, Tensor]) -> list[str]:
-    """Return the kinds in a batch of `pack_groups`, in its order."""
+    """Return the kinds in a batch of `pack_group`s, in its order."""
     return [name.removesuffix(f"/{IDS}") for name in batch if name.endswith(f"/{IDS}")]
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.text.shards import TokenShards
-from engine.training.language import make_optimizer, next_token_loss
+from engine.training.language import language_modelling, make_optimizer
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.sources import Windows
+from engine.training.state import TrainState
 from nodes.extend.scaling import rescaled, yarn
 from nodes.extend.schema import Parameters
 
@@ -25,12 +25,10 @@ def anneal(base: K2Model, shards: TokenShards, p: Parameters, work: Path) -> tup
             f"at {trained}; make it longer"
         )
     model = rescaled(base, yarn(p, trained, p.sequence_length), p.sequence_length)
-    stream = shards.split("train")
     history = train_loop(
-        model,
-        make_optimizer(model, p.schedule.peak, p.optimizer),
-        lambda step: {"ids": torch.from_numpy(stream.batch(step, p.batch_size, p.sequence_length, p.seed))},
-        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        TrainState(model, make_optimizer(model, p.schedule.peak, p.optimizer)),
+        Windows(shards.split("train"), p.batch_size, p.sequence_length, p.seed),
+        language_modelling,
         p.schedule,
         LoopSettings.of(
             p.optimizer,
@@ -38,9 +36,9 @@ def anneal(base: K2Model, shards: TokenShards, p: Parameters, work: Path) -> tup
             checkpoint_every=p.checkpoint_every,
             threads=p.threads,
             dtype=p.dtype,
+            micro_batches=p.micro_batches,
         ),
         work,
         "extend",
-        micro_batches=p.micro_batches,
     )
     return model, history

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.parameters import config_from_parameters
 from engine.model.size import n_params
 from engine.text.shards import EvalWindows, TokenShards
 from engine.training.history import Row, curve, mean_of, mishaps
-from engine.training.language import Loss, losses_by_domain, make_optimizer, next_token_loss
+from engine.training.language import Loss, language_modelling, losses_by_domain, make_optimizer
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.sources import Windows
+from engine.training.state import TrainState
 from nodes.pretrain.schema import Parameters
 
 NATURAL = ("natural",)
@@ -31,21 +31,16 @@ def final_windows(shards: TokenShards, p: Parameters) -> EvalWindows:
 
 def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> Path:
     """Train the model in place; return the history file, one row per step."""
-    stream = shards.split("train")
     few = shards.eval_windows("validation", p.sequence_length, NATURAL, p.validation.windows)
-
-    def batch_at(step: int) -> dict[str, torch.Tensor]:
-        return {"ids": torch.from_numpy(stream.batch(step, p.batch_size, p.sequence_length, p.seed))}
 
     def after_step(completed: int, row: dict[str, Any]) -> None:
         if completed % p.validation.every == 0:
             row["validation_loss"] = losses_by_domain(model, few, p.dtype)[""].nats_per_token
 
     return train_loop(
-        model,
-        make_optimizer(model, p.schedule.peak, p.optimizer),
-        batch_at,
-        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        TrainState(model, make_optimizer(model, p.schedule.peak, p.optimizer)),
+        Windows(shards.split("train"), p.batch_size, p.sequence_length, p.seed),
+        language_modelling,
         p.schedule,
         LoopSettings.of(
             p.optimizer,
@@ -53,10 +48,10 @@ def pretrain(model: K2Model, shards: TokenShards, p: Parameters, work: Path) -> 
             checkpoint_every=p.checkpoint_every,
             threads=p.threads,
             dtype=p.dtype,
+            micro_batches=p.micro_batches,
         ),
         work,
         "pretrain",
-        micro_batches=p.micro_batches,
         after_step=after_step,
         # Moonlight: the bias is updated until the cooldown and stays fixed in it.
         bias_rate_at=lambda step: p.router_bias_rate if step < p.schedule.begin("linear") else 0.0,

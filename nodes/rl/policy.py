@@ -16,14 +16,18 @@ from engine.artifacts.files import digest_bytes
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.parallel import data
+from engine.parallel.data import Ranks
 from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs, reference_logprobs
-from engine.training.examples import Encoded, batch_at
+from engine.training.batches import Batch
+from engine.training.examples import Encoded
 from engine.training.guard import EMPTY
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.natural import NaturalText
-from engine.training.padded import Padded, group_loss, no_loss, pack_groups
+from engine.training.padded import group_loss, no_loss
+from engine.training.sources import Examples
+from engine.training.state import TrainState
 from nodes.rl.candidates import Candidates
 from nodes.rl.objective import squared_objective
 from nodes.rl.rewards import Family
@@ -64,6 +68,8 @@ class Skippable:
 class PolicyTraining:
     """The callbacks of the training loop for one run."""
 
+    rows_per_step = None
+
     def __init__(
         self,
         model: K2Model,
@@ -76,7 +82,7 @@ class PolicyTraining:
     ) -> None:
         self.model, self.families, self.p = model, families, p
         self.work = data.from_first(work)  # the first rank's path, which all ranks use so that any of them can resume
-        self.ptx, self.natural = ptx, natural
+        self.ptx = Examples(ptx, p.ptx.examples if p.ptx.weight > 0 else {}, key(p.seed, "ptx"), natural)
         self.optimizer = Skippable(make_optimizer(model, p.learning_rate, p.optimizer))
         self.candidates = Candidates(model, families, p, self.work / "candidates")
         self.drawn: tuple[int, list[Rollouts]] | None = None
@@ -84,7 +90,7 @@ class PolicyTraining:
         self.old: list[dict[int, Tensor]] = []
         """For each family, the log-probabilities (M,) under the policy at the iteration's start, by minibatch."""
 
-    def batch_at(self, step: int) -> dict[str, Tensor]:
+    def rows(self, step: int, ranks: Ranks) -> Batch:
         """Return a step's PTX batch; its minibatches of responses, one per family, are in `minibatches` until the next.
 
         At the first step of an iteration, the policy is judged as a candidate and sampled from.
@@ -102,11 +108,7 @@ class PolicyTraining:
             if self.p.reset_optimizer:
                 self.optimizer.forget()
         self.optimizer.skip = all(part.empty for part in self.minibatches)
-        groups: dict[str, Padded] = {}
-        if self.p.ptx.weight > 0 and not self.optimizer.skip:
-            groups |= batch_at(self.ptx, self.p.ptx.examples, step, key(self.p.seed, "ptx"))
-            groups |= self.natural.batch_at(step)
-        return pack_groups(groups)
+        return self.ptx.rows(step, ranks) if self.p.ptx.weight > 0 and not self.optimizer.skip else {}
 
     @property
     def rollouts(self) -> list[Rollouts]:
@@ -119,7 +121,7 @@ class PolicyTraining:
         """The responses of the step, by family."""
         return [drawn.minibatches[self.inner % self.p.minibatches] for drawn in self.rollouts]
 
-    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, _model: K2Model, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         """Return K2's objective over the families plus the weighted PTX loss, and figures for the history."""
         figures: dict[str, Any] = {EMPTY: float(self.optimizer.skip), "loss_ptx": 0.0}
         if self.inner == 0:
@@ -180,12 +182,11 @@ class PolicyTraining:
         """Train to the end and judge the last policy; return the history file, one row per step."""
         p = self.p
         history = train_loop(
-            self.model,
-            self.optimizer,
-            batch_at=self.batch_at,
-            loss_fn=self.loss,
-            schedule=p.schedule,
-            settings=LoopSettings.of(
+            TrainState(self.model, self.optimizer),
+            self,
+            self.loss,
+            p.schedule,
+            LoopSettings.of(
                 p.optimizer,
                 steps=p.steps,
                 checkpoint_every=p.checkpoint_every * p.inner_steps,

@@ -1,39 +1,39 @@
 """Supervised fine-tuning: cross-entropy of the assistant's tokens, with a weight for each kind of example."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from engine.model.model import K2Model
-from engine.training.examples import Encoded, batch_at
+from engine.training.examples import Encoded
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.natural import NaturalText
-from engine.training.padded import group_loss, mean_nll, pack_groups, pad
+from engine.training.padded import group_loss, mean_nll, pad
+from engine.training.sources import Examples
+from engine.training.state import TrainState
 from kernels.host import to_host
 from nodes.sft.schema import Parameters
 
 
 def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Parameters, work: Path) -> Path:
     """Train the model in place on `encoded` and natural text; return the history file, one row per step."""
-    sizes = p.batch.model_dump()
-    optimizer = make_optimizer(model, p.learning_rate, p.optimizer)
     return train_loop(
-        model,
-        optimizer,
-        batch_at=lambda step: pack_groups(batch_at(encoded, sizes, step, p.seed) | natural.batch_at(step)),
-        loss_fn=lambda batch: group_loss(model, batch, p.weight_of),
-        schedule=p.schedule,
+        TrainState(model, make_optimizer(model, p.learning_rate, p.optimizer)),
+        Examples(encoded, p.batch.model_dump(), p.seed, natural),
+        partial(group_loss, weight=p.weight_of),
+        p.schedule,
         settings=LoopSettings.of(
             p.optimizer,
             steps=p.steps,
             checkpoint_every=p.checkpoint_every,
             threads=p.threads,
             dtype=p.dtype,
+            micro_batches=p.micro_batches,
         ),
         work=work,
         title="sft",
-        micro_batches=p.micro_batches,
     )
 
 

@@ -9,10 +9,12 @@ import torch
 from engine.model.balance import expected_maximum, load_floor
 from engine.model.model import K2Model
 from engine.optim.schedule import Schedule
-from engine.training.language import make_optimizer, next_token_loss
+from engine.training.language import language_modelling, make_optimizer, next_token_loss
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.settings import OptimizerSettings
+from engine.training.state import TrainState
 from tests.engine.tiny import config
+from tests.engine.training.run_tiny import Made
 
 SETTINGS = OptimizerSettings(
     weight_decay=0.1, momentum=0.95, tau=100.0, adamw_lr_factor=1.0, newton_schulz_dtype="float32"
@@ -27,15 +29,13 @@ def ids_of(step):
 def train(tmp_path, micro_batches, steps=1, rate=U):
     model = K2Model(config(), seed=2)
     train_loop(
-        model,
-        make_optimizer(model, 0.01, SETTINGS),
-        lambda step: {"ids": ids_of(step)},
-        lambda batch: (next_token_loss(model, batch["ids"]), {}),
+        TrainState(model, make_optimizer(model, 0.01, SETTINGS)),
+        Made(lambda step: {"ids": ids_of(step)}, 4),
+        language_modelling,
         Schedule.warmed_up(0.01, 0, ("constant", steps, None)),
-        LoopSettings(steps, 10, 1, "float32"),
+        LoopSettings(steps, 10, 1, "float32", micro_batches=micro_batches),
         tmp_path,
         "test",
-        micro_batches=micro_batches,
         bias_rate_at=lambda step: rate,
     )
     return model

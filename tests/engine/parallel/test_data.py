@@ -16,8 +16,10 @@ from engine.optim.schedule import Phase, Schedule
 from engine.parallel import data
 from engine.training.history import read_history
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.state import TrainState
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
+from tests.engine.training.run_tiny import Made
 
 ODD = [float("nan"), float("inf"), float("-inf"), -1.0, 7.0]
 
@@ -147,16 +149,16 @@ def train(rank, work, micro_batches=1):
     optimizer = MuonClip(model, 0.02, tau=0.5, ns_dtype=torch.float64)
     seen = []
 
-    def loss_fn(batch):
+    def objective(model, batch):
         seen.extend(map(tuple, batch["ids"].tolist()))
         logits = model(batch["ids"][:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), batch["ids"][:, 1:].flatten())
         return loss, {"twice": 2 * loss, "top_max": float(batch["ids"].max())}
 
     history = train_loop(
-        model, optimizer, lambda step: {"ids": rows_of(step)}, loss_fn, CONSTANT,
-        LoopSettings(STEPS, 2, 1, "float32", grad_clip=0.5, heads_every=1), work, "tiny",
-        micro_batches=micro_batches, bias_rate_at=lambda step: 0.01,
+        TrainState(model, optimizer), Made(lambda step: {"ids": rows_of(step)}, ROWS), objective, CONSTANT,
+        LoopSettings(STEPS, 2, 1, "float32", grad_clip=0.5, heads_every=1, micro_batches=micro_batches), work, "tiny",
+        bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return {k: v.tolist() for k, v in model.state_dict().items()}, seen, read_history(history)
 

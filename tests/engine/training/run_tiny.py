@@ -11,7 +11,9 @@ import torch
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import Phase, Schedule
+from engine.training.batches import own
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.state import TrainState
 from tests.engine.tiny import config
 
 STEPS = 24
@@ -20,6 +22,17 @@ STEPS = 24
 def falling(lr):
     """A rate that halves over more steps than any test takes."""
     return Schedule(start=lr, phases=(Phase(shape="linear", length=100, end=lr / 2),))
+
+
+class Made:
+    """A source of batches that a function makes whole, equal on every rank, which takes its own rows."""
+
+    def __init__(self, batch_at, rows):
+        self.batch_at, self.rows_per_step = batch_at, rows
+
+    def rows(self, step, ranks):
+        whole = self.batch_at(step)
+        return {name: tensor[list(own(len(tensor), ranks))] for name, tensor in whole.items()}
 
 
 def batch_at(step):
@@ -48,7 +61,7 @@ def run(
     model = K2Model(config())
     optimizer = MuonClip(model, lr, tau=0.5)
 
-    def loss_fn(batch):
+    def objective(model, batch):
         ids = batch["ids"]
         loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())
         loss = loss * batch["factor"][0]
@@ -60,10 +73,10 @@ def run(
     if watch is not None:
         after_step = lambda step, row: watch(step, model)  # noqa: E731
 
-    settings = LoopSettings(steps, 5, threads, dtype, heads_every=4, **guard)
+    settings = LoopSettings(steps, 5, threads, dtype, heads_every=4, micro_batches=micro_batches, **guard)
     history = train_loop(
-        model, optimizer, spoiled, loss_fn, falling(lr), settings, work, "tiny",
-        micro_batches=micro_batches, after_step=after_step, bias_rate_at=lambda step: 0.01,
+        TrainState(model, optimizer), Made(spoiled, 4), objective, falling(lr), settings, work, "tiny",
+        after_step=after_step, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return model, optimizer, history
 

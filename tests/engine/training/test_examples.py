@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.training.examples import Encoded, batch_at, draw, encode, require
+from engine.parallel.data import ALONE
+from engine.training.examples import Encoded, encode, places, require
+from engine.training.padded import kinds_of
+from engine.training.sources import Examples
 from tests.nodes import toy
 
 MESSAGES = [
@@ -69,18 +72,17 @@ def test_an_example_that_cannot_be_read_is_named(tokenizer, messages):
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 2**40))
 def test_every_epoch_takes_each_example_once(n, size, seed):
-    rows = [([i], [True]) for i in range(n)]
     steps = -(-2 * n // size)
-    drawn = [ids[0] for step in range(steps) for ids, _ in draw(rows, "chat", step, size, seed)]
+    drawn = [place for step in range(steps) for place in places(n, "chat", step, size, seed)]
     assert sorted(drawn[:n]) == sorted(drawn[n : 2 * n]) == list(range(n))
 
 
 def test_a_step_is_a_pure_function():
     encoded = Encoded({"chat": [([i, i], [False, True]) for i in range(9)]}, 0)
-    late = batch_at(encoded, {"chat": 4, "trajectory": 0}, 7, seed=1)
-    assert list(late) == ["chat"]
-    assert late["chat"].ids_BT.tolist() == batch_at(encoded, {"chat": 4}, 7, seed=1)["chat"].ids_BT.tolist()
-    assert late["chat"].ids_BT.tolist() != batch_at(encoded, {"chat": 4}, 7, seed=2)["chat"].ids_BT.tolist()
+    late = Examples(encoded, {"chat": 4, "trajectory": 0}, 1, None).rows(7, ALONE)
+    assert kinds_of(late) == ["chat"]
+    again, other = (Examples(encoded, {"chat": 4}, seed, None).rows(7, ALONE) for seed in (1, 2))
+    assert late["chat/ids"].tolist() == again["chat/ids"].tolist() != other["chat/ids"].tolist()
 
 
 def test_a_kind_without_examples_is_refused_by_name():

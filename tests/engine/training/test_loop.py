@@ -15,8 +15,8 @@ import torch
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.training.journal import Journal
-from engine.training.loop import _stand_still
 from engine.training.sealed import digests_in, seal
+from engine.training.step import _stand_still
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
 from tests.processes import await_state

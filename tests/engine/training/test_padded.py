@@ -8,7 +8,7 @@ from engine.training.padded import (
     group_of,
     kinds_of,
     mean_nll,
-    pack_groups,
+    pack_group,
     pad,
     response_logprobs,
     token_logprobs,
@@ -46,10 +46,15 @@ def test_gradient_reaches_counted_positions_only():
     torch.testing.assert_close(mean_nll(model, a), mean_nll(model, b))
 
 
+def packed(groups):
+    parts = [pack_group(kind, group, group.count) for kind, group in groups.items()]
+    return {name: tensor for part in parts for name, tensor in part.items()}
+
+
 def test_group_loss_weighs_the_kinds_means():
     model = toy.model().eval()
     groups = {"chat": pad(ROWS[:2]), "trajectory": pad(ROWS[2:])}
-    batch = pack_groups(groups)
+    batch = packed(groups)
     assert kinds_of(batch) == ["chat", "trajectory"]
     loss, figures = group_loss(model, batch, {"chat": 3.0, "trajectory": 1.0}.__getitem__)
     by_hand = (3 * mean_nll(model, groups["chat"]) + mean_nll(model, groups["trajectory"])) / 4
@@ -73,7 +78,7 @@ def test_padding_changes_neither_the_largest_logits_nor_the_loads(huge):
 
 def test_a_batch_of_groups_keeps_its_masks():
     group = pad(ROWS)
-    back = group_of(pack_groups({"chat": group}), "chat")
+    back = group_of(packed({"chat": group}), "chat")
     assert all(torch.equal(a, b) for a, b in zip(vars(back).values(), vars(group).values(), strict=True))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine.parallel.data import ALONE
 from engine.rollout.teacher import completion_logprobs
 from engine.training.examples import Encoded
 from engine.training.numerics import autocast
@@ -48,10 +49,10 @@ def training(tokenizer, tmp_path, monkeypatch):
 
 def figures_of(policy, step):
     """The figures of one step's loss, in the mode in which the loop takes it."""
-    batch = policy.batch_at(step)
+    batch = policy.rows(step, ALONE)
     policy.model.train()
     with autocast(policy.p.dtype):
-        loss, figures = policy.loss(batch)
+        loss, figures = policy.loss(policy.model, batch)
     loss.backward()
     return {name: float(value) for name, value in figures.items()}
 

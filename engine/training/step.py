@@ -1,0 +1,125 @@
+"""One step of training: gradients over micro-batches and ranks, the optimizer's move, and the figures of both."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.launch import drain
+from engine.model.balance import load_floor
+from engine.model.model import K2Model
+from engine.parallel import data
+from engine.training.batches import Batch, share
+from engine.training.numerics import autocast
+from engine.training.state import TrainState
+from kernels.host import to_host
+
+Objective = Callable[[K2Model, Batch], tuple[Tensor, dict[str, float | Tensor]]]
+"""Returns the mean loss of a micro-batch and figures for the row, the same names for each micro-batch.
+
+It reads nothing but the batch and the model. Both are averaged over the micro-batches of all ranks (figures whose names
+end in `_max`: the maximum), so a masked loss must divide by a total of the batch and not by its own mask
+(engine/training/batches.py).
+"""
+Figures = dict[str, Any]
+LARGEST = "_max"
+"""Figures whose names end in this are reduced by the maximum; all others are averaged."""
+ASKED = "asked to end soon"
+"""Sent with a step's figures, so that all ranks learn after the same step, in no extra message, if any was asked."""
+
+
+def backward(
+    model: K2Model, batch: Batch, objective: Objective, dtype: str, parts: int, grad_clip: float | None
+) -> Figures:
+    """Compute gradients of the mean loss over all `parts` micro-batches of all ranks; return loss, figures and norm.
+
+    The figures include ASKED, above 0 if any rank is to end soon, which the loop removes. Largest logits and expert
+    loads, which the forwards left in the model, are reduced over the ranks too.
+    """
+    device = model.device
+    made: list[dict[str, float | Tensor]] = []
+    for micro in share(batch, parts, data.ranks(), device):
+        with autocast(dtype, device.type):
+            loss, aux = objective(model, micro)
+        (loss / parts).backward()
+        figures = {"loss": loss} | aux
+        made.append({name: v.detach() if isinstance(v, Tensor) else v for name, v in figures.items()})
+    parameters = list(model.parameters())
+    data.sum_gradients_(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if grad_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    *read, grad_norm = _read([*made, {"grad_norm": norm}])
+    means: dict[str, float] = {}
+    largest: dict[str, float] = {ASKED: float(drain.end_requested())}
+    for name, figure in (pair for figures in read for pair in figures.items()):
+        if name.endswith(LARGEST):
+            largest[name] = _larger(largest.get(name, figure), figure)
+        else:
+            means[name] = means.get(name, 0.0) + figure / parts
+    return {**_over_ranks(model, means, largest), **grad_norm}
+
+
+def _read(figures: Sequence[Mapping[str, float | Tensor]]) -> list[dict[str, float]]:
+    """Return figures as numbers, after waiting once for the device."""
+    values = iter(to_host(*(value for of in figures for value in of.values() if isinstance(value, Tensor))))
+    return [
+        {name: float(next(values) if isinstance(value, Tensor) else value) for name, value in of.items()}
+        for of in figures
+    ]
+
+
+def _larger(a: float, b: float) -> float:
+    """Return the larger of two numbers; NaN if one is NaN, which max() would lose."""
+    return a if a > b or math.isnan(a) else b
+
+
+def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Figures:
+    """Return the row's figures over all ranks, ordered by name; also reduces maxima and loads in the model."""
+    if data.ranks().size == 1:
+        return {**means, **largest}
+    device = next(model.parameters()).device
+    sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64, device=device) for of in (means, largest))
+    data.sum_([sums, *(router.load_E for router in model.routers().values())])
+    data.max_([tops, *(attention.max_logit_H for attention in model.attentions())])
+    values = [value for part in to_host(sums, tops) for value in part.tolist()]
+    return dict(zip([*means, *largest], values, strict=True))
+
+
+def move(state: TrainState, take: bool, with_heads: bool, bias_rate: float) -> Figures:
+    """Take or skip the step and return figures for the row; logits, loads and gradients are reset in either case.
+
+    `with_heads` adds each head's maximum logit; `bias_rate` is the router biases' update rate in a step that is taken.
+    """
+    heads = _heads(state.model) if take and with_heads else {}
+    row = state.optimizer.step() if take else _stand_still(state.model)
+    balance = _balance(state.model, bias_rate if take else 0.0)
+    state.optimizer.zero_grad()
+    return row | heads | balance
+
+
+def _stand_still(model: K2Model) -> Figures:
+    """Reset the logits of a skipped step's forwards, as the optimizer would; return the figures it would have given."""
+    (largest,) = to_host(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
+    for attention in model.attentions():
+        attention.reset_max_logit()
+    return {"skipped": 1.0, "max_logit": float(largest), "clipped_heads": 0.0}
+
+
+def _heads(model: K2Model) -> Figures:
+    """Return each head's maximum logit, one list per layer, before the optimizer resets them."""
+    maxima = to_host(*(attention.max_logit_H for attention in model.attentions()))
+    return {"max_logit_heads": [[round(s, 3) for s in max_logit_H.tolist()] for max_logit_H in maxima]}
+
+
+def _balance(model: K2Model, rate: float) -> Figures:
+    """Update every router's bias; return worst and mean of the layers' max/mean load, and the load of pure chance."""
+    routers = list(model.routers().values())
+    if not routers:
+        return {}
+    assigned = routers[0].load_E.sum()
+    total, *loads = map(float, to_host(assigned, *(router.balance_(rate) for router in routers)))
+    floor = load_floor(int(total) // routers[0].k, routers[0].load_E.numel(), routers[0].k)
+    return {"expert_load_max": max(loads), "expert_load_mean": sum(loads) / len(loads), "expert_load_floor": floor}
