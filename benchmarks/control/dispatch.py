@@ -58,7 +58,7 @@ def _sbatch(folder: Path, line: str) -> None:
 
 def _dispatch(folder: Path, line: str) -> None:
     """Do the runner's work for a node, up to the point where it would begin to watch the job."""
-    where = ComputeClass("slurm", time="00:05:00", partition="h800", drain_lead_s=60, environment=(line,))
+    where = ComputeClass(launcher="slurm", time="00:05:00", partition="h800", drain_lead_s=60, environment=(line,))
     job = Job("k2-benchmark", folder / "jobs" / "node", ROOT, ROOT, folder, "node", ("this",), where)
     try:
         run_job(job, prepare=lambda: None, said_why=lambda _: False, say=lambda _: None, detach=True)

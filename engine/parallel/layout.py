@@ -8,32 +8,25 @@ Whatever is no expert is equal along dp and ep, and each of these dp·ep ranks s
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from engine.checked import FromOne
 from engine.errors import UserError
 
 DIMENSIONS = ("pp", "dp", "ep")
 """The mesh's dimensions, the slowest first: the ranks of one expert group are neighbours, mostly on one node."""
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Layout:
     """The part of the layout that compute.yml states; dp is what the number of ranks leaves over."""
 
-    pp: int = 1
-    vpp: int = 1
-    ep: int = 1
-
-    @classmethod
-    def of(cls, value: Any, field: str) -> Self:
-        """Return the layout in a compute class; raises UserError naming what is no whole number from 1 up."""
-        names = [each.name for each in fields(cls)]
-        if not isinstance(value, dict) or not set(value) <= set(names):
-            raise UserError(f"{field}: {value!r} may have the fields {', '.join(names)}, nothing else.")
-        for name, number in value.items():
-            if type(number) is not int or number < 1:
-                raise UserError(f"{field}.{name}: {number!r} is not a whole number from 1 up.")
-        return cls(**value)
+    pp: FromOne = 1
+    vpp: FromOne = 1
+    ep: FromOne = 1
 
     def __str__(self) -> str:
         return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))

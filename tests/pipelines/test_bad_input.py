@@ -63,7 +63,7 @@ def test_unknown_stage(project: Project) -> None:
 def test_a_wrong_compute_class_is_refused_before_any_stage_starts(project: Project) -> None:
     project.append(f"conf/{PROFILE}/compute.yml", "llm: { launcher: ssh }\n")
     error = refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "corpus")
-    assert "class llm, field launcher: 'ssh' is unknown" in error
+    assert "class llm: the field launcher is 'ssh'" in error
 
 
 def test_unknown_parameter(project: Project) -> None:

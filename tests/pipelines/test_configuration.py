@@ -80,7 +80,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_compute_classes(conf: Path) -> None:
     (conf / "smoke/compute.yml").write_text("cpu: {launcher: local, nodes: 2}\n")
-    assert "class cpu, field nodes: launcher local has no such field" in said_by_all()
+    assert "compute.yml: class cpu: launcher local has no field nodes" in said_by_all()
 
 
 @pytest.mark.parametrize(

@@ -12,51 +12,74 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
     ("compute", "words"),
     [
         ({}, "no class 'train'"),
-        ({"train": {"launcher": "ssh"}}, "field launcher: 'ssh' is unknown"),
-        ({"train": {"processes": 2}}, "must have the field launcher"),
-        ({"train": "local"}, "must have the field launcher"),
-        ({"train": {"launcher": "local", "nodes": 8}}, "field nodes: launcher local has no such field"),
-        ({"train": {"launcher": "inplace", "time": "1:00"}}, "field time: launcher inplace has no such field"),
+        ({"train": {"launcher": "ssh"}}, "the field launcher is 'ssh': input should be 'inplace', 'local' or 'slurm'"),
+        ({"train": {"processes": 2}}, "the field launcher is missing; add it"),
+        ({"train": "local"}, "class train: it is 'local', not names with values"),
+        (
+            {"train": {"launcher": "local", "nodes": 8}},
+            "launcher local has no field nodes; its fields are launcher, layout, processes",
+        ),
+        ({"train": {"launcher": "inplace", "time": "1:00"}}, "launcher inplace has no field time"),
         (
             {"train": {**SLURM, "processes": 8}},
-            "field processes: launcher slurm has no such field; its fields are account",
+            "launcher slurm has no field processes; its fields are launcher, layout, nodes",
         ),
-        ({"train": {**SLURM, "gpus": 8}}, "field gpus: launcher slurm has no such field"),
-        ({"train": {"launcher": "local", "processes": 0}}, "field processes: 0 is not a whole number from 1 up"),
-        ({"train": {"launcher": "local", "processes": True}}, "field processes: True is not a whole number from 1 up"),
-        ({"train": {"launcher": "inplace", "processes": 2}}, "field processes: 2 cannot run in place"),
-        ({"train": {**SLURM, "nodes": "8"}}, "field nodes: '8' is not a whole number from 1 up"),
-        ({"train": {**SLURM, "gpus_per_node": -1}}, "field gpus_per_node: -1 is not a whole number from 0 up"),
-        ({"train": {"launcher": "slurm"}}, "field time is missing: say how long a job may run"),
-        ({"train": {**SLURM, "time": 600}}, "field time: 600 is not a time as Slurm writes it; .*in quotes"),
-        ({"train": {**SLURM, "time": "an hour"}}, "field time: 'an hour' is not a time as Slurm"),
-        ({"train": {**SLURM, "exclusive": "yes"}}, "field exclusive: 'yes' is neither true nor false"),
-        ({"train": {**SLURM, "partition": "a b"}}, "field partition: 'a b' is not a single word"),
-        ({"train": {**SLURM, "mem": 0}}, "field mem: 0 is not a single word; write one, in quotes"),
+        (
+            {"train": {**SLURM, "gpus": 8}},
+            "the field gpus is unknown; choose one of launcher, layout, processes, nodes",
+        ),
+        (
+            {"train": {"launcher": "local", "processes": 0}},
+            "the field processes is 0: input should be greater than or equal to 1",
+        ),
+        (
+            {"train": {"launcher": "local", "processes": True}},
+            "the field processes is True: input should be a valid integer",
+        ),
+        ({"train": {"launcher": "inplace", "processes": 2}}, "2 processes cannot run in place; choose launcher: local"),
+        ({"train": {**SLURM, "nodes": "8"}}, "the field nodes is '8': input should be a valid integer"),
+        (
+            {"train": {**SLURM, "gpus_per_node": -1}},
+            "the field gpus_per_node is -1: input should be greater than or equal to 0",
+        ),
+        ({"train": {"launcher": "slurm"}}, "field time is missing; say how long a job may run"),
+        ({"train": {**SLURM, "time": 600}}, "field time is 600: not a time as Slurm writes it; .*in quotes"),
+        ({"train": {**SLURM, "time": "an hour"}}, "field time is 'an hour': not a time as Slurm"),
+        ({"train": {**SLURM, "exclusive": "yes"}}, "the field exclusive is 'yes': input should be a valid boolean"),
+        ({"train": {**SLURM, "partition": "a b"}}, "field partition is 'a b': not a single word"),
+        ({"train": {**SLURM, "mem": 0}}, "field mem is 0: not a single word; write one, in quotes"),
         (
             {"train": {**SLURM, "environment": "module load cuda"}},
-            "field environment: 'module .* is not a list of lines",
+            "field environment is 'module .*, not a list; write one",
         ),
-        ({"train": {**SLURM, "exclude": [7]}}, r"field exclude: \[7\] is not a list of lines"),
-        ({"train": {**SLURM, "fabric": ["NCCL_IB_TC"]}}, "field fabric: .* is not a mapping of variables"),
+        ({"train": {**SLURM, "exclude": [7]}}, "the field exclude.0 is 7: input should be a valid string"),
+        ({"train": {**SLURM, "fabric": ["NCCL_IB_TC"]}}, r"field fabric is \['NCCL_IB_TC'\], not names with values"),
         ({"train": {**SLURM, "fabric": {"OPENAI_API_KEY": "hunter2"}}}, "field fabric: OPENAI_API_KEY holds a secret"),
         ({"train": {**SLURM, "fabric": {"A": "http://me:hunter2@p"}}}, "field fabric: entry 1 holds a secret"),
         ({"train": {**SLURM, "environment": ["a", "export HF_TOKEN=hunter2"]}}, "environment: entry 2 holds a secret"),
         ({"train": {**SLURM, "environment": ["export P=http://me:hunter2@p"]}}, "environment: entry 1 holds a secret"),
-        ({"train": {**SLURM, "environment": "HF_TOKEN=hunter2"}}, "field environment: .* is not a list of lines"),
+        ({"train": {**SLURM, "environment": "HF_TOKEN=hunter2"}}, "field environment is .*, not a list"),
         ({"train": {**SLURM, "container": {"kind": "pyxis", "image": "docker://a:hunter2@b/c"}}}, "container: entry 1"),
-        ({"train": {**SLURM, "fabric": {"NCCL-TC": 1}}}, "field fabric: 'NCCL-TC' is not the name of a variable"),
-        ({"train": {**SLURM, "container": "k2.sif"}}, "field container: 'k2.sif' may have the fields kind, image"),
-        ({"train": {**SLURM, "container": {"kind": "docker"}}}, "field container.kind: 'docker' is unknown"),
-        ({"train": {**SLURM, "container": {"kind": "pyxis"}}}, "field container.image: kind pyxis needs the image"),
-        ({"train": {**SLURM, "container": {"image": "a"}}}, "field container.image: 'a' would not be used"),
-        ({"train": {**SLURM, "gres_type": "h800"}}, "field gres_type: there are no GPUs to be h800"),
-        ({"train": {**SLURM, "array": 4, "nodes": 2}}, "field array: its elements are one process each"),
-        ({"train": {**SLURM, "layout": "ep16"}}, "field layout: 'ep16' may have the fields pp, vpp, ep, nothing else"),
-        ({"train": {**SLURM, "layout": {"tp": 2}}}, "field layout: .* may have the fields pp, vpp, ep"),
-        ({"train": {**SLURM, "layout": {"ep": 0}}}, "field layout.ep: 0 is not a whole number from 1 up"),
-        ({"train": {**SLURM, "layout": {"pp": "16"}}}, "field layout.pp: '16' is not a whole number"),
-        ({"train": {**SLURM, "drain_lead_s": 3600}}, "field drain_lead_s: 3600 s is all of the time 1:00:00"),
+        (
+            {"train": {**SLURM, "fabric": {"NCCL-TC": 1}}},
+            "field fabric.NCCL-TC is 'NCCL-TC': not the name of a variable",
+        ),
+        ({"train": {**SLURM, "container": "k2.sif"}}, "field container is 'k2.sif', not names with values"),
+        ({"train": {**SLURM, "environment": ["a\nb"]}}, "the field environment.0 is .*: not a single line"),
+        ({"train": {**SLURM, "container": {"imag": "a"}}}, "field container.imag is unknown; did you mean image"),
+        (
+            {"train": {**SLURM, "container": {"kind": "docker"}}},
+            "field container.kind is 'docker': input should be 'none'",
+        ),
+        ({"train": {**SLURM, "container": {"kind": "pyxis"}}}, "field container: kind pyxis needs the image to run"),
+        ({"train": {**SLURM, "container": {"image": "a"}}}, "field container: its image would not be used"),
+        ({"train": {**SLURM, "gres_type": "h800"}}, "gres_type: there are no GPUs to be h800"),
+        ({"train": {**SLURM, "array": 4, "nodes": 2}}, "array: its elements are one process each"),
+        ({"train": {**SLURM, "layout": "ep16"}}, "field layout is 'ep16', not names with values"),
+        ({"train": {**SLURM, "layout": {"tp": 2}}}, "field layout.tp is unknown; choose one of pp, vpp, ep"),
+        ({"train": {**SLURM, "layout": {"ep": 0}}}, "field layout.ep is 0: input should be greater than or equal to 1"),
+        ({"train": {**SLURM, "layout": {"pp": "16"}}}, "field layout.pp is '16': input should be a valid integer"),
+        ({"train": {**SLURM, "drain_lead_s": 3600}}, "drain_lead_s: 3600 s is all of the time 1:00:00"),
     ],
 )
 def test_bad_compute_class(compute: dict[str, object], words: str) -> None:
@@ -74,7 +97,7 @@ def test_a_secret_comes_to_the_job_by_a_file_that_its_script_names() -> None:
 
 
 def test_one_process_unless_told() -> None:
-    assert compute_class({"train": {"launcher": "local"}}, "train") == ComputeClass("local", 1)
+    assert compute_class({"train": {"launcher": "local"}}, "train") == ComputeClass(launcher="local", processes=1)
     assert compute_class({"train": {"launcher": "local", "processes": 4}}, "train").ranks == 4
 
 
@@ -95,7 +118,7 @@ def test_all_that_slurm_can_be_told() -> None:
     container = {"kind": "apptainer", "image": "/k2.sif", "mounts": ["/a:/b"]}
     given = {**SLURM, "container": container, "fabric": {"NCCL_IB_TC": 106}, "environment": ["module load cuda"]}
     chosen = compute_class({"train": given}, "train")
-    assert chosen.container == Container("apptainer", "/k2.sif", ("/a:/b",))
+    assert chosen.container == Container(kind="apptainer", image="/k2.sif", mounts=("/a:/b",))
     assert chosen.fabric == {"NCCL_IB_TC": "106"}
     assert chosen.environment == ("module load cuda",)
 
@@ -111,7 +134,7 @@ def test_times(text: str, s: int) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"llm": {"launcher": "ssh"}}, "class llm, field launcher: 'ssh'"),
+        ({"llm": {"launcher": "ssh"}}, "class llm: the field launcher is 'ssh'"),
         ({"trian": {"launcher": "local"}}, "no class 'trian'"),
     ],
 )

@@ -14,8 +14,8 @@ from engine.launch.slurm.script import Job, render
 from engine.training.position import RESUME
 
 TRAIN = ComputeClass(
-    "slurm", nodes=4, gpus_per_node=8, gres_type="h800", cpus_per_task=96, mem="0", exclusive=True, time="1-00:00:00",
-    partition="h800", account="lab", exclude=("n7",), fabric={"NCCL_IB_HCA": "=mlx5_0,mlx5_1"},
+    launcher="slurm", nodes=4, gpus_per_node=8, gres_type="h800", cpus_per_task=96, mem="0", exclusive=True,
+    time="1-00:00:00", partition="h800", account="lab", exclude=("n7",), fabric={"NCCL_IB_HCA": "=mlx5_0,mlx5_1"},
     environment=("module load cuda",), drain_lead_s=600,
 )  # fmt: skip
 MODULE = ("pipelines.rank", "--env=k2", "--stage=pretrain", "--node=train", "--key=0123")
@@ -79,7 +79,7 @@ def test_one_process_needs_neither_torchrun_nor_a_meeting_place(tmp_path: Path) 
 
 
 def test_a_class_without_gpus_and_drain(tmp_path: Path) -> None:
-    text = checked(render(job(tmp_path, where=ComputeClass("slurm", time="10", drain_lead_s=0))))
+    text = checked(render(job(tmp_path, where=ComputeClass(launcher="slurm", time="10", drain_lead_s=0))))
     assert not {"gres", "signal", "exclusive", "partition"} & set(header(text))
     for word in ("nvidia-smi", "USR1", "scontrol requeue"):
         assert word not in text
@@ -101,7 +101,7 @@ def test_an_array(tmp_path: Path) -> None:
     ],
 )
 def test_containers(tmp_path: Path, kind: str, words: list[str]) -> None:
-    where = replace(TRAIN, container=Container(kind, "/k2.img", ("/here:/there",)))
+    where = TRAIN.model_copy(update={"container": Container(kind=kind, image="/k2.img", mounts=("/here:/there",))})
     text = checked(render(job(tmp_path, where=where)))
     for word in words:
         assert word in text
@@ -113,7 +113,7 @@ def run(path: Path, ranks: str, where: ComputeClass | None = None) -> tuple[int,
     tools.mkdir()
     (tools / "srun").write_text(f"#!/bin/bash\n{ranks}\n")
     (tools / "srun").chmod(0o755)
-    text = render(job(path, world=False, where=where or ComputeClass("slurm", time="10")))
+    text = render(job(path, world=False, where=where or ComputeClass(launcher="slurm", time="10")))
     text = text.replace("export PATH=", f"export SCRIPT=$$ PATH={tools}:", 1)
     environment = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["bash", "-c", text], env=environment, check=False, timeout=60, capture_output=True)
