@@ -100,7 +100,7 @@ class CheckpointStore:
         return digest
 
     def latest(self) -> Saved | None:
-        """Return the newest intact checkpoint after cutting the history to its step; None if there is none.
+        """Return the newest intact checkpoint; None if there is none, and then the history is emptied.
 
         Damaged checkpoints are skipped, and `notes` says so.
 
@@ -114,8 +114,6 @@ class CheckpointStore:
             saved = self._examined(self.directory / name)
             if saved is None:
                 continue
-            if first:
-                os.truncate(self.history, saved.history_bytes)
             self.worlds = list(saved.worlds)
             if saved.worlds[-1][1] != self.grid.ranks:
                 self.worlds.append((saved.step, self.grid.ranks))
@@ -130,13 +128,16 @@ class CheckpointStore:
         return None
 
     def load(self, saved: Saved, state: State) -> None:
-        """Give a state the tensors of a checkpoint that `latest` returned, each rank its own parts.
+        """Give a state the tensors of a checkpoint that `latest` returned, and cut the history to its step.
 
         Raises UserError, with nothing changed, if it is of another model or optimizer.
         """
         directory = self.directory / f"{saved.step:08d}"
         tensors = read_pieces(directory, state, self.grid, self._group)
         state.load(saved.step, tensors, f"the checkpoint of step {saved.step} in {self.directory}")
+        if data.ranks().first:
+            os.truncate(self.history, saved.history_bytes)
+        data.from_first(None)  # so that no rank reads the rows of the steps that are made anew
 
     def _examined(self, directory: Path) -> Saved | None:
         """Return a checkpoint that is whole and may be continued here; None, with a note, if any rank finds it damaged.

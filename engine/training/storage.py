@@ -130,7 +130,7 @@ class RankFileWriter(StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Return the plans unchanged, after making the folder; DCP calls this before any rank writes."""
-        self.partial.mkdir()
+        self.partial.mkdir(parents=True)
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:

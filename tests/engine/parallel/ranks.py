@@ -7,6 +7,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+PRELOADED = ["engine.training.loop", "engine.training.storage"]
+"""torch and its checkpoints are imported once, in a process without threads, of which all others are copies."""
+
 
 def together(size: int, target: Callable[..., Any], *given: Any, dying: int = 0, seconds: float = 60) -> list[Any]:
     """Run target(rank, *given) in each of `size` ranks; what they returned, by rank, all but `dying` that end without.
@@ -14,7 +17,7 @@ def together(size: int, target: Callable[..., Any], *given: Any, dying: int = 0,
     Raises AssertionError with a rank's traceback where one failed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["engine.training.loop"])  # torch is imported once, in a process without threads
+    context.set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
