@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.artifacts.files import object_if_sound, write_atomic
 from engine.remedy import move_aside
+from pipelines.gates import internals
 
 _FOREIGN = re.compile(
     r"<script\b[^>]*>.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<style\b[^>]*>.*?</style>|"
@@ -52,16 +53,7 @@ def write_docs(runs: Path) -> Path:
 
 def render(report: dict[str, Any]) -> str:
     """Return one table's page: Great Expectations' rendering of its validation result, without foreign hosts."""
-    from great_expectations.core.expectation_validation_result import expectationSuiteValidationResultSchema
-    from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view.view import DefaultJinjaPageView
-
-    result = expectationSuiteValidationResultSchema.load(report["result"])
-    view: Any = DefaultJinjaPageView()
-    return _stand_alone(str(view.render(ValidationResultsPageRenderer().render(result))), report)
-
-
-def _stand_alone(page: str, report: dict[str, Any]) -> str:
+    page = internals.page_of(report["result"])
     body = _BROKEN_LINK.sub(r"\1", _FOREIGN.sub("", page)).replace("</head>", f"{_STYLE}</head>", 1)
     profile = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"

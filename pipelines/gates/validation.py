@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from engine.errors import UserError
+from pipelines.gates import internals
 from pipelines.gates.profile import Statistic
 from pipelines.gates.suites import Suite
 
@@ -58,13 +59,8 @@ def load() -> tuple[Any, Any]:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
     import great_expectations.expectations.expectation_configuration
-    from great_expectations.data_context.types import base
 
-    in_memory = base.DataContextConfig(
-        store_backend_defaults=base.InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-        progress_bars=base.ProgressBarsConfig(globally=False),
-    )
-    return gx.get_context(mode="ephemeral", project_config=in_memory), gx
+    return internals.silent_context(), gx
 
 
 def expected_words(kind: str, arguments: dict[str, Any]) -> str:
