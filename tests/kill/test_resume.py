@@ -17,13 +17,15 @@ import psutil
 import pytest
 import yaml
 
+from engine.optim.schedule import Schedule
 from tests.project import LEDGER, PROFILE, Project
 
 pytestmark = pytest.mark.slow
 
+SCHEDULE = Schedule.warmed_up(2e-2, 4, ("constant", 36, None), ("cosine", 16, 1e-3), ("linear", 4, 3.5e-4))
 TRAINED = ("pretrain", "sft", "rl")
 LONGER: dict[str, dict[str, object]] = {  # long enough to be hit in the middle, a checkpoint every few steps
-    "pretrain": {"schedule": {"warmup": 4, "stable": 36, "decay": 16, "anneal": 4}, "checkpoint_every": 4},
+    "pretrain": {"schedule": SCHEDULE.model_dump(exclude_none=True, mode="json"), "checkpoint_every": 4},
     "sft": {"steps": 48, "checkpoint_every": 4},  # until some sums come out right, so that rl has something to learn
     "rl": {"iterations": 16, "checkpoint_every": 1},
 }
