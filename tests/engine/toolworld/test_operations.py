@@ -20,11 +20,11 @@ def test_an_operation_without_a_function_is_refused_by_name(monkeypatch):
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ({"arguments": ["key"], "returns": ["ok"]}, r"operations\.yml: turn\.description: Field required"),
-        ({"description": "Turn.", "arguments": "key", "returns": ["ok"]}, r"operations\.yml: turn\.arguments"),
+        ({"arguments": ["key"], "returns": ["ok"]}, r"operations\.yml: turn: the field description is missing"),
+        ({"description": "Turn.", "arguments": "key", "returns": ["ok"]}, r"operations\.yml: turn: the field arguments is 'key', not a list"),
         (
             {"description": "T.", "arguments": ["key"], "returns": [], "missing": "it"},
-            r"operations\.yml: turn\.missing",
+            r"operations\.yml: turn: the field missing is",
         ),
     ],
 )
