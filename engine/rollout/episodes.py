@@ -7,11 +7,11 @@ so that reinforcement learning can train on whole episodes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from engine.keyed import key
 from engine.model.model import K2Model
 from engine.rollout.enforcer import Enforcer
 from engine.rollout.generate import Completion, generate
 from engine.rollout.lockstep import play_in_lockstep
-from engine.rollout.seeds import key
 from engine.text.chat import encode_chat, parse_turn_ids
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.episode import run_episode

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from engine.device import placed
 from engine.errors import UserError
+from engine.keyed import generator
 from engine.model.cache import LatentCache
 from engine.model.decoder import Decoder
 from engine.model.model import K2Model
-from engine.rollout.seeds import generator
 from kernels.host import to_host
 from kernels.precision import wide
 

@@ -1,7 +1,7 @@
 """Play one episode: user, agent and world talk until the user is served or the turns run out."""
 
+from engine.keyed import keyed_random
 from engine.toolworld.judge import Verdict, judge
-from engine.toolworld.keyed import keyed_random
 from engine.toolworld.messages import AgentFn, Message, calls_of, compact, parsed_arguments, tool_message
 from engine.toolworld.tasks import Task
 from engine.toolworld.user import Persona, UserSimulator, load_personas

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from engine.toolworld.keyed import keyed_random
+from engine.keyed import keyed_random
 from engine.toolworld.messages import Message, assistant, calls_made, compact, tool_call
 from engine.toolworld.specs import FieldSpec, application_of, load_tools, operations
 from engine.toolworld.tasks import PICK, Goal, Step, Task

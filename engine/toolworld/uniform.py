@@ -7,7 +7,7 @@ and the words that the user said, never from all strings.
 import re
 from typing import Any
 
-from engine.toolworld.keyed import keyed_random
+from engine.keyed import keyed_random
 from engine.toolworld.messages import Message, assistant, compact, tool_call
 from engine.toolworld.specs import application_of, load_tools
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.errors import UserError
+from engine.keyed import keyed_random
 from engine.toolworld.apply import Refused, apply_operation
-from engine.toolworld.keyed import keyed_random
 from engine.toolworld.specs import Application, FieldSpec, ToolSpec, choose_domains, load_tools
 from engine.toolworld.validate import argument_problems
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import UserError
-from engine.rollout.seeds import generator
+from engine.keyed import generator
 from engine.text.chat import encode_chat
 from engine.text.dialogue import read_dialogue
 from engine.text.tokenizer import K2Tokenizer

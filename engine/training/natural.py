@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from engine.keyed import key
 from engine.parallel.data import Ranks
-from engine.rollout.seeds import key
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.batches import Batch, own

@@ -11,8 +11,8 @@ import torch
 
 from engine.device import placed
 from engine.errors import UserError
+from engine.keyed import generator
 from engine.model.model import K2Model
-from engine.rollout.seeds import generator
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.numerics import autocast
 from kernels.host import to_host

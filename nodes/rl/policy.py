@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from engine.artifacts.files import digest_bytes
+from engine.keyed import key
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.parallel import data
 from engine.parallel.data import Ranks
-from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs, reference_logprobs
 from engine.training.batches import Batch
 from engine.training.examples import Encoded

@@ -11,12 +11,12 @@ from typing import Literal, Protocol
 import polars as pl
 
 from engine.errors import UserError
+from engine.keyed import generator, key
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.rollout.episodes import Decoding, Episode, play
 from engine.rollout.generate import Completion
 from engine.rollout.passrate import pass_rates, require_room, sample_responses
-from engine.rollout.seeds import generator, key
 from engine.text.chat import render
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.tasks import Task

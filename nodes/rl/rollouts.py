@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.keyed import generator, key
 from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
-from engine.rollout.seeds import generator, key
 from nodes.rl.objective import advantages, informative, penalised
 from nodes.rl.rewards import Family, SampledResponse
 from nodes.rl.schema import Parameters

@@ -40,10 +40,10 @@ def train_sft(
     workspace: Path,
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
     """Fine-tune the extended checkpoint; return (checkpoint, history directory, metrics)."""
+    from engine.keyed import key
     from engine.model.checkpoint import load_checkpoint, save_checkpoint
     from engine.model.config import require_context
     from engine.rollout.passrate import pass_rates, require_room
-    from engine.rollout.seeds import key
     from engine.rollout.verifiable import items
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require

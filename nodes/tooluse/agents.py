@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.toolworld.keyed import keyed_digest, keyed_random
+from engine.keyed import keyed_digest, keyed_random
 from engine.toolworld.specs import ToolSpec, choose_domains, load_tools
 
 PROMPTS = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import UserError
-from engine.toolworld.keyed import keyed_digest, keyed_random
+from engine.keyed import keyed_digest, keyed_random
 from engine.toolworld.specs import load_tools
 from engine.toolworld.tasks import Goal, Task
 from engine.toolworld.world import World

@@ -8,8 +8,8 @@ import polars as pl
 
 from engine.artifacts.tables import polars_schema
 from engine.errors import UserError
+from engine.keyed import keyed_digest, keyed_random
 from engine.toolworld.episode import run_episode
-from engine.toolworld.keyed import keyed_digest, keyed_random
 from engine.toolworld.messages import Message, compact
 from engine.toolworld.policy import DEFECTS, TemplatePolicy
 from engine.toolworld.specs import choose_domains

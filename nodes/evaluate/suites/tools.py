@@ -13,9 +13,9 @@ import polars as pl
 
 from engine.errors import UserError
 from engine.intervals import wilson
+from engine.keyed import key
 from engine.model.model import K2Model
 from engine.rollout.episodes import Decoding, Episode, play
-from engine.rollout.seeds import key
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.episode import run_episode
 from engine.toolworld.messages import calls_of

@@ -21,7 +21,10 @@ def test_an_operation_without_a_function_is_refused_by_name(monkeypatch):
     ("form", "words"),
     [
         ({"arguments": ["key"], "returns": ["ok"]}, r"operations\.yml: turn: the field description is missing"),
-        ({"description": "Turn.", "arguments": "key", "returns": ["ok"]}, r"operations\.yml: turn: the field arguments is 'key', not a list"),
+        (
+            {"description": "Turn.", "arguments": "key", "returns": ["ok"]},
+            r"operations\.yml: turn: the field arguments is 'key', not a list",
+        ),
         (
             {"description": "T.", "arguments": ["key"], "returns": [], "missing": "it"},
             r"operations\.yml: turn: the field missing is",

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from engine.errors import UserError
+from engine.keyed import keyed_random
 from engine.rollout import episodes, passrate
 from engine.rollout.generate import Completion
-from engine.toolworld.keyed import keyed_random
 from engine.toolworld.messages import assistant, tool_call
 from engine.toolworld.policy import TemplatePolicy
 from engine.toolworld.user import load_personas

@@ -5,9 +5,9 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from engine.keyed import key
 from engine.parallel.data import Ranks
 from engine.rollout.generate import Completion
-from engine.rollout.seeds import key
 from engine.rollout.teacher import completion_logprobs
 from nodes.rl import rollouts
 from nodes.rl.objective import squared_objective
