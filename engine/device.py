@@ -76,10 +76,12 @@ def require(kind: str, processes: int, where: str) -> None:
     )
 
 
-def placed(values: "np.ndarray[Any, np.dtype[Any]] | Sequence[Any]", on: "torch.device") -> "torch.Tensor":
-    """Return numbers that the host has made as a tensor on a device; on the CPU an array's memory is shared."""
+def placed(values: "np.ndarray[Any, np.dtype[Any]] | Sequence[Any] | float", on: "torch.device") -> "torch.Tensor":
+    """Return numbers that the host has made as a tensor on a device, of NumPy's type for them (int64, float64, bool).
+
+    On the CPU an array's memory is shared.
+    """
     import numpy as np
     import torch
 
-    made = torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.tensor(values)
-    return made.to(on)
+    return torch.from_numpy(np.asarray(values)).to(on)

@@ -20,12 +20,12 @@ def to_host(*tensors: Tensor) -> list[Host]:
 
     An array of a tensor on the CPU shares its memory. Types that NumPy lacks (bf16) raise TypeError.
     """
-    return [tensor.numpy() for tensor in copied([tensor.detach() for tensor in tensors])]
+    return copied([tensor.detach() for tensor in tensors])
 
 
-def copied(tensors: list[Tensor]) -> list[Tensor]:
-    """Return copies of `tensors` on the CPU, complete; a tensor that is there already is returned itself."""
+def copied(tensors: list[Tensor]) -> list[Host]:
+    """Return the values of tensors without gradient: `to_host` without its tests' seam."""
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
     if any(tensor.is_cuda for tensor in tensors):
         torch.cuda.current_stream().synchronize()
-    return copies
+    return [tensor.numpy() for tensor in copies]

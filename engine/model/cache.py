@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from engine.device import placed
 from engine.model.config import K2Config
 
 
@@ -30,7 +31,7 @@ class LatentCache:
         width = config.kv_lora_rank + config.qk_rope_head_dim
         self.capacity = capacity
         self.length = 0
-        self.start_B = torch.tensor(starts or [0] * rows, dtype=torch.int64, device=device)
+        self.start_B = placed(starts or [0] * rows, torch.device(device))
         self.padded = any(starts)
         shape = (rows, capacity, width)
         self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]

@@ -111,7 +111,7 @@ def _norm(norm: RMSNorm) -> Map:
     """Return RMSNorm as x / √(‖x‖² + D·eps) · (√D · gain), with half the op's calls."""
     width = norm.weight.numel()
     gain = _weight(norm.weight) * width**0.5
-    floor = gain.new_tensor((width * norm.eps) ** 0.5)
+    floor = gain.new_full((), (width * norm.eps) ** 0.5)
 
     def apply(x: Tensor) -> Tensor:
         return (x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)).mul_(gain)

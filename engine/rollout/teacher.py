@@ -28,7 +28,7 @@ def completion_logprobs(
 ) -> Tensor:
     """Return the log-probability at `temperature` of each whole completion, (M,); completion m follows `which_M[m]`.
 
-    Raises ValueError if a prompt or a completion is empty.
+    Indices and result are on the model's device. Raises ValueError if a prompt or a completion is empty.
     """
     if not all(prompts) or not all(completions):
         raise ValueError("every prompt and every completion needs at least one token")
@@ -39,7 +39,6 @@ def completion_logprobs(
     ids_NT = placed([[0] * start + list(prompt) for start, prompt in zip(starts, prompts)], device)
     cache = LatentCache(model.config, len(prompts), longest + width, starts, device=device)
     valid_NT = torch.arange(longest, device=device) >= cache.start_B[:, None]
-    which_M = which_M.to(device)
     hidden_MWD = model.hidden(ids_NT, cache, valid_BT=valid_NT)[:, -1:][which_M]
     targets_MW = placed([list(tokens) + [0] * (width - len(tokens)) for tokens in completions], device)
     counted_MW = torch.arange(width, device=device) < placed(lengths, device)[:, None]

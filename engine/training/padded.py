@@ -113,7 +113,7 @@ def pack_group(kind: str, group: Padded, total: int) -> dict[str, Tensor]:
         f"{kind}/{IDS}": group.ids_BT,
         f"{kind}/{COUNTED}": group.counted_BT,
         f"{kind}/{VALID}": group.valid_BT,
-        f"{kind}/{TOTAL}": torch.tensor(float(total), dtype=torch.float64),
+        f"{kind}/{TOTAL}": placed(float(total), group.ids_BT.device),
     }
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engine.artifacts.files import digest_bytes
@@ -205,7 +204,7 @@ class PolicyTraining:
 def whole_responses(model: K2Model, part: Minibatch, temperature: float, logprobs: Callable[..., Tensor]) -> Tensor:
     """Return the log-probability of each whole response, (M,): the sum of what `logprobs` gives for its turns."""
     turns_T = logprobs(model, part.prompts, part.which_T, part.completions, temperature)
-    return torch.zeros(len(part.counts_M), dtype=turns_T.dtype).index_add(0, part.response_T, turns_T)
+    return turns_T.new_zeros(len(part.counts_M)).index_add(0, part.response_T, turns_T)
 
 
 def named(family: str, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ Shapes: N prompts, K responses each, M distinct responses of informative prompts
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
+from kernels.host import to_host
 from nodes.rl.objective import advantages, informative, penalised
 from nodes.rl.rewards import Family, SampledResponse
 from nodes.rl.schema import Parameters
@@ -50,6 +51,11 @@ class Minibatch:
         """Whether no prompt of any rank's share is informative, so that the step is skipped."""
         return not self.live
 
+    def to(self, device: torch.device) -> Self:
+        """Return the minibatch with its tensors on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -72,10 +78,11 @@ def collect(model: K2Model, family: Family, iteration: int, p: Parameters) -> Ro
         rewards_NK = permuted(rewards_NK, key(p.seed, f"permuted rewards {family.name}", iteration))
     rows = [
         table_row(family.name, response, reward, iteration, temperature)
-        for response, reward in zip(responses, rewards_NK.flatten().tolist(), strict=True)
+        for response, reward in zip(responses, to_host(rewards_NK)[0].flatten().tolist(), strict=True)
     ]
     ranks = data.ranks()
-    minibatches = [minibatch(responses, rewards_NK, part, p.minibatches, ranks) for part in range(p.minibatches)]
+    parts = [minibatch(responses, rewards_NK, part, p.minibatches, ranks) for part in range(p.minibatches)]
+    minibatches = [part.to(model.device) for part in parts]
     trained = sum(len(batch.counts_M) for batch in minibatches) * ranks.size  # averaged over the ranks' shares
     return Rollouts(rows, minibatches, temperature, figures_of(responses, rewards_NK) | {"rows_trained": trained})
 
@@ -88,7 +95,7 @@ def minibatch(
     `responses` has K in a row for each prompt.
     """
     samples = rewards_NK.shape[1]
-    advantages_NK, live_N = advantages(rewards_NK), informative(rewards_NK)
+    advantages_NK, live_N = to_host(advantages(rewards_NK), informative(rewards_NK))
     of_step = range(part, len(rewards_NK), parts)
     live = [prompt for prompt in of_step[ranks.rank :: ranks.size] if live_N[prompt]]
     distinct = [
@@ -152,7 +159,7 @@ def figures_of(responses: Sequence[SampledResponse], rewards_NK: Tensor) -> dict
         "truncated": sum(response.truncated for response in responses) / n,
         "length": tokens / n,
         "entropy": -sum(sum(_logprobs(response)) for response in responses) / max(tokens, 1),
-        "informative": float(informative(rewards_NK).float().mean()),
+        "informative": float(to_host(informative(rewards_NK).float().mean())[0]),
     }
 
 
