@@ -53,8 +53,14 @@ class Minibatch:
 
     def to(self, device: torch.device) -> Self:
         """Return the minibatch with its tensors on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        return replace(
+            self,
+            which_T=self.which_T.to(device),
+            response_T=self.response_T.to(device),
+            drawn_logprobs_M=self.drawn_logprobs_M.to(device),
+            advantages_M=self.advantages_M.to(device),
+            counts_M=self.counts_M.to(device),
+        )
 
 
 @dataclass(frozen=True)
