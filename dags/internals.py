@@ -71,8 +71,8 @@ def replace(module: ModuleType, name: str, value: object) -> None:
     vars(module)[name] = value
 
 
-def _moved(what: str) -> str:
+def _moved(part: str) -> str:
     return (
-        f"Dagster {version('dagster')} has no {what}, which {WRITTEN_FOR} had and dags/internals.py replaces: install "
+        f"Dagster {version('dagster')} has no {part}, which {WRITTEN_FOR} had and dags/internals.py replaces: install "
         f"Dagster {WRITTEN_FOR} (requirements/run.txt), or write dags/internals.py anew."
     )

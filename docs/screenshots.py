@@ -173,10 +173,10 @@ def free_port() -> int:
 
 def chromium() -> str:
     """The browser's path."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
         sys.exit("error: no chromium here: `apt-get install chromium`, or set CHROMIUM to its path.")
-    return found
+    return path
 
 
 if __name__ == "__main__":

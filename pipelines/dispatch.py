@@ -175,7 +175,7 @@ def _run_job(work: Work, parameters: dict[str, Any], say: Say, detach: bool) -> 
         run_job(
             work.job,
             prepare=lambda: exchange.write_parameters(work.workspace, work.name, parameters),
-            said_why=lambda element: exchange.has_error(work.workspace, work.name, element),
+            left_error=lambda element: exchange.has_error(work.workspace, work.name, element),
             say=say,
             detach=detach,
         )

@@ -98,10 +98,10 @@ def hand_over_errors(workspace: Path, node: str, rank: int) -> Iterator[None]:
         sys.exit(1)
 
 
-def rank_lock(workspace: Path, rank: int, what: str) -> IO[str]:
+def rank_lock(workspace: Path, rank: int, name: str) -> IO[str]:
     """Return a rank's lock, taken on the shared file system, so that two attempts never work at once."""
     patience = {"patience": JOB_PATIENCE_SECONDS} if drain.run_directory() else {}
-    return lock(workspace.parent / f"lock.{rank}", what, **patience)
+    return lock(workspace.parent / f"lock.{rank}", name, **patience)
 
 
 def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:

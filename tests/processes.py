@@ -5,32 +5,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 PATIENCE_SECONDS = 240.0
 
 
 def await_state(
-    state: Callable[[], Found],
+    state: Callable[[], Result],
     ended: Callable[[], int | None] = lambda: None,
-    said: Callable[[], str] = str,
+    output: Callable[[], str] = str,
     every: float = 0.005,
-) -> Found:
+) -> Result:
     """Ask `state` until what it returns is true, and return that.
 
     Args:
         state: looks at something that another process changes.
         ended: returns the status of that process once it has ended, which fails the test, and None before.
-        said: returns what the process has printed, shown where the wait fails.
+        output: returns what the process has printed, shown where the wait fails.
         every: seconds between two looks.
 
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := state()):
+    while not (result := state()):
         status = ended()
-        assert status is None, f"ended with status {status} before it came to that:\n{said()[-4000:]}"
-        assert time.monotonic() < deadline, f"not in {PATIENCE_SECONDS:.0f} s:\n{said()[-4000:]}"
+        assert status is None, f"ended with status {status} before that:\n{output()[-4000:]}"
+        assert time.monotonic() < deadline, f"not in {PATIENCE_SECONDS:.0f} s:\n{output()[-4000:]}"
         time.sleep(every)
-    return found
+    return result
 
 
 def is_alive(process: int) -> bool:

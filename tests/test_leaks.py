@@ -18,7 +18,7 @@ def before() -> Iterator[Surroundings]:
     made.restore()
 
 
-def test_nothing_left_is_nothing_said(before: Surroundings) -> None:
+def test_nothing_left_behind_is_no_refusal(before: Surroundings) -> None:
     refuse(before)
 
 

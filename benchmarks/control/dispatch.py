@@ -61,6 +61,6 @@ def _dispatch(folder: Path, line: str) -> None:
     where = ComputeClass(launcher="slurm", time="00:05:00", partition="h800", drain_lead_s=60, environment=(line,))
     job = Job("k2-benchmark", folder / "jobs" / "node", ROOT, ROOT, folder, "node", ("this",), where)
     try:
-        run_job(job, prepare=lambda: None, said_why=lambda _: False, say=lambda _: None, detach=True)
+        run_job(job, prepare=lambda: None, left_error=lambda _: False, say=lambda _: None, detach=True)
     except Detached:
         return

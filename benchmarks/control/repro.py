@@ -48,5 +48,5 @@ def rows(repeats: int) -> list[Row]:
 
 def _fingerprints(project: Project) -> float:
     command = [sys.executable, "-c", FINGERPRINTS]
-    told = subprocess.run(command, cwd=project.path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    return float(told.stdout)
+    process = subprocess.run(command, cwd=project.path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return float(process.stdout)

@@ -1,12 +1,14 @@
 """The normal form of a definition: its syntax tree without parts that cannot change its behaviour, and what it uses.
 
-Left out: comments, layout, docstrings, annotations of functions and of modules' names, log text, the names of true
-locals. Log text is that of two kinds of calls whose value nobody uses: of a logger, which is a variable or attribute
-with a name of `_LOGGERS` called by a name of `_LEVELS`, and of print to sys.stderr. Whatever reports to people can
-follow that rule, as the trainer's journal does (engine/training/journal). Everything else is kept, including
-annotations of classes' fields. We walk over `ast` ourselves, because `ast.dump` and `ast.unparse` differ between Python
-versions: empty fields are left out, so a field that a newer Python adds changes nothing until code uses it. Annotations
-and docstrings are digested separately, for the few places where something reads them.
+The form leaves out comments, layout, docstrings, annotations of functions and of module-level names, the names of
+local variables, and log text. Log text is the literal text in two kinds of calls whose value nobody uses: a method in
+`_LEVELS` of a logger (a variable or attribute named in `_LOGGERS`), and `print` to sys.stderr. Code that reports to
+people can keep to that rule, as the trainer's journal does (engine/training/journal). Everything else stays, including
+annotations of class fields.
+
+This module walks over `ast` itself, because `ast.dump` and `ast.unparse` differ between Python versions. It leaves out
+empty fields, so that a field which a newer Python adds changes nothing until code uses it. Annotations and docstrings
+are digested separately, for the few places where something reads them.
 """
 
 import ast
@@ -53,7 +55,7 @@ class Form:
     """Chains `name.attribute.…` whose name comes from the module or the built-ins; local imports by their full name."""
     annotation_uses: set[str] = field(default_factory=set)
     imports: set[str] = field(default_factory=set)
-    """Modules imported inside functions."""
+    """Modules that functions import."""
     strings: set[str] = field(default_factory=set)
     """Strings that look like dotted names."""
 
@@ -126,7 +128,7 @@ class _Writer:
     # names
 
     def _look_up(self, name: str) -> tuple[str, str | None, bool]:
-        """Return how a name is shown, what a local import binds it to, and whether one of the scopes here binds it."""
+        """Return how the form shows a name, what a local import binds it to, and whether a scope here binds it."""
         for depth, scope in enumerate(reversed(self._scopes)):
             if name in scope.shown and not (scope.is_class and depth):
                 return scope.shown[name], scope.imports.get(name), True
@@ -304,7 +306,7 @@ def _only_names(annotation: ast.expr) -> bool:
 
 
 def _unquoted(annotation: ast.expr) -> Iterator[ast.expr]:
-    """Yield what the strings in an annotation stand for, where they are annotations themselves."""
+    """Yield the parsed content of the strings in an annotation that are annotations themselves, as in `"Tensor"`."""
     for one in ast.walk(annotation):
         if isinstance(one, ast.Constant) and isinstance(one.value, str):
             with suppress(SyntaxError, ValueError):
@@ -312,7 +314,7 @@ def _unquoted(annotation: ast.expr) -> Iterator[ast.expr]:
 
 
 def _is_log(call: ast.Call) -> bool:
-    """Return whether a call without a used value only informs people: of a logger, or print to standard error."""
+    """Return whether a call whose value nobody uses only informs people: a logger's, or print to standard error."""
     function = call.func
     if isinstance(function, ast.Name):
         streams = [keyword.value for keyword in call.keywords if keyword.arg == "file"]

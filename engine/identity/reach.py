@@ -1,10 +1,10 @@
 """Find the definitions that an entry can reach, without importing anything.
 
-Starting at the entries, each definition's uses are followed through imports, `from` or plain, at the top or inside a
-function, and through re-exports. A module that is imported on the way counts with what it does at import; so do the
-packages above it. If a use cannot be decided, the whole module counts: a module passed on as a value, a name that it
-does not visibly define, a module that looks into `globals()` or imports `*`. A string that names a module of ours
-counts as a use of it (`python -m engine.llm.local`).
+The walk begins at the entries and follows each definition's uses through imports (`from` or plain, at the top or inside
+a function) and re-exports. A module that is imported on the way counts with what it does at import, and so do the
+packages above it. Where a use cannot be decided the whole module counts: if it is passed on as a value, if it does not
+visibly define the name, looks into `globals()` or imports `*`. A string that names one of our modules counts as a use
+of it (`python -m engine.llm.local`).
 """
 
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ _NO_MODELS = frozenset({"collections", "pathlib", "types", "typing"})
 
 @dataclass
 class Reach:
-    """What entries reach: definitions by dotted name, imported modules, top-level names of foreign packages."""
+    """The result of a walk: definitions by dotted name, imported modules, top-level names of foreign packages."""
 
     definitions: dict[str, Definition] = field(default_factory=dict)
     reexports: dict[str, str] = field(default_factory=dict)
-    """Names that a module re-exports from another: dotted name → the name it stands for."""
+    """Names that a module re-exports from another: dotted name → the full name of what it means."""
     modules: dict[str, Module] = field(default_factory=dict)
     foreign: set[str] = field(default_factory=set)
     wired: set[str] = field(default_factory=set)
-    """Definitions that the wiring module hands to Kedro."""
+    """The definitions that the wiring module hands to Kedro."""
 
     @property
     def reads_text(self) -> bool:
@@ -36,10 +36,10 @@ class Reach:
 
     @property
     def annotated(self) -> set[str]:
-        """Definitions whose annotations count: all where something may read them, else those that Kedro acts on.
+        """The definitions whose annotations count: all if something may read them, else those that Kedro acts on.
 
-        Of a node's function it reads the types of parameters, and makes an instance where one is a pydantic model or a
-        dataclass; built-in types and those of `_NO_MODELS` it passes over.
+        Kedro reads the parameter types of a node's function, and makes an instance where a type is a pydantic model or
+        a dataclass; it passes over built-in types and those of `_NO_MODELS`.
         """
         if self.reads_text:
             return set(self.definitions)
@@ -100,7 +100,7 @@ class _Walk:
                     self.use(string)
 
     def use(self, name: str, wired: bool = False) -> None:
-        """Reach what a dotted name stands for: a module, or a definition in one."""
+        """Reach the module or the definition that a dotted name means."""
         module, rest = self._split(name)
         if module is None or self._left_out(name):
             self._foreign(name)
@@ -169,7 +169,7 @@ class _Walk:
             self._waiting.append(dotted)
 
     def _read(self) -> bool:
-        """Reach what annotations name if something may read them; return whether anything was new."""
+        """Reach what the annotations that count name; return whether any of it was new."""
         for name in self.reached.annotated - self._annotated:
             self._annotated.add(name)
             for use in self.reached.definitions[name].annotation_uses:

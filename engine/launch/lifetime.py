@@ -31,12 +31,12 @@ def die_with_parent(parent: int) -> None:
         raise SystemExit(f"the process {parent} that started this one is gone")
 
 
-def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
+def lock(path: Path, name: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
     """Take the exclusive lock `path`, waiting up to `patience` seconds for a process that is just ending.
 
     Args:
         path: the lock file; created if missing, never removed.
-        what: the name in the error, e.g. "stage pretrain of profile laptop".
+        name: the name in the error, e.g. "stage pretrain of profile laptop".
         patience: seconds to wait.
 
     Raises:
@@ -54,7 +54,7 @@ def lock(path: Path, what: str, patience: float = PATIENCE_SECONDS) -> IO[str]:
             if time.monotonic() > deadline:
                 file.close()
                 raise UserError(
-                    f"{what} is already running ({path} is held by {holders(path)}): wait for it or stop it."
+                    f"{name} is already running ({path} is held by {holders(path)}): wait for it or stop it."
                 ) from None
             time.sleep(0.1)
     return file

@@ -14,7 +14,7 @@ from engine.toolworld.messages import Message, assistant, calls_made, compact, t
 from engine.toolworld.specs import FieldSpec, application_of, load_tools, operations
 from engine.toolworld.tasks import PICK, Goal, Step, Task
 from engine.toolworld.user import Persona, withheld_goal
-from engine.toolworld.world import load_people
+from engine.toolworld.world import holder_names
 
 Defect = Literal[
     "wrong_argument",
@@ -137,7 +137,7 @@ class TemplatePolicy:
         if name == "amount" or app.fields.get(name, FieldSpec(values=("",))).is_number:
             choices = tuple(arguments[name] + extra for extra in (1, 2, 5, 10))
         elif name in app.fields:
-            choices = app.fields[name].values if len(app.fields[name].values) > 1 else load_people()
+            choices = app.fields[name].values if len(app.fields[name].values) > 1 else holder_names()
         else:
             choices = app.keys
         return {**arguments, name: self._rng.choice([choice for choice in choices if choice != arguments[name]])}

@@ -139,12 +139,12 @@ def _fields(name: str, app: Application, seed: int, key: str) -> Record:
 def _agree(record: Record, field: str, taken: str, holder: str, key: str) -> None:
     """Give a record that is taken a holder."""
     if record[field] == taken:
-        people = load_people()
-        record[holder] = people[keyed_random(key, "holder").randrange(len(people))]
+        names = holder_names()
+        record[holder] = names[keyed_random(key, "holder").randrange(len(names))]
 
 
-def load_people() -> tuple[str, ...]:
-    """Return the names that people have in every domain (the keys of bank accounts)."""
+def holder_names() -> tuple[str, ...]:
+    """Return the names that a record's holder may have in any domain: letters, the keys of bank accounts."""
     return choose_domains(["bank"], "World")["bank"].applications["accounts"].keys
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.toolworld.specs import Application, ToolSpec, application_of, operations
 from engine.toolworld.tasks import ANY_KEY, PICK, Checkpoint, Goal, Step
-from engine.toolworld.world import World, load_people
+from engine.toolworld.world import World, holder_names
 
 AMOUNTS = (1, 2, 3, 4, 5, 6, 8, 9)
 """Small amounts; multiplied by the field's step, so that balances stay round."""
@@ -162,7 +162,7 @@ def _one_record(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
             case "amount":
                 slots["amount"] = arguments["amount"] = _amount(draft, app, form.field)
             case "holder":
-                slots["by"] = arguments[form.holder] = draft.pick(list(load_people()))
+                slots["by"] = arguments[form.holder] = draft.pick(list(holder_names()))
     step = Step(tool.name, arguments, _expects(impossible))
     missing = names[form.operation.missing]
     report = form.field if "field" in form.operation.returns else ""
@@ -245,7 +245,7 @@ def _claim(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     wanted = form.to if impossible else form.from_
     key, by = (
         draft.pick([k for k in draft.keys(tool) if state[k][form.field] == wanted]),
-        draft.pick(list(load_people())),
+        draft.pick(list(holder_names())),
     )
     if key is None:
         return None
@@ -282,7 +282,7 @@ def _claim_any(draft: Draft, lister: ToolSpec, claimer: ToolSpec) -> Goal | None
         return None
     if lister.form.field != form.field or not any(record[form.field] == form.from_ for record in state.values()):
         return None
-    by = draft.pick(list(load_people()))
+    by = draft.pick(list(holder_names()))
     steps = [
         Step(lister.name, {form.field: form.from_}),
         Step(claimer.name, {app.key: PICK, form.holder: by}),

@@ -18,7 +18,7 @@ class Finding:
     """One line of the report: what was looked for, what was found, and what this means."""
 
     name: str
-    found: str
+    value: str
     means: str
     good: bool
 
@@ -130,7 +130,7 @@ def main() -> None:
         table.add_column(column, overflow="fold")
     report = findings()
     for finding in report:
-        table.add_row("[green]✓[/]" if finding.good else "[yellow]–[/]", finding.name, finding.found, finding.means)
+        table.add_row("[green]✓[/]" if finding.good else "[yellow]–[/]", finding.name, finding.value, finding.means)
     console = Console()
     console.print(table)
     console.print(f"profile that fits: {profile_for(report)}")

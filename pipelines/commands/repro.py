@@ -84,8 +84,8 @@ def _take(lock: int, profile: str, name: str, how: int) -> None:
     """Take a lock; print which process holds it before waiting for it."""
     if _free(lock, how):
         return
-    what = f"{name} of {graph.ledger(profile)}"
-    print(f"{what} is held by {holders(_path(profile, name))}; waiting for it", file=sys.stderr, flush=True)
+    turn = f"{name} of {graph.ledger(profile)}"
+    print(f"{turn} is held by {holders(_path(profile, name))}; waiting for it", file=sys.stderr, flush=True)
     fcntl.flock(lock, how)
 
 

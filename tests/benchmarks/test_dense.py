@@ -60,5 +60,5 @@ def test_a_best_rate_at_the_edge_asks_for_a_wider_sweep():
         best_rate(swept(3, 2, 2, 1))
 
 
-def test_the_schedule_has_the_steps_asked_for():
+def test_the_schedule_has_the_requested_steps():
     assert [schedule(steps, 0.01).total for steps in (7, 100, 1234)] == [7, 100, 1234]

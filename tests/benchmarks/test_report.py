@@ -35,10 +35,10 @@ def test_median_and_no_significant_loss_are_required():
 def test_json_has_the_agreed_fields(tmp_path):
     made = report([0.06])
     made.write(tmp_path / "rl.json")
-    told = json.loads((tmp_path / "rl.json").read_text())
-    assert list(told) == ["commit", "machine", "settings", "rows"]
+    result = json.loads((tmp_path / "rl.json").read_text())
+    assert list(result) == ["commit", "machine", "settings", "rows"]
     fields = {"case", "value", "unit", "baseline", "baseline_value", "ratio", "target", "ok"}
-    assert all(set(row) == fields for row in told["rows"])
+    assert all(set(row) == fields for row in result["rows"])
     made.show()
 
 
@@ -102,12 +102,14 @@ def test_arms_are_done_in_pieces_and_never_twice(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rl.Bench, "_rl", arm)
     monkeypatch.setattr(rl.Bench, "_further_sft", lambda self, seed, folder: arm(self, seed, "sft"))
-    asked = argparse.Namespace(profile="laptop", work=tmp_path / "work", seeds=[1, 2], units=4, **inputs)
+    arguments = argparse.Namespace(
+        profile="laptop", work=tmp_path / "work", seeds=[1, 2], units=4, tool_samples=1, **inputs
+    )
     stale = tmp_path / "work" / "1-rl" / "run" / "half"
     stale.mkdir(parents=True)
-    assert rl.run(asked) is None
-    assert rl.run(asked) is not None
+    assert rl.run(arguments) is None
+    assert rl.run(arguments) is not None
     assert done == [(seed, name) for seed in (1, 2) for name in rl.ARMS]
     (inputs["checkpoint"] / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(UserError, match="another checkpoint"):
-        rl.run(asked)
+        rl.run(arguments)

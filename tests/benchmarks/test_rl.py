@@ -57,11 +57,11 @@ def test_three_arms_of_one_seed_make_a_report(inputs):
     assert main([*command, "--units", "2"]) == 3
     assert not result.exists()
     assert main(command) in (0, 1)  # a toy need not learn; the report must be there
-    told = json.loads(result.read_text())
-    assert len(told["rows"]) == 3 + 3 + 3 + 4
-    tools = [row for row in told["rows"] if row["case"].startswith("tools, ")]
+    record = json.loads(result.read_text())
+    assert len(record["rows"]) == 3 + 3 + 3 + 4
+    tools = [row for row in record["rows"] if row["case"].startswith("tools, ")]
     assert [row["target"] for row in tools] == ["interval above zero", None, None, ">= 15", None, None, None]
-    results = told["settings"]["results"]
+    results = record["settings"]["results"]
     assert set(results) == {"7-rl", "7-permuted", "7-sft"}
     assert results["7-sft"]["cpu_seconds"] >= 0.5 * results["7-rl"]["cpu_seconds"]
     assert (

@@ -29,7 +29,9 @@ def in_this_shell(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
 def submit(tmp_path: Path, key: str, script: str) -> str:
     """Submit a job on two nodes as the launcher does, and return its id."""
     path = tmp_path / "job.sbatch"
-    path.write_text(f"#!/bin/bash\n#SBATCH --nodes=2 --gres=gpu:h800:8 --output={tmp_path}/said --requeue\n{script}\n")
+    path.write_text(
+        f"#!/bin/bash\n#SBATCH --nodes=2 --gres=gpu:h800:8 --output={tmp_path}/output --requeue\n{script}\n"
+    )
     return client.sbatch(path, key)
 
 

@@ -30,7 +30,7 @@ def test_what_a_watcher_sees_of_an_undisturbed_job(training: Training) -> None:
     """
     driver = training.start()
     record = training.check_end(driver, first=0)
-    output = driver.said()
+    output = driver.output()
     for words in (
         "submitted; run directory",
         "running on h800-[0-1]",
@@ -70,7 +70,7 @@ def test_detached_and_attached_again(training: Training) -> None:
     assert training.project.records(STAGE)[-1]["outcome"] == "detached"
     driver = training.start()
     training.check_end(driver)
-    assert "attached to again" in driver.said()
+    assert "attached to again" in driver.output()
 
 
 def test_a_job_that_ended_unseen_is_published(training: Training, cluster: Cluster) -> None:
@@ -86,7 +86,7 @@ def interrupted(training: Training, number: signal.Signals) -> Driver:
     driver = training.start()
     ranks = training.stop_in_the_middle(driver, step=2)
     driver.process.send_signal(number)
-    training.wait_for(lambda: "Ctrl-C" in driver.said() or driver.process.poll() is not None, "an answer", None)
+    training.wait_for(lambda: "Ctrl-C" in driver.output() or driver.process.poll() is not None, "an answer", None)
     training.go_on(ranks)
     return driver
 
@@ -95,8 +95,8 @@ def test_ctrl_c_cancels(training: Training, cluster: Cluster) -> None:
     driver = interrupted(training, signal.SIGINT)
     assert driver.wait() == 130
     assert training.project.records(STAGE)[-1]["outcome"] == "interrupted"
-    assert f"job {training.job} is being cancelled; Ctrl-C again leaves at once" in driver.said()
-    assert "was cancelled by Ctrl-C" in driver.said().splitlines()[-1]
+    assert f"job {training.job} is being cancelled; Ctrl-C again leaves at once" in driver.output()
+    assert "was cancelled by Ctrl-C" in driver.output().splitlines()[-1]
     assert cluster.job(training.job)["JobState"] == "CANCELLED"
     training.check_end(training.start(), jobs=2, attempts=2)
 
@@ -114,7 +114,7 @@ def test_a_second_ctrl_c_leaves_at_once(training: Training, cluster: Cluster) ->
     ranks = training.stop_in_the_middle(driver, step=2)
     cluster.kill_controller()
     driver.process.send_signal(signal.SIGINT)
-    training.wait_for(lambda: "Ctrl-C again" in driver.said(), "the announcement")
+    training.wait_for(lambda: "Ctrl-C again" in driver.output(), "the announcement")
     driver.process.send_signal(signal.SIGINT)
     assert driver.wait() == 75
     cluster.start_controller()
@@ -181,7 +181,7 @@ def test_no_sbatch_on_path(training: Training, tmp_path: Path, monkeypatch: pyte
 def test_a_request_that_can_never_be_met_is_warned_of(training: Training) -> None:
     training.use(nodes=9)
     driver = training.start()
-    training.wait_for(lambda: "may never start: Slurm says Partition" in driver.said(), "a warning", driver)
+    training.wait_for(lambda: "may never start: Slurm says Partition" in driver.output(), "a warning", driver)
     assert driver.process.poll() is None
     driver.process.send_signal(signal.SIGINT)
     assert driver.wait() == 130

@@ -23,7 +23,7 @@ def test_through_dvc(training: Training) -> None:
     driver = training.start_command(words, {})
     training.check_end(driver)
     for line in ("submitted; run directory", "running on h800-[0-1]", "pretrain: 40/40", "succeeded"):
-        assert line in driver.said()
+        assert line in driver.output()
     assert training.start_command(words, {}).wait() == 0
     training.check_jobs(1)
 

@@ -76,13 +76,13 @@ def test_slurmstepd_killed(training: Training, cluster: Cluster) -> None:
     step.kill()
     training.go_on(ranks)
     training.check_end(driver, jobs=1, attempts=2, first=checkpoint)
-    assert "no sign of life" in driver.said()
+    assert "no sign of life" in driver.output()
 
 
 def test_controller_killed_before(training: Training, cluster: Cluster) -> None:
     cluster.kill_controller()
     driver = training.start()
-    training.wait_for(lambda: "controller does not answer" in driver.said(), "the driver's word", driver)
+    training.wait_for(lambda: "controller does not answer" in driver.output(), "the driver's word", driver)
     cluster.start_controller()
     training.check_end(driver, jobs=1, attempts=1, first=0)
 
@@ -92,7 +92,7 @@ def test_controller_killed_during(training: Training, cluster: Cluster) -> None:
     ranks = training.stop_in_the_middle(driver)
     cluster.wait_for_saved_state()
     cluster.kill_controller()
-    training.wait_for(lambda: "controller does not answer" in driver.said(), "the driver's word", driver)
+    training.wait_for(lambda: "controller does not answer" in driver.output(), "the driver's word", driver)
     cluster.start_controller()
     training.go_on(ranks)
     training.check_end(driver, jobs=1, attempts=1, first=0)
@@ -105,7 +105,7 @@ def test_controller_killed_and_the_job_ends_before_it_is_back(training: Training
     cluster.kill_controller()
     training.go_on(ranks)
     training.wait_for((training.directory / "exit.json").exists, "exit.json", driver)
-    training.wait_for(lambda: "controller does not answer" in driver.said(), "the driver's word", driver)
+    training.wait_for(lambda: "controller does not answer" in driver.output(), "the driver's word", driver)
     cluster.start_controller()
     training.check_end(driver, jobs=1, attempts=1, first=0)
 
@@ -131,7 +131,7 @@ def test_controller_forgets_the_job_and_gives_its_id_to_another(
     assert other == forgotten
     training.check_end(driver, jobs=1, first=0, attempts=None)
     assert cluster.job(other)["JobState"] == "PENDING"
-    assert "is known to nobody" in driver.said()
+    assert "is known to nobody" in driver.output()
 
 
 def test_driver_killed(training: Training) -> None:
@@ -139,7 +139,7 @@ def test_driver_killed(training: Training) -> None:
     ranks = training.stop_in_the_middle(first)
     first.kill()
     second = training.start()
-    training.wait_for(lambda: "attached to again" in second.said(), "the second driver", second)
+    training.wait_for(lambda: "attached to again" in second.output(), "the second driver", second)
     training.go_on(ranks)
     training.check_end(second, jobs=1, attempts=1, first=0)
 
@@ -160,7 +160,7 @@ def test_two_drivers(training: Training) -> None:
     ranks = training.stop_in_the_middle(first)
     second = training.start()
     assert second.wait() == 1
-    assert "already running" in second.said()
+    assert "already running" in second.output()
     training.go_on(ranks)
     training.check_end(first, jobs=1, attempts=1, first=0)
 
@@ -185,20 +185,22 @@ def test_time_is_up(training: Training) -> None:
     training.stop_in_the_middle(driver)
     checkpoint = training.checkpoint()
     training.check_end(driver, jobs=2, attempts=2, first=checkpoint)
-    assert "ran out of time" in driver.said()
+    assert "ran out of time" in driver.output()
 
 
 def test_a_rank_exits_with_an_error(training: Training, cluster: Cluster) -> None:
     """The user reads the rank's own sentence; the job is not tried again, since it would end the same."""
     cluster.scontrol("update", "partitionname=h800", "state=down")
     driver = training.start()
-    training.wait_for(lambda: "may never start" in driver.said(), "the driver's warning", driver)
+    training.wait_for(lambda: "may never start" in driver.output(), "the driver's warning", driver)
     shard = next(training.project.data("tokenization").glob("**/*.bin"))
     content = shard.read_bytes()
     shard.write_bytes(content[:-2])
     cluster.scontrol("update", "partitionname=h800", "state=up")
     assert driver.wait() == 1
-    assert f"error: {shard.parent}" in driver.said() or shard.name in driver.said().splitlines()[-1], driver.said()
+    assert f"error: {shard.parent}" in driver.output() or shard.name in driver.output().splitlines()[-1], (
+        driver.output()
+    )
     training.check_jobs(1)
     shard.write_bytes(content)
     training.check_end(training.start(), jobs=2, attempts=2, first=0)
@@ -221,7 +223,7 @@ def test_cancelled(training: Training, cluster: Cluster) -> None:
     checkpoint = training.checkpoint()
     cluster.command("scancel", training.job)
     assert driver.wait() == 1
-    assert "was cancelled" in driver.said()
+    assert "was cancelled" in driver.output()
     training.check_jobs(1)
     training.check_end(training.start(), jobs=2, attempts=2, first=checkpoint)
 
@@ -235,12 +237,12 @@ def test_disk_full(training: Training) -> None:
         fill(disc / "ballast")
         training.go_on(ranks)
         assert driver.wait() == 1
-        assert "disc" in driver.said().splitlines()[-1], driver.said()
+        assert "disc" in driver.output().splitlines()[-1], driver.output()
         training.check_jobs(1)
         (disc / "ballast").unlink()
         again = training.start()
         if again.wait():  # the first driver could not write down that it had seen the job's end, so it is told anew
-            assert "attached to again" in again.said()
+            assert "attached to again" in again.output()
             again = training.start()
         training.check_end(again, jobs=2, attempts=2, first=checkpoint)
 
@@ -251,7 +253,7 @@ def test_one_element_of_an_array_fails(training: Training) -> None:
     driver = training.start("rephrase")
     training.wait_for(lambda: bool(training.ranks("--shard=1")), "element 1", driver)
     training.ranks("--shard=1")[0].kill()
-    assert driver.wait() == 0, driver.said()
+    assert driver.wait() == 0, driver.output()
     assert training.project.digests("rephrase") == before
     jobs = training.project.records("rephrase")[-1]["jobs"]["rephrase_documents"]
     folder = next(training.project.data(".runs", "rephrase").glob("*/jobs/rephrase_documents"))

@@ -28,7 +28,7 @@ def wait_for(cluster: Cluster, job: str, state: str) -> None:
 
 
 def test_a_job_on_two_nodes_sees_eight_gpus_on_each(cluster: Cluster, tmp_path: Path) -> None:
-    outputs = tmp_path / "said"
+    outputs = tmp_path / "output"
     script = "srun bash -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
     job = submit(cluster, outputs, script, "--nodes=2", "--gres=gpu:h800:8")
     wait_for(cluster, job, "COMPLETED")
@@ -37,7 +37,7 @@ def test_a_job_on_two_nodes_sees_eight_gpus_on_each(cluster: Cluster, tmp_path: 
 
 def test_a_job_outlives_controller_and_slurmd(cluster: Cluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    job = submit(cluster, tmp_path / "said", f"until [ -e {gate} ]; do sleep 0.1; done", "--nodelist=h800-1")
+    job = submit(cluster, tmp_path / "output", f"until [ -e {gate} ]; do sleep 0.1; done", "--nodelist=h800-1")
     wait_for(cluster, job, "RUNNING")
     wait_until(
         lambda: {"slurmstepd", "slurm_script"} <= {process.name() for process in cluster.job_processes("h800-1")},
@@ -67,7 +67,7 @@ def test_nothing_is_left_when_a_test_fails(tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp("left")  # the test's own folder is named too long for a socket
     # the block is the test that fails: what is looked at is what its end leaves
     with pytest.raises(ZeroDivisionError), Cluster(root / "c") as cluster:  # noqa: PT012
-        wait_for(cluster, submit(cluster, root / "said", "sleep 1000", "--nodelist=h800-0"), "RUNNING")
+        wait_for(cluster, submit(cluster, root / "output", "sleep 1000", "--nodelist=h800-0"), "RUNNING")
         started = [*cluster.job_processes(), *(node.process for node in cluster.nodes.values())]
         started += [cluster.controller.process, cluster.munged.process, *cluster.controller.process.children()]
         cluster.kill_node("h800-0")

@@ -18,7 +18,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PartitionedClu
 
 
 def test_every_node_has_a_name_and_an_address_of_its_own(cluster: PartitionedCluster, tmp_path: Path) -> None:
-    outputs = tmp_path / "said"
+    outputs = tmp_path / "output"
     script = "srun sh -c 'hostname; getent hosts h800-2'"
     cluster.command("sbatch", "--wait", "--nodes=3", f"--output={outputs}", f"--wrap={script}")
     address = cluster.layout.address("h800-2")[1]

@@ -45,7 +45,7 @@ def test_a_key_in_a_file_reaches_the_server_and_no_file_process_or_record(
     with fake_openai(answer) as server:
         configure(own, server, file)
         driver = own.start_command(command(STAGE), {"OPENAI_API_KEY": submitters})
-        assert driver.wait() == 0, driver.said()[-6000:]
+        assert driver.wait() == 0, driver.output()[-6000:]
     assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {key}"}
     record = own.project.records(STAGE)[-1]
     assert record["metrics"]["rewrites_openai"] > 0
@@ -56,7 +56,7 @@ def test_a_key_in_a_file_reaches_the_server_and_no_file_process_or_record(
     assert str(file) in {environment.get(PATH_VARIABLE) for environment in requests}, "the ranks were looked at"
     assert any(PATH_VARIABLE in text for text in shown), "the script was, too"
     for secret in (key, submitters):
-        assert secret not in driver.said()
+        assert secret not in driver.output()
         assert not [text for text in shown if secret in text]
         assert not [environment for environment in requests if secret in environment.values()]
         assert traces(secret, own.project.path, cluster.root, keep=file) == []

@@ -55,7 +55,7 @@ def test_an_edit_while_the_job_waits_and_a_checkout_before_it_is_requeued(tree: 
     commit = git(tree, "rev-parse", "HEAD")
     cluster.scontrol("update", "partitionname=h800", "state=down")
     driver = tree.start()
-    tree.wait_for(lambda: "submitted; run directory" in driver.said(), "the submission", driver)
+    tree.wait_for(lambda: "submitted; run directory" in driver.output(), "the submission", driver)
     double(tree)
     cluster.scontrol("update", "partitionname=h800", "state=up")
     ranks = tree.stop_in_the_middle(driver)
@@ -74,9 +74,9 @@ def test_an_edit_right_after_the_driver_has_printed_its_key(tree: Training) -> N
     path = tree.project.path / f"conf/{PROFILE}/compute.yml"
     path.write_text(yaml.safe_dump({"train": {"launcher": "local", "processes": 2}}))
     driver = tree.start()
-    tree.wait_for(lambda: "  key " in driver.said(), "the key", driver)
+    tree.wait_for(lambda: "  key " in driver.output(), "the key", driver)
     double(tree)
-    assert driver.wait() == 0, driver.said()
+    assert driver.wait() == 0, driver.output()
     assert tree.end() == tree.undisturbed
     check_record(tree, tree.project.records(STAGE)[-1], commit)
 
@@ -88,7 +88,7 @@ def test_a_job_whose_environment_is_another_is_refused(tree: Training, tmp_path:
     tree.use(environment=[f"export PYTHONPATH={tmp_path}"])
     driver = tree.start()
     assert driver.wait() == 1
-    line = driver.said().splitlines()[-1]
+    line = driver.output().splitlines()[-1]
     assert line.startswith("error: stage pretrain is no longer what its key says: distribution torch: ")
     assert "→ 0.1" in line
     assert not tree.project.data(STAGE).exists()

@@ -73,7 +73,7 @@ class Driver:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return all of the driver's output."""
         return self.log.read_text(errors="replace")
 
@@ -142,12 +142,12 @@ class Training:
 
         `jobs` and `attempts` is how many it took, `first` the step of the checkpoint that the last one went on from.
         """
-        assert driver.wait() == 0, driver.said()[-6000:]
+        assert driver.wait() == 0, driver.output()[-6000:]
         assert self.end() == self.undisturbed
         history = self.project.data(STAGE, "pretrain_history", "history.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in history] == list(range(1, STEPS + 1))
         record = dict(self.project.records(STAGE)[-1])
-        assert attempts in (None, record["jobs"][NODE]["attempts"]), (record["jobs"], driver.said()[-6000:])
+        assert attempts in (None, record["jobs"][NODE]["attempts"]), (record["jobs"], driver.output()[-6000:])
         self.check_jobs(jobs)
         if first is not None:
             assert record["training"]["resumed_at"] == first
@@ -225,9 +225,11 @@ class Training:
             return condition() or (driver is not None and driver.process.poll() is not None)
 
         assert holds(either, PATIENCE, every), (
-            f"{what}: not in {PATIENCE:.0f} s\n{driver.said()[-6000:] if driver else ''}"
+            f"{what}: not in {PATIENCE:.0f} s\n{driver.output()[-6000:] if driver else ''}"
         )
-        assert condition(), f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.said()[-6000:]}"
+        assert condition(), (
+            f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.output()[-6000:]}"
+        )
 
     def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
         """Let it train to a checkpoint at or after a step, and stop both ranks soon after, wherever they are.

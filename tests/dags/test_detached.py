@@ -30,8 +30,8 @@ def lay(runs):
         folder = runs.root / "data" / "smoke" / ".work" / stage / key / "jobs" / node
         write_atomic(folder / "job.json", canonical_json({"id": job, "key": "k", "attempts": 1, **more}))
         if status is not None:
-            told = {"job": job, "attempt": 0, "rc": status, "drain": 0, "done": True, "end": end}
-            write_atomic(folder / "exit.json", canonical_json(told))
+            ended = {"job": job, "attempt": 0, "rc": status, "drain": 0, "done": True, "end": end}
+            write_atomic(folder / "exit.json", canonical_json(ended))
         return folder
 
     return go

@@ -47,7 +47,7 @@ def test_profiles_have_ledgers_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
-def test_a_stage_takes_the_shells_place_and_is_told_who_started_it(shell: str, tmp_path: Path) -> None:
+def test_a_stage_takes_the_shells_place_and_knows_who_started_it(shell: str, tmp_path: Path) -> None:
     kedro = tmp_path / "kedro"
     kedro.write_text('#!/bin/sh\necho $K2_PARENT $PPID "$@"\n')
     kedro.chmod(0o755)

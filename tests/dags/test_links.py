@@ -57,7 +57,7 @@ def test_a_run_in_place_and_an_older_record_have_no_jobs(runs):
     assert links.slurm_jobs({**record, "jobs": {}}) == links.slurm_jobs(record) == {}
 
 
-def test_a_log_that_is_gone_is_said_to_be(tmp_path):
+def test_a_log_that_is_gone_is_reported_as_gone(tmp_path):
     assert links.last_lines(tmp_path / "log") == [f"{tmp_path / 'log'} is not there"]
 
 

@@ -77,7 +77,7 @@ def test_rows_and_the_gate_s_verdict_are_shown(press, runs):
     assert "| ✔ | row_count | 7 | some rows |" in verdict.metadata["verdict"].value
 
 
-def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
+def test_a_refused_table_fails_its_check_and_the_run_names_the_reason(press, runs):
     def work(stage):
         runs.gate_report("documents", stage, False)
         return 1, ["noise", "error: documents was refused by its gate: row_count is 0", "ERROR: failed to reproduce"]
@@ -94,7 +94,7 @@ def test_a_refused_table_fails_its_check_and_the_run_says_why(press, runs):
     assert not result.get_asset_materialization_events()
 
 
-def test_the_run_record_says_why_better_than_the_output_does(press, runs):
+def test_the_reason_is_read_from_the_run_record_before_the_output(press, runs):
     """DVC's last line names its command, and a traceback may push the reason out of the kept lines."""
     runs.add("corpus", 1, outcome="failed")
     os.utime(next((runs.root / "data/smoke/.runs/corpus").glob("*.json")), (0, 0))  # an older run's: of no interest

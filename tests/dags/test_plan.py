@@ -29,7 +29,7 @@ def reported_checks(instance):
     return go
 
 
-def test_each_state_is_said_once(runs, reported_checks):
+def test_each_state_is_reported_once(runs, reported_checks):
     runs.add("corpus", 1)
     runs.add("rephrase", 2, outcome="failed", key=stage_status("smoke")["rephrase"].key)
     now = plans.plan("smoke")
@@ -45,7 +45,7 @@ def test_each_state_is_said_once(runs, reported_checks):
     assert reported_checks(now) == {}
 
 
-def test_another_reason_record_or_state_is_said_again(reported_checks):
+def test_another_reason_record_or_state_is_reported_again(reported_checks):
     stage = next(iter(load_stages_file().stages))
     entry = {"state": "fresh", "reason": "since then", "record": "a.json"}
     assert all(check.passed for check in reported_checks({stage: entry}).values())
@@ -55,7 +55,7 @@ def test_another_reason_record_or_state_is_said_again(reported_checks):
         assert set(reported_checks({stage: entry})) == set(graph.stage_graph(stage).outputs)
 
 
-def test_a_word_older_than_the_latest_materialisation_is_said_again(runs, instance, reported_checks):
+def test_a_report_older_than_the_latest_materialisation_is_repeated(runs, instance, reported_checks):
     """The page shows no check that is older than the latest materialisation."""
     runs.add("corpus", 1)
     report.report_all(instance, "smoke")
@@ -74,13 +74,13 @@ def tick(instance, monkeypatch):
 
     def go():
         with dg.build_sensor_context(instance=instance, cursor=cursors[-1]) as context:
-            found = sensor(context)
-        if isinstance(found, dg.SkipReason):
+            result = sensor(context)
+        if isinstance(result, dg.SkipReason):
             return None
-        cursors.append(found.cursor)
-        for event in found.asset_events:
+        cursors.append(result.cursor)
+        for event in result.asset_events:
             instance.report_runless_asset_event(event)
-        return {event.asset_key.to_user_string() for event in found.asset_events}
+        return {event.asset_key.to_user_string() for event in result.asset_events}
 
     return go
 

@@ -56,7 +56,7 @@ def test_the_source_kind_is_read(project: Project) -> None:
     assert documents["text"].to_list() == [NOTE]
 
 
-def test_the_operation_is_a_tool_is_asked_for_and_is_carried_out(project: Project) -> None:
+def test_the_operation_is_a_tool_that_tasks_request_and_worlds_carry_out(project: Project) -> None:
     assert set(table(project, "tooluse", "tools")["name"]) >= {f"double_{field}" for field in DOUBLED.values()}
     goals = [goal for rubric in table(project, "tooluse", "tasks")["rubric"] for goal in json.loads(rubric)["goals"]]
     doubled = [goal for goal in goals if goal["kind"] == "double" and goal["steps"][-1]["expects"] == "ok"]

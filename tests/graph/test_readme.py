@@ -63,7 +63,7 @@ def on_smoke(command: str) -> str:
 @pytest.mark.parametrize(
     "command", [one for one in commands(README.read_text(encoding="utf-8")) if is_run(one) and one not in SERVERS]
 )
-def test_it_does_what_it_says(project: Project, command: str) -> None:
+def test_the_command_succeeds(project: Project, command: str) -> None:
     process = subprocess.run(
         ["bash", "-c", on_smoke(command)], cwd=project.path, env=ENVIRONMENT, input=TYPED.get(command, ""),
         capture_output=True, text=True, check=False,

@@ -107,9 +107,9 @@ def test_edits_that_change_nothing_rerun_nothing(edited: Project) -> None:
     kinds: set[str] = set()
     for name, random_ in zip(names, map(random.Random, range(len(names)))):
         path = f"{name.replace('.', '/')}.py"
-        for what, mutation in neutral(edited.path, name, path, random_).items():
-            if what not in kinds:
-                kinds.add(what)
+        for kind, mutation in neutral(edited.path, name, path, random_).items():
+            if kind not in kinds:
+                kinds.add(kind)
                 (edited.path / path).write_text(mutation.source)
                 break
     before = edited.runs()
@@ -138,7 +138,7 @@ def test_an_edit_reruns_its_stage_and_stops_where_the_output_is_the_same(edited:
     )
 
 
-def test_a_parameter_reruns_its_readers_and_what_hangs_on_their_outputs(edited: Project) -> None:
+def test_a_parameter_reruns_its_readers_and_what_depends_on_their_outputs(edited: Project) -> None:
     before = edited.runs()
     edited.append(f"conf/{PROFILE}/parameters/evaluate.yml", "\n")
     text = (edited.path / f"conf/{PROFILE}/parameters/evaluate.yml").read_text()

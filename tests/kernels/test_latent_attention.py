@@ -116,7 +116,7 @@ def test_a_logit_that_is_no_number_reaches_the_maximum(bad):
     assert not largest[1].isfinite()
 
 
-def test_no_maximum_is_formed_where_none_is_asked_for():
+def test_no_maximum_is_formed_where_none_is_requested():
     leaves, turn = operands(1, 7)
     y, largest = latent_attention.latent_attention(*leaves, turn, 0.37, maximum=False)
     assert largest is None

@@ -118,7 +118,7 @@ def test_zero_stays_zero_also_within_a_stack():
         assert (got[0].count_nonzero(), got[2].count_nonzero()) == (54, 54)
 
 
-def test_coefficients_go_on_as_long_as_asked():
+def test_coefficients_last_for_any_number_of_steps():
     assert coefficients_of("jordan", 3) == (JORDAN,) * 3
     long = coefficients_of("polar_express", 12)
     assert len(long) == 12

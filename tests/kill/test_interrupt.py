@@ -43,7 +43,7 @@ class Terminal:
                 words, cwd=self.project.path, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
             )
 
-    def said(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Return the lines that the last command has printed."""
         return [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
 
@@ -91,7 +91,7 @@ def test_paused_by_repro_and_by_the_driver_and_gone_on(pretraining: Pretraining,
         before, reached = reached, newest(project.data(".work", STAGE))
         assert before + 5 <= reached < STEPS, "the step it was in is kept"
         check_pause(project, terminal, undisturbed["key"], f"stage {STAGE} stopped at {reached} of {STEPS}; ")
-        assert not before or any(line.endswith(f"resumed from {before} of {STEPS}") for line in terminal.said())
+        assert not before or any(line.endswith(f"resumed from {before} of {STEPS}") for line in terminal.lines())
     project.run(*KEDRO)
     record = project.records(STAGE)[-1]
     assert record["training"]["resumed_at"] == reached
@@ -142,7 +142,7 @@ def test_a_rate_changed_half_way_by_adopting_the_work(pretraining: Pretraining, 
 
 def check_pause(project: Project, terminal: Terminal, key: str | None, begin: str) -> None:
     """The command's last word and the run record say where it stopped, and nothing looks like a failure of ours."""
-    lines = terminal.said()
+    lines = terminal.lines()
     assert lines[-1] == f"{begin}the same command goes on."
     assert any("Ctrl-C again stops at once" in line for line in lines)
     assert not any("Traceback" in line for line in lines)

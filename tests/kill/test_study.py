@@ -44,13 +44,13 @@ class Study:
                 words, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
             )
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Return all of the study's output."""
         return self.log.read_text(errors="replace")
 
     def wait_for(self, state: Callable[[], Found]) -> Found:
         """Wait until `state` holds; the study must not end before."""
-        return await_state(state, self.process.poll, self.said)
+        return await_state(state, self.process.poll, self.output)
 
     def in_the_middle(self) -> list[Path]:
         """The folders in which it trains a long unit that has steps of its own behind it and most before it."""
@@ -80,12 +80,12 @@ class Study:
         for worker in self.workers():
             worker.suspend()
         self.press()
-        self.wait_for(lambda: ANNOUNCEMENT.decode().strip() in self.said())
+        self.wait_for(lambda: ANNOUNCEMENT.decode().strip() in self.output())
         self.press()
 
     def check_pause(self, last: str) -> None:
         """Check that the study's last line is this one, and that nothing looks like a failure."""
-        assert self.said().splitlines()[-1] == last
+        assert self.output().splitlines()[-1] == last
         for log in (self.log, *self.work.glob("worker-*.log")):
             assert "Traceback" not in log.read_text(errors="replace")
 
@@ -97,7 +97,7 @@ def test_killed_paused_and_stopped_and_each_time_resumed(tmp_path: Path) -> None
 
     @contextmanager
     def begun() -> Iterator[Study]:
-        started = Study(conf, shards, work, tmp_path / "said")
+        started = Study(conf, shards, work, tmp_path / "output")
         try:
             yield started
         finally:

@@ -73,9 +73,9 @@ def draw_behaviour(root: Path, oracle: Oracle, random_: random.Random) -> list[M
     """Mutations of code that a run executed, so many of each kind as there are, in turn."""
     pools: dict[str, list[Mutation]] = {}
     for name, path in _shuffled(root, random_):
-        for what, mutation in behaviour(root, name, path, random_).items():
+        for kind, mutation in behaviour(root, name, path, random_).items():
             if oracle.concerned(mutation.place):
-                pools.setdefault(what, []).append(mutation)
+                pools.setdefault(kind, []).append(mutation)
         if sum(map(len, pools.values())) > BEHAVIOUR_MUTATIONS:
             break
     return _in_turn(pools, BEHAVIOUR_MUTATIONS, random_)
@@ -87,8 +87,8 @@ def draw_neutral(root: Path, oracle: Oracle, random_: random.Random) -> list[Mut
     pools: dict[str, list[Mutation]] = {}
     for name, path in _shuffled(root, random_):
         if name in imported and sum(map(len, pools.values())) < NEUTRAL_MUTATIONS:
-            for what, mutation in neutral(root, name, path, random_).items():
-                pools.setdefault(what, []).append(mutation)
+            for kind, mutation in neutral(root, name, path, random_).items():
+                pools.setdefault(kind, []).append(mutation)
     pools["edit nothing reaches"] = list(unreached(root, random_))
     return _in_turn(pools, NEUTRAL_MUTATIONS, random_)
 
@@ -132,10 +132,10 @@ def evaluate(root: Path, oracle: Oracle) -> list[Row]:
     bench = Bench(root)
     rows: dict[str, Row] = {}
     for mutation in draw_behaviour(root, oracle, random_):
-        row = rows.setdefault(mutation.what, Row(mutation.what, neutral=False))
+        row = rows.setdefault(mutation.kind, Row(mutation.kind, neutral=False))
         _demand(row, _name(mutation), oracle.concerned(mutation.place), bench.stale(mutation))
     for mutation in draw_neutral(root, oracle, random_):
-        row = rows.setdefault(mutation.what, Row(mutation.what, neutral=True))
+        row = rows.setdefault(mutation.kind, Row(mutation.kind, neutral=True))
         _refuse(row, _name(mutation), bench.stale(mutation))
     for row in (_files(root, bench), *_configuration(bench)):
         rows[row.kind] = row
@@ -161,7 +161,7 @@ def _refuse(row: Row, name: str, stale: set[str]) -> None:
 
 def _name(mutation: Mutation) -> str:
     place = mutation.place
-    return f"{mutation.what} in {place.path} {place.function or place.kind or place.constant or ''}"
+    return f"{mutation.kind} in {place.path} {place.function or place.kind or place.constant or ''}"
 
 
 def _files(root: Path, bench: Bench) -> Row:

@@ -1,6 +1,6 @@
 """Seeded edits of the real tree: those that change what code does, and those that do not.
 
-Written without the fingerprint's own analysis: what is an annotation, a log text or a local is told here by itself.
+This module does not use the fingerprint's own analysis: it finds annotations, log texts and locals by itself.
 """
 
 import ast
@@ -36,7 +36,7 @@ class Place:
 class Mutation:
     """One edit: the module's new text."""
 
-    what: str
+    kind: str
     place: Place
     source: str
 
@@ -45,7 +45,7 @@ class Mutation:
 class Site:
     """A node that can be edited, and its edit."""
 
-    what: str
+    kind: str
     place: Place
     edit: Callable[[], None]
 
@@ -66,12 +66,12 @@ def behaviour(root: Path, name: str, path: str, random_: random.Random) -> dict[
     """Return one edit for each of up to four kinds that are possible in the module."""
     text = (root / path).read_text()
     mutations: dict[str, Mutation] = {}
-    kinds = sorted({site.what for site in sites(ast.parse(text), name, path)})
-    for what in random_.sample(kinds, min(4, len(kinds))):
+    kinds = sorted({site.kind for site in sites(ast.parse(text), name, path)})
+    for kind in random_.sample(kinds, min(4, len(kinds))):
         tree = ast.parse(text)
-        site = random_.choice([one for one in sites(tree, name, path) if one.what == what])
+        site = random_.choice([site for site in sites(tree, name, path) if site.kind == kind])
         site.edit()
-        mutations[what] = Mutation(what, site.place, ast.unparse(ast.fix_missing_locations(tree)))
+        mutations[kind] = Mutation(kind, site.place, ast.unparse(ast.fix_missing_locations(tree)))
     return mutations
 
 
@@ -189,17 +189,17 @@ def _tells(node: ast.stmt) -> bool:
     )
 
 
-# what changes nothing
+# edits that change nothing
 
 
 def neutral(root: Path, name: str, path: str, random_: random.Random) -> dict[str, Mutation]:
     """Return edits of four kinds that do not change what the module does."""
     text = (root / path).read_text()
-    texts = {what: NEUTRAL[what](text, random_) for what in random_.sample(sorted(NEUTRAL), 4)}
+    texts = {kind: NEUTRAL[kind](text, random_) for kind in random_.sample(sorted(NEUTRAL), 4)}
     if "sys.stderr" in text or "log.info(" in text:
         texts["log text"] = _log_text(text, random_)  # few modules have any
     place = Place(name, path)
-    return {what: Mutation(what, place, new) for what, new in texts.items() if new is not None and new != text}
+    return {kind: Mutation(kind, place, new) for kind, new in texts.items() if new is not None and new != text}
 
 
 def _comment(text: str, random_: random.Random) -> str | None:

@@ -39,7 +39,7 @@ ENTRIES: list[Callable[[], object]] = [
 ]
 
 
-def said_by_all() -> str:
+def refusal_by_all() -> str:
     sentences = set()
     for ask in ENTRIES:
         with pytest.raises(UserError) as error:
@@ -65,7 +65,7 @@ def test_parameters(
     parameters = copy.deepcopy(graph.parameters(PROFILE))
     parameters[stage][field] = value
     monkeypatch.setattr(graph, "parameters", lambda _: parameters)
-    assert sentence in said_by_all()
+    assert sentence in refusal_by_all()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_compute_classes(conf: Path) -> None:
     (conf / "smoke/compute.yml").write_text("cpu: {launcher: local, nodes: 2}\n")
-    assert "compute.yml: class cpu: launcher local has no field nodes" in said_by_all()
+    assert "compute.yml: class cpu: launcher local has no field nodes" in refusal_by_all()
 
 
 @pytest.mark.parametrize(

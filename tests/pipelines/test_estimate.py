@@ -52,7 +52,7 @@ def test_a_run_that_was_resumed_counts_for_its_own_steps() -> None:
     assert estimate("pretrain", [none], {"pretrain": PRETRAIN}) == 10
 
 
-def test_every_training_stage_of_the_graph_tells_its_steps() -> None:
+def test_every_training_stage_of_the_graph_has_its_number_of_steps() -> None:
     trains = {stage for stage, spec in load_stages_file().stages.items() if spec.compute == "train"} - {"evaluate"}
     assert trains >= {"pretrain", "extend", "sft", "rl"}
     for stage in trains:

@@ -57,7 +57,7 @@ def test_kedro_s_runners_leave_out_what_is_made() -> None:
     assert [node.name for node in left.nodes] == ["second"], sentence
 
 
-def test_mlflow_tries_a_database_as_often_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_tries_a_database_as_often_as_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.store.db import utils
 
     sentence = moved("MLflow 3.17.2", "try_database", "a database that cannot be opened would hold an import for 100 s")

@@ -36,7 +36,7 @@ def test_a_rank_that_imports_from_elsewhere_than_its_snapshot_refuses(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_rank_beside_one_that_still_lives_tells_its_driver(
+def test_a_rank_beside_one_that_still_lives_reports_to_its_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     workspace = tmp_path / "key"

@@ -36,7 +36,7 @@ def refused(parts: dict[str, Any]) -> str:
     return sentence
 
 
-def test_what_ran_as_the_key_says_may_be_published(parts: dict[str, Any]) -> None:
+def test_a_run_that_matches_its_key_may_be_published(parts: dict[str, Any]) -> None:
     truth.check(PROFILE, "rephrase", parts)
 
 

@@ -48,7 +48,7 @@ def test_fresh_and_never_run(room):
     assert marks["report"] == "MISSING"
 
 
-def test_stale_by_code_with_all_that_hangs_on_it(room):
+def test_stale_by_code_with_all_that_depends_on_it(room):
     room.project.edit("nodes/rephrase/nodes.py", RUNS, f"{RUNS}{CHANGES}")
     plan, _ = agreed(room)
     assert plan["rephrase"][0] == "stale"

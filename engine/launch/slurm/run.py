@@ -28,7 +28,7 @@ class JobFailed(UserError):
 def run_job(
     job: Job,
     prepare: Callable[[], None],
-    said_why: Callable[[int | None], bool],
+    left_error: Callable[[int | None], bool],
     say: Say,
     detach: bool = False,
 ) -> None:
@@ -40,7 +40,7 @@ def run_job(
     Args:
         job: the work; the run directory's last submission is attached to if its end has not been handled.
         prepare: writes what the ranks read, before each submission.
-        said_why: whether an element (None: the job) has left an error that another try would meet again.
+        left_error: whether an element (None: the job) has left an error that another try would meet again.
         say: prints a line for the user.
         detach: leave the job to itself once it is submitted.
 
@@ -73,13 +73,18 @@ def run_job(
             if not left:
                 directory.update(ended=str(State.SUCCEEDED))
                 return
-            job = _another(job, mine, directory, left, said_why, watch.cancelled)
+            job = _another(job, mine, directory, left, left_error, watch.cancelled)
             say(f"job {mine.id} {_first(left).state} ({_first(left).why}): another continues from its checkpoint")
             attached = None
 
 
 def _another(
-    job: Job, ended: Submitted, directory: RunDirectory, left: Ends, said_why: Callable[[int | None], bool], by_us: bool
+    job: Job,
+    ended: Submitted,
+    directory: RunDirectory,
+    left: Ends,
+    left_error: Callable[[int | None], bool],
+    by_us: bool,
 ) -> Job:
     """Return the job that continues after this one; raises JobFailed if there is to be none."""
     mark = newest_progress(job.workspace)
@@ -93,7 +98,7 @@ def _another(
     for element, end in left.items():
         mine = name if element is None else f"job {ended.id}_{element}"
         again = end.state in WORTH_ANOTHER or (element is not None and end.state is State.FAILED_APP)
-        if not again or said_why(element):
+        if not again or left_error(element):
             raise JobFailed(_sentence(mine, end, directory.log(ended.id, element)), element)
         if end.state is State.TIMED_OUT and not moved:
             raise JobFailed(

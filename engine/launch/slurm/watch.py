@@ -42,7 +42,7 @@ class Watch:
         self.lost_after = lost_after
         self.cancelled = False
         self.verdicts: Ends = dict.fromkeys(job.elements or (None,), Verdict(State.QUEUED))
-        self._said: dict[int | None, str] = {}
+        self._lines: dict[int | None, str] = {}
         self._tails = {element: self._tail(element, not again) for element in self.verdicts}
         self._pulses = {
             element: Pulse(directory, job.id, element, where.heartbeat_stale_s) for element in self.verdicts
@@ -120,9 +120,9 @@ class Watch:
         nodes = f" on {status.nodes}" if status and status.nodes and verdict.state is State.RUNNING else ""
         why = f" ({verdict.why})" if verdict.why else ""
         line = f"job {self._name(element)} {verdict.state}{nodes}{attempt}{why}"
-        if line == self._said.get(element):
+        if line == self._lines.get(element):
             return
-        self._said[element] = line
+        self._lines[element] = line
         self.say(line)
         if verdict.state is State.QUEUED and verdict.why.split(",")[0] in MAY_NEVER_START:
             self.say(

@@ -96,7 +96,7 @@ def test_the_one_that_a_command_took_is_its_processes(root: Path, monkeypatch: p
         assert (snapshot.take(root) / "ours/early.py").read_text() == "VALUE = 'edited'"
 
 
-def test_where_none_can_be_written_a_sentence_says_so(root: Path) -> None:
+def test_a_snapshot_that_cannot_be_written_is_reported_in_one_sentence(root: Path) -> None:
     (root / "data").write_text("in the way")
     with pytest.raises(UserError, match=r"data/.snapshots cannot be written .* Make data/ a folder that you may write"):
         snapshot.take(root)
@@ -125,7 +125,7 @@ def test_one_that_was_changed_is_refused_and_made_again(root: Path, damage: str)
     snapshot.check(code)
 
 
-def test_it_says_of_which_commit_it_is(root: Path) -> None:
+def test_it_records_its_commit(root: Path) -> None:
     """By content: whatever is checked out or edited while the files are read, it says what was read."""
     assert snapshot.origin(snapshot.take(root)) == {"commit": None, "dirty": None}
     head = commit(root)

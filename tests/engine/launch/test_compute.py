@@ -96,7 +96,7 @@ def test_a_secret_comes_to_the_job_by_a_file_that_its_script_names() -> None:
     assert compute_class({"llm": where}, "llm").environment == read
 
 
-def test_one_process_unless_told() -> None:
+def test_one_process_by_default() -> None:
     assert compute_class({"train": {"launcher": "local"}}, "train") == ComputeClass(launcher="local", processes=1)
     assert compute_class({"train": {"launcher": "local", "processes": 4}}, "train").ranks == 4
 
@@ -110,11 +110,11 @@ def test_one_process_unless_told() -> None:
         ({"nodes": 2, "gpus_per_node": 8, "processes_per_node": 1}, 2),
     ],
 )
-def test_one_rank_a_gpu_unless_told(more: dict[str, int], ranks: int) -> None:
+def test_one_rank_a_gpu_by_default(more: dict[str, int], ranks: int) -> None:
     assert compute_class({"train": {**SLURM, **more}}, "train").ranks == ranks
 
 
-def test_all_that_slurm_can_be_told() -> None:
+def test_nested_fields_of_a_slurm_class() -> None:
     container = {"kind": "apptainer", "image": "/k2.sif", "mounts": ["/a:/b"]}
     given = {**SLURM, "container": container, "fabric": {"NCCL_IB_TC": 106}, "environment": ["module load cuda"]}
     chosen = compute_class({"train": given}, "train")

@@ -114,7 +114,7 @@ def test_a_process_that_was_not_dispatched_looks_for_no_file(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == [DRAIN]
 
 
-def test_done_is_said_in_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_directory_shows_that_a_run_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUN_DIR, str(tmp_path))
     drain.mark_done()
     assert [path.name for path in tmp_path.iterdir()] == [DONE]

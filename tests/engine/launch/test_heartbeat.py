@@ -11,7 +11,7 @@ from engine.launch.drain import RUN_DIR
 from engine.launch.heartbeat import HEARTBEAT, METRICS, WATCHED, Heartbeat
 
 
-def test_it_says_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
+def test_it_shows_how_far_the_run_is_and_who_runs_it(tmp_path: Path) -> None:
     Heartbeat(tmp_path, 10).beat(3, {})
     state = json.loads((tmp_path / HEARTBEAT).read_text())
     assert (state["step"], state["steps"], state["pid"]) == (3, 10, os.getpid())

@@ -118,7 +118,7 @@ def test_killed_it_loses_one_block_and_any_other_number_of_shards_goes_on(
     assert after.done() == list(range(kept * SIZE, ITEMS)), "the block it died in, and what came after"
 
 
-def test_asked_to_end_soon_it_leaves_behind_a_whole_block(
+def test_before_its_time_limit_it_leaves_a_whole_block_behind(
     whole: tuple[pl.DataFrame, dict[str, bytes]], tmp_path: Path
 ) -> None:
     work, run_dir, folder = Work(tmp_path / "log", pause=0.005), tmp_path / "run", tmp_path / "blocks"

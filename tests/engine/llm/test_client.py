@@ -69,7 +69,7 @@ def test_without_a_cache_every_request_is_sent():
     assert len(fake.bodies) == 2
 
 
-def test_a_cache_file_cut_short_is_asked_for_again(tmp_path):
+def test_a_cache_file_cut_short_is_requested_again(tmp_path):
     with fake_openai(lambda body: (200, "hi")) as fake, client(openai(fake.url), tmp_path) as chat:
         chat.chat(REQUEST)
         (stored,) = tmp_path.rglob("*.json")
@@ -106,7 +106,7 @@ def test_two_requests_share_a_key_only_if_they_are_the_same(changes):
     assert REQUEST.key("m") != REQUEST.key("another model")
 
 
-def test_an_overloaded_server_is_asked_again():
+def test_an_overloaded_server_gets_the_request_again():
     answers = iter([(503, {}), (429, {}), (200, "at last")])
     with fake_openai(lambda body: next(answers)) as fake, client(openai(fake.url, retries=2)) as chat:
         assert chat.chat(REQUEST).text == "at last"
@@ -125,7 +125,7 @@ def test_an_unreachable_url_names_parameter_and_remedy():
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "OPENAI_API_KEY"), (404, "/v1"), (418, "HTTP 418")])
-def test_a_refusal_says_what_to_do_and_is_not_repeated(status, says):
+def test_a_refusal_names_the_remedy_and_is_not_repeated(status, says):
     with fake_openai(lambda body: (status, {"error": "no"})) as fake, client(openai(fake.url)) as chat:
         with pytest.raises(UserError, match=says):
             chat.chat(REQUEST)

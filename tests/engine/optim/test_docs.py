@@ -17,7 +17,7 @@ def shown():
     return names
 
 
-def test_the_shown_block_trains_and_its_weights_go_where_the_page_says(shown):
+def test_the_shown_block_trains_and_its_weights_go_to_the_optimizers_that_the_page_names(shown):
     losses = [row["loss"] for row in shown["history"]]
     assert losses[-1] < losses[0] - 1
     optimizer = shown["optimizer"]

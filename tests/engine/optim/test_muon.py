@@ -177,7 +177,7 @@ def test_with_jordan_it_has_where_the_spectrum_is_wide(n, aspect):
         assert 0.16 <= rms("jordan", *shape) <= 0.21
 
 
-def test_with_jordan_a_narrow_spectrum_lands_off_the_target_as_its_polynomial_says():
+def test_with_jordan_a_narrow_spectrum_lands_where_its_polynomial_leads():
     """Jordan's steps do not settle: values from 0.01 up swing between 0.68 and 1.13, and stay where the fifth has them.
 
     A wide spectrum averages that out. A vector has one value, 1, and a long matrix of n rows has n values near 1/√n

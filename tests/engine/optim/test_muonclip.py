@@ -125,7 +125,7 @@ def test_a_norm_before_the_projection_is_not(name):
 
 
 @pytest.mark.parametrize("name", ["lm_head", "head", "embed_out", "output_projection", "score", "classifier"])
-def test_a_head_of_a_known_name_is_adamws_and_of_another_is_muons_unless_is_muon_says_so(name):
+def test_a_head_of_a_known_name_is_adamws_and_of_another_is_muons_by_default(name):
     class Headed(Foreign):
         def __init__(self, name):
             super().__init__()

@@ -69,7 +69,7 @@ def test_the_ends_of_the_unit_interval_are_tokens_too():
     assert chosen.tolist() == [0, 4]
 
 
-def test_a_stream_says_what_generate_says(model):
+def test_a_stream_yields_what_generate_returns(model):
     done = generate(model, [[1, 2]], 15, 1.0, 5, STOP)[0]
     assert list(stream(model, [1, 2], 15, 1.0, 5, STOP)) == [t for t in done.tokens if t != STOP]
 

@@ -33,12 +33,12 @@ def test_values_and_gradients_are_those_of_the_plain_forward(temperature):
         torch.testing.assert_close(gradient, gradients[1][1][name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_the_sampler_says_the_same():
+def test_the_sampler_has_the_same_log_probabilities():
     model = toy.model()
     drawn = generate(model, [PROMPTS[w] for w in WHICH.tolist()], 4, 0.8, 3, 7)
     again = completion_logprobs(model, PROMPTS, WHICH, [one.tokens for one in drawn], 0.8)
-    said = torch.tensor([sum(one.logprobs) for one in drawn])
-    torch.testing.assert_close(again.detach(), said, atol=1e-5, rtol=0)
+    sampled = torch.tensor([sum(one.logprobs) for one in drawn])
+    torch.testing.assert_close(again.detach(), sampled, atol=1e-5, rtol=0)
 
 
 def test_completions_of_one_token_need_no_second_forward():

@@ -295,7 +295,7 @@ def test_arguments_that_readers_take_differently_are_a_problem(arguments: str) -
     assert validate_call(tool, arguments) == ["arguments are not JSON"]
 
 
-def test_arguments_may_nest_as_deep_as_is_said() -> None:
+def test_arguments_may_nest_to_the_stated_depth() -> None:
     deepest = '{"a":' + "[" * 63 + "]" * 63 + "}"
     assert parse_tool_calls(SECTION.format(GOOD.replace("{}", deepest))).problems == ()
 

@@ -14,7 +14,7 @@ def test_every_position_goes_to_a_place_of_its_own(n: int, root: int) -> None:
 
 
 @given(st.integers(1, 2**40), st.lists(st.integers(0, 2**40), min_size=1, max_size=5), st.integers(0, 99))
-def test_a_position_does_not_depend_on_the_others_asked_for(n: int, positions: list[int], root: int) -> None:
+def test_a_position_does_not_depend_on_the_others_in_the_call(n: int, positions: list[int], root: int) -> None:
     positions = [p % n for p in positions]
     together = permute(np.array(positions), n, root).tolist()
     assert together == [int(permute(np.array([p]), n, root)[0]) for p in positions]

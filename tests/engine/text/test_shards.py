@@ -68,7 +68,7 @@ def test_documents_come_back_once_and_whole(directory: Path, tokenizer: K2Tokeni
         assert {(d.domain, d.kind) for d in got} == {(domain, kind)}
 
 
-def test_documents_can_be_asked_for_by_length(train: TokenStream) -> None:
+def test_documents_can_be_chosen_by_length(train: TokenStream) -> None:
     every = [len(d.tokens) for d in train.documents()]
     assert [len(d.tokens) for d in train.documents(min_tokens=40)] == [n for n in every if n >= 40]
 

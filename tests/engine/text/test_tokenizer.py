@@ -240,7 +240,7 @@ def test_what_transformers_saves_is_the_same_tokenizer(
         ("special tokens", lambda p: p["added_tokens"][0].update({"special": False})),
     ],
 )
-def test_another_tokenizer_is_told_by_the_part(
+def test_another_tokenizer_is_named_by_the_part_that_differs(
     tokenizer_dir: Path, tokenizer: K2Tokenizer, part: str, change: Any
 ) -> None:
     parsed = json.loads((tokenizer_dir / "tokenizer.json").read_text())

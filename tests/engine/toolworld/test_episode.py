@@ -52,6 +52,6 @@ def test_an_agent_may_write_anything(lines):
     assert [message["tool_call_id"] for message in messages if message["role"] == "tool"] == call_ids
 
 
-def test_an_agent_without_content_is_an_agent_that_says_nothing():
+def test_an_agent_without_content_is_a_silent_agent():
     _, verdict = run_episode(TASK, lambda messages, tools: {"role": "assistant", "content": None}, 0)
     assert "finished: the last message is not an answer" in verdict.reasons

@@ -31,7 +31,7 @@ def test_parallel_calls_count_on_within_the_dialogue(bank, perfect, script):
     assert [call["id"] for call in messages[2]["tool_calls"]] == ["functions.send_money:0", "functions.get_account:1"]
 
 
-def test_a_vague_user_is_asked_and_a_stepwise_one_served_in_turn(bank, perfect, script):
+def test_a_vague_user_gets_a_question_and_a_stepwise_one_is_served_in_turn(bank, perfect, script):
     sent, tail = perfect[2].rsplit(" The balance", 1)
     lines = ["Which amount?", perfect[0], sent, perfect[1], "The balance" + tail]
     messages, verdict = run_episode(bank, script(*lines), 0, VAGUE)
@@ -91,7 +91,7 @@ def test_a_guess_of_the_withheld_detail_is_rejected_even_when_it_is_right(bank, 
     assert "arguments_grounded" in failed(verdict)
 
 
-def test_the_value_told_about_another_moment_is_a_contradiction(bank, perfect, script):
+def test_the_value_of_another_moment_is_a_contradiction(bank, perfect, script):
     old = str(World("bank", bank.world_seed).state["accounts"][bank.goals[1].facts[0]]["balance"])
     late = f"{perfect[2]} The balance of the account of {bank.goals[1].facts[0]} is {old}."
     lines = [perfect[1], *perfect[:2], late]
@@ -99,7 +99,7 @@ def test_the_value_told_about_another_moment_is_a_contradiction(bank, perfect, s
     assert "facts" in failed(verdict)
 
 
-def test_a_right_value_told_before_any_call_is_a_guess(bank, perfect, script):
+def test_a_right_value_before_any_call_is_a_guess(bank, perfect, script):
     sent, tail = perfect[2].rsplit(" The balance", 1)
     lines = ["Which amount?", f"{sent} Wait.", perfect[0], perfect[1], perfect[2]]
     _, verdict = run_episode(bank, script(*lines), 0, VAGUE)

@@ -29,7 +29,7 @@ def test_a_good_call_has_no_problems():
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_problems_are_said(text, says):
+def test_problems_are_named(text, says):
     assert says in " ".join(validate_call(SEND, text))
 
 

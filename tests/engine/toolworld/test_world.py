@@ -73,7 +73,7 @@ def expected(tool, before, arguments):
 
 @given(data=st.data(), domain=st.sampled_from(DOMAINS), seed=seeds)
 @settings(max_examples=120, deadline=None)
-def test_each_call_does_what_the_oracle_says_and_touches_nothing_else(data, domain, seed):
+def test_each_call_does_what_the_oracle_does_and_nothing_else(data, domain, seed):
     world = World(domain, seed)
     tools = [tool for tool in load_tools().values() if tool.domain == domain]
     for _ in range(6):
@@ -131,7 +131,7 @@ def test_faults_are_bounded_never_twice_running_and_replay():
     assert outcomes(3) == outcomes(3)
 
 
-def test_a_listing_may_be_cut_and_says_so():
+def test_a_listing_may_be_cut_and_then_has_a_mark():
     world = World("hotel", 2, FaultRates(partial=1.0), noise_seed=0)
     result = world.call("list_rooms", {"status": "booked"})
     whole = world.call("list_rooms", {"status": "booked"})
@@ -160,7 +160,7 @@ def test_a_bad_call_is_an_answer_and_not_an_exception(name, arguments, error):
     assert len(world.log) == 1
 
 
-def test_diff_tells_new_changed_and_removed_records():
+def test_diff_separates_new_changed_and_removed_records():
     world = World("clinic", 4)
     kept, gone = list(world.state["visits"])[:2]
     absent = next(k for k in load_domains()["clinic"].applications["visits"].keys if k not in world.state["visits"])

@@ -113,7 +113,7 @@ def test_the_card_states_origin_version_licence_and_adds_up(small):
     assert "mendeleev" in (directory / "card.md").read_text()
 
 
-def test_the_corpus_does_not_hang_on_the_order_of_the_files(tmp_path):
+def test_the_corpus_does_not_depend_on_the_order_of_the_files(tmp_path):
     texts = [f"{n} {prose(n)}" for n in range(30)]
     results = []
     for name, order in (("a", texts), ("b", texts[::-1])):

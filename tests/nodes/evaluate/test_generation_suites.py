@@ -128,7 +128,7 @@ def test_a_split_without_tasks_is_refused_by_field(data, p):
         tools.held_out_tasks(empty.tasks, p)
 
 
-def test_samples_are_kept_in_the_order_asked(tok, data, p, tiny):
+def test_samples_are_kept_in_the_order_of_the_prompts(tok, data, p, tiny):
     responses = samples.run(tiny, tok, data, p).details["samples"]
     assert [(s["kind"], s["prompt"]) for s in responses] == [
         ("Text to go on from", "Chile - "), ("Question in the chat format", "4-1-7="),

@@ -119,11 +119,11 @@ def test_probes_hold_the_key_at_its_depth_and_at_the_end(base):
     assert len(probes) == 6
     for probe in probes:
         assert probe.tokens.shape == (200,)
-        said = tok.decode(probe.tokens[-probe.key_tokens :].tolist()).strip()
-        assert len(said) == 4
+        answer = tok.decode(probe.tokens[-probe.key_tokens :].tolist()).strip()
+        assert len(answer) == 4
         whole = tok.decode(probe.tokens.tolist())
-        assert whole.count(said) == 3
-        assert whole.endswith(said)
+        assert whole.count(answer) == 3
+        assert whole.endswith(answer)
     places = [int(np.argmax(probe.tokens != 0)) for probe in probes[:3]]
     assert places == sorted(places)
     assert places[0] < places[2]

@@ -53,7 +53,7 @@ def test_the_template_engine_rewrites_training_documents_and_most_pass(tmp_path)
     assert all(len({str(pair) for pair in row}) == 2 for row in pairs["style"])
 
 
-def test_a_rerun_is_identical_and_does_not_hang_on_the_order(tmp_path):
+def test_a_rerun_is_identical_and_does_not_depend_on_the_order(tmp_path):
     first = rephrase_documents(documents(), parameters(), tmp_path / "first")
     again = rephrase_documents(documents(TEXTS[::-1]), parameters(), tmp_path / "again")
     assert first[0].equals(again[0])

@@ -59,7 +59,7 @@ def test_learning_notes_are_faithful(text, key):
     assert "Answer:" not in rewrite
 
 
-def test_styles_and_perspectives_tell_the_same_differently():
+def test_styles_and_perspectives_word_the_same_facts_differently():
     rewrites = {
         TemplateWriter().rewrite(piece(CHILE, style, perspective, key=f"{style}:{perspective}"))
         for style in ("encyclopedia", "interview", "briefing", "lecture")

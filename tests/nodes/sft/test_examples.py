@@ -46,7 +46,7 @@ def test_asking_for_more_demonstrations_than_there_are_gives_all():
     assert len(examples.demonstrations(TaskSettings(min_terms=2, max_terms=2), 10_000, 0.1, 0)) < 200
 
 
-def test_pick_hangs_on_seed_and_id_alone_and_drops_repeats():
+def test_pick_depends_on_seed_and_id_alone_and_drops_repeats():
     rows = list(examples.chats([{**DOCUMENT, "title": f"Land {i}: Facts"} for i in range(30)]))
     once, again = examples.pick(rows, 10, 1), examples.pick([*reversed(rows), *rows], 10, 1)
     assert once == again

@@ -129,7 +129,7 @@ def test_trajectories_are_rendered_with_the_chat_template(made: Any) -> None:
     assert got.kind == "synthetic"
 
 
-def test_the_mixture_is_recorded_as_asked_and_as_realised(made: Any) -> None:
+def test_the_mixture_is_recorded_as_requested_and_as_realised(made: Any) -> None:
     _, directory, metrics = made
     card = json.loads((directory / "mixture.json").read_text())
     train = card["splits"]["train"]

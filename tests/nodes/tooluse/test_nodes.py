@@ -122,7 +122,7 @@ def test_more_tasks_leave_the_earlier_ones_as_they_were(stage):
     assert fewer.equals(stage[2].head(50))
 
 
-def test_splits_are_disjoint_by_instruction_and_about_the_asked_size():
+def test_splits_are_disjoint_by_instruction_and_about_as_large_as_requested():
     parameters = {**SMALL, "tasks": 400, "split": BASE["split"]}
     tools = nodes.build_tools(parameters)
     tasks = nodes.build_tasks(nodes.build_agents(tools.lazy(), parameters).lazy(), parameters)

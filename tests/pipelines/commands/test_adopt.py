@@ -82,7 +82,7 @@ def test_an_imported_checkpoint_is_its_stages_output_and_its_origin_is_on_record
     )
 
 
-def test_an_exported_rl_checkpoint_becomes_a_base_that_says_so_and_keeps_its_origin(
+def test_an_exported_rl_checkpoint_becomes_a_base_with_its_origin_on_record(
     data: Path, tmp_path: Path, tokenizer: Path
 ) -> None:
     described = {"stage": "rl", "iteration": 40, "trained_length": 99}
@@ -106,7 +106,7 @@ def test_a_base_checkpoint_comes_back_with_its_own_words_and_the_context_it_has(
     assert "origin" not in extra
 
 
-def test_the_plan_takes_it_for_a_run_and_says_where_from(data: Path, source: Path) -> None:
+def test_the_plan_counts_it_as_a_run_and_shows_its_origin(data: Path, source: Path) -> None:
     adopt.adopt(PROFILE, source, "base_checkpoint")
     (record,) = read_records(data / ".runs" / "pretrain")
     before = {"tokenization": status.StageStatus("tokenization", "fresh", "", None, None, None)}

@@ -71,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_work_goes_on_under_todays_key_and_says_where_it_came_from(place: Path) -> None:
+def test_the_work_goes_on_under_todays_key_with_its_origin_on_record(place: Path) -> None:
     before = contents(place / OTHER)
     sentence = adopt_work.adopt_work(PROFILE, STAGE, OTHER[:4])
     assert changed() in sentence
@@ -146,6 +146,6 @@ def test_what_cannot_go_on_is_refused_in_a_sentence_and_nothing_changes(place: P
 
 
 def test_a_stage_that_runs_is_left_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adopt_work, "lock", lambda path, what: lock(path, what, patience=0))
+    monkeypatch.setattr(adopt_work, "lock", lambda path, name: lock(path, name, patience=0))
     with lock(place / "lock", "it"), pytest.raises(UserError, match="is already running"):
         adopt_work.adopt_work(PROFILE, STAGE, OTHER)

@@ -53,11 +53,11 @@ def scripted(monkeypatch, tok, *turns):
 
 def test_a_dialogue_repeats_with_its_seed_and_is_remembered(model, tok):
     first, output = talk(model, tok, seed=3)
-    again, said_again = talk(model, tok, seed=3)
+    again, output_again = talk(model, tok, seed=3)
     for chat in (first, again):
         chat.hear("What is 4-1-7?")
         chat.hear("Why?")
-    assert output == said_again
+    assert output == output_again
     assert [m["role"] for m in first.messages] == ["user", "assistant", "user", "assistant"]
     first.hear("/reset")
     assert first.messages == []
@@ -94,7 +94,7 @@ def big(model):
     return K2Model(replace(model.config, max_position_embeddings=4096), 0)
 
 
-def test_a_malformed_call_and_an_unknown_tool_are_said(monkeypatch, model, tok):
+def test_a_malformed_call_and_an_unknown_tool_are_reported(monkeypatch, model, tok):
     bad = tool_call("no_tool", "{not json", 0)
     scripted(monkeypatch, tok, assistant("", [bad]), assistant("Sorry."))
     chat, output = talk(big(model), tok)

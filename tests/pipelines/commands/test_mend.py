@@ -103,7 +103,7 @@ def test_a_damaged_gate_report_does_not_stop_the_pages(runs: Runs, capsys) -> No
     assert mend.move_aside("smoke")
 
 
-def test_a_damaged_heartbeat_tells_no_steps_and_stops_no_plan(tmp_path: Path, capsys) -> None:
+def test_a_damaged_heartbeat_shows_no_steps_and_stops_no_plan(tmp_path: Path, capsys) -> None:
     checkpoint = tmp_path / "checkpoints/00000004/meta.json"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("{}")

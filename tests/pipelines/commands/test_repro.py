@@ -20,7 +20,7 @@ def test_each_profile_has_its_own_ledger() -> None:
     assert command("k2", "sft", force=True)[3:] == ["-f", "-s", "conf/k2/dvc.yaml:sft"]
 
 
-def test_code_is_current_only_as_long_as_its_file_says_what_stands(tmp_path, monkeypatch) -> None:
+def test_a_code_file_is_current_only_while_it_matches_the_code(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(graph, "data_folder", lambda profile: tmp_path)
     assert not code_is_current("corpus", "smoke")
     path = code_file("corpus", "smoke")

@@ -106,7 +106,7 @@ def test_versions_and_files_and_parameters_old_to_new(fresh, now, monkeypatch) -
     assert f"parameter sft.seed: {seed} → -5" in explanation("sft")
 
 
-def test_an_input_that_was_made_again_says_what_made_it_differ(fresh, now) -> None:
+def test_an_input_that_was_made_again_is_listed_with_its_cause(fresh, now) -> None:
     """corpus ran again with another parameter; tokenization did not follow yet."""
     from engine.identity.key import flatten, stage_key
 

@@ -67,7 +67,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> str:
     return text
 
 
-def test_the_table_tells_stage_key_step_size_age_and_what_differs(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_shows_stage_key_step_size_age_and_difference(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no unfinished work" in shown(monkeypatch)
     leave("a", step=66, days=3, rate=1, width=7)
     leave(today(), days=0.1)

@@ -33,7 +33,7 @@ def test_it_answers_as_this_process_would() -> None:
         beside.validate("t", {"rows": 1}, wrong)
 
 
-def test_it_says_nothing_to_whoever_watches(capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_no_warning(capfd: pytest.CaptureFixture[str]) -> None:
     beside.start()
     beside.validate("t", {"rows": 1}, SUITE)
     beside.stop()
@@ -41,7 +41,7 @@ def test_it_says_nothing_to_whoever_watches(capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("started")
-def test_a_killed_one_is_told_in_a_sentence() -> None:
+def test_a_killed_judge_is_reported_in_one_sentence() -> None:
     assert beside._started is not None
     beside._started.kill()
     beside._started.wait()

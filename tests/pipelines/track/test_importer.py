@@ -129,7 +129,7 @@ def test_a_dead_server_costs_a_warning_and_the_records_stay(add_run, capsys):
     assert Path(record["path"]).is_file()
 
 
-def test_after_a_pause_nothing_is_said_behind_the_commands_own_last_word(add_run, database, capsys):
+def test_after_a_pause_nothing_is_printed_after_the_commands_last_line(add_run, database, capsys):
     add_run("corpus", 1)
     assert sum_up(Session("smoke", database), quietly=True)
     assert not capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_a_store_that_cannot_be_used_costs_seconds_and_a_sentence(add_run, capsy
     assert sum(waits) < 2
 
 
-def test_the_password_of_a_store_is_never_said(add_run, capsys):
+def test_the_password_of_a_store_is_never_printed(add_run, capsys):
     add_run("pretrain", 1)
     for uri in (
         "http://me:hunter2@[bad",
@@ -212,7 +212,7 @@ def test_the_command_refuses_an_unknown_profile_in_one_sentence():
     assert "Traceback" not in process.stderr
 
 
-def test_an_experiment_that_was_deleted_is_restored_and_says_so(add_run, database, profile, capsys):
+def test_a_deleted_experiment_is_restored_with_a_message(add_run, database, profile, capsys):
     add_run("corpus", 1, profile)
     track(profile, database)
     before = runs_of(database, profile)

@@ -72,7 +72,7 @@ def test_one_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.3, ""), (-4.0, ""), (61.0, "61 s ahead of"), (-90.2, "90 s behind")])
-def test_clocks_that_disagree_are_told(tmp_path: Path, seconds: float, words: str) -> None:
+def test_clocks_that_disagree_are_reported(tmp_path: Path, seconds: float, words: str) -> None:
     warning = skew(seconds, tmp_path)
     assert words in warning
     assert bool(warning) == bool(words)
@@ -92,7 +92,7 @@ def test_node_names(text: str, names: list[str]) -> None:
     assert expand(text) == names
 
 
-def test_a_full_disc_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disc_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr(rundir, "ROOM_BYTES", free // 2)
     assert RunDirectory(tmp_path).room() == ""

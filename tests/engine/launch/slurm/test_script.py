@@ -120,7 +120,7 @@ def run(path: Path, ranks: str, where: ComputeClass | None = None) -> tuple[int,
     return done.returncode, json.loads((path / "jobs" / "train" / "exit.json").read_bytes())
 
 
-def test_success_is_told(tmp_path: Path) -> None:
+def test_success_is_reported(tmp_path: Path) -> None:
     code, left = run(tmp_path, 'touch "$K2_RUN_DIR/DONE"')
     del left["ended"]
     assert (code, left) == (0, {"job": "7", "attempt": 0, "rc": 0, "drain": False, "done": True, "failed": False})
@@ -129,12 +129,12 @@ def test_success_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ranks", "rc", "failed"), [("exit 7", 7, True), ("kill -9 $$", 137, False), ("exit 85", 85, False)]
 )
-def test_other_ends_are_told(tmp_path: Path, ranks: str, rc: int, failed: bool) -> None:
+def test_other_ends_are_reported(tmp_path: Path, ranks: str, rc: int, failed: bool) -> None:
     code, left = run(tmp_path, ranks)
     assert (code, left["rc"], left["failed"]) == (rc, rc, failed)
 
 
-def test_told_to_end_it_ends_after_its_srun_and_leaves_no_word(tmp_path: Path) -> None:
+def test_a_cancelled_script_ends_after_its_srun_and_reports_nothing(tmp_path: Path) -> None:
     """Slurm's signal comes to all of them, the shell around srun too; what srun does then must be done in time."""
     last = tmp_path / "last"
     ending = f"sleep 1; grep State /proc/$SCRIPT/status > {last}; exit 143"

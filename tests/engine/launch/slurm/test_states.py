@@ -13,17 +13,17 @@ DRAINED = Exit("7", 0, 85, drain=True, failed=False)
 
 
 @pytest.mark.parametrize(
-    "said", ["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"]
+    "word", ["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"]
 )
-def test_in_the_queue(said: str) -> None:
-    assert judge(JobStatus(said, "Resources"), None).state is State.QUEUED
-    assert judge(JobStatus(said, "Resources"), None).why == "Resources"
-    assert judge(JobStatus(said, attempt=1), GOOD).state is State.QUEUED, "an earlier attempt's end is not this one's"
+def test_in_the_queue(word: str) -> None:
+    assert judge(JobStatus(word, "Resources"), None).state is State.QUEUED
+    assert judge(JobStatus(word, "Resources"), None).why == "Resources"
+    assert judge(JobStatus(word, attempt=1), GOOD).state is State.QUEUED, "an earlier attempt's end is not this one's"
 
 
-@pytest.mark.parametrize("said", ["RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"])
-def test_running(said: str) -> None:
-    assert judge(JobStatus(said), None).state is State.RUNNING
+@pytest.mark.parametrize("word", ["RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"])
+def test_running(word: str) -> None:
+    assert judge(JobStatus(word), None).state is State.RUNNING
 
 
 @pytest.mark.parametrize("left", [None, GOOD, BAD, DRAINED])

@@ -62,7 +62,7 @@ def test_packed_lines_and_text_are_read_whole_even_from_several_parts(tmp_path, 
 
 @pytest.mark.parametrize("end", PACKERS)
 @pytest.mark.parametrize("kind", ["jsonl", "text"])
-def test_a_cut_or_foreign_packed_file_says_which_and_where(tmp_path, kind, end):
+def test_a_cut_or_foreign_packed_file_is_named_with_the_place(tmp_path, kind, end):
     path = tmp_path / f"a.{end}"
     packed = PACKERS[end](LINES)
     path.write_bytes(packed[: len(packed) // 2])
