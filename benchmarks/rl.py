@@ -178,8 +178,7 @@ class Bench:
 
         train = pl.scan_parquet(self.examples / "*.parquet").filter(pl.col("split") == "train").collect()
         given = self.parameters["sft"]
-        whole = ["trajectory"] if given["whole_trajectories"] else []
-        encoded = encode(train.iter_rows(named=True), tokenizer, given["max_tokens"], whole, values=True)
+        encoded = encode(train.iter_rows(named=True), tokenizer, given["max_tokens"], values=True)
 
         def tune(steps: int, work: Path) -> Any:
             changes = {

@@ -1,6 +1,6 @@
 """The fine-tuning examples as tokens, for SFT and for RL's PTX loss, and the order in which steps take them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,11 @@ def encode(
     rows: Iterable[Mapping[str, Any]],
     tokenizer: K2Tokenizer,
     max_tokens: int,
-    whole: Sequence[str] = (),
     values: bool = False,
 ) -> Encoded:
     """Encode examples with the chat template; those of more than `max_tokens` tokens are left out and counted.
 
-    For the kinds in `whole` every token is a target, for the others the assistant's turns. With `values` a trajectory
-    is an example of the kind `values` as well.
+    The assistant's turns are the targets. With `values` a trajectory is an example of the kind `values` as well.
 
     Raises:
         UserError: a dialogue cannot be read, or its calls and results cannot be paired; the message names the row.
@@ -51,7 +49,7 @@ def encode(
             left_out += 1
             continue
         kind = row["kind"]
-        by_kind.setdefault(kind, []).append((ids, [True] * len(ids) if kind in whole else mask))
+        by_kind.setdefault(kind, []).append((ids, mask))
         if values and kind == TRAJECTORY and any((example := _values(tokenizer, messages))[1]):
             by_kind.setdefault(VALUES, []).append(example)
     return Encoded(by_kind, left_out)

@@ -60,8 +60,8 @@ def train_sft(
     require_context(model.config, p.max_tokens, "sft.max_tokens")
     table = sft_examples.collect()
     by_split = {
-        split: encode(table.filter(split=split).iter_rows(named=True), tok, p.max_tokens, whole, values=True)
-        for split, whole in (("train", ["trajectory"] if p.whole_trajectories else []), ("validation", []))
+        split: encode(table.filter(split=split).iter_rows(named=True), tok, p.max_tokens, values=True)
+        for split in ("train", "validation")
     }
     require(by_split["train"], p.batch.model_dump(), "sft.batch")
     prompts = items(p.task, "tuning", p.tuning_prompts, p.seed)

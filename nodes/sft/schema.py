@@ -91,10 +91,6 @@ class Parameters(BaseModel):
     batch: Mixture = Field(description="examples of each kind in a step")
     micro_batches: int = Field(ge=1, description="parts into which a step's examples are split to save memory")
     weights: Weights = Field(description="weight of each kind's mean token loss")
-    whole_trajectories: bool = Field(
-        description="count every token of a tool trajectory in its loss, not the assistant's alone: where tools answer "
-        "they repeat what was asked, which teaches copying"
-    )
     natural: Natural
     learning_rate: float = Field(gt=0, description="peak rate of Muon, on AdamW's scale (update RMS 0.2)")
     final_rate: float = Field(ge=0, le=1, description="rate at the last step as a share of the peak")

@@ -34,15 +34,6 @@ def test_only_the_answer_and_its_end_are_counted(tokenizer):
     assert tokenizer.decode([i for i, counted in zip(ids, mask) if counted]) == "3<|im_end|>"
 
 
-def test_of_a_whole_kind_every_token_is_counted(tokenizer):
-    rows = [row("trajectory"), row("chat")]
-    by_kind = encode(rows, tokenizer, 100, whole=["trajectory"]).by_kind
-    ((ids, every),), ((same, answer),) = by_kind["trajectory"], by_kind["chat"]
-    assert ids == same
-    assert all(every)
-    assert not all(answer)
-
-
 def test_long_examples_are_left_out_and_counted(tokenizer):
     encoded = encode([row(), row(messages=[*MESSAGES[:1], {"role": "user", "content": "x" * 200}])], tokenizer, 50)
     assert encoded.left_out == 1
