@@ -56,10 +56,10 @@ def _prepare_cuda() -> None:
     torch.cuda.set_device(local_rank())
 
 
-def require(kind: str, processes: int, where: str) -> None:
+def require(kind: str, processes: int, node: str) -> None:
     """Refuse a kind of device that this machine has not got for each of `processes` ranks.
 
-    Raises UserError, which begins with `where`, the file and the field that ask for it.
+    Raises UserError naming the file and the field, of the compute class of `node`, that ask for it.
     """
     if kind != CUDA:
         return
@@ -71,8 +71,8 @@ def require(kind: str, processes: int, where: str) -> None:
     seen = f"{count} of them" if count else "none"
     reason = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
     raise UserError(
-        f"{where}: cuda needs {processes} GPU{'s' * (processes > 1)} on {os.uname().nodename}, and torch sees "
-        f"{seen}{reason}; set device: cpu, or run where there are enough."
+        f"compute.yml: class of node {node}, field device: cuda needs {processes} GPU{'s' * (processes > 1)} on "
+        f"{os.uname().nodename}, and torch sees {seen}{reason}; set device: cpu, or run where there are enough."
     )
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from kedro.pipeline.node import Node
 
+from engine import device
 from engine.errors import UserError
 from engine.launch import drain, exchange
 from engine.launch.compute import SHORT_SPIN, ComputeClass
@@ -73,6 +74,7 @@ class Work:
     def module(self) -> tuple[str, ...]:
         """The module that a rank runs, with its arguments."""
         arguments = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key, "code": CODE.name}
+        arguments["device"] = self.where.device
         return ("pipelines.rank", *(f"--{name}={value}" for name, value in arguments.items()))
 
     @property
@@ -106,6 +108,12 @@ def refuse_layout(where: ComputeClass, node: Node) -> None:
     """Raise UserError if the node shares its work among ranks and the trainer cannot run its class's layout yet."""
     if PARALLEL in node.tags:
         refuse_untrainable(where.layout, "compute.yml: field layout")
+
+
+def refuse_device(work: Work) -> None:
+    """Raise UserError if the node runs on this machine and its class asks for GPUs that are not here."""
+    if work.where.launcher != "slurm":
+        device.require(work.where.device, work.ranks, work.name)
 
 
 def run_ranks(work: Work, parameters: dict[str, Any], lock_file: IO[str], say: Say) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+from engine import device
 from engine.artifacts import sums
 from engine.artifacts.files import read_object
 from engine.errors import UserError
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     for name in ("env", "stage", "node", "key", "code"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--device", choices=device.KINDS, default=device.CPU)
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
     parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
@@ -62,15 +64,17 @@ def main() -> None:
     rank = int(os.environ["RANK"]) if arguments.world else arguments.shard or 0
     with hand_over_errors(workspace, arguments.node, rank):
         check_place(arguments.code)
+        device.require(arguments.device, device.local_rank() + 1, arguments.node)
         if arguments.shard is not None:
             job_array.become(arguments.shard, arguments.shards)
-        if arguments.world:
-            run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank)
-        else:
-            # A driver's own child needs no lock: it holds the stage's with it.
-            label = f"rank {rank} of stage {arguments.stage} of profile {arguments.env}"
-            with rank_lock(workspace, rank, label) if drain.run_directory() else nullcontext():
-                run_alone(arguments.env, arguments.stage, arguments.node, workspace, workspace)
+        with device.working_on(arguments.device):
+            if arguments.world:
+                run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank)
+            else:
+                # A driver's own child needs no lock: it holds the stage's with it.
+                label = f"rank {rank} of stage {arguments.stage} of profile {arguments.env}"
+                with rank_lock(workspace, rank, label) if drain.run_directory() else nullcontext():
+                    run_alone(arguments.env, arguments.stage, arguments.node, workspace, workspace)
 
 
 def check_place(code: str) -> None:

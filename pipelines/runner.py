@@ -17,6 +17,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner, Task
 
+from engine import device
 from engine.artifacts.files import canonical_json, read_object, write_atomic
 from engine.credentials import masked
 from engine.errors import UserError
@@ -94,6 +95,9 @@ class StageRun:
             if known.is_done:
                 say(f"stage {self.stage}  fresh under key {key} since {known.then}, nothing to do")
                 return
+            if known.record is None:  # else it comes back, and only runs if that fails
+                for node in self.nodes:
+                    dispatch.refuse_device(self._work(node, place / key))
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
             snapshot.keep_for(workspace, CODE)
@@ -194,6 +198,7 @@ class StageRun:
         if drain.interrupted():
             raise drain.Drained
         job = self._work(node, workspace)
+        dispatch.refuse_device(job)
         parameters = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         if job.where.launcher == "slurm":
             dispatch.run_slurm(job, parameters, say, detach=bool(os.environ.get(DETACH)))
@@ -204,7 +209,9 @@ class StageRun:
             partial(truth.check if in_driver else truth.check_read, self.context.profile, self.stage, parts)
         ):
             if in_driver:
-                Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id).execute()
+                task = Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id)
+                with device.working_on(job.where.device):
+                    task.execute()
             else:
                 self._publish(node, workspace)
 
@@ -254,6 +261,7 @@ class StageRun:
             "finished": records.now(),
             "seconds": round(time.monotonic() - clock, 3),
             "world_size": max(self._work(node, workspace).ranks for node in self.nodes),
+            "devices": {node.name: self._compute_class(node).device for node in self.nodes},
             **self._training(workspace),
             "node_seconds": {node.name: seconds.get(node.name, 0.0) for node in self.nodes},
             "metrics": self._metrics() if outcome == "success" else {},

@@ -89,7 +89,7 @@ def good_records(folder: Path) -> list[dict[str, Any]]:
 
 def recalled(earlier: dict[str, Any]) -> dict[str, Any]:
     """Return what a recalled stage's record repeats of the record of the run that made its outputs."""
-    kept = ("world_size", "training", "metrics", "warning")
+    kept = ("world_size", "devices", "training", "metrics", "warning")
     same: dict[str, Any] = {name: earlier[name] for name in kept if name in earlier}
     return {**same, "outcome": RECALLED, "origin": {**earlier.get("origin", {}), "record": earlier["path"].name}}
 

@@ -16,6 +16,7 @@ from pydantic import (
 
 from engine.checked import FromOne, FromZero, checked
 from engine.credentials import FILE, holds_credentials, names_secret
+from engine.device import CUDA
 from engine.errors import UserError
 from engine.parallel.layout import WHOLE, Layout, check_layout
 from engine.yaml_file import read_yaml
@@ -86,7 +87,9 @@ class Container(BaseModel):
 class ComputeClass(BaseModel):
     """Where the nodes of a class run: in the driver, in `processes` ranks beside it, or as a Slurm job.
 
-    `layout` says how the ranks of a training divide the model among themselves; without it each holds all of it.
+    `device` is where a node's process keeps its model and all that it computes (engine/device.py): the CPU, or with
+    cuda one GPU for each rank. `layout` says how the ranks of a training divide the model among themselves; without it
+    each holds all of it.
 
     The other fields are Slurm's, with sbatch's names. `processes_per_node` ranks run on each node, by default one per
     GPU. A job is asked to end `drain_lead_s` seconds before its time is up, and its progress is kept. `requeue_budget`
@@ -97,6 +100,7 @@ class ComputeClass(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     launcher: Literal["inplace", "local", "slurm"]
+    device: Literal["cpu", "cuda"] = "cpu"
     layout: Layout = WHOLE
     processes: FromOne = 1
     nodes: FromOne = 1
@@ -148,7 +152,7 @@ class ComputeClass(BaseModel):
     @model_validator(mode="after")
     def _fields_are_the_launchers(self) -> Self:
         slurm = [name for name in type(self).model_fields if name != "processes"]
-        own = slurm if self.launcher == "slurm" else ["launcher", "layout", "processes"]
+        own = slurm if self.launcher == "slurm" else ["launcher", "device", "layout", "processes"]
         for name in type(self).model_fields:
             if name in self.model_fields_set and name not in own:
                 raise ValueError(f"launcher {self.launcher} has no field {name}; its fields are {', '.join(own)}")
@@ -162,6 +166,11 @@ class ComputeClass(BaseModel):
             return self
         if not self.time:
             raise ValueError("the field time is missing; say how long a job may run, such as time: '1-00:00:00'")
+        if self.device == CUDA and self.gpus_per_node < self.ranks_per_node:
+            raise ValueError(
+                f"device: cuda needs a GPU for each of a node's {self.ranks_per_node} ranks, and gpus_per_node is "
+                f"{self.gpus_per_node}; raise it, or set device: cpu"
+            )
         if self.gres_type and not self.gpus_per_node:
             raise ValueError(f"gres_type: there are no GPUs to be {self.gres_type}; set gpus_per_node, or null")
         if self.array > 1 and self.ranks > 1:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engine.device import CUDA, device
 from engine.errors import UserError
 
 T = TypeVar("T")
@@ -57,11 +58,11 @@ def ranks() -> Ranks:
 
 
 def start() -> Ranks:
-    """Join the process group that torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR …) describes."""
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl"
+    """Join the process group that torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR …) describes.
+
+    Its backends are those of this process's device (engine/device.py).
+    """
+    backend = "cpu:gloo,cuda:nccl" if device().type == CUDA else "gloo"
     together(lambda: dist.init_process_group(backend))
     return ranks()
 

@@ -5,6 +5,7 @@ import platform
 
 import torch
 
+from engine.device import CUDA
 from engine.origin import processor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -36,13 +37,18 @@ def keep_freed_memory() -> None:
 
 
 def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str | int]:
-    """Return the settings that must be equal for a resumed run to end in the bits of an uninterrupted one."""
+    """Return the settings that must be equal for a resumed run to end in the bits of an uninterrupted one.
+
+    `device` is a kind of device; a GPU is named by its model, and its CUDA counts as well.
+    """
+    cuda = {"cuda": str(torch.version.cuda)} if device == CUDA else {}
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "processor": processor(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "device": torch.cuda.get_device_name() if device == CUDA else device,
+        **cuda,
         "threads": threads,
         "dtype": dtype,
     }

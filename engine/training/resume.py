@@ -19,7 +19,7 @@ from engine.training.sealed import Damaged, Saved, checkpoints, read, seal, veri
 KEEP = 2
 WORK = ".work"
 """The folder of a profile's data in which stages work: <stage>/<key>/ below it."""
-CLOSE_TO_IT = {"torch", "cpu", "processor", "device"}
+CLOSE_TO_IT = {"torch", "cpu", "processor", "device", "cuda"}
 """The parts of the numerics that may differ with `close`."""
 PARAMETERS = {"threads", "dtype"}
 """The parts that are parameters: they differ only in work adopted from another key, and the past names them."""

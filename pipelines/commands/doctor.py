@@ -98,6 +98,8 @@ def gpu() -> Finding:
         check=False,
     )
     names = "; ".join(reply.stdout.strip().splitlines())
+    if names and importlib.metadata.version("torch").endswith("+cpu"):
+        return Finding("GPU", names, "torch here is built without CUDA, so device: cuda will be refused", False)
     return Finding("GPU", names or reply.stderr.strip() or "driver gives none", "for the profile h200", bool(names))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from tests.project import PROFILE, Project
@@ -64,6 +65,20 @@ def test_a_wrong_compute_class_is_refused_before_any_stage_starts(project: Proje
     project.append(f"conf/{PROFILE}/compute.yml", "llm: { launcher: ssh }\n")
     error = refused(project, "kedro", "run", "--env", PROFILE, "--pipelines", "corpus")
     assert "class llm: the field launcher is 'ssh'" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("launcher", ["inplace", "local"])
+def test_a_gpu_that_is_not_there_is_refused_before_the_stages_workspace_is_made(
+    project: Project, launcher: str
+) -> None:
+    project.append(f"conf/{PROFILE}/compute.yml", f"cpu: {{ launcher: {launcher}, device: cuda }}\n")
+    error = run_stage(project, "corpus")
+    assert "compute.yml: class of node " in error
+    assert "field device: cuda needs 1 GPU on " in error
+    assert "set device: cpu, or run where there are enough" in error
+    assert not project.data("corpus").exists()
+    assert [path.name for path in project.data(".work/corpus").iterdir()] == ["lock"]
 
 
 def test_unknown_parameter(project: Project) -> None:

@@ -17,16 +17,16 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
         ({"train": "local"}, "class train: it is 'local', not names with values"),
         (
             {"train": {"launcher": "local", "nodes": 8}},
-            "launcher local has no field nodes; its fields are launcher, layout, processes",
+            "launcher local has no field nodes; its fields are launcher, device, layout, processes",
         ),
         ({"train": {"launcher": "inplace", "time": "1:00"}}, "launcher inplace has no field time"),
         (
             {"train": {**SLURM, "processes": 8}},
-            "launcher slurm has no field processes; its fields are launcher, layout, nodes",
+            "launcher slurm has no field processes; its fields are launcher, device, layout, nodes",
         ),
         (
             {"train": {**SLURM, "gpus": 8}},
-            "the field gpus is unknown; choose one of launcher, layout, processes, nodes",
+            "the field gpus is unknown; choose one of launcher, device, layout, processes, nodes",
         ),
         (
             {"train": {"launcher": "local", "processes": 0}},
@@ -35,6 +35,11 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
         (
             {"train": {"launcher": "local", "processes": True}},
             "the field processes is True: input should be a valid integer",
+        ),
+        ({"train": {"launcher": "local", "device": "gpu"}}, "field device is 'gpu': input should be 'cpu' or 'cuda'"),
+        (
+            {"train": {**SLURM, "device": "cuda", "gpus_per_node": 2, "processes_per_node": 4}},
+            "device: cuda needs a GPU for each of a node's 4 ranks, and gpus_per_node is 2; raise it",
         ),
         ({"train": {"launcher": "inplace", "processes": 2}}, "2 processes cannot run in place; choose launcher: local"),
         ({"train": {**SLURM, "nodes": "8"}}, "the field nodes is '8': input should be a valid integer"),

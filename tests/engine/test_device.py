@@ -1,0 +1,40 @@
+"""The device of a process: the CPU unless whoever runs a node says otherwise, and never one that is not there."""
+
+import pytest
+import torch
+
+from engine import device
+from engine.errors import UserError
+
+here = torch.cuda.device_count()
+
+
+def test_a_process_works_on_the_cpu_unless_a_context_says_otherwise():
+    assert device.device() == torch.device("cpu")
+    with device.working_on("meta"):
+        assert device.device() == torch.device("meta")
+        with pytest.raises(LookupError), device.working_on(device.CPU):
+            raise LookupError
+        assert device.device() == torch.device("meta")
+    assert device.device() == torch.device("cpu")
+
+
+def test_gpus_that_are_not_there_are_refused():
+    device.require(device.CPU, 1000, "train")
+    seen = f"{here} of them" if here else "none"
+    words = f"^compute.yml: class of node train, field device: cuda needs 1000 GPUs on .* torch sees {seen}.*; set"
+    with pytest.raises(UserError, match=words):
+        device.require(device.CUDA, 1000, "train")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not here, reason="there is no GPU here")
+def test_a_rank_works_on_the_gpu_of_its_number(monkeypatch):
+    device.require(device.CUDA, here, "train")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    for number in range(here):
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        with device.working_on(device.CUDA):
+            assert device.device() == torch.device("cuda", number)
+            assert torch.cuda.current_device() == number
+    torch.cuda.set_device(0)
