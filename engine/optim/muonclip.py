@@ -176,6 +176,12 @@ class MuonClip:
         """Drop all gradients."""
         self.model.zero_grad(set_to_none=True)
 
+    def forget(self) -> None:
+        """Set momenta and moments to their initial state."""
+        for momentum in self.momenta.values():
+            momentum.zero_()
+        self.adamw.state.clear()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that a resumed run needs besides the weights, by weight name.
 

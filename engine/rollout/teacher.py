@@ -4,11 +4,13 @@ A policy step needs many short completions of the same prompt. Reading the promp
 of the work (17 tokens of a question against 3 of an answer), so the prompts go into the latent cache once, as in
 sampling, and the completions continue from copies of it; autograd runs through the cache.
 
-Shapes: N prompts, M completions, W tokens of the longest completion, D model channels, V vocabulary.
+Shapes: N prompts of P tokens at most, T turns (completions) of W tokens at most, D model channels, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,58 +19,82 @@ from torch import Tensor
 from engine.device import placed
 from engine.model.cache import LatentCache
 from engine.model.model import K2Model
+from kernels.host import to_host
 
 
-def completion_logprobs(
-    model: K2Model,
-    prompts: Sequence[Sequence[int]],
-    which_M: Tensor,
-    completions: Sequence[Sequence[int]],
-    temperature: float,
-) -> Tensor:
-    """Return the log-probability at `temperature` of each whole completion, (M,); completion m follows `which_M[m]`.
+@dataclass(frozen=True)
+class Turns:
+    """Completions and the prompts that they follow: turn t has `ids_TW[t]` and follows prompt `which_T[t]`.
 
-    Indices and result are on the model's device. Raises ValueError if a prompt or a completion is empty.
+    Prompts are padded on the left, completions on the right, to the longest (`prompt_lengths_N`, `lengths_T`).
+    `temperature_T` is the temperature at which each turn was sampled.
     """
-    if not all(prompts) or not all(completions):
-        raise ValueError("every prompt and every completion needs at least one token")
-    device = model.device
-    lengths = [len(tokens) for tokens in completions]
-    width, longest = max(lengths), max(map(len, prompts))
-    starts = [longest - len(prompt) for prompt in prompts]
-    ids_NT = placed([[0] * start + list(prompt) for start, prompt in zip(starts, prompts)], device)
-    cache = LatentCache(model.config, len(prompts), longest + width, starts, device=device)
-    valid_NT = torch.arange(longest, device=device) >= cache.start_B[:, None]
-    hidden_MWD = model.hidden(ids_NT, cache, valid_BT=valid_NT)[:, -1:][which_M]
-    targets_MW = placed([list(tokens) + [0] * (width - len(tokens)) for tokens in completions], device)
-    counted_MW = torch.arange(width, device=device) < placed(lengths, device)[:, None]
+
+    prompts_NP: Tensor
+    prompt_lengths_N: Tensor
+    which_T: Tensor
+    ids_TW: Tensor
+    lengths_T: Tensor
+    temperature_T: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        which: Sequence[int],
+        completions: Sequence[Sequence[int]],
+        temperature: float,
+    ) -> Self:
+        """Return turns on the CPU. Raises ValueError if a prompt or a completion is empty."""
+        if not all(prompts) or not all(completions):
+            raise ValueError("every prompt and every completion needs at least one token")
+        longest, width = (max(map(len, ids), default=1) for ids in (prompts, completions))
+        prompts_NP = np.zeros((len(prompts), longest), dtype=np.int64)
+        ids_TW = np.zeros((len(completions), width), dtype=np.int64)
+        for padded, ids in zip(prompts_NP, prompts, strict=True):
+            padded[longest - len(ids) :] = ids
+        for padded, ids in zip(ids_TW, completions, strict=True):
+            padded[: len(ids)] = ids
+        lengths = (np.array([len(ids) for ids in rows], dtype=np.int64) for rows in (prompts, completions))
+        prompt_lengths_N, lengths_T = map(torch.from_numpy, lengths)
+        which_T = torch.tensor(which, dtype=torch.int64)
+        temperature_T = torch.full((len(completions),), temperature)
+        return cls(
+            torch.from_numpy(prompts_NP), prompt_lengths_N, which_T, torch.from_numpy(ids_TW), lengths_T, temperature_T
+        )
+
+
+def completion_logprobs(model: K2Model, turns: Turns) -> Tensor:
+    """Return the log-probability of each whole turn, of which there is at least one, at its temperature, (T,)."""
+    device, (longest, width) = model.device, (turns.prompts_NP.shape[1], turns.ids_TW.shape[1])
+    prompt_lengths, lengths = to_host(turns.prompt_lengths_N, turns.lengths_T)
+    starts = [longest - length for length in prompt_lengths.tolist()]
+    cache = LatentCache(model.config, len(starts), longest + width, starts, device=device)
+    valid_NP = torch.arange(longest, device=device) >= cache.start_B[:, None]
+    hidden_TWD = model.hidden(turns.prompts_NP, cache, valid_BT=valid_NP)[:, -1:][turns.which_T]
+    counted_TW = torch.arange(width, device=device) < turns.lengths_T[:, None]
     if width > 1:
-        cache.select(which_M)
-        read = model.hidden(targets_MW[:, :-1], cache, valid_BT=counted_MW[:, 1:])
-        hidden_MWD = torch.cat((hidden_MWD, read), dim=1)
-    row, place = (placed(index, device) for index in np.nonzero(np.arange(width) < np.array(lengths)[:, None]))
-    logits = model.lm_head(hidden_MWD[row, place]).float() / temperature
-    logprobs = logits.log_softmax(-1).gather(-1, targets_MW[row, place][:, None])[:, 0]
-    return torch.zeros(len(completions), dtype=logprobs.dtype, device=device).index_add(0, row, logprobs)
+        cache.select(turns.which_T)
+        read = model.hidden(turns.ids_TW[:, :-1], cache, valid_BT=counted_TW[:, 1:])
+        hidden_TWD = torch.cat((hidden_TWD, read), dim=1)
+    row, place = (placed(index, device) for index in np.nonzero(np.arange(width) < lengths[:, None]))
+    logits = model.lm_head(hidden_TWD[row, place])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / turns.temperature_T[row, None]
+    logprobs = logits.log_softmax(-1).gather(-1, turns.ids_TW[row, place][:, None])[:, 0]
+    return torch.zeros(len(lengths), dtype=logprobs.dtype, device=device).index_add(0, row, logprobs)
 
 
-def reference_logprobs(
-    model: K2Model,
-    prompts: Sequence[Sequence[int]],
-    which_M: Tensor,
-    completions: Sequence[Sequence[int]],
-    temperature: float,
-) -> Tensor:
+def reference_logprobs(model: K2Model, turns: Turns) -> Tensor:
     """Return what `completion_logprobs` gives for the current weights, to the bit and without gradient.
 
     This is the same forward pass, in the same mode and type, over the same rows: any other (the sampler's, or one
     without gradients) rounds differently, in bf16 by hundredths of a nat per response. What training forwards record
     for the optimizer, the largest logits and the experts' loads, is left as it was.
     """
-    if not completions:
+    if not len(turns.ids_TW):
         return torch.zeros(0, device=model.device)
     with _unrecorded(model):
-        return completion_logprobs(model, prompts, which_M, completions, temperature).detach()
+        return completion_logprobs(model, turns).detach()
 
 
 @contextmanager

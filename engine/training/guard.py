@@ -36,7 +36,8 @@ class Guard:
     A spike is a loss over median + 6·1.4826·MAD of the last 50 finite losses; it is marked in the row, and skipped only
     with `skip_spikes`. With fewer than 50 losses, or if they do not spread at all, nothing is called a spike; the
     losses of `empty` steps are not among them. A step whose loss or gradient is not finite is marked as a spike too and
-    always skipped, and the `nonfinite_steps`-th in a row stops the run.
+    always skipped, and the `nonfinite_steps`-th in a row stops the run. An `empty` step is skipped without a word:
+    it has no gradient, yet momentum and weight decay would move the weights.
     """
 
     def __init__(self, title: str, skip_spikes: bool, nonfinite_steps: int) -> None:
@@ -56,13 +57,13 @@ class Guard:
         """
         limit = self.limit()
         bad = next((name for name in JUDGED if not math.isfinite(row[name])), None)
-        spike = bad is None and row["loss"] > limit
+        spike = bad is None and not row.get(EMPTY) and row["loss"] > limit
         row["spike"] = float(spike or bad is not None)
         if bad is not None:
             row["nonfinite"] = 1.0
         self._remember(row)
         if bad is None and not spike:
-            return Verdict(True)
+            return Verdict(not row.get(EMPTY))
         problem = f"{bad} is {row[bad]}" if bad else f"loss {row['loss']:.4g} is a spike (over {limit:.4g})"
         note = f"{self.title}: {problem} at step {row['step']}"
         if self.nonfinite >= self.nonfinite_steps:

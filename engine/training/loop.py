@@ -148,8 +148,10 @@ class Training:
         """Wait for a checkpoint that is being written, and close the journal."""
         self._stack.__exit__(kind, error, trace)
 
-    def run(self, source: Source, until: int | None = None) -> None:
+    def run(self, source: Source, until: int | None = None, figures: Figures | None = None) -> None:
         """Make the steps up to `until` (None: all that remain), with a checkpoint wherever one is due.
+
+        `figures`, if any, are added to the row of each of them.
 
         Raises UserError if the source's rows do not split evenly although they must, and, naming the step, if loss or
         gradient is not finite (`nonfinite_steps` times in a row); the last checkpoint stays. Raises Drained, after a
@@ -158,7 +160,7 @@ class Training:
         settings, state = self.settings, self.state
         require_even(source, settings.micro_batches, data.ranks(), self.title)
         while state.step < (settings.steps if until is None else until):
-            must_end = self._step(source)
+            must_end = self._step(source, figures or {})
             last, leaving = state.step == settings.steps, must_end and state.step % settings.resumable_every == 0
             if state.step % settings.checkpoint_every == 0 or last or leaving:
                 self.journal.sync()
@@ -170,7 +172,7 @@ class Training:
                 self.journal.log.info(f"{self.title}: asked to end soon: left a checkpoint after step {state.step}")
                 raise drain.Drained
 
-    def _step(self, source: Source) -> bool:
+    def _step(self, source: Source, figures: Figures) -> bool:
         """Make one step and write its row; return whether any rank was asked to end soon."""
         state, step, settings = self.state, self.state.step, self.settings
         batch = source.rows(step, data.ranks())
@@ -186,6 +188,7 @@ class Training:
             self.journal.log.info(verdict.note)
         with_heads = (step + 1) % settings.heads_every == 0
         row |= move(state, verdict.take, with_heads, self.bias_rate_at(step) if self.bias_rate_at else 0.0)
+        row |= figures
         state.step += 1
         if self.after_step is not None:
             self.after_step(state.step, row)

@@ -102,10 +102,11 @@ def move(state: TrainState, take: bool, with_heads: bool, bias_rate: float) -> F
 
 def _stand_still(model: K2Model) -> Figures:
     """Reset the logits of a skipped step's forwards, as the optimizer would; return the figures it would have given."""
-    (largest,) = to_host(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
+    (read,) = to_host(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
     for attention in model.attentions():
         attention.reset_max_logit()
-    return {"skipped": 1.0, "max_logit": float(largest), "clipped_heads": 0.0}
+    largest = 0.0 if read == -math.inf else float(read)  # an empty step has no forward
+    return {"skipped": 1.0, "max_logit": largest, "clipped_heads": 0.0}
 
 
 def _heads(model: K2Model) -> Figures:

@@ -14,6 +14,7 @@ changes, which matters when another loss (PTX) is added to it. Muon normalises i
 Names: N prompts, K responses each.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -32,7 +33,13 @@ def informative(rewards_NK: Tensor) -> Tensor:
 
 
 def squared_objective(
-    logprobs_M: Tensor, old_logprobs_M: Tensor, advantages_M: Tensor, counts_M: Tensor, tau: float, *, total: float
+    logprobs_M: Tensor,
+    old_logprobs_M: Tensor,
+    advantages_M: Tensor,
+    counts_M: Tensor,
+    tau: float,
+    *,
+    total: float | Tensor,
 ) -> Tensor:
     """Return K2's objective over 2 tau; log-probabilities are sums over a response.
 
@@ -42,7 +49,8 @@ def squared_objective(
     the sum is divided: prompts without signal are left out of M and count as zero in the mean.
     """
     residual_M = advantages_M - tau * (logprobs_M - old_logprobs_M)
-    return (counts_M * residual_M.square()).sum() / (total * 2 * tau)
+    scale = torch.as_tensor(total * 2 * tau, dtype=logprobs_M.dtype, device=logprobs_M.device)
+    return (counts_M * residual_M.square()).sum() / scale
 
 
 def penalised(scores: list[float], truncated: list[bool], penalty: float) -> list[float]:

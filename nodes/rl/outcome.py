@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from engine.intervals import paired_difference
 from engine.model.model import K2Model
-from nodes.rl.policy import named
+from nodes.rl.loss import named
 from nodes.rl.rewards import Family
 from nodes.rl.schema import Parameters
 

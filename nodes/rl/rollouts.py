@@ -7,8 +7,8 @@ cost little more than a few.
 Shapes: N prompts, K responses each, M distinct responses of informative prompts, T turns of these.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -19,6 +19,7 @@ from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
+from engine.rollout.teacher import Turns
 from kernels.host import to_host
 from nodes.rl.objective import advantages, informative, penalised
 from nodes.rl.rewards import Family, SampledResponse
@@ -27,48 +28,78 @@ from nodes.rl.schema import Parameters
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The responses of one optimizer step, or one rank's share of them.
+    """The responses of a family for one optimizer step, or one rank's share of them: all that K2's objective reads.
 
-    `prompts` are the distinct prompts of the turns, `completions` the T turns of M distinct responses: turn number t
-    follows prompt `which_T[t]` and belongs to response `response_T[t]`. `counts_M` says how often each response was
-    drawn, `advantages_M` is its mean advantage, `drawn_logprobs_M` its log-probability at the sampling temperature,
-    computed by the sampler in fp32. `total` is the number of all draws for the step's prompts and `live` that of the
-    informative ones, each divided by the number of ranks, over which losses and figures are averaged.
+    Turn number t belongs to response `response_T[t]` of M distinct ones. `counts_M` says how often each response was
+    drawn, `advantages_M` is its mean advantage. `drawn_logprobs_M` is its log-probability at the sampling temperature
+    as the sampler computed it, in fp32, and `old_logprobs_M` as the trainer does, with the weights before the
+    iteration's first step. `total` is the number of all draws for the step's prompts, `live` that of the informative
+    ones; both are 0-d and of the whole step, whichever rank's share this is.
     """
 
-    prompts: list[list[int]]
-    which_T: Tensor
-    completions: list[list[int]]
+    turns: Turns
     response_T: Tensor
     drawn_logprobs_M: Tensor
+    old_logprobs_M: Tensor
     advantages_M: Tensor
     counts_M: Tensor
-    total: float
-    live: float
-
-    @property
-    def empty(self) -> bool:
-        """Whether no prompt of any rank's share is informative, so that the step is skipped."""
-        return not self.live
+    total: Tensor
+    live: Tensor
 
     def to(self, device: torch.device) -> Self:
-        """Return the minibatch with its tensors on a device."""
-        return replace(
-            self,
-            which_T=self.which_T.to(device),
-            response_T=self.response_T.to(device),
-            drawn_logprobs_M=self.drawn_logprobs_M.to(device),
-            advantages_M=self.advantages_M.to(device),
-            counts_M=self.counts_M.to(device),
+        """Return the minibatch on a device."""
+        return self.of({name: tensor.to(device) for name, tensor in self.packed("").items()}, "")
+
+    def packed(self, family: str) -> dict[str, Tensor]:
+        """Return the tensors under flat names, the form of a batch."""
+        return {
+            f"{family}/prompts": self.turns.prompts_NP,
+            f"{family}/prompt_lengths": self.turns.prompt_lengths_N,
+            f"{family}/which": self.turns.which_T,
+            f"{family}/completions": self.turns.ids_TW,
+            f"{family}/lengths": self.turns.lengths_T,
+            f"{family}/temperature": self.turns.temperature_T,
+            f"{family}/response": self.response_T,
+            f"{family}/drawn_logprobs": self.drawn_logprobs_M,
+            f"{family}/old_logprobs": self.old_logprobs_M,
+            f"{family}/advantages": self.advantages_M,
+            f"{family}/counts": self.counts_M,
+            f"{family}/total": self.total,
+            f"{family}/live": self.live,
+        }
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Tensor], family: str) -> Self:
+        """Return the minibatch of a family in a batch."""
+        turns = Turns(
+            prompts_NP=batch[f"{family}/prompts"],
+            prompt_lengths_N=batch[f"{family}/prompt_lengths"],
+            which_T=batch[f"{family}/which"],
+            ids_TW=batch[f"{family}/completions"],
+            lengths_T=batch[f"{family}/lengths"],
+            temperature_T=batch[f"{family}/temperature"],
+        )
+        return cls(
+            turns,
+            response_T=batch[f"{family}/response"],
+            drawn_logprobs_M=batch[f"{family}/drawn_logprobs"],
+            old_logprobs_M=batch[f"{family}/old_logprobs"],
+            advantages_M=batch[f"{family}/advantages"],
+            counts_M=batch[f"{family}/counts"],
+            total=batch[f"{family}/total"],
+            live=batch[f"{family}/live"],
         )
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """An iteration's responses of one family: rows of the table, minibatches, and figures for the history."""
+    """An iteration's responses of one family: rows of the table, this rank's minibatches, figures for the history.
+
+    A minibatch is None if none of its prompts is informative, on any rank: there is nothing to learn from it.
+    """
 
     rows: list[dict[str, Any]]
-    minibatches: list[Minibatch]
+    minibatches: list[Minibatch | None]
     temperature: float
     figures: dict[str, float]
 
@@ -86,42 +117,63 @@ def collect(model: K2Model, family: Family, iteration: int, p: Parameters) -> Ro
         table_row(family.name, response, reward, iteration, temperature)
         for response, reward in zip(responses, to_host(rewards_NK)[0].flatten().tolist(), strict=True)
     ]
-    ranks = data.ranks()
-    parts = [minibatch(responses, rewards_NK, part, p.minibatches, ranks) for part in range(p.minibatches)]
-    minibatches = [part.to(model.device) for part in parts]
-    trained = sum(len(batch.counts_M) for batch in minibatches) * ranks.size  # averaged over the ranks' shares
+    distinct_N = distinct(responses, rewards_NK)
+    minibatches = [
+        minibatch(distinct_N, family.samples, temperature, part, p.minibatches, data.ranks())
+        for part in range(p.minibatches)
+    ]
+    trained = float(sum(map(len, distinct_N)))
     return Rollouts(rows, minibatches, temperature, figures_of(responses, rewards_NK) | {"rows_trained": trained})
 
 
-def minibatch(
-    responses: Sequence[SampledResponse], rewards_NK: Tensor, part: int, parts: int, ranks: Ranks = ALONE
-) -> Minibatch:
-    """Return the minibatch of every `parts`-th prompt from `part` on, dealt to the ranks in turn.
+@dataclass(frozen=True)
+class Distinct:
+    """A response, and the advantages of all its draws."""
 
-    `responses` has K in a row for each prompt.
-    """
+    response: SampledResponse
+    advantages: list[float]
+
+
+def distinct(responses: Sequence[SampledResponse], rewards_NK: Tensor) -> list[list[Distinct]]:
+    """Return each prompt's distinct responses; an uninformative prompt has none. `responses` has K for each prompt."""
     samples = rewards_NK.shape[1]
     advantages_NK, live_N = to_host(advantages(rewards_NK), informative(rewards_NK))
-    of_step = range(part, len(rewards_NK), parts)
-    live = [prompt for prompt in of_step[ranks.rank :: ranks.size] if live_N[prompt]]
-    distinct = [
-        item
-        for prompt in live
-        for item in merge(responses[prompt * samples : (prompt + 1) * samples], advantages_NK[prompt].tolist())
+    return [
+        merge(responses[prompt * samples : (prompt + 1) * samples], advantages_K.tolist()) if live else []
+        for prompt, (advantages_K, live) in enumerate(zip(advantages_NK, live_N, strict=True))
     ]
-    turns = [(number, *turn) for number, item in enumerate(distinct) for turn in item.response.turns]
+
+
+def minibatch(
+    distinct_N: Sequence[list[Distinct]],
+    samples: int,
+    temperature: float,
+    part: int = 0,
+    parts: int = 1,
+    ranks: Ranks = ALONE,
+) -> Minibatch | None:
+    """Return the minibatch of every `parts`-th prompt from `part` on, dealt to the ranks in turn; None if it is empty.
+
+    The old log-probabilities are the sampler's.
+    """
+    of_step = distinct_N[part::parts]
+    live = sum(map(bool, of_step)) * samples
+    if not live:
+        return None
+    own = [item for items in of_step[ranks.rank :: ranks.size] for item in items]
+    turns = [(number, *turn) for number, item in enumerate(own) for turn in item.response.turns]
     places: dict[tuple[int, ...], int] = {}
     which = [places.setdefault(tuple(prompt), len(places)) for _, prompt, _ in turns]
+    drawn_logprobs_M = torch.tensor([sum(_logprobs(item.response)) for item in own])
     return Minibatch(
-        prompts=[list(prompt) for prompt in places],
-        which_T=torch.tensor(which, dtype=torch.int64),
-        completions=[completion.tokens for *_, completion in turns],
+        Turns.of(list(places), which, [completion.tokens for *_, completion in turns], temperature),
         response_T=torch.tensor([number for number, *_ in turns], dtype=torch.int64),
-        drawn_logprobs_M=torch.tensor([sum(_logprobs(item.response)) for item in distinct]),
-        advantages_M=torch.tensor([sum(item.advantages) / len(item.advantages) for item in distinct]),
-        counts_M=torch.tensor([float(len(item.advantages)) for item in distinct]),
-        total=len(of_step) * samples / ranks.size,
-        live=int(live_N[list(of_step)].sum()) * samples / ranks.size,
+        drawn_logprobs_M=drawn_logprobs_M,
+        old_logprobs_M=drawn_logprobs_M,
+        advantages_M=torch.tensor([sum(item.advantages) / len(item.advantages) for item in own]),
+        counts_M=torch.tensor([float(len(item.advantages)) for item in own]),
+        total=torch.tensor(float(len(of_step) * samples), dtype=torch.float64),
+        live=torch.tensor(float(live), dtype=torch.float64),
     )
 
 
@@ -131,14 +183,6 @@ def _completions(response: SampledResponse) -> list[Completion]:
 
 def _logprobs(response: SampledResponse) -> list[float]:
     return [value for completion in _completions(response) for value in completion.logprobs]
-
-
-@dataclass(frozen=True)
-class Distinct:
-    """A response, and the advantages of all its draws."""
-
-    response: SampledResponse
-    advantages: list[float]
 
 
 def merge(responses: Sequence[SampledResponse], advantages_K: Sequence[float]) -> list[Distinct]:

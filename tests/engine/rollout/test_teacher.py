@@ -4,18 +4,22 @@ import pytest
 import torch
 
 from engine.rollout.generate import generate
-from engine.rollout.teacher import completion_logprobs
+from engine.rollout.teacher import Turns, completion_logprobs
 from engine.training.padded import pad, response_logprobs
 from tests.engine.tiny import recorded
 from tests.nodes import toy
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
-WHICH = torch.tensor([0, 1, 0, 1, 1])
+WHICH = [0, 1, 0, 1, 1]
 COMPLETIONS = [[20, 21], [22], [23, 24, 25, 26], [20, 21], [27, 28, 29]]
 
 
+def turns(temperature):
+    return Turns.of(PROMPTS, WHICH, COMPLETIONS, temperature)
+
+
 def plain(model, temperature):
-    rows = [([*PROMPTS[w], *c], [0] * len(PROMPTS[w]) + [1] * len(c)) for w, c in zip(WHICH.tolist(), COMPLETIONS)]
+    rows = [([*PROMPTS[w], *c], [0] * len(PROMPTS[w]) + [1] * len(c)) for w, c in zip(WHICH, COMPLETIONS)]
     return response_logprobs(model, pad(rows), temperature)
 
 
@@ -23,7 +27,7 @@ def plain(model, temperature):
 def test_values_and_gradients_are_those_of_the_plain_forward(temperature):
     weights = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.0])
     gradients = []
-    for logprobs in (plain, lambda model, t: completion_logprobs(model, PROMPTS, WHICH, COMPLETIONS, t)):
+    for logprobs in (plain, lambda model, t: completion_logprobs(model, turns(t))):
         model = toy.model().train()
         values = logprobs(model, temperature)
         (weights * values).sum().backward()
@@ -35,15 +39,15 @@ def test_values_and_gradients_are_those_of_the_plain_forward(temperature):
 
 def test_the_sampler_has_the_same_log_probabilities():
     model = toy.model()
-    drawn = generate(model, [PROMPTS[w] for w in WHICH.tolist()], 4, 0.8, 3, 7)
-    again = completion_logprobs(model, PROMPTS, WHICH, [one.tokens for one in drawn], 0.8)
+    drawn = generate(model, [PROMPTS[w] for w in WHICH], 4, 0.8, 3, 7)
+    again = completion_logprobs(model, Turns.of(PROMPTS, WHICH, [one.tokens for one in drawn], 0.8))
     sampled = torch.tensor([sum(one.logprobs) for one in drawn])
     torch.testing.assert_close(again.detach(), sampled, atol=1e-5, rtol=0)
 
 
 def test_completions_of_one_token_need_no_second_forward():
     model = toy.model().eval()
-    alone = completion_logprobs(model, PROMPTS, torch.tensor([0]), [[20]], 1.0)
+    alone = completion_logprobs(model, Turns.of(PROMPTS, [0], [[20]], 1.0))
     torch.testing.assert_close(alone, plain_of(model, [5, 6, 7], 20), atol=1e-5, rtol=0)
 
 
@@ -53,7 +57,7 @@ def plain_of(model, prompt, token):
 
 def test_heads_maxima_are_recorded_for_qk_clip():
     model = toy.model().train()
-    completion_logprobs(model, PROMPTS, WHICH, COMPLETIONS, 1.0)
+    completion_logprobs(model, turns(1.0))
     cached = [attention.max_logit_H.clone() for attention in model.attentions()]
     for attention in model.attentions():
         attention.reset_max_logit()
@@ -65,15 +69,14 @@ def test_heads_maxima_are_recorded_for_qk_clip():
 def test_padding_of_prompts_and_completions_leaves_no_trace():
     model = toy.model().train()
     model.embed_tokens.weight.data[0] *= 1000  # the padding's token
-    completion_logprobs(model, PROMPTS, WHICH, COMPLETIONS, 1.0)
+    completion_logprobs(model, turns(1.0))
     maxima, loads = recorded(model)
     for prompt in range(len(PROMPTS)):  # alone no prompt is padded; and of completions only those of one length
         for length in range(1, 5):
-            completions = [c for w, c in zip(WHICH.tolist(), COMPLETIONS) if w == prompt and len(c) == length]
+            completions = [c for w, c in zip(WHICH, COMPLETIONS) if w == prompt and len(c) == length]
             if completions:
-                completion_logprobs(
-                    model, PROMPTS[prompt : prompt + 1], torch.zeros(len(completions), dtype=int), completions, 1.0
-                )
+                of_prompt = Turns.of(PROMPTS[prompt : prompt + 1], [0] * len(completions), completions, 1.0)
+                completion_logprobs(model, of_prompt)
     alone, _ = recorded(model)
     torch.testing.assert_close(maxima, alone, atol=1e-4, rtol=1e-5)
     tokens = sum(map(len, PROMPTS)) + sum(len(c) - 1 for c in COMPLETIONS)
@@ -82,4 +85,6 @@ def test_padding_of_prompts_and_completions_leaves_no_trace():
 
 def test_empty_tokens_are_refused():
     with pytest.raises(ValueError, match="at least one token"):
-        completion_logprobs(toy.model(), [[]], torch.tensor([0]), [[1]], 1.0)
+        Turns.of([[]], [0], [[1]], 1.0)
+    with pytest.raises(ValueError, match="at least one token"):
+        Turns.of([[1]], [0], [[]], 1.0)

@@ -15,7 +15,7 @@ from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.parallel import data
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import encode
-from nodes.rl import candidates, policy, rollouts
+from nodes.rl import candidates, loss, policy, rollouts
 from nodes.rl.nodes import train_rl
 from nodes.rl.schema import ROLLOUTS
 from nodes.sft import train
@@ -180,7 +180,7 @@ def test_a_tolerated_step_without_a_finite_loss_does_not_spoil_the_end(stage, tm
     root, examples, *_ = stage
     monkeypatch.setattr(rollouts, "penalised", some_right)
     monkeypatch.setattr(train, "group_loss", spoiled(train.group_loss, call))
-    monkeypatch.setattr(policy, "squared_objective", spoiled(policy.squared_objective, call))
+    monkeypatch.setattr(loss, "squared_objective", spoiled(loss.squared_objective, call))
     tolerant = {"optimizer": {**parameters("sft")["optimizer"], "nonfinite_steps": 2}}
     (tmp_path / "sft").mkdir()
     _, history, metrics = train_sft(

@@ -10,6 +10,7 @@ from engine.training.numerics import autocast
 from nodes.rl import rollouts
 from nodes.rl.policy import PolicyTraining
 from nodes.rl.rewards import Sums
+from nodes.rl.rollouts import Minibatch
 from tests.nodes import toy
 from tests.nodes.rl.test_rollouts import parameters
 
@@ -47,9 +48,9 @@ def training(tokenizer, tmp_path, monkeypatch):
     return made
 
 
-def figures_of(policy, step):
+def figures_of(policy, source, step):
     """The figures of one step's loss, in the mode in which the loop takes it."""
-    batch = policy.rows(step, ALONE)
+    batch = source.rows(step, ALONE)
     policy.model.train()
     with autocast(policy.p.dtype):
         loss, figures = policy.loss(policy.model, batch)
@@ -60,48 +61,62 @@ def figures_of(policy, step):
 def test_in_bf16_the_log_ratio_is_exactly_0_while_the_weights_stand_still(training):
     """At the first inner step of K2's objective, and for every minibatch that is taken before the weights move."""
     policy = training("bfloat16")
+    source, _ = policy.sample(0)
     for step in range(4):
-        figures = figures_of(policy, step)
-        assert not policy.minibatches[0].empty
-        assert figures["ratio_max"] == figures["kl"] == 0.0
+        figures = figures_of(policy, source, step)
+        assert figures["empty"] == figures["ratio_max"] == figures["kl"] == 0.0
         assert figures["sampler_gap"] > 1e-3
 
 
 def test_in_fp32_the_samplers_log_probabilities_serve(training):
     policy = training("float32")
+    source, _ = policy.sample(0)
     for step in range(4):
-        assert 0 <= figures_of(policy, step)["ratio_max"] < 1e-4
+        assert 0 <= figures_of(policy, source, step)["ratio_max"] < 1e-4
 
 
-def test_once_the_weights_have_moved_the_ratio_tells_of_them_alone(training):
+def test_once_the_weights_have_moved_the_ratio_shows_them_alone(training):
     policy = training("bfloat16")
-    figures_of(policy, 0)
-    old = {number: logprobs_M.clone() for number, logprobs_M in policy.old[0].items()}
-    assert set(old) == {0, 1}
+    source, _ = policy.sample(0)
+    figures_of(policy, source, 0)
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(1.01)
-    for step in (1, 2, 3):
-        assert figures_of(policy, step)["ratio_max"] > 0
-    assert all(torch.equal(policy.old[0][number], old[number]) for number in old)
+    for step in range(4):
+        assert figures_of(policy, source, step)["ratio_max"] > 0
 
 
-def test_looking_at_the_other_minibatches_leaves_no_trace(training):
-    """Largest logits and experts' loads are those of the step's own forward: QK-Clip and the balance depend on them."""
+def traces(model):
+    """What forwards have left in the model for the optimizer and the balance."""
+    loads = [router.load_E.clone() for router in model.routers().values()]
+    return [attention.max_logit_H.clone() for attention in model.attentions()], loads
+
+
+def test_computing_the_old_log_probabilities_leaves_no_trace(training):
+    """Largest logits and experts' loads are those of a step's own forward: QK-Clip and the balance depend on them."""
     policy = training("bfloat16")
-
-    def traces():
-        loads = [router.load_E.clone() for router in policy.model.routers().values()]
-        return [attention.max_logit_H.clone() for attention in policy.model.attentions()], loads
-
-    figures_of(policy, 0)
-    left = traces()
+    source, _ = policy.sample(0)
+    figures_of(policy, source, 0)
+    left = traces(policy.model)
     for attention in policy.model.attentions():
         attention.reset_max_logit()
     for router in policy.model.routers().values():
         router.load_E.zero_()
-    part = policy.minibatches[0]
+    part = Minibatch.of(source.rows(0, ALONE), "sums")
     with autocast("bfloat16"):
-        completion_logprobs(policy.model, part.prompts, part.which_T, part.completions, policy.rollouts[0].temperature)
-    for mine, alone in zip(left, traces(), strict=True):
+        completion_logprobs(policy.model, part.turns)
+    for mine, alone in zip(left, traces(policy.model), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, alone, strict=True))
     assert all(load_E.sum() > 0 for load_E in left[1])
+
+
+def test_a_step_without_a_response_to_learn_from_is_empty(training, monkeypatch):
+    policy = training("float32")
+    monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [1.0] * len(scores))
+    source, figures = policy.sample(0)
+    assert source.rows(0, ALONE) == {}
+    assert figures["rows_trained"] == figures["informative"] == 0
+    loss, figures = policy.loss(policy.model, {})
+    loss.backward()
+    assert figures["empty"] == 1.0
+    assert float(loss) == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in policy.model.parameters())

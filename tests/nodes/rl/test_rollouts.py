@@ -12,7 +12,7 @@ from engine.rollout.teacher import completion_logprobs
 from nodes.rl import rollouts
 from nodes.rl.objective import squared_objective
 from nodes.rl.rewards import SampledResponse, Sums
-from nodes.rl.rollouts import collect, merge, minibatch, permuted
+from nodes.rl.rollouts import Minibatch, collect, distinct, merge, minibatch, permuted
 from nodes.rl.schema import Parameters
 from tests.nodes import toy
 
@@ -35,6 +35,15 @@ def sums(model, tokenizer, p):
     return Sums(tokenizer, model.config, p)
 
 
+def prompts_of(part):
+    turns = part.turns
+    return [ids[-n:] for ids, n in zip(turns.prompts_NP.tolist(), turns.prompt_lengths_N.tolist(), strict=True)]
+
+
+def completions_of(part):
+    return [ids[:n] for ids, n in zip(part.turns.ids_TW.tolist(), part.turns.lengths_T.tolist(), strict=True)]
+
+
 def drawn_by(tokenizer, iteration, p):
     model = toy.model()
     return collect(model, sums(model, tokenizer, p), iteration, p)
@@ -50,9 +59,8 @@ def test_teacher_forced_logprobs_equal_the_samplers_at_its_temperature(tokenizer
     model = toy.model()
     drawn = collect(model, sums(model, tokenizer, p), iteration, p)
     (part,) = drawn.minibatches
-    assert not part.empty
     model.train()
-    again = completion_logprobs(model, part.prompts, part.which_T, part.completions, drawn.temperature)
+    again = completion_logprobs(model, part.turns)
     assert drawn.temperature == pytest.approx(1.7 if iteration == 0 else 0.6)
     torch.testing.assert_close(again.detach(), part.drawn_logprobs_M, atol=1e-5, rtol=0)
 
@@ -66,9 +74,8 @@ def test_an_untrained_policy_runs_over_budget_pays_and_teaches_nothing(tokenizer
     assert len(drawn.rows) == 20
     assert drawn.figures["truncated"] == len(cut) / 20
     if len(cut) == 20:
-        (part,) = drawn.minibatches
-        assert part.empty
-        assert part.advantages_M.numel() == 0
+        assert drawn.minibatches == [None]
+        assert drawn.figures["rows_trained"] == 0
 
 
 def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
@@ -79,8 +86,8 @@ def test_only_prompts_with_variance_are_trained_on(tokenizer, monkeypatch):
     (part,) = drawn.minibatches
     assert part.advantages_M.tolist() == [0.75, -0.25, -0.25, -0.25]
     assert part.counts_M.tolist() == [1, 1, 1, 1]
-    assert len(part.completions) == len(part.drawn_logprobs_M) == 4
-    assert part.total == 20
+    assert len(completions_of(part)) == len(part.drawn_logprobs_M) == drawn.figures["rows_trained"] == 4
+    assert (part.total, part.live) == (20, 4)
     assert drawn.figures["informative"] == pytest.approx(1 / 5)
 
 
@@ -115,11 +122,12 @@ def test_an_episodes_turns_are_one_response_whose_log_probabilities_add_up():
     """Two episodes of one task: the first turn's prompt is read once, the second's differ with what was called."""
     one = response([[5, 6], [7]], [[1, 2], [1, 2, 5, 6]])
     other = response([[8], [7]], [[1, 2], [1, 2, 8]])
-    part = minibatch([one, other], torch.tensor([[1.0, 0.0]]), 0, 1)
-    assert part.prompts == [[1, 2], [1, 2, 5, 6], [1, 2, 8]]
-    assert part.which_T.tolist() == [0, 1, 0, 2]
+    part = minibatch(distinct([one, other], torch.tensor([[1.0, 0.0]])), 2, 0.7)
+    assert prompts_of(part) == [[1, 2], [1, 2, 5, 6], [1, 2, 8]]
+    assert part.turns.which_T.tolist() == [0, 1, 0, 2]
     assert part.response_T.tolist() == [0, 0, 1, 1]
-    assert part.completions == [[5, 6], [7], [8], [7]]
+    assert completions_of(part) == [[5, 6], [7], [8], [7]]
+    assert part.turns.temperature_T.tolist() == pytest.approx([0.7] * 4)
     assert part.drawn_logprobs_M.tolist() == [-3.0, -2.0]
     assert part.advantages_M.tolist() == [0.5, -0.5]
 
@@ -130,7 +138,7 @@ def test_minibatches_deal_out_every_prompt_once(tokenizer, monkeypatch):
     drawn = drawn_by(tokenizer, 0, p)
     assert [part.total for part in drawn.minibatches] == [12, 12]
     assert sum(float(part.counts_M.sum()) for part in drawn.minibatches) == 24
-    questions = [{tuple(prompt) for prompt in part.prompts} for part in drawn.minibatches]
+    questions = [{tuple(prompt) for prompt in prompts_of(part)} for part in drawn.minibatches]
     assert not questions[0] & questions[1]
 
 
@@ -150,15 +158,28 @@ def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
     p = parameters(temperature_start=3.0, temperature_end=3.0)
     responses = sums(toy.model(), tokenizer, p).draw(toy.model(), 0, 3.0)
     rewards_NK = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
-    whole = minibatch(responses, rewards_NK, 0, 1)
-    shares = [minibatch(responses, rewards_NK, 0, 1, Ranks(rank, size)) for rank in range(size)]
+    distinct_N = distinct(responses, rewards_NK)
+    whole = minibatch(distinct_N, 4, 3.0)
+    shares = [minibatch(distinct_N, 4, 3.0, ranks=Ranks(rank, size)) for rank in range(size)]
 
-    def objective(part):
+    def objective(part, total):
         now_M = part.drawn_logprobs_M * 1.01
-        return squared_objective(now_M, part.drawn_logprobs_M, part.advantages_M, part.counts_M, 0.5, total=part.total)
+        return squared_objective(now_M, part.drawn_logprobs_M, part.advantages_M, part.counts_M, 0.5, total=total)
 
-    torch.testing.assert_close(torch.stack([objective(part) for part in shares]).mean(), objective(whole))
-    assert whole.live == float(whole.counts_M.sum()) == 16
-    assert sum(float((part.counts_M / part.live).sum()) for part in shares) / size == pytest.approx(1.0)
-    assert sorted(tuple(c) for part in shares for c in part.completions) == sorted(tuple(c) for c in whole.completions)
-    assert not any(part.empty for part in shares)
+    assert {float(part.total) for part in shares} == {float(whole.total)} == {20.0}, "of the whole step on every rank"
+    each = torch.stack([objective(part, part.total / size) for part in shares])
+    torch.testing.assert_close(each.mean(), objective(whole, whole.total))
+    assert float(whole.live) == float(whole.counts_M.sum()) == 16
+    assert sum(float((part.counts_M / part.live).sum()) for part in shares) == pytest.approx(1.0)
+    both = [completion for part in shares for completion in completions_of(part)]
+    assert sorted(both) == sorted(completions_of(whole))
+
+
+def test_a_minibatch_comes_out_of_a_batch_as_it_went_in():
+    one, other = response([[5, 6], [7]], [[1, 2], [1, 2, 5, 6]]), response([[8]], [[1, 2]])
+    part = minibatch(distinct([one, other], torch.tensor([[1.0, 0.0]])), 2, 0.7)
+    batch = part.packed("sums")
+    assert all(isinstance(tensor, torch.Tensor) and name.startswith("sums/") for name, tensor in batch.items())
+    again = Minibatch.of(batch, "sums")
+    assert again.packed("sums").keys() == batch.keys()
+    assert all(again.packed("sums")[name] is tensor for name, tensor in batch.items())
