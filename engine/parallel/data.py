@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.device import CUDA, device
 from engine.errors import UserError
+from kernels.host import to_host
 
 T = TypeVar("T")
 BUCKET = 1 << 24
@@ -183,5 +184,5 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     """Return a digest of the bits of tensors in order: equal for equal tensors, almost surely different for others."""
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        state.update(to_host(tensor.detach().contiguous().reshape(-1).view(torch.uint8))[0].data)
     return state.hexdigest()

@@ -3,12 +3,14 @@
 Shapes: B rows, T prompt tokens, V vocabulary.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.device import placed
@@ -198,8 +200,23 @@ def _sample(logits_BV: Tensor, draw_B: Tensor, temperature: float) -> tuple[Tens
         logprobs = logits_BV.log_softmax(-1)
     else:
         logprobs = (logits_BV / temperature).log_softmax(-1)
-        cumulative = logprobs.double().exp().cumsum(-1)
+        shares = logprobs.double().exp()
+        cumulative = shares.cumsum(-1) if shares.is_cpu else sums_by_blocks(shares)
         # Scaled by the total, which rounding leaves a little off 1, so that no index beyond the last token is drawn.
         chosen = torch.searchsorted(cumulative, draw_B[:, None] * cumulative[:, -1:], right=True)[:, 0]
         chosen = chosen.clamp(max=logits_BV.shape[-1] - 1)
     return chosen, logprobs.gather(-1, chosen[:, None])[:, 0]
+
+
+def sums_by_blocks(shares_BV: Tensor) -> Tensor:
+    """Return the sums of each row up to each place, (B, V), as `cumsum` does, which is not deterministic on a GPU.
+
+    Products with triangles of ones give the sums inside of blocks and those of the blocks before.
+    """
+    B, V = shares_BV.shape
+    n = math.isqrt(V - 1) + 1  # about as many blocks as places in a block
+    blocks_BNn = F.pad(shares_BV, (0, -V % n)).view(B, -1, n)
+    within_BNn = blocks_BNn @ blocks_BNn.new_ones(n, n).triu()
+    N = blocks_BNn.shape[1]
+    before_BN = within_BNn[..., -1] @ blocks_BNn.new_ones(N, N).triu(1)
+    return (within_BNn + before_BN[..., None]).view(B, -1)[:, :V]

@@ -6,7 +6,7 @@ import torch
 
 from engine.errors import UserError
 from engine.model.model import K2Model
-from engine.rollout.generate import _sample, generate, stream
+from engine.rollout.generate import _sample, generate, stream, sums_by_blocks
 from tests.engine.tiny import config
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8], [1, 2, 3], [9], [1, 2, 3]]
@@ -87,3 +87,10 @@ def test_what_exceeds_the_context_is_refused(model):
         generate(model, [[1], [1] * 60], 5, 1.0, 0, STOP)
     with pytest.raises(UserError, match="prompt 0 is empty"):
         generate(model, [[]], 5, 1.0, 0, STOP)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 7, 64, 100])
+def test_sums_by_blocks_are_the_running_sums(vocabulary):
+    """The way of GPUs, on the CPU: the same sums, up to rounding, and as long as the vocabulary."""
+    shares = torch.rand(3, vocabulary, generator=torch.Generator().manual_seed(vocabulary), dtype=torch.float64)
+    torch.testing.assert_close(sums_by_blocks(shares), shares.cumsum(-1))
