@@ -1,11 +1,11 @@
 """Check all parameters of a run against each stage's own model before any node starts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from engine.checked import suggestion
+from engine.checked import checked
 from engine.credentials import holds_credentials
 from engine.errors import UserError
 from pipelines.graph import parameter_model
@@ -41,11 +41,9 @@ def check_parameters(parameters: dict[str, Any], profile: str) -> None:
 
 def stage_parameters(stage: str, parameters: dict[str, Any], profile: str) -> BaseModel:
     """Return one stage's parameters as an object of its model; raises UserError as `check_parameters` does."""
-    try:
-        model: BaseModel = parameter_model(stage).model_validate(parameters)
-    except ValidationError as error:
-        raise UserError(_sentence(error, stage, profile, parameters)) from error
-    return model
+    where = f"conf/base or conf/{profile}/parameters/{stage}.yml"
+    model: type[BaseModel] = parameter_model(stage)
+    return checked(model, parameters, where, noun="parameter", within=stage)
 
 
 def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
@@ -59,24 +57,3 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(item, field)
     elif isinstance(value, str):
         yield field, value
-
-
-def _sentence(error: ValidationError, stage: str, profile: str, parameters: dict[str, Any]) -> str:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in (stage, *first["loc"]))
-    where = f"conf/base or conf/{profile}/parameters/{stage}.yml"
-    if first["type"] == "extra_forbidden":
-        *parents, name = first["loc"]
-        known = _beside(parameters, parents, name) if parents else list(parameter_model(stage).model_fields)
-        return f"{where}: there is no parameter {field}; {suggestion(str(name), known)}"
-    if first["type"] == "missing":
-        return f"{where}: the parameter {field} is missing; add it."
-    return f"{where}: the parameter {field} is {first['input']!r}: {first['msg']}."
-
-
-def _beside(block: Any, parents: Iterable[int | str], unknown: int | str) -> list[str]:
-    """Return the names beside an unknown one in its block; those that the base values have are known."""
-    for part in parents:
-        if isinstance(block, dict) and part in block:  # an absent part is pydantic's name for a choice
-            block = block[part]
-    return [str(name) for name in block if name != unknown] if isinstance(block, dict) else []

@@ -52,7 +52,7 @@ def refusal_by_all() -> str:
 @pytest.mark.parametrize(
     ("stage", "field", "value", "sentence"),
     [
-        ("rl", "iteratons", 3, "there is no parameter rl.iteratons; did you mean iterations?"),
+        ("rl", "iteratons", 3, "the parameter rl.iteratons is unknown; did you mean iterations?"),
         ("rl", "iterations", "three", "the parameter rl.iterations is 'three'"),
         ("rl", "iterations", -3, "the parameter rl.iterations is -3"),
         ("evaluate", "seed", None, "the parameter evaluate.seed is None"),
