@@ -82,11 +82,12 @@ def dealt(tensors: Mapping[str, Tensor], placements: Mapping[str, Placement], gr
     The pieces that one group of ranks holds are dealt out over the group, the largest first, each to the rank with the
     fewest bytes so far. Every rank computes this from its own tensors alone, because a group's ranks hold the same.
     """
-    groups: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name in tensors:
-        groups.setdefault(tuple(grid.along(rank, placements[name].replicated)), []).append(name)
+        groups.setdefault(placements[name].replicated, []).append(name)
     mine = []
-    for holders, names in groups.items():
+    for replicated, names in groups.items():
+        holders = grid.along(rank, replicated)
         bytes_of = dict.fromkeys(holders, 0)
         for name in sorted(names, key=lambda name: (-tensors[name].nbytes, name)):
             writer = min(holders, key=bytes_of.__getitem__)
