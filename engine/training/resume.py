@@ -140,26 +140,37 @@ class CheckpointStore:
         data.from_first(None)  # so that no rank reads the rows of the steps that are made anew
 
     def _examined(self, directory: Path) -> Saved | None:
-        """Return a checkpoint that is whole and may be continued here; None, with a note, if any rank finds it damaged.
+        """Return a checkpoint that is whole and may be continued here; None, with a note, if it is damaged.
 
-        The ranks share the reading of its files. Raises UserError on all ranks if it may not be continued on one.
+        The ranks share the reading of its files. Raises UserError on all ranks if it may not be continued on one, or if
+        one reads it otherwise than the first.
         """
-        saved, damage, refusal = None, "", ""
         ranks = data.ranks()
-        try:
-            verify(directory, ranks.rank, ranks.size)
-            saved = self._same(directory)
-        except Damaged as error:
-            damage = str(error)
-        except UserError as error:
-            refusal = str(error)
+        saved, damage, refusal = self._looked_at(directory, ranks.rank, ranks.size)
         everyones = data.from_all((damage, refusal))
         if refused := next((refusal for _, refusal in everyones if refusal), ""):
             raise UserError(refused)
-        if damages := [damage for damage, _ in everyones if damage]:
-            self.notes.append(f"{damages[0]}; looking for an older checkpoint")
-            return None
-        return saved
+        damages = {rank: damage for rank, (damage, _) in enumerate(everyones) if damage}
+        if not damages:
+            return saved
+        rank, damage = next(iter(damages.items()))
+        if rank and not data.from_first(self._looked_at(directory, 0, 1)[1] if ranks.first else ""):
+            raise UserError(
+                f"rank {rank} reads other bytes than the first, which finds them whole ({damage}); see that both have "
+                "the same file system there, and run the same command again"
+            )
+        self.notes.append(f"{damage}; looking for an older checkpoint")
+        return None
+
+    def _looked_at(self, directory: Path, part: int, parts: int) -> tuple[Saved | None, str, str]:
+        """Return the checkpoint in `directory`, after reading a part of its files; else what is damaged, or refused."""
+        try:
+            verify(directory, part, parts)
+            return self._same(directory), "", ""
+        except Damaged as error:
+            return None, str(error), ""
+        except UserError as error:
+            return None, "", str(error)
 
     def _same(self, directory: Path) -> Saved:
         """Return the checkpoint in `directory`. Raises Damaged, or UserError if it may not be continued here."""

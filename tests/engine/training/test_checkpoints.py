@@ -216,6 +216,22 @@ def taken(rank, work):
     return state.step, "".join(store.notes), equal(state.tensors(), trained(rank, steps=state.step).tensors())
 
 
+def apart(rank, works):
+    """What a rank is told that does not see the first one's files."""
+    store = store_in(works[rank])
+    with pytest.raises(UserError) as error:
+        store.latest()
+    return str(error.value)
+
+
+def test_a_rank_that_does_not_see_the_first_one_s_files_stops_the_run_and_nothing_is_begun_again(work, tmp_path):
+    elsewhere = shutil.copytree(work, tmp_path / "elsewhere")
+    shutil.rmtree(elsewhere / "checkpoints/00000003")
+    for said in together(2, apart, (work, elsewhere)):
+        assert "rank 1 reads other bytes than the first" in said
+        assert "elsewhere/checkpoints/00000003/manifest.json is damaged or missing" in said
+
+
 def test_a_part_that_no_rank_wrote_is_refused_though_its_seal_is_right(work):
     """As where a checkpoint of more ranks was copied without some of its shards and sealed again."""
     newest = work / "checkpoints/00000003"
