@@ -20,6 +20,7 @@ from engine.device import placed
 from engine.model.cache import LatentCache
 from engine.model.model import K2Model
 from kernels.host import to_host
+from kernels.precision import wide
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def completion_logprobs(model: K2Model, turns: Turns) -> Tensor:
         hidden_TWD = torch.cat((hidden_TWD, read), dim=1)
     row, place = (placed(index, device) for index in np.nonzero(np.arange(width) < lengths[:, None]))
     logits = model.lm_head(hidden_TWD[row, place])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / turns.temperature_T[row, None]
+    logits = logits.to(wide(logits.dtype)) / turns.temperature_T[row, None]
     logprobs = logits.log_softmax(-1).gather(-1, turns.ids_TW[row, place][:, None])[:, 0]
     return torch.zeros(len(lengths), dtype=logprobs.dtype, device=device).index_add(0, row, logprobs)
 
