@@ -16,6 +16,7 @@ BENCHMARKS = {
     "control": "the control plane: dispatch, the fault suite, a no-op repro, Dagster's start, metrics into MLflow",
     "dense": "tokens and CPU time of the K2 model to the loss of a dense GPT of equal active weights",
     "muonclip": "the model's and the optimizer's speed on a CPU beside transformers and torch.optim.Muon",
+    "trainer": "the trainer's step beside the one before it was rebuilt; two ranks beside two threads",
     "rl": "held-out reward before and after reinforcement learning on 5 fresh seeds, with two controls",
 }
 
