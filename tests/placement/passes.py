@@ -24,6 +24,10 @@ from engine.rollout.generate import generate, stream
 from engine.text.special import CALLS_BEGIN
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.specs import load_tools
+from engine.training.language import make_optimizer, next_token_loss
+from engine.training.settings import OptimizerSettings
+from engine.training.state import TrainState
+from kernels.host import to_host
 from nodes.evaluate.nodes import evaluate_checkpoints
 from nodes.extend.nodes import train_extend
 from nodes.pretrain.nodes import train_pretrain
@@ -176,8 +180,23 @@ def export(given: Inputs, work: Path) -> None:
         export_checkpoint(work / "checkpoint", given.tokenizer, work / dtype, dtype)
 
 
+def resume(given: Inputs, work: Path) -> None:
+    """A training's state, read to the host and loaded again, as from a checkpoint; a step before and one after."""
+    model = load_checkpoint(given.base)
+    optimizer = make_optimizer(model, 1e-2, OptimizerSettings.model_validate(stage("pretrain")["optimizer"]))
+    state = TrainState(model, optimizer)
+    for step in (1, 2):
+        next_token_loss(model, placed([list(range(9))], model.device)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        tensors = state.tensors()
+        kept = {name: torch.from_numpy(value.copy()) for name, value in zip(tensors, to_host(*tensors.values()))}
+        state.load(step, kept, "the state")
+
+
 PASSES: dict[str, Callable[[Inputs, Path], None]] = {
-    run.__name__: run for run in (pretrain, pretrain_in_bf16, extend, sft, rl, rl_in_bf16, evaluate, decode, export)
+    run.__name__: run
+    for run in (pretrain, pretrain_in_bf16, extend, sft, rl, rl_in_bf16, resume, evaluate, decode, export)
 }
 
 
