@@ -2,7 +2,8 @@
 
 A policy step needs many short completions of the same prompt. Reading the prompt again for each of them would be most
 of the work (17 tokens of a question against 3 of an answer), so the prompts go into the latent cache once, as in
-sampling, and the completions continue from copies of it; autograd runs through the cache.
+sampling, and the completions continue from copies of it; autograd runs through the cache. Prompts of very different
+lengths, as those of a dialogue's turns, are read in parts of similar length, so that little of the work is padding.
 
 Shapes: N prompts of P tokens at most, T turns (completions) of W tokens at most, D model channels, V vocabulary.
 """
@@ -10,7 +11,7 @@ Shapes: N prompts of P tokens at most, T turns (completions) of W tokens at most
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from engine.model.cache import LatentCache
 from engine.model.model import K2Model
 from kernels.host import to_host
 from kernels.precision import wide
+
+SIMILAR = 0.75
+LEAST_TOKENS = 1024
+"""Prompts of fewer tokens are read together whatever their lengths: a read has its own cost."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,48 @@ class Turns:
             torch.from_numpy(prompts_NP), prompt_lengths_N, which_T, torch.from_numpy(ids_TW), lengths_T, temperature_T
         )
 
+    def part(self, prompts: np.ndarray[Any, Any], turns: np.ndarray[Any, Any], longest: int, width: int) -> Self:
+        """Return some prompts and their turns, given by their numbers, padded to `longest` and `width` tokens."""
+        device = self.which_T.device
+        number = np.zeros(len(self.prompts_NP), dtype=np.int64)
+        number[prompts] = np.arange(len(prompts))
+        n, t = placed(prompts, device), placed(turns, device)
+        return type(self)(
+            self.prompts_NP[n, self.prompts_NP.shape[1] - longest :], self.prompt_lengths_N[n],
+            placed(number, device)[self.which_T[t]], self.ids_TW[t, :width], self.lengths_T[t], self.temperature_T[t],
+        )  # fmt: skip
+
 
 def completion_logprobs(model: K2Model, turns: Turns) -> Tensor:
     """Return the log-probability of each whole turn, of which there is at least one, at its temperature, (T,)."""
+    prompt_lengths, which, lengths = to_host(turns.prompt_lengths_N, turns.which_T, turns.lengths_T)
+    parts = alike(prompt_lengths.tolist())
+    if len(parts) == 1:
+        return _logprobs(model, turns)
+    rows = [np.flatnonzero(np.isin(which, prompts)) for prompts in parts]
+    logprobs = [
+        _logprobs(model, turns.part(prompts, own, int(prompt_lengths[prompts].max()), int(lengths[own].max())))
+        for prompts, own in zip(parts, rows, strict=True)
+    ]
+    return torch.cat(logprobs)[placed(np.argsort(np.concatenate(rows)), model.device)]
+
+
+def alike(lengths: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+    """Return the numbers of prompts by length, the longest first, in parts that hold little padding.
+
+    A part ends before a prompt of less than `SIMILAR` of its longest, once it has `LEAST_TOKENS` tokens.
+    """
+    parts: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        longest = lengths[parts[-1][0]] if parts else 0
+        if not parts or (lengths[number] < SIMILAR * longest and len(parts[-1]) * longest >= LEAST_TOKENS):
+            parts.append([])
+        parts[-1].append(number)
+    return [np.array(sorted(part)) for part in parts]
+
+
+def _logprobs(model: K2Model, turns: Turns) -> Tensor:
+    """Return what `completion_logprobs` does, of turns whose prompts are padded to one length."""
     device, (longest, width) = model.device, (turns.prompts_NP.shape[1], turns.ids_TW.shape[1])
     prompt_lengths, lengths = to_host(turns.prompt_lengths_N, turns.lengths_T)
     starts = [longest - length for length in prompt_lengths.tolist()]

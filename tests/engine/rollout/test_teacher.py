@@ -1,10 +1,13 @@
 """Log-probabilities through the cache against the plain forward: values, gradients, and the sampler's own."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
+from engine.rollout import teacher
 from engine.rollout.generate import generate
-from engine.rollout.teacher import Turns, completion_logprobs
+from engine.rollout.teacher import SIMILAR, Turns, alike, completion_logprobs
 from engine.training.padded import pad, response_logprobs
 from tests.engine.tiny import recorded
 from tests.nodes import toy
@@ -23,8 +26,11 @@ def plain(model, temperature):
     return response_logprobs(model, pad(rows), temperature)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_values_and_gradients_are_those_of_the_plain_forward(temperature):
+def test_values_and_gradients_are_those_of_the_plain_forward(temperature, parts, monkeypatch):
+    monkeypatch.setattr(teacher, "LEAST_TOKENS", 10_000 if parts == 1 else 1)
+    assert len(alike([len(prompt) for prompt in PROMPTS])) == parts
     weights = torch.tensor([1.0, -0.5, 2.0, 0.3, -1.0])
     gradients = []
     for logprobs in (plain, lambda model, t: completion_logprobs(model, turns(t))):
@@ -35,6 +41,21 @@ def test_values_and_gradients_are_those_of_the_plain_forward(temperature):
     torch.testing.assert_close(gradients[0][0], gradients[1][0], atol=1e-5, rtol=0)
     for name, gradient in gradients[0][1].items():
         torch.testing.assert_close(gradient, gradients[1][1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("least", [1, 40, 10_000])
+def test_every_prompt_is_in_one_part_with_others_of_its_length(least, monkeypatch):
+    monkeypatch.setattr(teacher, "LEAST_TOKENS", least)
+    lengths = torch.randint(1, 90, (50,), generator=torch.Generator().manual_seed(least)).tolist()
+    parts = alike(lengths)
+    assert sorted(number for part in parts for number in part.tolist()) == list(range(50))
+    assert len(parts) == 1 if least == 10_000 else len(parts) > 3
+    for part, after in pairwise(parts):
+        longest = max(lengths[number] for number in part)
+        assert len(part) * longest >= least, "no part but the last is smaller"
+        assert max(lengths[number] for number in after) < SIMILAR * longest
+        if least == 1:
+            assert min(lengths[number] for number in part) >= SIMILAR * longest
 
 
 def test_the_sampler_has_the_same_log_probabilities():
