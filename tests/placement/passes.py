@@ -27,6 +27,7 @@ from engine.toolworld.specs import load_tools
 from engine.training.language import make_optimizer, next_token_loss
 from engine.training.settings import OptimizerSettings
 from engine.training.state import TrainState
+from engine.training.step import move
 from kernels.host import to_host
 from nodes.evaluate.nodes import evaluate_checkpoints
 from nodes.extend.nodes import train_extend
@@ -120,21 +121,21 @@ def sft(given: Inputs, work: Path) -> None:
 
 
 def rl(given: Inputs, work: Path) -> None:
-    """Two iterations: candidates judged, sums and tool episodes sampled, scored and trained on, with PTX."""
-    reinforce(given, work, "float32", iterations=2)
+    """An iteration: candidates judged, sums and tool episodes sampled, scored and trained on, with PTX."""
+    reinforce(given, work, "float32")
 
 
 def rl_in_bf16(given: Inputs, work: Path) -> None:
-    """One iteration in bf16, where old log-probabilities are the trainer's own."""
-    reinforce(given, work, "bfloat16", iterations=1)
+    """The same in bf16, where old log-probabilities are the trainer's own."""
+    reinforce(given, work, "bfloat16")
 
 
-def reinforce(given: Inputs, work: Path, dtype: str, iterations: int) -> None:
+def reinforce(given: Inputs, work: Path, dtype: str) -> None:
     """Run RL's node; every other response is rewarded, so that there is something to learn at once."""
     tools = {"tasks": 2, "tuning_tasks": 1, "evaluation_tasks": 2, "evaluation_samples": 1, "max_new_tokens": 4}
     ptx = {"weight": 0.1, "chat": 1, "trajectory": 1, "natural": 1, "natural_tokens": 16, "max_tokens": 512}
     p = stage(
-        "rl", iterations=iterations, prompts=4, samples=3, tuning_prompts=2, evaluation_prompts=4, max_new_tokens=3,
+        "rl", iterations=1, prompts=4, samples=3, tuning_prompts=2, evaluation_prompts=4, max_new_tokens=3,
         tools=tools, ptx=ptx, dtype=dtype, optimizer=CLIPPING,
     )  # fmt: skip
     with replaced(rollouts, "penalised", lambda scores, *_: [float(i % 2) for i in range(len(scores))]):
@@ -181,14 +182,13 @@ def export(given: Inputs, work: Path) -> None:
 
 
 def resume(given: Inputs, work: Path) -> None:
-    """A training's state, read to the host and loaded again, as from a checkpoint; a step before and one after."""
+    """A training's state, read to the host and loaded again, as from a checkpoint: after a step not taken and one."""
     model = load_checkpoint(given.base)
     optimizer = make_optimizer(model, 1e-2, OptimizerSettings.model_validate(stage("pretrain")["optimizer"]))
     state = TrainState(model, optimizer)
     for step in (1, 2):
         next_token_loss(model, placed([list(range(9))], model.device)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        move(state, take=step == 2, with_heads=True, bias_rate=1e-3)
         tensors = state.tensors()
         kept = {name: torch.from_numpy(value.copy()) for name, value in zip(tensors, to_host(*tensors.values()))}
         state.load(step, kept, "the state")
