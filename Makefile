@@ -91,8 +91,8 @@ doctor: $(READY) ## what this machine has, and which profile fits it
 clean: ## remove caches and finished work (never artifacts); prints what and how much
 	@$(PYTHON) pipelines/commands/clean.py
 
-payloads: $(READY) ## all payloads, where each is kept and who needs it: CHECK=1 reads them, GC=1 removes what nobody needs
-	@python -m pipelines.commands.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc)
+payloads: $(READY) ## all payloads, where each is kept and who needs it: CHECK=1 reads them, GC=1 removes what neither an output nor a run of the last DAYS=30 names
+	@python -m pipelines.commands.payloads --env $(PROFILE) $(if $(CHECK),--check) $(if $(GC),--gc) $(if $(DAYS),--days $(DAYS))
 
 work: $(READY) ## unfinished work by key: step, size, age, what differs from today's key; GC=1 removes the published and old, DAYS=30
 	@python -m pipelines.commands.work --env $(PROFILE) $(if $(GC),--gc) $(if $(DAYS),--days $(DAYS))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset
 from kedro.utils import load_obj
 
-from engine.artifacts import files, manifest, store, sums
+from engine.artifacts import files, kept, manifest, store, sums
 from engine.errors import UserError
 from engine.launch.exchange import Prepared
 from engine.remedy import make_again
@@ -69,7 +69,7 @@ class SealedDirectory:
             manifest.verify(self.path, stage=self.stage, dataset=self.path.name)
 
     def publish(self, source: Path, counts: dict[str, Any]) -> None:
-        """Seal `source` and move it into place."""
+        """Seal `source` and move it into place; the version that it takes the place of is kept in the store."""
         _check_before_publishing()
         by_hash = self.payload == BY_HASH
         digests = sums.remember(source) if by_hash else None
@@ -77,6 +77,7 @@ class SealedDirectory:
         if by_hash:
             store.publish_by_hash(source, self.path, self.store)
         else:
+            kept.keep_replaced(self.path, self.store, stage=self.stage, dataset=self.path.name)
             files.publish(source, self.path)
 
 

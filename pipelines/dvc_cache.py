@@ -1,15 +1,16 @@
-"""DVC's cache of this repository, read directly: files by their MD5, and for each directory a list of its files."""
+"""DVC's cache of this repository, read directly for two things that no command of DVC tells.
+
+Whether `dvc checkout` would write outside an output; and whether a manifest is still in there. No file is taken from
+it.
+"""
 
 import hashlib
 import json
 import re
-import shutil
 import subprocess
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
-from engine.artifacts.files import digest_bytes, digest_file
-from engine.artifacts.manifest import MANIFEST, parsed
 from engine.artifacts.names import checked_names
 from engine.errors import UserError
 from pipelines.stages_file import ROOT
@@ -36,20 +37,6 @@ class DvcCache:
         """Whether it keeps a file of the content of `path`."""
         return self.object(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()).is_file()
 
-    @cached_property
-    def directories(self) -> dict[str, dict[str, str]]:
-        """The sealed directories that it keeps: content digest → file → MD5."""
-        found: dict[str, dict[str, str]] = {}
-        for listing in self.root.glob("*/*.dir"):
-            try:
-                files = _files(listing)
-            except (ValueError, KeyError, TypeError):  # torn or foreign: it lists nothing that could be brought back
-                continue
-            seal = self.object(files.get(MANIFEST, "absent"))
-            if seal.is_file():
-                found[digest_bytes(seal.read_bytes())] = files
-        return found
-
     def refuse_foreign(self, md5: str) -> None:
         """Refuse a directory whose list names files outside it, since `dvc checkout` would write there.
 
@@ -61,37 +48,11 @@ class DvcCache:
         if not md5.endswith(".dir") or not listing.is_file():
             return
         try:
-            _files(listing)
+            _check_listing(listing)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{listing} in DVC's cache lists no files of one directory ({error}): remove it."
             ) from error
-
-    def holds(self, digest: str, *, read: bool = False) -> bool:
-        """Whether it keeps every file of the sealed directory of this content digest, by its size, or by every byte."""
-        listed = self.directories.get(digest)
-        if listed is None:
-            return False
-        try:
-            wanted = parsed(self.object(listed[MANIFEST]), "make it again")["files"]
-        except UserError:  # no manifest of ours
-            return False
-        kept = {name: self.object(md5) for name, md5 in listed.items()}
-        return all(
-            name in kept
-            and kept[name].is_file()
-            and kept[name].stat().st_size == want["size"]
-            and (not read or digest_file(kept[name]) == want["blake2b"])
-            for name, want in wanted.items()
-        )
-
-    def copy(self, digest: str, to: Path) -> None:
-        """Copy the sealed directory of this content digest to `to`. Raises FileNotFoundError where it is not kept."""
-        if digest not in self.directories:
-            raise FileNotFoundError(f"DVC's cache keeps no directory of content {digest}")
-        for name, md5 in self.directories[digest].items():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.object(md5), to / name)
 
 
 @cache
@@ -106,15 +67,13 @@ def _location(root: Path) -> Path:
     return (root / done.stdout.strip()).resolve()
 
 
-def _files(listing: Path) -> dict[str, str]:
-    """File → MD5 of a directory as DVC lists it. Raises ValueError, KeyError or TypeError for what is no such list."""
-    files = {entry["relpath"]: _md5(entry["md5"]) for entry in json.loads(listing.read_bytes())}
+def _check_listing(listing: Path) -> None:
+    """Check DVC's list of a directory's files: names of files in it, each with an MD5, which is a place in the cache.
+
+    Raises ValueError, KeyError or TypeError for what is no such list.
+    """
+    files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
     checked_names(files)
-    return files
-
-
-def _md5(value: object) -> str:
-    """Return a listing's MD5; anything else would be a place outside the cache. Raises ValueError for that."""
-    if not isinstance(value, str) or not _MD5.fullmatch(value):
-        raise ValueError(value)
-    return value
+    for md5 in files.values():
+        if not isinstance(md5, str) or not _MD5.fullmatch(md5):
+            raise ValueError(md5)

@@ -2,7 +2,7 @@
 
 tests/pipelines/test_internals.py says in one sentence which of them an installed version has moved away from. Dagster's
 are in dags/internals.py, Great Expectations' in pipelines/gates/internals.py, torch's in engine/optim/foreach.py; what
-is read of DVC's is in pipelines/dvc_cache.py (its cache) and pipelines/cli.py (its command line).
+is read of DVC's is in pipelines/dvc_cache.py (where its cache has a file) and pipelines/cli.py (its command line).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -2,9 +2,11 @@
 
 Coming back is what DVC's run cache is for. But that leaves out stages whose outputs persist, and ours must persist,
 since DVC deletes other outputs before a stage starts. So a stage that DVC starts looks itself: its run records say what
-it made under which key, payloads kept by hash are in the store, other directories in DVC's cache, metrics in the
-record. All of it is checked against the record's digests before any of it is published; where something is gone, the
-stage runs.
+it made under which key, the files are in the store under their digest, metrics in the record. All of it is checked
+against the record's digests before any of it is published; where something is gone, the stage runs.
+
+A file that was written in place has changed in the store, too, which is linked to it (engine/artifacts/kept). Only then
+DVC's cache is asked, by `dvc checkout`, for the version that dvc.lock names.
 
 One who asks for the stage itself (`kedro run`, `dvc repro -f`, FORCE=1) wants it to run.
 """
@@ -14,13 +16,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.artifacts import files, manifest, store
+from engine.artifacts import files, kept, manifest, store
 from engine.errors import UserError
 from engine.identity.records import good_records
-from pipelines import graph
-from pipelines.dvc_cache import DvcCache
+from pipelines import graph, restore
 from pipelines.hooks import FORCED, FRESH
-from pipelines.standing import ASIDE, Record, Standing, goes_on, harm_of_output, standing
+from pipelines.standing import ASIDE, Record, Standing, can_be_healed, goes_on, harm_of_output, standing
 
 DVC = "DVC_STAGE"
 """In the environment of a stage that DVC has started."""
@@ -52,8 +53,19 @@ def recall(profile: str, made: Standing, workspace: Path, say: Callable[[str], N
         say(f"stage {stage}  ran under this key on {made.then}, but its {gone} is not kept any more: it runs again")
         return None
     files.publish_all(ready)
+    _release(profile, made.record)
     say(f"stage {stage}  has run under this key before: its outputs of {made.then} are back{_warning(made.record)}")
     return made.record
+
+
+def _release(profile: str, record: Record) -> None:
+    """Leave the only link to the files of a record's outputs where they are published, until DVC has committed them.
+
+    It would copy what has a second one. They are kept again when DVC is done (pipelines/restore.settle).
+    """
+    for name, digest in record["outputs"].items():
+        if not graph.is_by_hash(profile, name):
+            shutil.rmtree(graph.payload_store(profile) / digest, ignore_errors=True)
 
 
 def _warning(record: Record) -> str:
@@ -64,7 +76,6 @@ def _warning(record: Record) -> str:
 def _prepare(profile: str, record: Record, aside: Path) -> dict[Path, Path]:
     """Lay every output that is not there whole beside its place, and check it; target → source. Raises Gone."""
     shutil.rmtree(aside, ignore_errors=True)
-    cache = DvcCache()
     ready: dict[Path, Path] = {}
     for name, digest in record["outputs"].items():
         path, source = graph.dataset_path(profile, name), aside / name
@@ -76,9 +87,21 @@ def _prepare(profile: str, record: Record, aside: Path) -> dict[Path, Path]:
             elif graph.is_by_hash(profile, name):
                 store.lay_links(graph.payload_store(profile) / digest, source, at=path)
             else:
-                cache.copy(digest, source)
+                kept.lay_out(graph.payload_store(profile) / digest, source)
                 manifest.verify(source, stage=record["stage"], dataset=path.name)
+                kept.keep_replaced(path, graph.payload_store(profile), stage=record["stage"], dataset=path.name)
         except (UserError, FileNotFoundError) as error:  # the sentence of a damaged one is of no use: it is made again
-            raise Gone(name) from error
+            if not _healed(profile, record, name):
+                raise Gone(name) from error
+            continue
         ready[path] = source
     return ready
+
+
+def _healed(profile: str, record: Record, name: str) -> bool:
+    """Have DVC write a damaged output anew from its cache, drop the kept files, which are damaged, too."""
+    if not can_be_healed(profile, record, name):
+        return False
+    shutil.rmtree(graph.payload_store(profile) / record["outputs"][name], ignore_errors=True)
+    restore.check_out(profile, name)
+    return harm_of_output(profile, record, name, read=True) is None

@@ -1,61 +1,99 @@
-"""Bring deleted outputs back from DVC's cache, so that a lost file costs a copy and not a run.
+"""Bring outputs back from DVC's cache by DVC's own commands, and keep in the store what is published now.
 
-DVC itself would run the stage again: its run cache leaves out stages whose outputs persist, and ours must persist,
-since DVC deletes other outputs before a stage starts. So the `code` stage, which runs before all others, restores them.
+A file that is lost or damaged so costs a copy and not a run. DVC itself would run the stage again: its run cache leaves
+out stages whose outputs persist, and ours must persist, since DVC deletes other outputs before a stage starts. Missing
+outputs are restored by the `code` stage, which runs before all others; damaged ones by their stage, when DVC runs it
+because they have changed (pipelines/recall).
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-from engine.artifacts import store
+from engine.artifacts import kept, store
 from engine.artifacts.manifest import MANIFEST
 from engine.credentials import masked
-from engine.errors import UserError
+from engine.errors import UserError, warn
 from pipelines import graph
 from pipelines.dvc_cache import DvcCache
 from pipelines.ledger import read_ledger
-from pipelines.stages_file import ROOT
+from pipelines.stages_file import ROOT, load_stages_file
+
+
+def ledger_outputs(profile: str) -> dict[Path, str]:
+    """Return the outputs that the profile's dvc.lock names, each with its MD5."""
+    stages = read_ledger(profile)
+    outs = [out for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
+    return {ROOT / out["path"]: str(out["md5"]) for out in outs}
 
 
 def missing_outputs(profile: str) -> dict[Path, str]:
     """Return the missing outputs that the profile's dvc.lock names, each with its MD5."""
-    stages = read_ledger(profile)
-    outs = [out for name, stage in stages.items() if name != "code" for out in stage.get("outs", [])]
-    return {path: str(out["md5"]) for out in outs if not (path := ROOT / out["path"]).exists()}
+    return {path: md5 for path, md5 in ledger_outputs(profile).items() if not path.exists()}
 
 
-def relink(profile: str) -> None:
-    """Link the payloads kept by hash as the present manifests list them, and warn of each payload that is missing."""
-    for name in graph.catalog_entries(profile):
-        path = graph.dataset_path(profile, name)
-        if graph.is_by_hash(profile, name) and (path / MANIFEST).is_file():
-            try:
-                store.link(path, graph.payload_store(profile), stage=graph.producer(name), dataset=path.name)
-            except UserError as error:  # loading it refuses it; until then other stages can run
-                print(f"warning: {error}", file=sys.stderr)
+def settle(profile: str, *stages: str) -> None:
+    """Keep in the store what the stages (by default all) have published, whether they or DVC have put it there.
+
+    Payloads kept by hash are linked as the present manifests list them. A damaged directory, or a missing payload, is
+    warned of: who loads it refuses it; until then other stages can run.
+    """
+    for name, entry in graph.catalog_entries(profile).items():
+        path, stage = graph.dataset_path(profile, name), str(entry["stage"])
+        if stage not in (stages or load_stages_file().stages) or not (path / MANIFEST).is_file():
+            continue
+        put = store.link if graph.is_by_hash(profile, name) else kept.keep
+        try:
+            put(path, graph.payload_store(profile), stage=stage, dataset=path.name)
+        except UserError as error:
+            warn(str(error))
+        except FileNotFoundError:  # a stage is publishing another version now, and has kept this one itself
+            continue
 
 
 def restore_missing(profile: str) -> None:
-    """Check missing outputs out of DVC's cache; a stage makes again what the cache does not hold."""
+    """Check missing outputs out of DVC's cache; what it does not hold is recalled from the store, or made again."""
     missing = _own(missing_outputs(profile))
     if not missing:
         return
-    checkout = subprocess.run(
-        ["dvc", "checkout", "--quiet", *missing], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    checkout = _dvc("checkout", "--quiet", *missing)
     restored = [name for name in missing if (ROOT / name).exists()]
     print(f"back from DVC's cache: {', '.join(restored) or 'none'} of {len(missing)} missing", file=sys.stderr)
     if len(restored) < len(missing):
-        print(f"the rest will be made again: {masked(' '.join(checkout.stderr.split()))}", file=sys.stderr)
+        reason = masked(" ".join(checkout.stderr.split()))
+        print(f"the rest comes back from the store, or is made again: {reason}", file=sys.stderr)
 
 
-def _own(missing: dict[Path, str]) -> list[str]:
+def in_cache(profile: str | None, name: str) -> bool:
+    """Return whether DVC's cache has all files of a published directory, whose manifest is the one in dvc.lock."""
+    path = graph.dataset_path(profile, name)
+    if path not in ledger_outputs(load_stages_file().profile(profile)):
+        return False
+    shown = path.relative_to(ROOT).as_posix()
+    status = _dvc("data", "status", "--granular", "--json", shown)
+    if status.returncode:
+        warn(f"`dvc data status {shown}` failed: {masked(' '.join(status.stderr.split()))}")
+        return False
+    content = json.loads(status.stdout)
+    changes = content.get("uncommitted", {})
+    changed = [path for kind in ("added", "modified", "deleted") for path in changes.get(kind, [])]
+    return f"{shown}/{MANIFEST}" not in changed and not content.get("not_in_cache")
+
+
+def check_out(profile: str, name: str) -> None:
+    """Let DVC write a published directory anew from its cache, as dvc.lock names it; it is gone if DVC cannot."""
+    path = graph.dataset_path(profile, name)
+    for own in _own({path: ledger_outputs(profile)[path]}):
+        _dvc("checkout", "--quiet", "--force", own)
+
+
+def _own(outputs: dict[Path, str]) -> list[str]:
     """Return the outputs that DVC may check out: not those whose list in its cache names files elsewhere."""
-    if not missing:
+    if not outputs:
         return []
     cache, own = DvcCache(), []
-    for path, md5 in missing.items():
+    for path, md5 in outputs.items():
         try:
             cache.refuse_foreign(md5)
         except UserError as error:
@@ -63,3 +101,10 @@ def _own(missing: dict[Path, str]) -> list[str]:
         else:
             own.append(str(path.relative_to(ROOT)))
     return own
+
+
+def _dvc(*words: str) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(["dvc", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("there is no `dvc` on PATH: `source .venv/bin/activate`.") from error

@@ -38,7 +38,8 @@ from pipelines.datasets import publishing_after
 from pipelines.errors import refused_by_system, user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.internals import without_made
-from pipelines.recall import made_before, recall
+from pipelines.recall import DVC, made_before, recall
+from pipelines.restore import settle
 from pipelines.stages_file import CODE, COMPUTE_CLASSES, ROOT, load_stages_file
 
 
@@ -120,6 +121,8 @@ class StageRun:
                 raise
             self._record(folder, key, parts, provenance, clock, workspace, None, earlier)
             self._drop(workspace)
+            if DVC not in os.environ:  # it would copy outputs with a second link when it commits them
+                settle(profile, self.stage)
             say(f"stage {self.stage}  done in {time.monotonic() - clock:.1f} s")
 
     @property

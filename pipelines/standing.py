@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.artifacts import files, manifest, store
+from engine.artifacts import files, kept, manifest, store
 from engine.errors import UserError
-from pipelines import graph
-from pipelines.dvc_cache import DvcCache
+from pipelines import graph, restore
 
 Record = dict[str, Any]
 ASIDE = "recalled"
@@ -87,37 +86,45 @@ def harm_of_output(profile: str | None, record: Record, name: str, read: bool) -
     if digest != record["outputs"][name]:
         return f"{name} is not what the last run left"
     path = graph.dataset_path(profile, name)
-    since = None if read else datetime.fromisoformat(record["finished"]).timestamp()
     try:
         if graph.is_by_hash(profile, name):
             store.check(graph.payload_store(profile) / digest, stage=record["stage"], dataset=path.name, read=read)
         elif path.suffix != ".json":
-            manifest.verify(path, stage=record["stage"], dataset=path.name, since=since)
+            manifest.verify(path, stage=record["stage"], dataset=path.name, since=_since(record, read))
     except UserError as error:
         return f"{name} is damaged: {getattr(error, 'what', error)}"
     return None
 
 
+def _since(record: Record, read: bool) -> float | None:
+    """Return the time from which a file must have been left alone for its bytes to count as the run's own."""
+    return None if read else datetime.fromisoformat(record["finished"]).timestamp()
+
+
 def _lost(profile: str | None, record: Record, read: bool) -> str | None:
     """Return the first output that is neither there whole nor kept; None if there is none."""
-    try:
-        cache = DvcCache()
-    except UserError:  # without DVC, nothing can be copied from its cache
-        cache = None
     for name in record["outputs"]:
-        if harm_of_output(profile, record, name, read) and not _is_kept(profile, record, name, read, cache):
+        if harm_of_output(profile, record, name, read) and not _is_kept(profile, record, name, read):
             return str(name)
     return None
 
 
-def _is_kept(profile: str | None, record: Record, name: str, read: bool, cache: DvcCache | None) -> bool:
+def _is_kept(profile: str | None, record: Record, name: str, read: bool) -> bool:
     digest, path = record["outputs"][name], graph.dataset_path(profile, name)
     if path.suffix == ".json":
         return bool(files.digest_bytes(files.canonical_json(record["metrics"])) == digest)
-    if graph.is_by_hash(profile, name):
-        try:
-            store.check(graph.payload_store(profile) / digest, stage=record["stage"], dataset=path.name, read=read)
-        except UserError:
-            return False
-        return True
-    return cache is not None and cache.holds(digest, read=read)
+    version = graph.payload_store(profile) / digest
+    try:
+        if graph.is_by_hash(profile, name):
+            store.check(version, stage=record["stage"], dataset=path.name, read=read)
+        else:
+            kept.check(version, stage=record["stage"], dataset=path.name, since=_since(record, read))
+    except UserError:
+        return can_be_healed(profile, record, name)
+    return True
+
+
+def can_be_healed(profile: str | None, record: Record, name: str) -> bool:
+    """Return whether DVC's cache has the files of an output that is in its place, but damaged, as are the kept ones."""
+    here = graph.digest_of(profile, name) == record["outputs"][name]
+    return here and not graph.is_by_hash(profile, name) and restore.in_cache(profile, name)

@@ -1,14 +1,15 @@
 """Stage runs without stages: outputs published and run records written in a scratch repository."""
 
-import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.artifacts.files import canonical_json, digest_bytes, files_below, write_atomic
+from engine.artifacts import kept
+from engine.artifacts.files import canonical_json, write_atomic
 from engine.artifacts.manifest import seal
 from engine.identity.records import write_record
 from pipelines import dvc_cache, graph
@@ -86,28 +87,21 @@ class Runs:
         path = self.root / "data" / "smoke" / ".runs" / stage / "gates" / f"{dataset}.json"
         write_atomic(path, canonical_json(content))
 
-    def store(self, *names: str) -> None:
-        """Keep published directories of smoke in DVC's cache, as DVC does."""
+    def keep(self, *names: str) -> None:
+        """Keep published directories of smoke in its store."""
         for name in names:
-            path, listing = graph.dataset_path("smoke", name), []
-            for file in files_below(path):
-                md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-                listing.append({"relpath": file.relative_to(path).as_posix(), "md5": md5})
-                write_atomic(self._cached(md5), file.read_bytes())
-            content = json.dumps(listing).encode()
-            write_atomic(self._cached(f"{digest_bytes(content)}.dir"), content)
-
-    def _cached(self, md5: str) -> Path:
-        return self.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+            path, stage = graph.dataset_path("smoke", name), graph.producer(name)
+            kept.keep(path, graph.payload_store("smoke"), stage=stage, dataset=name)
 
 
 def publish(profile: str, stage: str, name: str, parameters: dict[str, Any]) -> str:
-    """Put a sealed output in place and return its digest."""
+    """Put a sealed output in place and return its digest; the files of an older one, which may be kept, stay."""
     path = graph.dataset_path(profile, name)
     if path.suffix == ".json":
         write_atomic(path, canonical_json({"loss": 2.5}))
         return str(graph.digest_of(profile, name))
-    path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
     (path / "content.txt").write_text(json.dumps(parameters))
     if name.endswith("_history"):
         rows = [

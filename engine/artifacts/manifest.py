@@ -164,9 +164,13 @@ def harm(path: Path, want: dict[str, Any], since: float | None = None, content: 
 
 
 def _mark_as_touched(path: Path) -> None:
-    """Set the time of a silently damaged file to now, because DVC rereads only files whose time has changed."""
+    """Set the time of a silently damaged file to now, and make it writable, so that DVC rereads it.
+
+    DVC trusts a file whose time is as it was, and, where its cache is linked to outputs, what is read-only in there.
+    """
     with contextlib.suppress(OSError):  # the disk is read-only: the caller's error names the file all the same
         os.utime(path)
+        path.chmod(0o644)
 
 
 def content_digest(directory: Path) -> str | None:

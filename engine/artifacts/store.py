@@ -7,7 +7,6 @@ here reads content that has been hashed before (engine/artifacts/sums).
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from engine.artifacts import sums
@@ -111,12 +110,6 @@ def lay_links(payload: Path, directory: Path, at: Path) -> None:
     directory.mkdir(parents=True)
     shutil.copyfile(payload / MANIFEST, directory / MANIFEST)
     _link_files(directory, payload, set(_files(payload)), at=at)
-
-
-def unnamed(store: Path, named: Iterable[str]) -> list[Path]:
-    """Return the payloads in the store that are not among the digests `named`."""
-    keep = set(named)
-    return sorted(path for path in store.glob(PAYLOADS) if path.name not in keep and not path.is_symlink())
 
 
 def is_whole(payload: Path) -> bool:

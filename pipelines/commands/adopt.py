@@ -22,6 +22,7 @@ from engine.launch.lifetime import lock
 from pipelines import code_files, graph
 from pipelines.checkpoints import adoptable
 from pipelines.errors import report_errors
+from pipelines.restore import settle
 from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
         clocks = {"started": begun, "finished": records.now(), "seconds": round(time.monotonic() - clock, 3)}
         path = records.write_record(folder / ".runs" / stage, {**record, **clocks})
     _tell_dvc(stage, profile)
+    settle(profile, stage)
     return path
 
 

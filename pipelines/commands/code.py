@@ -1,6 +1,7 @@
 """The `code` stage: write each stage's code file anew where it is out of date (pipelines/code_files.py).
 
-DVC runs it before all others. Under DVC, missing outputs are also restored from DVC's cache.
+DVC runs it before all others. Under DVC, missing outputs are also restored from DVC's cache, and all outputs are kept
+in the store.
 
     python -m pipelines.commands.code --env laptop
 """
@@ -12,7 +13,7 @@ import os
 from engine.identity import snapshot
 from pipelines.code_files import write_files
 from pipelines.errors import report_errors
-from pipelines.restore import relink, restore_missing
+from pipelines.restore import restore_missing, settle
 from pipelines.stages_file import ROOT, load_stages_file
 
 
@@ -28,13 +29,13 @@ def main() -> None:
 
 
 def refresh(profile: str | None) -> None:
-    """Write all code files of a profile, and under DVC restore missing outputs."""
+    """Write all code files of a profile, and under DVC restore missing outputs and keep all in the store."""
     with report_errors():
         profile = load_stages_file().profile(profile)
         write_files(profile)
         if "DVC_STAGE" in os.environ:
             restore_missing(profile)
-            relink(profile)
+            settle(profile)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pipelines.code_files import code_file, stage_file
 from pipelines.configuration import check_configuration
 from pipelines.errors import report_errors
 from pipelines.ledger import check_ledger
+from pipelines.restore import settle
 from pipelines.sources import check_sources
 from pipelines.stages_file import ROOT, load_stages_file
 
@@ -128,6 +129,7 @@ def main() -> NoReturn:
         take_turn(profile, arguments.stage)
         start = now()
         status, interrupted = run(command(profile, *stages, force=arguments.force))
+        settle(profile, *stages)
         pause = stopped(profile, start) if status else ""
         if pause or (status and interrupted):
             raise Interrupted(pause or "stopped by Ctrl-C; the same command goes on.")

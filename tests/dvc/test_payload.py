@@ -1,6 +1,7 @@
 """Payloads by hash, end to end: DVC holds manifests alone, and an older manifest finds its older payload."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def load(project: Project, dataset: str, check: bool = True) -> tuple[int, str]:
 
 def test_no_payload_enters_dvcs_cache(project: Project) -> None:
     cached = {digest_file(path) for path in files_below(project.path / ".dvc/cache")}
-    payload = [path for path in files_below(project.data(".store")) if path.name not in {MANIFEST, SUMS}]
+    payload = [file for path in by_hash(project) for file in files_below(path) if file.name not in {MANIFEST, SUMS}]
     assert len(payload) >= 10
     assert not cached & {digest_file(path) for path in payload}
     manifests = {digest_file(path) for path in files_below(project.data(".store")) if path.name == MANIFEST}
@@ -69,28 +70,37 @@ def test_an_older_manifest_finds_its_payload(project: Project) -> None:
 
 
 def test_what_nobody_asks_for_any_more_is_listed_and_removed(project: Project) -> None:
-    """DVC's cache needs the payload of the seed that was tried above until `dvc gc`; then nobody does."""
+    """DVC's cache needs the payload of the seed that was tried above until `dvc gc`; then its run, if recent."""
     sealed = [path.parent for path in project.data().glob(f"[a-z]*/*/{MANIFEST}")]
-    by_hash = [path for path in sealed if any(file.is_symlink() for file in path.rglob("*"))]
-    published = {str(content_digest(path))[:SHORT] for path in by_hash}
+    published = {str(content_digest(path))[:SHORT] for path in sealed}
     older = stored(project) - published
-    assert older
-    assert needed_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "DVC's cache")
+    without_copy = {path.name[:SHORT] for path in by_hash(project)} & older
+    assert without_copy
+    in_use = dict.fromkeys(published, "published")
+    recent = in_use | dict.fromkeys(older, "a recent run")
+    assert needed_by(project) == recent | dict.fromkeys(without_copy, "DVC's cache")
     project.run("dvc", "gc", "--workspace", "--force")
-    assert needed_by(project) == dict.fromkeys(published, "published") | dict.fromkeys(older, "nobody")
-    process = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, "--gc", "--check")
+    assert needed_by(project) == recent
+    assert needed_by(project, "--days", "0") == in_use | dict.fromkeys(older, "nobody")
+    words = ("--gc", "--check", "--days", "0")
+    process = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, *words)
     assert process.stdout.startswith(f"{len(older)} payloads removed, ")
     assert stored(project) == published
     assert ran(project.repro(TARGET).stdout) == ["code"]
+
+
+def by_hash(project: Project) -> list[Path]:
+    """Return the payloads in the store that are the only copy of their files: the hashes of those are remembered."""
+    return [path.parent for path in project.data(".store").glob(f"*/{SUMS}")]
 
 
 def stored(project: Project) -> set[str]:
     return {path.name[:SHORT] for path in project.data(".store").iterdir() if path.is_dir()}
 
 
-def needed_by(project: Project) -> dict[str, str]:
+def needed_by(project: Project, *words: str) -> dict[str, str]:
     """Return digest → who needs it, from the table that a user reads."""
-    table = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE).stdout
+    table = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, *words).stdout
     rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if line.count("│") > 2]
     return {digest: by for _, _, digest, by, place, *_ in rows if place == "store"}
 

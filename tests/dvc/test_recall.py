@@ -81,13 +81,16 @@ def test_who_asks_for_a_run_gets_one(project: Project) -> None:
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
 def test_what_is_damaged_or_gone_is_made_again(project: Project) -> None:
-    """A kept file of the version to come back has other content: none of it comes back."""
-    table = next(path for path in files_below(project.data(STAGE, "trajectories")) if path.name != MANIFEST)
+    """A kept file of the version to come back has other content: none of it comes back.
+
+    DVC's cache has it still, but its ledger names the other version.
+    """
+    table = table_of(project)
     digest = digest_file(table)
     project.append(PARAMETERS, OTHER)
     project.repro(TARGET)
     assert outcomes(project)[-1] == "recalled", "the other one comes back too: going back and forth costs nothing"
-    (copy,) = [path for path in held(project) if digest_file(path) == digest]
+    (copy,) = [path for path in files_below(project.data(".store")) if digest_file(path) == digest]
     copy.chmod(0o644)
     copy.write_bytes(copy.read_bytes()[:-1] + b"?")
     project.edit(PARAMETERS, OTHER, "")
@@ -117,7 +120,7 @@ def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) ->
 def test_damage_is_planned_and_healed_from_the_cache(project: Project) -> None:
     """The error's own command heals the damage, and names the profile."""
     before = project.digests(STAGE)
-    table = next(path for path in files_below(project.data(STAGE, "trajectories")) if path.name != MANIFEST)
+    table = table_of(project)
     for harm in (flip_without_a_trace, Path.unlink):
         harm(table)
         if harm is flip_without_a_trace:
@@ -130,6 +133,98 @@ def test_damage_is_planned_and_healed_from_the_cache(project: Project) -> None:
         assert state(project) == "fresh"
 
 
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_damage_that_no_copy_heals_is_planned_and_costs_a_run(project: Project) -> None:
+    """The kept file is the published one; DVC's cache is gone."""
+    before = project.digests(STAGE)
+    shutil.rmtree(project.path / ".dvc/cache")
+    flip_without_a_trace(table_of(project))
+    assert state(project, "--verify") == "stale"
+    assert state(project) == "stale"
+    heal(project, refusal(project, "trajectories"))
+    assert outcomes(project)[-1] == "success"
+    assert project.digests(STAGE) == before
+    assert state(project) == "fresh"
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_neither_gc_nor_a_deleted_cache_costs_a_run(project: Project) -> None:
+    """The store alone brings a version back; plan says so before."""
+    before = project.digests(STAGE)
+    for lose in (
+        lambda: project.run("dvc", "gc", "--workspace", "--force"),
+        lambda: shutil.rmtree(project.path / ".dvc/cache"),
+    ):
+        project.append(PARAMETERS, OTHER)
+        project.repro(TARGET)
+        assert project.digests(STAGE) != before
+        runs = outcomes(project).count("success")
+        lose()
+        project.edit(PARAMETERS, OTHER, "")
+        project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
+        assert state(project) == "recalled"
+        project.repro(TARGET)
+        assert outcomes(project)[-1] == "recalled"
+        assert project.digests(STAGE) == before
+    project.append(PARAMETERS, OTHER)
+    project.repro(TARGET)
+    project.edit(PARAMETERS, OTHER, "")
+    project.repro(TARGET)
+    assert outcomes(project).count("success") == runs, "the other version is kept, too"
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_a_deleted_output_comes_back_from_the_store(project: Project) -> None:
+    before = project.digests(STAGE)
+    project.repro(TARGET)
+    shutil.rmtree(project.path / ".dvc/cache")
+    shutil.rmtree(project.data(STAGE, "trajectories"))
+    assert state(project) == "recalled"
+    project.repro(TARGET)
+    assert outcomes(project)[-1] == "recalled"
+    assert project.digests(STAGE) == before
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_no_file_is_on_the_disk_twice(project: Project) -> None:
+    """However a version came: DVC's cache has a copy of its own, and the store links to what is published."""
+    make = ("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", STAGE)
+    project.run(*make, "--force")
+    project.append(PARAMETERS, OTHER)
+    project.run(*make)
+    project.edit(PARAMETERS, OTHER, "")
+    for settle in (
+        lambda: project.run(*make),
+        lambda: project.run("dvc", "commit", "-f", TARGET) and project.run(*make),
+        lambda: shutil.rmtree(project.data(STAGE, "tasks")) or project.run(*make),
+        lambda: project.run("kedro", "run", "--env", PROFILE, "--pipelines", STAGE),
+    ):
+        settle()
+        assert not {digest: found for digest, found in inodes(project).items() if len(found) > 1}
+        published = [path for path in files_below(project.data(STAGE)) if path.suffix == ".parquet"]
+        assert {path.stat().st_nlink for path in published} == {2}
+        assert {path.stat().st_mode & 0o777 for path in published} == {0o444}
+
+
+@pytest.mark.parametrize("project", ["inline"], indirect=True)
+def test_damage_is_healed_where_dvc_s_cache_is_linked_too(project: Project) -> None:
+    """With `cache.type hardlink` all copies are one file: a run makes it again, and DVC takes it into its cache."""
+    project.run("dvc", "config", "cache.type", "hardlink")
+    project.repro("-f", "-s", TARGET)
+    project.repro(TARGET)
+    before, table = project.digests(STAGE), table_of(project)
+    assert table.stat().st_nlink == 3
+    flip_without_a_trace(table)
+    heal(project, refusal(project, "trajectories"))
+    assert outcomes(project)[-1] == "success"
+    for _ in range(2):
+        assert project.digests(STAGE) == before
+        assert state(project, "--verify") == "fresh"
+        shutil.rmtree(project.data(STAGE, "trajectories"))
+        project.run("dvc", "checkout", TARGET)
+    project.run("dvc", "config", "--unset", "cache.type")
+
+
 @pytest.mark.parametrize("project", ["by_hash"], indirect=True)
 def test_a_payload_that_is_gone_is_made_again_by_the_command_that_is_named(project: Project) -> None:
     for path in project.data(".store").glob("*/"):
@@ -139,8 +234,13 @@ def test_a_payload_that_is_gone_is_made_again_by_the_command_that_is_named(proje
     assert state(project) == "fresh"
 
 
+def table_of(project: Project) -> Path:
+    return next(path for path in files_below(project.data(STAGE, "trajectories")) if path.name != MANIFEST)
+
+
 def flip_without_a_trace(path: Path) -> None:
     """Change a byte as a bad disc does: size and time are as they were."""
+    path.chmod(0o644)
     times = path.stat()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -171,14 +271,14 @@ def heal(project: Project, error: str) -> None:
     project.run(*shlex.split(command), "READY=")
 
 
-def held(project: Project) -> list[Path]:
-    """Return all files of DVC's cache and of the payload store."""
-    return [
-        path
-        for folder in (project.path / ".dvc/cache/files", project.data(".store"))
-        if folder.is_dir()
-        for path in files_below(folder)
-    ]
+def inodes(project: Project) -> dict[str, set[int]]:
+    """Return the inodes of each content, of the stage's tables and of what is kept of them, but for manifests."""
+    found: dict[str, set[int]] = {}
+    for folder in (project.data(STAGE), project.data(".store")):
+        for path in files_below(folder):
+            if path.suffix == ".parquet":
+                found.setdefault(digest_file(path), set()).add(path.stat().st_ino)
+    return found
 
 
 def test_its_curves_come_along(made: Project) -> None:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.artifacts import kept
+from engine.artifacts.files import files_below
+from engine.artifacts.manifest import MANIFEST, content_digest
 from pipelines.stages_file import load_stages_file
 from tests.dvc.conftest import IDENTITY, ran
 from tests.project import ENVIRONMENT, LEDGER, PROFILE, Project
@@ -81,7 +84,8 @@ def clone(project: Project, path: Path) -> Project:
     return copy
 
 
-def push_and_pull(made: Project, tmp_path: Path) -> None:
+def push_and_pull(made: Project, tmp_path: Path) -> Project:
+    """Push, clone and pull; return the clone, in which nothing is left to run."""
     made.run("dvc", "push", LEDGER)
     fresh = clone(made, tmp_path / "fresh")
     assert [path.name for path in (fresh.path / "data").iterdir()] == ["README.md"], "a clone brings no data along"
@@ -93,11 +97,42 @@ def push_and_pull(made: Project, tmp_path: Path) -> None:
     compared = json.loads(fresh.run("dvc", "metrics", "diff", "--all", "--json", "HEAD").stdout)
     assert {f"data/{PROFILE}/{stage}/metrics.json" for stage in stages} <= set(compared), "metrics come with the pull"
     assert not any(metric.get("diff") for metrics in compared.values() for metric in metrics.values()), "those of HEAD"
+    return fresh
 
 
 def test_a_path(made: Project, tmp_path: Path) -> None:
     with remote(made, f"add -d away {tmp_path}/remote"):
-        push_and_pull(made, tmp_path)
+        fresh = push_and_pull(made, tmp_path)
+    what_was_pulled_is_kept(fresh)
+    edits_on_the_clone_cost_one_run_each(fresh)
+
+
+def what_was_pulled_is_kept(fresh: Project) -> None:
+    """Every published directory is in the clone's store as links to the pulled files, checked against its manifest."""
+    published = [path.parent for path in fresh.data().glob(f"[a-z]*/*/{MANIFEST}")]
+    assert len(published) > 20
+    for path in published:
+        version = fresh.data(".store", str(content_digest(path)))
+        stage, dataset = path.relative_to(fresh.data()).parts
+        kept.check(version, stage=stage, dataset=dataset, since=None)
+        for file in files_below(path):
+            assert file.name == MANIFEST or file.samefile(version / file.relative_to(path))
+
+
+def edits_on_the_clone_cost_one_run_each(fresh: Project) -> None:
+    """A version that the clone has made comes back from its store; the pulled one by `git` and `dvc checkout`."""
+    target, parameters = ("-s", f"{LEDGER}:code", f"{LEDGER}:tooluse"), f"conf/{PROFILE}/parameters/tooluse.yml"
+    pulled = fresh.digests("tooluse")
+    for seed in (98, 99, 98):
+        fresh.append(parameters, f"  seed: {seed}\n")
+        fresh.repro(*target)
+        fresh.edit(parameters, f"  seed: {seed}\n", "")
+    assert [record["outcome"] for record in fresh.records("tooluse")] == ["success", "success", "recalled"]
+    assert fresh.digests("tooluse") != pulled
+    fresh.run("git", "checkout", "-q", "--", ".")
+    fresh.run("dvc", "checkout", "--force", f"{LEDGER}:tooluse")
+    assert fresh.digests("tooluse") == pulled
+    assert ran(fresh.repro(*target).stdout) == ["code"]
 
 
 def test_an_s3_server(made: Project, tmp_path: Path, s3: str) -> None:

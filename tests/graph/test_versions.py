@@ -165,6 +165,7 @@ def test_a_changed_output_is_noticed(project: Project) -> None:
     shards = project.data("tokenization", "shards")
     victim = next(path for path in sorted(shards.iterdir()) if path.suffix == ".bin")
     content = victim.read_bytes()
+    victim.chmod(0o644)
     victim.write_bytes(content[:-10])
     process = project.run("kedro", "run", "--env", PROFILE, "--pipelines", "pretrain", check=False)
     assert process.returncode == 1

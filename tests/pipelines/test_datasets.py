@@ -1,12 +1,20 @@
 """Kedro's datasets: a consumer never finds a half-written artifact."""
 
 import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 from kedro.io import DatasetError
 
+from engine.artifacts import kept, manifest
+from engine.artifacts.files import heal
 from pipelines.datasets import DirectoryDataset, MetricsDataset, TableDataset
 from pipelines.errors import user_error
 
@@ -123,3 +131,57 @@ def test_metrics_are_finite_and_flat(tmp_path: Path) -> None:
             dataset.load()
         assert "metric loss" in str(user_error(caught.value))
         assert "make repro STAGE=sft" in str(user_error(caught.value))
+
+
+STEPS = frozenset({"open", "os.link", "os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "shutil.rmtree"})
+"""What Python reports to an audit hook whenever a file or folder is opened, made, moved or removed."""
+
+
+def is_killed_at(step: int, act: Callable[[], object]) -> bool:
+    """Call `act` in a process that is killed before its step of this number; return False if it has fewer steps."""
+    child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def count(event: str, _: tuple[object, ...]) -> None:
+            if event not in STEPS:
+                return
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(count)
+            act()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def made(root: Path, version: str) -> Path:
+    (root / version).mkdir(parents=True)
+    (root / version / "history.jsonl").write_text(version)
+    return root / version
+
+
+def test_killed_at_any_step_a_publish_leaves_old_or_new_and_loses_no_version(tmp_path: Path) -> None:
+    """The version that is there and not kept yet is kept before another takes its place."""
+    contents = []
+    for step in range(1000):
+        root = tmp_path / str(step)
+        target, store = root / "sft/sft_history", root / ".store"
+        dataset = DirectoryDataset(filepath=str(target), stage="sft")
+        dataset.save(made(root, "older"))
+        older = store / str(manifest.content_digest(target))
+        killed = is_killed_at(step, partial(dataset.save, made(root, "newer")))
+        heal(target)
+        contents.append((dataset.load() / "history.jsonl").read_text())
+        for path in {*store.glob("[0-9a-f]*"), *([older] if contents[-1] == "newer" else [])}:
+            kept.check(path, stage="sft", dataset="sft_history", since=None)
+        if not killed:
+            break
+    assert contents == sorted(contents, reverse=True), "the older one up to some step, then the newer one"
+    assert contents.count("older") > 20
+    assert contents.count("newer") > 1

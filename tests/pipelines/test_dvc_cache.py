@@ -1,4 +1,4 @@
-"""A remote's listing in DVC's cache is read and checked out only if its files stay in their directory."""
+"""A remote's listing in DVC's cache is checked out only if its files stay in their directory."""
 
 import json
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.artifacts.files import digest_bytes
 from engine.errors import UserError
 from pipelines import dvc_cache
 from pipelines.dvc_cache import DvcCache
@@ -42,20 +41,12 @@ def lay(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DvcC
     return put
 
 
-def test_a_directory_comes_back(lay: Callable[..., DvcCache], tmp_path: Path) -> None:
-    cache = lay(("manifest.json", A), ("deep/b", B))
-    cache.refuse_foreign(LISTING)
-    cache.copy(digest_bytes(b"seal"), tmp_path / "out")
-    assert (tmp_path / "out/deep/b").read_bytes() == b"content"
+def test_a_listing_of_one_directory_is_taken(lay: Callable[..., DvcCache]) -> None:
+    lay(("manifest.json", A), ("deep/b", B)).refuse_foreign(LISTING)
 
 
 @pytest.mark.parametrize("file", [("../evil", B), ("/tmp/evil", B), ("evil", "../" * 9 + "etc/hostname"), ("evil", "")])
-def test_a_listing_that_leads_out_is_never_followed(
-    lay: Callable[..., DvcCache], tmp_path: Path, file: tuple[str, str]
-) -> None:
+def test_a_listing_that_leads_out_is_refused(lay: Callable[..., DvcCache], file: tuple[str, str]) -> None:
     cache = lay(("manifest.json", A), file)
-    with pytest.raises(FileNotFoundError):
-        cache.copy(digest_bytes(b"seal"), tmp_path / "out")
     with pytest.raises(UserError, match=r"\.dir in DVC's cache lists no files of one directory .*: remove it"):
         cache.refuse_foreign(LISTING)
-    assert not (tmp_path / "evil").exists()

@@ -11,7 +11,7 @@ from kedro.io import AbstractDataset, DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
-from engine.artifacts.manifest import content_digest, seal
+from engine.errors import UserError
 from pipelines import cli, dvc_cache, internals
 from pipelines.dvc_cache import DvcCache
 
@@ -86,11 +86,16 @@ def test_dvc_keeps_a_directory_where_its_cache_is_read(tmp_path: Path, monkeypat
     out = tmp_path / "out"
     (out / "deep").mkdir(parents=True)
     (out / "deep" / "rows").write_text("rows")
-    seal(out, stage="corpus", dataset="out", counts={})
     for words in (("init", "-q", "--no-scm"), ("add", "-q", "out")):
         subprocess.run(["dvc", *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(dvc_cache, "ROOT", tmp_path)
-    sentence = moved("DVC 3.67.1", "DvcCache", "what a stage has made before would not come back from DVC's cache")
-    assert DvcCache().holds(str(content_digest(out)), read=True), sentence
-    DvcCache().copy(str(content_digest(out)), tmp_path / "back")
-    assert (tmp_path / "back/deep/rows").read_text() == "rows"
+    sentence = moved("DVC 3.67.1", "DvcCache", "`dvc checkout` might write outside an output")
+    assert DvcCache().has(out / "deep" / "rows"), sentence
+    (listing,) = DvcCache().root.glob("*/*.dir")
+    md5 = f"{listing.parent.name}{listing.name}"
+    assert f"md5: {md5}" in (tmp_path / "out.dvc").read_text(), sentence
+    DvcCache().refuse_foreign(md5)
+    listing.chmod(0o644)
+    listing.write_text(listing.read_text().replace("deep/rows", "../rows"))
+    with pytest.raises(UserError, match="lists no files of one directory"):
+        DvcCache().refuse_foreign(md5)

@@ -1,6 +1,7 @@
 """A stage's standing under a key, which the plan and the stage itself use: done, recalled, or to be made."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from engine.artifacts.files import files_below
-from pipelines import graph, standing
+from engine.artifacts.manifest import MANIFEST
+from pipelines import graph, restore, standing
 from pipelines.cli import is_forced
 from pipelines.hooks import FORCED, FRESH
 from pipelines.recall import DVC, made_before, recall
@@ -22,7 +24,7 @@ STAGE, DATASET = "pretrain", "base_checkpoint"
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """Return runs in a scratch repository with its own DVC cache, in a stage that DVC has started."""
+    """Return runs in a scratch repository without DVC, in a stage that DVC has started."""
     monkeypatch.setenv(DVC, STAGE)
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.delenv(FRESH, raising=False)
@@ -31,6 +33,16 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 def content(name: str) -> Path:
     return graph.dataset_path("smoke", name) / "content.txt"
+
+
+def kept_file(record: dict[str, Any], dataset: str) -> Path:
+    return graph.payload_store("smoke") / record["outputs"][dataset] / "content.txt"
+
+
+def written_anew(path: Path) -> None:
+    """Give a file an inode of its own, as editors and DVC do; a kept version has the one before."""
+    copy = shutil.copy2(path, path.with_name("copy"))
+    os.replace(copy, path)
 
 
 def keep_time(path: Path, change: Callable[[Path], object]) -> None:
@@ -64,7 +76,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "word"), CHANGES.values(), ids=CHANGES)
-def test_what_is_damaged_is_seen_and_comes_back_from_the_cache(
+def test_what_is_damaged_is_seen_and_comes_back_from_the_store(
     runs: Runs, change: Callable[[Path], object], word: str, tmp_path: Path
 ) -> None:
     record = aged(runs.add(STAGE, 1))
@@ -78,15 +90,67 @@ def test_what_is_damaged_is_seen_and_comes_back_from_the_cache(
     assert word in str(lost.harm)
     content(DATASET).write_bytes(before)
     content(DATASET).with_name("more.txt").unlink(missing_ok=True)
-    runs.store(DATASET)
+    runs.keep(DATASET)
+    written_anew(content(DATASET))
+    content(DATASET).chmod(0o644)
     change(content(DATASET))
     damaged_standing = standing.standing("smoke", key, [record], read=False)
     assert damaged_standing.comes_back
     workspace = tmp_path / "workspace"
     known = made_before("smoke", STAGE, key, workspace)
+    inode = kept_file(record, DATASET).stat().st_ino
     assert recall("smoke", known, workspace, lambda line: None) == known.record
     assert content(DATASET).read_bytes() == before
+    state = content(DATASET).stat()
+    assert (state.st_ino, state.st_nlink) == (inode, 1), "the kept file itself, which DVC will not copy"
     assert made_before("smoke", STAGE, key, tmp_path / "other").is_done
+    restore.settle("smoke", STAGE)
+    assert kept_file(record, DATASET).samefile(content(DATASET))
+
+
+def test_a_change_in_place_has_changed_the_kept_file_too(runs: Runs, tmp_path: Path) -> None:
+    """DVC's cache would have a copy of its own; without it, the stage runs again, and nothing damaged is published."""
+    record = aged(runs.add(STAGE, 1))
+    runs.keep(DATASET)
+    assert content(DATASET).stat().st_mode & 0o777 == 0o444, "which an ordinary edit does not get to"
+    content(DATASET).chmod(0o644)
+    flip(content(DATASET))
+    for read in (False, True):
+        assert standing.standing("smoke", record["key"], [record], read=read).lost == DATASET
+    lines: list[str] = []
+    made = made_before("smoke", STAGE, record["key"], tmp_path / "w")
+    assert recall("smoke", made, tmp_path / "w", lines.append) is None
+    assert "its base_checkpoint is not kept any more: it runs again" in lines[0]
+
+
+def test_a_version_comes_back_after_its_folder_was_deleted(runs: Runs, tmp_path: Path) -> None:
+    record = aged(runs.add(STAGE, 1))
+    runs.keep(DATASET)
+    shutil.rmtree(graph.dataset_path("smoke", DATASET))
+    assert standing.standing("smoke", record["key"], [record], read=False).comes_back
+    made = made_before("smoke", STAGE, record["key"], tmp_path / "w")
+    assert recall("smoke", made, tmp_path / "w", lambda line: None) == made.record
+    assert standing.harm_of("smoke", record, read=True) is None
+
+
+def test_the_version_that_is_replaced_is_kept(runs: Runs, tmp_path: Path) -> None:
+    record = aged(runs.add(STAGE, 1))
+    runs.keep(DATASET, "pretrain_history")
+    other = aged(runs.add(STAGE, 2, width=3))
+    assert not kept_file(other, DATASET).exists()
+    for back in (record, other):
+        made = made_before("smoke", STAGE, back["key"], tmp_path / "w")
+        assert recall("smoke", made, tmp_path / "w", lambda line: None) == made.record
+        assert standing.harm_of("smoke", back, read=True) is None
+
+
+def test_a_damaged_manifest_comes_back_from_the_copy_in_the_store(runs: Runs, tmp_path: Path) -> None:
+    record = aged(runs.add(STAGE, 1))
+    runs.keep(DATASET)
+    flip(content(DATASET).with_name(MANIFEST))
+    assert standing.standing("smoke", record["key"], [record], read=False).comes_back
+    made = made_before("smoke", STAGE, record["key"], tmp_path / "w")
+    assert recall("smoke", made, tmp_path / "w", lambda line: None) == made.record
 
 
 def test_a_change_without_a_trace_is_found_by_reading_and_then_leaves_one(runs: Runs) -> None:
@@ -99,32 +163,33 @@ def test_a_change_without_a_trace_is_found_by_reading_and_then_leaves_one(runs: 
 
 def test_an_output_that_is_whole_in_its_place_need_not_be_kept(runs: Runs) -> None:
     record = runs.add(STAGE, 1)
-    runs.store(DATASET)
-    flip(content(DATASET))
+    runs.keep(DATASET)
+    content(DATASET).unlink()
     assert standing.standing("smoke", record["key"], [record], read=True).comes_back
     flip(content("pretrain_history"))
     assert standing.standing("smoke", record["key"], [record], read=True).lost == "pretrain_history"
 
 
-def test_a_cache_that_lost_a_file_brings_nothing_back(runs: Runs, tmp_path: Path) -> None:
-    record = runs.add(STAGE, 1)
-    runs.store(DATASET)
-    flip(content(DATASET))
-    (cached,) = [path for path in files_below(runs.root / ".dvc/cache") if path.read_bytes() == b"{}"]
-    cached.write_bytes(b"[]")  # of the same size: noticed by who reads it
+def test_a_store_that_lost_a_file_brings_nothing_back(runs: Runs, tmp_path: Path) -> None:
+    record = aged(runs.add(STAGE, 1))
+    runs.keep(DATASET)
+    content(DATASET).unlink()
+    kept = kept_file(record, DATASET)
+    kept.chmod(0o644)
+    keep_time(kept, flip)  # of the same size: noticed by who reads it
     assert standing.standing("smoke", record["key"], [record], read=False).comes_back
     before = made_before("smoke", STAGE, record["key"], tmp_path / "w")
     assert before.lost == DATASET
     lines: list[str] = []
     assert recall("smoke", before, tmp_path / "w", lines.append) is None
     assert "its base_checkpoint is not kept any more: it runs again" in lines[0]
-    cached.unlink()
+    kept.unlink()
     assert standing.standing("smoke", record["key"], [record], read=False).lost == DATASET
 
 
 def test_where_one_output_cannot_be_put_back_none_is(runs: Runs, tmp_path: Path) -> None:
     record = runs.add(STAGE, 1)
-    runs.store(DATASET, "pretrain_history")
+    runs.keep(DATASET, "pretrain_history")
     other = runs.add(STAGE, 2, width=3)
     blocked = graph.dataset_path("smoke", "pretrain_history").with_name("pretrain_history.old")
     blocked.write_text("a file where publishing puts the older one aside")

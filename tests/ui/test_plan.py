@@ -83,6 +83,7 @@ def test_an_output_that_is_gone_and_one_that_is_damaged_come_back(room):
 def cut(folder):
     """Cut a file of an artifact short."""
     path = next(path for path in sorted(folder.iterdir()) if path.name != "manifest.json")
+    path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from engine.artifacts import sums
 from engine.artifacts.manifest import MANIFEST, content_digest, read_manifest, seal
-from engine.artifacts.store import is_whole, link, publish_by_hash, unnamed, verify_payload
+from engine.artifacts.store import is_whole, link, publish_by_hash, verify_payload
 from engine.errors import UserError
 
 WHO = {"stage": "sft", "dataset": "weights"}
@@ -104,18 +104,3 @@ def test_content_is_read_once(tmp_path: Path, places: tuple[Path, Path]) -> None
     assert not is_whole(held), "on demand every file is read"
     with pytest.raises(UserError, match="does not match its hash"):
         verify(target, store)
-
-
-def test_a_link_in_the_store_is_no_payload(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "store" / "0a").symlink_to(tmp_path / "elsewhere")
-    assert unnamed(tmp_path / "store", []) == []
-
-
-def test_payloads_that_nobody_names(tmp_path: Path, places: tuple[Path, Path]) -> None:
-    target, store = places
-    publish_by_hash(make(tmp_path, a="old"), target, store)
-    old = str(content_digest(target))
-    publish_by_hash(make(tmp_path, a="new"), target, store)
-    assert unnamed(store, [str(content_digest(target))]) == [store / old]
