@@ -1,5 +1,6 @@
-"""A scratch repository to write run records in, and one MLflow database for all tests (its migration is slow)."""
+"""A scratch repository to write run records in, and an MLflow database for each module of tests."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,20 @@ from tests.runs import Runs
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database with MLflow's tables, whose migrations are slow."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="module")
+def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    shutil.copyfile(migrated, path)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture
