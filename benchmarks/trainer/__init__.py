@@ -1,4 +1,4 @@
-"""The trainer's step beside what it was before the trainer was rebuilt, and two ranks beside two threads.
+"""The trainer's step beside what it was before the trainer was rebuilt, and two ranks beside two threads; a save.
 
     python -m benchmarks trainer --json benchmarks/results/trainer.json
     python -m benchmarks trainer --only ranks --pairs 5 --profile smoke
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.report import Report
 
-PARTS = ("before", "ranks")
+PARTS = ("before", "ranks", "stall")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
