@@ -14,7 +14,7 @@ from studies.schema import CONTROLS, LEAST_SEEDS, Criterion, Study
 from studies.statistics import Estimate, estimate, holm, p_above, p_below, p_outside, p_within
 
 ALPHA = 0.05
-Verdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
+StudyVerdict = Literal["supported", "contradicted", "inconclusive", "not testable here"]
 State = Literal["holds", "turned", "open"]
 Result = Mapping[str, Any]
 
@@ -51,7 +51,7 @@ class Judged:
     p: float
     p_turned: float
     sampled: bool
-    obstacle: tuple[Verdict, str] | None = None
+    obstacle: tuple[StudyVerdict, str] | None = None
 
 
 def assess(study: Study, results: Sequence[Result], edges: Sequence[str] = ()) -> Judged:
@@ -126,7 +126,7 @@ def _run_by_run(criterion: Criterion, budget: str, whole: list[list[Any]]) -> Ou
     return Outcome(criterion, budget, 0.0 if all(met) else 1.0, 1.0 if any(met) else 0.0, values)
 
 
-def _obstacle(study: Study, outcomes: Sequence[Outcome], edges: Sequence[str]) -> tuple[Verdict, str] | None:
+def _obstacle(study: Study, outcomes: Sequence[Outcome], edges: Sequence[str]) -> tuple[StudyVerdict, str] | None:
     """Return what forbids a verdict on the claim, whatever its own criteria say; None if nothing does."""
     if study.not_testable is not None:
         return "not testable here", study.not_testable
@@ -143,7 +143,7 @@ def _obstacle(study: Study, outcomes: Sequence[Outcome], edges: Sequence[str]) -
     return None
 
 
-def judge(table: Mapping[str, Judged], family: Mapping[str, bool]) -> dict[str, tuple[Verdict, float, str]]:
+def judge(table: Mapping[str, Judged], family: Mapping[str, bool]) -> dict[str, tuple[StudyVerdict, float, str]]:
     """Return study → verdict, adjusted p and the reason in words, for the studies of one table.
 
     `family` says for every registered study of the table whether its claim has a p value; studies not yet run count as
@@ -159,7 +159,7 @@ def judge(table: Mapping[str, Judged], family: Mapping[str, bool]) -> dict[str, 
     }
 
 
-def _verdict(judged: Judged, p: float, p_turned: float) -> tuple[Verdict, float, str]:
+def _verdict(judged: Judged, p: float, p_turned: float) -> tuple[StudyVerdict, float, str]:
     if judged.obstacle is not None:
         return judged.obstacle[0], p, judged.obstacle[1]
     if p <= ALPHA:

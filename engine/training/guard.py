@@ -23,7 +23,7 @@ EMPTY = "empty"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StepVerdict:
     """Whether the optimizer takes the step, and a note for the user, if any."""
 
     take: bool
@@ -50,7 +50,7 @@ class Guard:
         for row in rows:
             self._remember(row)
 
-    def judge(self, row: dict[str, Any]) -> Verdict:
+    def judge(self, row: dict[str, Any]) -> StepVerdict:
         """Mark `row` with `spike` (0 or 1) and, if loss or gradient is not finite, `nonfinite`; return the verdict.
 
         Raises UserError if there are too many non-finite steps in a row.
@@ -63,14 +63,14 @@ class Guard:
             row["nonfinite"] = 1.0
         self._remember(row)
         if bad is None and not spike:
-            return Verdict(not row.get(EMPTY))
+            return StepVerdict(not row.get(EMPTY))
         problem = f"{bad} is {row[bad]}" if bad else f"loss {row['loss']:.4g} is a spike (over {limit:.4g})"
         note = f"{self.title}: {problem} at step {row['step']}"
         if self.nonfinite >= self.nonfinite_steps:
             count = f", {self.nonfinite} such steps in a row" if self.nonfinite > 1 else ""
             raise UserError(f"{note}{count}; lower the learning rate, run again")
         take = spike and not self.skip_spikes
-        return Verdict(take, note if take else f"{note}; the step is skipped")
+        return StepVerdict(take, note if take else f"{note}; the step is skipped")
 
     def limit(self) -> float:
         """Return the loss above which a step is a spike, from the last 50 finite losses; +inf if they define none."""

@@ -53,7 +53,7 @@ class Entry(BaseModel):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AliasVerdict:
     """A gate's decision about one version; `sentence` states it for the terminal."""
 
     alias: str
@@ -120,7 +120,7 @@ def model_name(profile: str) -> str:
     return f"k2-{profile}"
 
 
-def promote(store: Store, records: list[Record]) -> list[Verdict]:
+def promote(store: Store, records: list[Record]) -> list[AliasVerdict]:
     """Make a version of every checkpoint that has none, and judge those that today's gate has not judged yet.
 
     Versions are judged in the order in which they were made, so that an alias ends at the newest version that passed;
@@ -179,7 +179,7 @@ def _register(store: Store, gate: Gate, record: Record) -> "ModelVersion":
     )
 
 
-def _judge(store: Store, gate: Gate, version: "ModelVersion", record: Record) -> Verdict:
+def _judge(store: Store, gate: Gate, version: "ModelVersion", record: Record) -> AliasVerdict:
     """Judge one version, move the alias if it passed, and then leave the verdict in the version's tags."""
     client, name, number = store.client, model_name(store.profile), str(version.version)
     report = judge_row(gate.checkpoint, gate.row(record), gate.suite())
@@ -200,7 +200,7 @@ def _judge(store: Store, gate: Gate, version: "ModelVersion", record: Record) ->
         JUDGED: gate.digest,
     }.items():  # the digest comes last, so that a half-written verdict is judged again
         client.set_model_version_tag(name, number, tag, value)
-    return Verdict(gate.alias, number, report.passed, sentence)
+    return AliasVerdict(gate.alias, number, report.passed, sentence)
 
 
 def _gate(alias: str, entry: Any, profile: str) -> Gate:

@@ -8,7 +8,7 @@ from pipelines import graph
 from pipelines.stages_file import ROOT
 from pipelines.track.importer import Importer, read_all_records
 from pipelines.track.live import Follower, Running, in_progress
-from pipelines.track.promotion import Verdict, promote
+from pipelines.track.promotion import AliasVerdict, promote
 from pipelines.track.store import SQLITE, Store, client, one_at_a_time
 from pipelines.track.versions import Record
 
@@ -65,7 +65,7 @@ class Session:
         """
         self._reach([], [])
 
-    def promote(self) -> list[Verdict]:
+    def promote(self) -> list[AliasVerdict]:
         """Register all checkpoints, and judge those that no gate has judged yet."""
         if self._store is None:  # no records at all
             return []

@@ -8,7 +8,7 @@ from typing import Any
 from studies.registration import Registration
 from studies.schema import Study
 from studies.store import confirmatory
-from studies.verdict import Judged, Outcome, Verdict, assess, judge
+from studies.verdict import Judged, Outcome, StudyVerdict, assess, judge
 
 ARM_FIGURES = ("loss", "bits_per_byte", "peak_max_logit", "clipped_head_steps", "clip_norm", "spikes")
 SYMBOLS = {"below": "<", "above": ">", "within": "within ±", "each_at_most": "each ≤", "each_at_least": "each ≥"}
@@ -21,7 +21,7 @@ class Page:
     registration: Registration
     results: dict[str, Any]
     judged: Judged
-    verdict: Verdict
+    verdict: StudyVerdict
     p: float
     reason: str
     explores: str | None

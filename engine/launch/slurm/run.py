@@ -10,7 +10,7 @@ from engine.launch.drain import Interrupted
 from engine.launch.slurm.interrupts import Interrupts
 from engine.launch.slurm.rundir import RunDirectory, Submitted
 from engine.launch.slurm.script import Job
-from engine.launch.slurm.states import WORTH_ANOTHER, State, Verdict
+from engine.launch.slurm.states import WORTH_ANOTHER, JobVerdict, State
 from engine.launch.slurm.submit import left_by_earlier_driver, submit
 from engine.launch.slurm.watch import Ends, Watch
 
@@ -127,11 +127,11 @@ def newest_progress(workspace: Path) -> str:
     return str(max(stamps)) if stamps else ""
 
 
-def _first(left: Ends) -> Verdict:
+def _first(left: Ends) -> JobVerdict:
     return next(iter(left.values()))
 
 
-def _sentence(name: str, end: Verdict, log: Path) -> str:
+def _sentence(name: str, end: JobVerdict, log: Path) -> str:
     why = f" ({end.why})" if end.why else ""
     return f"{name} {end.state}{why}; the same command goes on from its last checkpoint; its log is {log}."
 

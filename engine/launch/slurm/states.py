@@ -71,14 +71,14 @@ class Exit:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A state, and the reason for it."""
+class JobVerdict:
+    """The state of a job, and the reason for it."""
 
     state: State
     why: str = ""
 
 
-def judge(status: JobStatus | None, left: Exit | None) -> Verdict:
+def judge(status: JobStatus | None, left: Exit | None) -> JobVerdict:
     """Return the state of a job.
 
     Args:
@@ -87,14 +87,16 @@ def judge(status: JobStatus | None, left: Exit | None) -> Verdict:
 
     """
     if status is None:
-        return _by_exit(left) if left else Verdict(State.LOST, "neither Slurm nor its run directory knows how it ended")
+        return (
+            _by_exit(left) if left else JobVerdict(State.LOST, "neither Slurm nor its run directory knows how it ended")
+        )
     name = status.state
     if name in _QUEUED:
-        return Verdict(State.QUEUED, status.reason or name)
+        return JobVerdict(State.QUEUED, status.reason or name)
     if name in _RUNNING:
-        return Verdict(State.RUNNING, "" if name == "RUNNING" else name)
+        return JobVerdict(State.RUNNING, "" if name == "RUNNING" else name)
     if name == "COMPLETING":
-        return Verdict(State.ENDING)
+        return JobVerdict(State.ENDING)
     if left and left.attempt < status.attempt:
         left = None  # it belongs to an earlier attempt
     if name == "COMPLETED":
@@ -104,42 +106,42 @@ def judge(status: JobStatus | None, left: Exit | None) -> Verdict:
     if name == "CANCELLED":
         return _cancelled(status)
     if name in _ENDS:
-        return Verdict(_ENDS[name], f"Slurm says {name}{_reason(status)}")
-    return Verdict(State.ENDING, f"Slurm says {name}, which is unknown here")
+        return JobVerdict(_ENDS[name], f"Slurm says {name}{_reason(status)}")
+    return JobVerdict(State.ENDING, f"Slurm says {name}, which is unknown here")
 
 
-def _by_exit(left: Exit) -> Verdict:
+def _by_exit(left: Exit) -> JobVerdict:
     if left.rc == 0:
-        return Verdict(State.SUCCEEDED)
+        return JobVerdict(State.SUCCEEDED)
     if left.rc == HEALTH or not left.failed:
-        return Verdict(State.FAILED_INFRA, _code(left.rc))
-    return Verdict(State.FAILED_APP, _code(left.rc))
+        return JobVerdict(State.FAILED_INFRA, _code(left.rc))
+    return JobVerdict(State.FAILED_APP, _code(left.rc))
 
 
-def _completed(left: Exit | None) -> Verdict:
+def _completed(left: Exit | None) -> JobVerdict:
     if left is None:
-        return Verdict(State.FAILED_APP, "Slurm calls it a success, but it left no exit.json")
+        return JobVerdict(State.FAILED_APP, "Slurm calls it a success, but it left no exit.json")
     if left.rc:
-        return Verdict(State.FAILED_APP, f"Slurm calls it a success, but exit.json says {_code(left.rc)}")
-    return Verdict(State.SUCCEEDED)
+        return JobVerdict(State.FAILED_APP, f"Slurm calls it a success, but exit.json says {_code(left.rc)}")
+    return JobVerdict(State.SUCCEEDED)
 
 
-def _failed(status: JobStatus, left: Exit | None) -> Verdict:
+def _failed(status: JobStatus, left: Exit | None) -> JobVerdict:
     if left:
         verdict = _by_exit(left)
         if verdict.state is not State.SUCCEEDED:
             return verdict
-        return Verdict(State.FAILED_INFRA, f"its work was done, but Slurm says FAILED{_reason(status)}")
+        return JobVerdict(State.FAILED_INFRA, f"its work was done, but Slurm says FAILED{_reason(status)}")
     if status.code == HEALTH or status.reason == "JobLaunchFailure":
-        return Verdict(State.FAILED_INFRA, _code(status.code) + _reason(status))
+        return JobVerdict(State.FAILED_INFRA, _code(status.code) + _reason(status))
     how = f"signal {status.signal}" if status.signal and not status.code else _code(status.code)
-    return Verdict(State.FAILED_APP, how + _reason(status))
+    return JobVerdict(State.FAILED_APP, how + _reason(status))
 
 
-def _cancelled(status: JobStatus) -> Verdict:
+def _cancelled(status: JobStatus) -> JobVerdict:
     if status.reason == "DependencyNeverSatisfied":
-        return Verdict(State.FAILED_APP, "a job that it depended on failed")
-    return Verdict(State.CANCELLED, f"by user id {status.by}" if status.by else "")
+        return JobVerdict(State.FAILED_APP, "a job that it depended on failed")
+    return JobVerdict(State.CANCELLED, f"by user id {status.by}" if status.by else "")
 
 
 def _code(code: int) -> str:

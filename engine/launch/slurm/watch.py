@@ -15,14 +15,14 @@ from engine.launch.slurm.interrupts import Detached, Interrupts
 from engine.launch.slurm.logs import Tail
 from engine.launch.slurm.pulse import Pulse
 from engine.launch.slurm.rundir import RunDirectory, Submitted
-from engine.launch.slurm.states import MAY_NEVER_START, UNDER_WAY, State, Verdict, judge
+from engine.launch.slurm.states import MAY_NEVER_START, UNDER_WAY, JobVerdict, State, judge
 
 TICK_SECONDS = 0.2
 FIRST_POLL_SECONDS, POLL_SECONDS, QUEUED_POLL_SECONDS = 0.5, 2.0, 15.0
 LOST_AFTER_SECONDS = 60.0
 """Longer than a controller takes to restart."""
 
-Ends = dict[int | None, Verdict]
+Ends = dict[int | None, JobVerdict]
 
 
 class Watch:
@@ -41,7 +41,7 @@ class Watch:
         self.job, self.directory, self.say, self.interrupts = job, directory, say, interrupts
         self.lost_after = lost_after
         self.cancelled = False
-        self.verdicts: Ends = dict.fromkeys(job.elements or (None,), Verdict(State.QUEUED))
+        self.verdicts: Ends = dict.fromkeys(job.elements or (None,), JobVerdict(State.QUEUED))
         self._lines: dict[int | None, str] = {}
         self._tails = {element: self._tail(element, not again) for element in self.verdicts}
         self._pulses = {
@@ -105,7 +105,7 @@ class Watch:
         if status and status.state == "RUNNING":  # not SUSPENDED, for example
             self._feel_pulse(element, status)
 
-    def _too_early(self, element: int | None, status: client.JobStatus | None, verdict: Verdict) -> bool:
+    def _too_early(self, element: int | None, status: client.JobStatus | None, verdict: JobVerdict) -> bool:
         """Return whether an end must be confirmed: a job known to nobody, or a success without a visible exit.json."""
         no_exit = status is not None and status.state == "COMPLETED" and verdict.state is State.FAILED_APP
         if verdict.state is not State.LOST and not no_exit:
@@ -114,7 +114,7 @@ class Watch:
         since = self._unknown_since.setdefault(element, time.monotonic())
         return time.monotonic() - since < (self.lost_after if verdict.state is State.LOST else min(self.lost_after, 10))
 
-    def _report(self, element: int | None, status: client.JobStatus | None, verdict: Verdict) -> None:
+    def _report(self, element: int | None, status: client.JobStatus | None, verdict: JobVerdict) -> None:
         """Print a line if something has changed."""
         attempt = f", attempt {status.attempt}" if status and status.attempt else ""
         nodes = f" on {status.nodes}" if status and status.nodes and verdict.state is State.RUNNING else ""

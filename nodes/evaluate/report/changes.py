@@ -9,7 +9,7 @@ from engine.intervals import Interval, paired_difference
 from nodes.evaluate.report.comparison import SuiteInfo
 from nodes.evaluate.results import Results, Row, SuiteResult
 
-Verdict = Literal["better", "worse", "unclear"]
+ChangeVerdict = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Change:
     after: str
     difference: Interval
     unit: str
-    verdict: Verdict
+    verdict: ChangeVerdict
     n: int
 
     @property
@@ -64,7 +64,7 @@ def _change(suite: SuiteInfo, old: SuiteResult, new: SuiteResult, before: str, a
     return Change(row.metric, title, before, after, difference, row.unit, _verdict(difference, row), row.n)
 
 
-def _verdict(difference: Interval, row: Row) -> Verdict:
+def _verdict(difference: Interval, row: Row) -> ChangeVerdict:
     if not difference.excludes_zero:
         return "unclear"
     return "better" if (difference.value > 0) == (row.better == "higher") else "worse"

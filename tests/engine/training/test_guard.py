@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
-from engine.training.guard import EMPTY, WINDOW, Guard, Verdict
+from engine.training.guard import EMPTY, WINDOW, Guard, StepVerdict
 
 
 def row(step, loss, norm=1.0):
@@ -98,7 +98,7 @@ def test_steps_with_nothing_to_learn_from_do_not_hide_a_spike():
     empty = [row(WINDOW + i, 0.0, 0.0) | {EMPTY: 1.0} for i in range(WINDOW)]
     live, read = Guard("run", True, 1), Guard("run", True, 1)
     for one in past + empty:
-        assert live.judge(one) == Verdict(take=not one.get(EMPTY)), "an empty step is skipped without a word"
+        assert live.judge(one) == StepVerdict(take=not one.get(EMPTY)), "an empty step is skipped without a word"
     read.recall(past + empty)
     for guard in (live, read):
         assert not guard.judge(row(2 * WINDOW, 9.0)).take
