@@ -1,8 +1,9 @@
 """The uses of Kedro and MLflow beyond their public interfaces, in one function each, which names the version.
 
 tests/pipelines/test_internals.py says in one sentence which of them an installed version has moved away from. Dagster's
-are in dags/internals.py, Great Expectations' in pipelines/gates/internals.py, torch's in engine/optim/foreach.py; what
-is read of DVC's is in pipelines/dvc_cache.py (where its cache has a file) and pipelines/cli.py (its command line).
+are in dags/internals.py, Great Expectations' in pipelines/gates/internals.py, torch's in engine/optim/foreach.py and
+where tests/engine/test_torch_internals.py says; what is read of DVC's is in pipelines/dvc_cache.py (where its cache has
+a file) and pipelines/cli.py (its command line).
 """
 
 from typing import TYPE_CHECKING, Any

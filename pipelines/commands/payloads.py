@@ -174,23 +174,26 @@ def _with_remedy(payload: Payload, profile: str) -> str:
 
 
 def show(payloads: list[Payload]) -> None:
-    """Print the payloads as a table."""
+    """Print the payloads as a table: a row for each version, with all places of its files."""
     from rich.table import Table
 
-    table = Table(title=f"{len(payloads)} payloads, {gigabytes(payloads)}", title_justify="left")
+    versions: dict[tuple[str, str], list[Payload]] = {}
+    for payload in payloads:
+        versions.setdefault((payload.dataset, payload.digest), []).append(payload)
+    table = Table(title=f"{len(versions)} payloads, {megabytes(payloads)}", title_justify="left")
     for column in ("dataset", "digest", "needed by", "kept in"):
         table.add_column(column, overflow="fold")
-    table.add_column("GB", justify="right", no_wrap=True)
-    for payload in payloads:
-        table.add_row(
-            payload.dataset, payload.digest[:SHORT], payload.named_by, payload.kept_in, f"{payload.size / 1e9:,.3f}"
-        )
+    table.add_column("MB", justify="right", no_wrap=True)
+    for (dataset, digest), copies in versions.items():
+        places = ", ".join(copy.kept_in for copy in copies)
+        size = sum(copy.size for copy in copies)
+        table.add_row(dataset, digest[:SHORT], copies[0].named_by, places, f"{size / 1e6:,.1f}")
     screen().print(table)
 
 
-def gigabytes(payloads: list[Payload]) -> str:
+def megabytes(payloads: list[Payload]) -> str:
     """Return the payloads' total size as text."""
-    return f"{sum(payload.size for payload in payloads) / 1e9:,.3f} GB"
+    return f"{sum(payload.size for payload in payloads) / 1e6:,.1f} MB"
 
 
 def main() -> None:
@@ -210,7 +213,7 @@ def main() -> None:
         profile = load_stages_file().profile(arguments.env)
         if arguments.gc:
             removed = collect(profile, arguments.days)
-            print(f"{len(removed)} payloads removed, {gigabytes(removed)}")
+            print(f"{len(removed)} payloads removed, {megabytes(removed)}")
         show(listed := payloads(profile, arguments.days))
         if arguments.check and (bad := damaged(profile, listed)):
             raise UserError(

@@ -47,6 +47,18 @@ def test_what_is_in_place_and_older_versions_in_the_store_are_listed(versions: t
     assert payloads.damaged("smoke", payloads.payloads("smoke")) == []
 
 
+def test_the_table_has_a_row_for_each_version_with_its_places(
+    versions: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed_payloads = payloads.payloads("smoke")
+    payloads.show(listed_payloads)
+    table = capsys.readouterr().out
+    for digest, places in zip(versions, ("store", "in place, store"), strict=True):
+        (line,) = [line for line in table.splitlines() if digest[: payloads.SHORT] in line]
+        assert places in [cell.strip() for cell in line.split("│")]
+    assert f"{len({row.digest for row in listed_payloads})} payloads" in table
+
+
 def test_bytes_are_counted_where_they_are_on_the_disk_once(runs: Runs, versions: tuple[str, str]) -> None:
     files = [path for path in files_below(runs.root / "data/smoke") if path.suffix in {".txt", ".png", ".jsonl"}]
     inodes = {path.stat().st_ino: path.stat().st_size for path in files}

@@ -1,0 +1,33 @@
+"""torch's functions without a public name are where torch 2.13.0 has them (see also optim/test_foreach)."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+USES = {
+    "torch._C._set_deterministic_algorithms": "settle of engine/training/numerics.py",
+    "torch.distributed.checkpoint.state_dict_saver._save_state_dict": "Staged.write of engine/training/saving.py",
+    "torch.distributed.checkpoint.state_dict_loader._load_state_dict": "read_pieces of engine/training/saving.py",
+    "torch.ops.aten._softmax_backward_data": "the backward of kernels/latent_attention.py",
+    "torch.cpu._is_avx512_bf16_supported": "_cpu_multiplies_bf16 of kernels/precision.py",
+    "torch.cpu._is_amx_tile_supported": "_cpu_multiplies_bf16 of kernels/precision.py",
+}
+"""Where torch 2.13.0 has what we use → the function that uses it."""
+
+
+def present(path: str) -> bool:
+    """Return whether torch has a function, by the path of its module and its name."""
+    module, _, name = path.rpartition(".")
+    holder = torch.ops.aten if module == "torch.ops.aten" else import_module(module)
+    return callable(getattr(holder, name, None))
+
+
+@pytest.mark.parametrize("path", USES)
+def test_torch_has_the_function(path: str) -> None:
+    assert present(path), f"torch {torch.__version__} has no {path}, which torch 2.13.0 had: write {USES[path]} anew."
+
+
+def test_a_function_that_is_gone_is_noticed() -> None:
+    assert not present("torch.cpu._is_moved")
+    assert not present("torch.ops.aten._is_moved")
