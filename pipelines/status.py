@@ -132,7 +132,9 @@ def _judge(
     if runs and runs[-1]["outcome"] == "failed" and runs[-1]["key"] == key:
         return "failed", str(runs[-1]["error"])
     if last is None:
-        return "missing", "never run"
+        pulled = all(graph.digest_of(profile, name) for name in outline.outputs)
+        view = graph.ledger(load_stages_file().profile(profile))
+        return "missing", f"its outputs are here, no run record is: ask `dvc status {view}`" if pulled else "never run"
     producers = dict.fromkeys(graph.producer(name) for name in outline.inputs)
     unready = [name for name in producers if before[name].state not in NO_RUN]
     if unready:

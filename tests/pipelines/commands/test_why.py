@@ -1,6 +1,7 @@
 """`make why`, and the states behind it: what changed, through the chain of ancestors, on one screen."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,14 @@ def test_never_run(runs, now, monkeypatch) -> None:
     plan = status.stage_status(PROFILE)
     assert {state.state for state in plan.values()} == {"missing"}
     assert total(list(plan.values())) == "9 of 9 stages would run: unknown for 9 stages, never timed."
+
+
+def test_outputs_without_a_run_record_are_not_said_to_be_lacking(fresh: Runs) -> None:
+    """Such are those that `dvc pull` brought, since records stay on the machine that made them."""
+    shutil.rmtree(fresh.root / "data" / PROFILE / ".runs" / "corpus")
+    assert explanation("corpus") == (
+        "corpus is missing: its outputs are here, no run record is: ask `dvc status conf/smoke/dvc.yaml`"
+    )
 
 
 def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch) -> None:
