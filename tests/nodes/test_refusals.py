@@ -33,7 +33,7 @@ def _no_step(monkeypatch):
     def refuse(*_args, **_keywords):
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(engine.training.loop, "_backward", refuse)
+    monkeypatch.setattr(engine.training.loop, "backward", refuse)
 
 
 def checkpoint(directory, vocab_size=toy.VOCABULARY, context=512, tokenizer=None, spoil=None):
