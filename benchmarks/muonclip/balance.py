@@ -55,7 +55,7 @@ def text(directory: Path) -> Text:
     documents = [path.read_text(encoding="utf-8", errors="replace") for path in sources]
     bpe.save(bpe.train(documents[::8], VOCABULARY, 20, 1), directory, LENGTH)
     tok = K2Tokenizer.load(directory)
-    ids = np.concatenate([[*found, tok.eos_id] for found in tok.encode_batch(documents)])
+    ids = np.concatenate([[*tokens, tok.eos_id] for tokens in tok.encode_batch(documents)])
     windows = torch.from_numpy(ids[: len(ids) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1))
     windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))]
     kept = HELD_OUT // LENGTH

@@ -50,7 +50,7 @@ def link(directory: Path, store: Path, *, stage: str, dataset: str) -> Path:
         UserError: the manifest is not of this dataset, or its payload is not in the store.
 
     """
-    wanted = set(read_manifest(directory, stage=stage, dataset=dataset)["files"])
+    names = set(read_manifest(directory, stage=stage, dataset=dataset)["files"])
     digest = content_digest(directory)
     payload = store / str(digest)
     if not (payload / MANIFEST).is_file():
@@ -58,9 +58,9 @@ def link(directory: Path, store: Path, *, stage: str, dataset: str) -> Path:
             f"{directory}: its payload {digest} is gone from {store}: copy it back there, or "
             f"{make_again(stage, directory, force=True)}."
         )
-    _link_files(directory, payload, wanted, at=directory)
+    _link_files(directory, payload, names, at=directory)
     for path in [path for path in directory.rglob("*") if path.is_symlink()]:
-        if path.relative_to(directory).as_posix() not in wanted:
+        if path.relative_to(directory).as_posix() not in names:
             path.unlink()
     return payload
 
@@ -100,8 +100,8 @@ def check(payload: Path, *, stage: str, dataset: str, read: bool) -> None:
         raise UserError(f"{payload} does not hold what its name says: {make_again(stage, payload, force=True)}.")
     if read:
         sums.forget(payload)
-    wanted = read_manifest(payload, stage=stage, dataset=dataset)["files"]
-    verify_payload(payload, stage=stage, dataset=dataset, files=wanted)
+    files = read_manifest(payload, stage=stage, dataset=dataset)["files"]
+    verify_payload(payload, stage=stage, dataset=dataset, files=files)
 
 
 def lay_links(payload: Path, directory: Path, at: Path) -> None:

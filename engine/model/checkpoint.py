@@ -51,13 +51,13 @@ def released_shapes(config: K2Config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state_dict(model).items()}
 
 
-def check_names(names: Iterable[str], wanted: Mapping[str, Any], source: str) -> None:
+def check_names(names: Iterable[str], expected: Mapping[str, Any], source: str) -> None:
     """Refuse a foreign or a missing tensor, naming it."""
     present = set(names)
-    foreign = sorted(present - set(wanted))
+    foreign = sorted(present - set(expected))
     if foreign:
         raise UserError(f"{source}: tensor {foreign[0]} does not belong to this model; check its {CONFIG}")
-    for name in wanted:
+    for name in expected:
         if name not in present:
             raise UserError(f"{source}: tensor {name} is missing: {remake(Path(source))}")
 
@@ -89,9 +89,9 @@ def checked(
 def load_state_dict(model: K2Model, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy `weights` (released names) into the model; raises UserError naming `source` and the first wrong tensor."""
     with torch.no_grad():
-        wanted = state_dict(model)
-        read = checked(weights, {name: tuple(place.shape) for name, place in wanted.items()}, source)
-        for name, place in wanted.items():
+        places = state_dict(model)
+        read = checked(weights, {name: tuple(place.shape) for name, place in places.items()}, source)
+        for name, place in places.items():
             place.copy_(read(name))
 
 

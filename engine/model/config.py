@@ -86,8 +86,8 @@ class K2Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if wanted := number_wanted(field.name, field.type, value):
-                raise UserError(f"model configuration: {field.name} is {value!r}; give {wanted}")
+            if advice := number_wanted(field.name, field.type, value):
+                raise UserError(f"model configuration: {field.name} is {value!r}; give {advice}")
         if self.first_k_dense_replace > self.num_hidden_layers:
             raise UserError(
                 f"model configuration: first_k_dense_replace ({self.first_k_dense_replace}) exceeds num_hidden_layers "

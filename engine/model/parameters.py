@@ -29,8 +29,8 @@ def checked_block(block: Any) -> dict[str, Any]:
     faults += [InitErrorDetails(type="missing", loc=(name,), input=block) for name in _TYPES if name not in given]
     for name in (name for name in _TYPES if name in given):
         null = given[name] is None and name in _MAY_BE_NULL
-        if not null and (wanted := number_wanted(name, _TYPES[name], given[name])):
-            error = PydanticCustomError("model_number", "give {wanted}", {"wanted": wanted})
+        if not null and (advice := number_wanted(name, _TYPES[name], given[name])):
+            error = PydanticCustomError("model_number", "give {advice}", {"advice": advice})
             faults.append(InitErrorDetails(type=error, loc=(name,), input=given[name]))
     if faults:
         raise ValidationError.from_exception_data("model", faults)

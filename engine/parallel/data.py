@@ -161,13 +161,13 @@ def from_all(value: T) -> list[T]:
     return values
 
 
-def require_same(value: Any, what: str) -> None:
-    """Stop on every rank unless all ranks have an equal `value`, small and picklable; `what` names it in the error."""
+def require_same(value: Any, subject: str) -> None:
+    """Stop on every rank unless all ranks have an equal `value`, small and picklable; the error names the `subject`."""
     values = from_all(value)
     odd = [rank for rank, other in enumerate(values) if other != values[0]]
     if odd:
         raise UserError(
-            f"{what} of rank {odd[0]} differ from those of rank 0: the ranks have drifted apart, as on machines of "
+            f"{subject} of rank {odd[0]} differ from those of rank 0: the ranks have drifted apart, as on machines of "
             "different kinds; use machines of one kind, or one process"
         )
 

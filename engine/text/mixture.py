@@ -12,8 +12,8 @@ def quotas(available: Mapping[str, int], weights: Mapping[str, float], total: in
     What a capped domain cannot give is split among the others by weight; if all are capped, the sum is below `total`.
     Raises UserError if a weighted domain has no tokens, or if a domain that has tokens is given no weight.
     """
-    wanted = [name for name in weights if weights[name] > 0]
-    for name in wanted:
+    weighted = [name for name in weights if weights[name] > 0]
+    for name in weighted:
         if not available.get(name):
             known = ", ".join(sorted(d for d in available if available[d]))
             raise UserError(
@@ -26,7 +26,7 @@ def quotas(available: Mapping[str, int], weights: Mapping[str, float], total: in
                 f"documents have domain {name!r}, which tokenization.weights does not name: add it (0 leaves it out)."
             )
     quota = dict.fromkeys(weights, 0)
-    open_, left = wanted, total
+    open_, left = weighted, total
     while open_:
         mass = sum(weights[name] for name in open_)
         share = {name: left * weights[name] / mass for name in open_}

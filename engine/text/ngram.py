@@ -131,9 +131,9 @@ class KneserNey:
         return p
 
     def _find(self, level: _Level, contexts: Ids, last: Ids) -> Ids:
-        wanted = contexts * self.vocab_size + last
-        place = np.minimum(np.searchsorted(level.keys, wanted), len(level.keys) - 1)
-        return np.where((contexts >= 0) & (level.keys[place] == wanted), place, -1)
+        keys = contexts * self.vocab_size + last
+        place = np.minimum(np.searchsorted(level.keys, keys), len(level.keys) - 1)
+        return np.where((contexts >= 0) & (level.keys[place] == keys), place, -1)
 
     def score(self, windows: Ids) -> Score:
         """Return the total nats over the targets of `windows` (N, T+1), and their number."""

@@ -135,8 +135,8 @@ class TokenStream:
 
     def choose(self, domains: Sequence[str] | None = None, kinds: Sequence[str] | None = None) -> tuple[Shard, ...]:
         """Return the shards of these domains and kinds (None: all); UserError for a name that the split lacks."""
-        for wanted, known in ((domains, {s.domain for s in self.shards}), (kinds, {s.kind for s in self.shards})):
-            unknown = sorted(set(wanted or ()) - known)
+        for names, known in ((domains, {s.domain for s in self.shards}), (kinds, {s.kind for s in self.shards})):
+            unknown = sorted(set(names or ()) - known)
             if unknown:
                 raise UserError(
                     f"{self.directory}: split {self.name!r} has no {', '.join(unknown)}, "

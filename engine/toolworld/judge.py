@@ -113,9 +113,9 @@ def _state_problems(task: Task, diff: Diff) -> list[str]:
     """Return the requested changes that are missing, and the changes that nobody requested."""
     left = dict(diff)
     problems = []
-    wanted = [point for goal in task.goals for point in goal.checkpoints]
+    checkpoints = [point for goal in task.goals for point in goal.checkpoints]
     # Exact records first, so that a checkpoint on any record cannot take a change that another checkpoint names.
-    for point in sorted(wanted, key=lambda point: point.key == ANY_KEY):
+    for point in sorted(checkpoints, key=lambda point: point.key == ANY_KEY):
         match = next((place for place, fields in left.items() if _fits(point, place, fields)), None)
         if match is None:
             problems.append(f"{point.application}/{point.key} should have become {point.fields}")

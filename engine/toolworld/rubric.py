@@ -52,7 +52,7 @@ def matches_step(step: Step, call: Call) -> bool:
     if call.name != step.tool or call.arguments.keys() != step.arguments.keys():
         return False
     return all(
-        wanted == PICK or name == "amount" or call.arguments[name] == wanted for name, wanted in step.arguments.items()
+        value == PICK or name == "amount" or call.arguments[name] == value for name, value in step.arguments.items()
     )
 
 
@@ -87,8 +87,8 @@ def facts_missing(task: Task, goal: Goal, evidence: Evidence) -> list[str]:
     after = matched[-1].position if matched else 0
     texts = [str(m.get("content") or "") for m in evidence.messages[after:] if is_text(m)]
     facts = [_picked(matched[-1]) if fact == PICK else fact for fact in goal.facts]
-    wanted = words(" ".join(facts))
-    is_said = any(wanted <= words(sentence) for text in texts for sentence in _SENTENCE_END.split(text))
+    fact_words = words(" ".join(facts))
+    is_said = any(fact_words <= words(sentence) for text in texts for sentence in _SENTENCE_END.split(text))
     problems = [] if is_said else [f"the answer does not say {', '.join(facts)}"]
     if goal.kind == "list" and texts:
         own_keys = {key.lower() for key in application_of(load_tools()[goal.steps[0].tool]).keys}

@@ -124,7 +124,7 @@ def read_pieces(directory: Path, state: State, grid: Grid, group: ProcessGroup |
     return tensors
 
 
-def _agreed(call: Callable[[], object], what: str) -> None:
+def _agreed(call: Callable[[], object], failure: str) -> None:
     """Run a save or load of torch.distributed.checkpoint; its error becomes one sentence, the same on every rank."""
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -133,6 +133,6 @@ def _agreed(call: Callable[[], object], what: str) -> None:
     except CheckpointException as error:
         rank, (cause, _) = min(error.failures.items())
         raise UserError(
-            f"{what} (rank {rank}: {type(cause).__name__}: {cause}); once that is put right, the same command goes on "
-            "from the checkpoint before."
+            f"{failure} (rank {rank}: {type(cause).__name__}: {cause}); once that is put right, the same command goes "
+            "on from the checkpoint before."
         ) from error

@@ -44,8 +44,8 @@ def train_rl(
     require_context(model.config, p.ptx.max_tokens, "rl.ptx.max_tokens")
     require_context(model.config, p.ptx.natural_tokens, "rl.ptx.natural_tokens")
     families = families_of(tok, model.config, tasks, p)
-    wanted = [kind for kind, size in p.ptx.examples.items() if size]
-    used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(wanted)).collect()
+    kinds = [kind for kind, size in p.ptx.examples.items() if size]
+    used = sft_examples.filter((pl.col("split") == "train") & pl.col("kind").is_in(kinds)).collect()
     ptx = encode(used.iter_rows(named=True), tok, p.ptx.max_tokens)
     if p.ptx.weight > 0:
         require(ptx, p.ptx.examples, "rl.ptx")

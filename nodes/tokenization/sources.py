@@ -107,17 +107,17 @@ def sample(rows: Callable[[], Iterator[Row]], weights: dict[str, float], train_b
 
 
 class _Share:
-    """The texts with the lowest keys that fill `wanted` bytes; the last one goes beyond."""
+    """The texts with the lowest keys that fill `share` bytes; the last one goes beyond."""
 
-    def __init__(self, wanted: float) -> None:
-        self._wanted, self._total = wanted, 0
+    def __init__(self, share: float) -> None:
+        self._share, self._total = share, 0
         self._heap: list[tuple[int, str, int]] = []  # negated key first, so that the highest key is on top
 
     def offer(self, rank: int, id_: str, text: str) -> None:
         size = len(text.encode())
         heapq.heappush(self._heap, (-rank, id_, size))
         self._total += size
-        while self._total - self._heap[0][2] >= self._wanted:
+        while self._total - self._heap[0][2] >= self._share:
             self._total -= heapq.heappop(self._heap)[2]
 
     def ids(self) -> Iterator[str]:

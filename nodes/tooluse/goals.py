@@ -242,9 +242,9 @@ def _add(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
 def _claim(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     app, form = application_of(tool), tool.form
     state = draft.world.state[tool.application]
-    wanted = form.to if impossible else form.from_
+    status = form.to if impossible else form.from_
     key, by = (
-        draft.pick([k for k in draft.keys(tool) if state[k][form.field] == wanted]),
+        draft.pick([k for k in draft.keys(tool) if state[k][form.field] == status]),
         draft.pick(list(holder_names())),
     )
     if key is None:
@@ -257,8 +257,8 @@ def _claim(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
 def _release(draft: Draft, tool: ToolSpec, impossible: bool) -> Goal | None:
     app, form = application_of(tool), tool.form
     state = draft.world.state[tool.application]
-    wanted = form.to if impossible else form.from_
-    key = draft.pick([k for k in draft.keys(tool) if state[k][form.field] == wanted])
+    status = form.to if impossible else form.from_
+    key = draft.pick([k for k in draft.keys(tool) if state[k][form.field] == status])
     if key is None:
         return None
     step = Step(tool.name, {app.key: key}, _expects(impossible))

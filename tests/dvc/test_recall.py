@@ -186,8 +186,11 @@ def test_a_deleted_output_comes_back_from_the_store(project: Project) -> None:
 
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
-def test_no_file_is_on_the_disk_twice(project: Project) -> None:
-    """However a version came: DVC's cache has a copy of its own, and the store links to what is published."""
+def test_the_stage_and_the_store_share_inodes(project: Project) -> None:
+    """However a version came, what is published is the kept file under a second name, so `data/` has it once.
+
+    DVC's cache is no part of this: its own copy is the price of healing damage in place without a run.
+    """
     make = ("python", "-m", "pipelines.commands.repro", "--env", PROFILE, "--stage", STAGE)
     project.run(*make, "--force")
     project.append(PARAMETERS, OTHER)
@@ -200,7 +203,7 @@ def test_no_file_is_on_the_disk_twice(project: Project) -> None:
         lambda: project.run("kedro", "run", "--env", PROFILE, "--pipelines", STAGE),
     ):
         settle()
-        assert not {digest: found for digest, found in inodes(project).items() if len(found) > 1}
+        assert not {digest: numbers for digest, numbers in inodes(project).items() if len(numbers) > 1}
         published = [path for path in files_below(project.data(STAGE)) if path.suffix == ".parquet"]
         assert {path.stat().st_nlink for path in published} == {2}
         assert {path.stat().st_mode & 0o777 for path in published} == {0o444}
@@ -273,12 +276,12 @@ def heal(project: Project, error: str) -> None:
 
 def inodes(project: Project) -> dict[str, set[int]]:
     """Return the inodes of each content, of the stage's tables and of what is kept of them, but for manifests."""
-    found: dict[str, set[int]] = {}
+    numbers: dict[str, set[int]] = {}
     for folder in (project.data(STAGE), project.data(".store")):
         for path in files_below(folder):
             if path.suffix == ".parquet":
-                found.setdefault(digest_file(path), set()).add(path.stat().st_ino)
-    return found
+                numbers.setdefault(digest_file(path), set()).add(path.stat().st_ino)
+    return numbers
 
 
 def test_its_curves_come_along(made: Project) -> None:
