@@ -19,11 +19,18 @@ from dags.home import chosen_profile, dagster_home
 from dags.lineage import dependencies, gated
 from dags.metadata import materialisation, reported, verdict, verdict_metadata
 from dags.versions import code_version
-from engine.identity.records import good_records
+from engine.identity.records import ADOPTED, PULLED, RECALLED, good_records
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.stages_file import load_stages_file
 
+SHELL = {
+    "success": "run in a shell",
+    ADOPTED: "imported in a shell",
+    RECALLED: "brought back in a shell",
+    PULLED: "pulled by DVC, not run here,",
+}
+"""The outcome of a record → how its outputs came, other than by a run inside Dagster."""
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
@@ -92,7 +99,7 @@ def _events(profile: str, record: dict[str, Any]) -> Iterator[Event]:
         metadata = materialisation(profile, dataset, record) if current else _remembered(dataset, record)
         yield dg.AssetMaterialization(
             asset_key=dataset,
-            description=f"run in a shell by {record['user']}",
+            description=f"{SHELL[record['outcome']]} by {record['user']}",
             metadata=metadata,
             tags=_versions(dataset, digest, record),
         )

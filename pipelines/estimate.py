@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from engine.identity.key import flatten
-from engine.identity.records import ADOPTED, RECALLED
+from engine.identity.records import TIMELESS
 
 SIZES = ("batch_size", "sequence_length", "inner_steps", "prompts", "samples")
 """The parameters whose product the time of a training's step (in rl, of an iteration) is proportional to."""
@@ -18,10 +18,10 @@ SIZES = ("batch_size", "sequence_length", "inner_steps", "prompts", "samples")
 def estimate(stage: str, good: list[dict[str, Any]], parameters: dict[str, Any]) -> float | None:
     """Return the median of the times that a stage's good runs would have taken with these parameters, in seconds.
 
-    None if the stage never ran: outputs that were adopted or recalled took no time of its own.
+    None if the stage never ran: outputs that were adopted, recalled or pulled took no time of its own.
     """
     today = flatten(parameters)
-    measured = [run for run in good if run["outcome"] not in {ADOPTED, RECALLED}]
+    measured = [run for run in good if run["outcome"] not in TIMELESS]
     return median(float(run["seconds"]) * _growth(stage, run, today) for run in measured) if measured else None
 
 

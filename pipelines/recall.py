@@ -43,18 +43,20 @@ def recall(profile: str, made: Standing, workspace: Path, say: Callable[[str], N
     """Publish what a stage has made and return the run record that says so; None: the stage has to run."""
     if made.record is None:
         return None
-    stage, aside = made.record["stage"], workspace / ASIDE
+    stage, aside, pulled = made.record["stage"], workspace / ASIDE, "pulled" in made.record.get("origin", {})
     try:
         if made.lost:
             raise Gone(made.lost)
         ready = _prepare(profile, made.record, aside)
     except Gone as gone:
         shutil.rmtree(aside, ignore_errors=True)
-        say(f"stage {stage}  ran under this key on {made.then}, but its {gone} is not kept any more: it runs again")
+        past = f"{'was pulled' if pulled else 'ran'} under this key on {made.then}"
+        say(f"stage {stage}  {past}, but its {gone} is not kept any more: it runs {'here' if pulled else 'again'}")
         return None
     files.publish_all(ready)
     _release(profile, made.record)
-    say(f"stage {stage}  has run under this key before: its outputs of {made.then} are back{_warning(made.record)}")
+    past = f"{'was pulled' if pulled else 'has run'} under this key before"
+    say(f"stage {stage}  {past}: its outputs of {made.then} are back{_warning(made.record)}")
     return made.record
 
 

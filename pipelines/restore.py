@@ -9,7 +9,9 @@ because they have changed (pipelines/recall).
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from engine.artifacts import kept, store
 from engine.artifacts.manifest import MANIFEST
@@ -70,15 +72,37 @@ def in_cache(profile: str | None, name: str) -> bool:
     path = graph.dataset_path(profile, name)
     if path not in ledger_outputs(load_stages_file().profile(profile)):
         return False
-    shown = path.relative_to(ROOT).as_posix()
-    status = _dvc("data", "status", "--granular", "--json", shown)
+    status = _data_status(path, "--granular")
+    return status is not None and path / MANIFEST not in _changed(status) and not status.get("not_in_cache")
+
+
+def changed_outputs(outputs: Iterable[Path]) -> set[Path]:
+    """Return those outputs that are not what dvc.lock says, by DVC's own hashes; all where DVC does not answer.
+
+    `dvc data status` answers while a stage runs; `dvc status` would wait for that stage's files.
+    """
+    outputs = set(outputs)
+    status = _data_status(*sorted(outputs)) if outputs else {}
+    return outputs if status is None else outputs & _changed(status)
+
+
+def _data_status(*words: Path | str) -> dict[str, Any] | None:
+    """Return what `dvc data status` says about outputs; None, with a warning, if it fails."""
+    shown = [word.relative_to(ROOT).as_posix() if isinstance(word, Path) else word for word in words]
+    status = _dvc("data", "status", "--json", *shown)
     if status.returncode:
-        warn(f"`dvc data status {shown}` failed: {masked(' '.join(status.stderr.split()))}")
-        return False
-    content = json.loads(status.stdout)
-    changes = content.get("uncommitted", {})
-    changed = [path for kind in ("added", "modified", "deleted") for path in changes.get(kind, [])]
-    return f"{shown}/{MANIFEST}" not in changed and not content.get("not_in_cache")
+        warn(f"`dvc data status {' '.join(shown)}` failed: {masked(' '.join(status.stderr.split()))}")
+        return None
+    return dict(json.loads(status.stdout))
+
+
+def _changed(status: dict[str, Any]) -> set[Path]:
+    """Return the files and folders that differ from dvc.lock, of whatever kind the difference is."""
+    names: list[str] = []
+    for items in status.get("uncommitted", {}).values():
+        for item in items:  # a name, or of what was renamed both
+            names += item.values() if isinstance(item, dict) else [item]
+    return {ROOT / name for name in names}
 
 
 def check_out(profile: str, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from engine.identity.difference import differences
 from engine.identity.key import stage_key
 from engine.identity.library import Library
-from engine.identity.records import ADOPTED, DETACHED, GOOD, INTERRUPTED, RECALLED, read_records
+from engine.identity.records import ADOPTED, DETACHED, GOOD, INTERRUPTED, PULLED, RECALLED, read_records
 from engine.launch.lifetime import is_locked
 from engine.remedy import command
 from engine.training.position import position, sentences
@@ -133,8 +133,9 @@ def _judge(
         return "failed", str(runs[-1]["error"])
     if last is None:
         pulled = all(graph.digest_of(profile, name) for name in outline.outputs)
-        view = graph.ledger(load_stages_file().profile(profile))
-        return "missing", f"its outputs are here, no run record is: ask `dvc status {view}`" if pulled else "never run"
+        repro = command("repro", load_stages_file().profile(profile))
+        unrecorded = f"its outputs are here, no run record is: `{repro}` writes one where dvc.lock agrees with them"
+        return "missing", unrecorded if pulled else "never run"
     producers = dict.fromkeys(graph.producer(name) for name in outline.inputs)
     unready = [name for name in producers if before[name].state not in NO_RUN]
     if unready:
@@ -150,6 +151,8 @@ def _judge(
         return "stale", f"{changes[0]}{more}" if changes else "no difference that the run record shows"
     if last["outcome"] == ADOPTED:
         return "fresh", f"adopted from {last['origin']['path']}"
+    if last["outcome"] == PULLED:
+        return "fresh", f"since {known.then}, pulled with {last['origin']['pulled']}, not run here"
     back = f", brought back from {last['origin']['record']}" if last["outcome"] == RECALLED else ""
     return "fresh", f"since {str(last['finished'])[:16].replace('T', ' ')}{back}{_warning(last)}"
 

@@ -18,12 +18,14 @@ from engine.identity import snapshot
 from engine.remedy import move_aside
 
 SCHEMA = 1
-ADOPTED, RECALLED, INTERRUPTED, DETACHED = "adopted", "recalled", "interrupted", "detached"
+ADOPTED, RECALLED, PULLED, INTERRUPTED, DETACHED = "adopted", "recalled", "pulled", "interrupted", "detached"
 BEGUN = "begun.json"
 """In the workspace of a running stage: what its record will say about key, start and origin."""
-GOOD = ("success", ADOPTED, RECALLED)
-"""Outcomes that left the stage's outputs: it ran, an existing checkpoint was adopted, or what it had made before under
-the same key was recalled."""
+GOOD = ("success", ADOPTED, RECALLED, PULLED)
+"""Outcomes that left the stage's outputs: it ran, an existing checkpoint was adopted, what it had made before under the
+same key was recalled, or DVC pulled what it made elsewhere."""
+TIMELESS = (ADOPTED, RECALLED, PULLED)
+"""Good outcomes without a run, whose seconds are not what the stage takes."""
 
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {

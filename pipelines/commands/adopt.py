@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below
 from engine.errors import UserError
 from engine.identity import records
-from engine.identity.key import flatten, stage_key
 from engine.launch.lifetime import lock
 from pipelines import code_files, graph
 from pipelines.checkpoints import adoptable
 from pipelines.errors import report_errors
 from pipelines.restore import settle
-from pipelines.stages_file import CODE, ROOT, load_stages_file
+from pipelines.stages_file import ROOT, load_stages_file
+from pipelines.taken_in import record_without_run
 
 if TYPE_CHECKING:
     from engine.model.config import K2Config
@@ -71,7 +71,7 @@ def adopt(profile: str, source: Path, dataset: str) -> Path:
             metrics = _fill(profile, stage, dataset, source, workspace, origin["digest"])
         finally:
             shutil.rmtree(workspace, ignore_errors=True)
-        record = _record(stage, profile, parts, origin, metrics)
+        record = record_without_run(stage, profile, parts, records.ADOPTED, origin, metrics)
         clocks = {"started": begun, "finished": records.now(), "seconds": round(time.monotonic() - clock, 3)}
         path = records.write_record(folder / ".runs" / stage, {**record, **clocks})
     _tell_dvc(stage, profile)
@@ -144,27 +144,6 @@ def _metrics(config: "K2Config", digest: str) -> dict[str, float | int | str]:
         "context": config.max_position_embeddings,
         "parameters": total.total,
         "parameters_active": total.active,
-    }
-
-
-def _record(
-    stage: str, profile: str, parts: dict[str, Any], origin: dict[str, str], metrics: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a run record as the runner writes it, except for outcome and origin."""
-    return {
-        "stage": stage,
-        "profile": profile,
-        "key": stage_key(**parts),
-        "parts": {**parts, "parameters": flatten(parts["parameters"])},
-        "outputs": {name: graph.digest_of(profile, name) for name in graph.stage_graph(stage).outputs},
-        "outcome": records.ADOPTED,
-        "origin": origin,
-        "error": None,
-        "attempt": 1,
-        "node_seconds": {},
-        "metrics": metrics,
-        "jobs": {},
-        **records.provenance(CODE),
     }
 
 

@@ -1,7 +1,7 @@
 """The `code` stage: write each stage's code file anew where it is out of date (pipelines/code_files.py).
 
-DVC runs it before all others. Under DVC, missing outputs are also restored from DVC's cache, and all outputs are kept
-in the store.
+DVC runs it before all others. Under DVC, missing outputs are also restored from DVC's cache, all outputs are kept in
+the store, and those that `dvc pull` brought get a run record (pipelines/taken_in.py).
 
     python -m pipelines.commands.code --env laptop
 """
@@ -9,12 +9,14 @@ in the store.
 import argparse
 import importlib
 import os
+import sys
 
 from engine.identity import snapshot
 from pipelines.code_files import write_files
 from pipelines.errors import report_errors
 from pipelines.restore import restore_missing, settle
 from pipelines.stages_file import ROOT, load_stages_file
+from pipelines.taken_in import take_in_pulled
 
 
 def main() -> None:
@@ -29,13 +31,15 @@ def main() -> None:
 
 
 def refresh(profile: str | None) -> None:
-    """Write all code files of a profile, and under DVC restore missing outputs and keep all in the store."""
+    """Write all code files of a profile, and under DVC restore missing outputs, keep and record all."""
     with report_errors():
         profile = load_stages_file().profile(profile)
         write_files(profile)
         if "DVC_STAGE" in os.environ:
             restore_missing(profile)
             settle(profile)
+            if stages := take_in_pulled(profile):
+                print(f"run records of what dvc pull brought: {', '.join(stages)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from engine.identity.definitions import AT_IMPORT
 from engine.identity.difference import ABSENT, Change, differences
 from engine.identity.library import Library
-from engine.identity.records import GOOD, read_records
+from engine.identity.records import GOOD, PULLED, read_records
 from pipelines import graph
 from pipelines.errors import report_errors
 from pipelines.output import duration, screen
@@ -115,7 +115,8 @@ class Why:
             branch.add(f"{producer} has no record of a run that made it as it is now")
             return
         branch.add(
-            f"{producer} made it {_when(current[-1])}" + (f", before that {_when(earlier[-1])}" if earlier else "")
+            f"{producer} {'was pulled' if current[-1]['outcome'] == PULLED else 'made it'} {_when(current[-1])}"
+            + (f", before that {_when(earlier[-1])}" if earlier else "")
         )
         changes = differences(earlier[-1]["parts"], current[-1]["parts"]) if earlier else []
         for inner in changes[:MOST]:

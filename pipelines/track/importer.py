@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.identity.records import DETACHED, INTERRUPTED, read_records
+from engine.identity.records import DETACHED, INTERRUPTED, PULLED, read_records
 from pipelines import graph
 from pipelines.stages_file import load_stages_file
 from pipelines.track.curves import curves, keepsakes, kept_curves, number_like, present
@@ -17,10 +17,14 @@ COUNTS = ("attempts", "queue_seconds", "run_seconds")
 
 
 def read_all_records(profile: str) -> list[Record]:
-    """Return a profile's run records, without those of drivers that left, which a later record completes."""
+    """Return the records of a profile's runs.
+
+    Without those of drivers that left, which a later record completes, and of pulled outputs: their run was elsewhere,
+    and a shared server has it from there.
+    """
     runs = graph.data_folder(profile) / ".runs"
     records = [record for stage in load_stages_file().stages for record in read_records(runs / stage)]
-    return [record for record in records if record["outcome"] not in {DETACHED, INTERRUPTED}]
+    return [record for record in records if record["outcome"] not in {DETACHED, INTERRUPTED, PULLED}]
 
 
 class Importer:

@@ -1,5 +1,7 @@
 """Runs made in a shell reach Dagster once, with the versions by which it tells fresh from stale."""
 
+from typing import Any
+
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
@@ -8,6 +10,8 @@ from dags import report
 from dags.assets import stage_assets
 from dags.checks import CHECK
 from dags.versions import code_version
+from engine.artifacts.files import canonical_json, write_atomic
+from engine.identity.records import PULLED
 from pipelines import graph
 from pipelines.stages_file import load_stages_file
 
@@ -31,6 +35,20 @@ def test_shell_runs_are_reported_once(runs, instance):
     assert report.report_all(instance, "smoke") == 0
     runs.add("corpus", 4, seed=2)
     assert report.report_all(instance, "smoke") == len(graph.stage_graph("corpus").outputs)
+
+
+def test_what_was_pulled_is_not_called_a_run_made_here(runs, instance):
+    record = runs.add("corpus", 1)
+    write_atomic(record["path"], canonical_json({**without_path(record), "outcome": PULLED}))
+    report.report_all(instance, "smoke")
+    event = instance.get_latest_materialization_event(dg.AssetKey("documents"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.description == "pulled by DVC, not run here, by ann"
+
+
+def without_path(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "path"}
 
 
 def test_the_newest_run_of_a_stage_is_its_latest_materialisation(runs, instance):

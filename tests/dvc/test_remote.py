@@ -1,4 +1,4 @@
-"""Push, fresh clone, pull: nothing is left to run. With a remote on a path and on a real S3 server."""
+"""Push, fresh clone, pull: nothing is left to run, for DVC and for the plan. With a path and a real S3 server."""
 
 import json
 import os
@@ -97,13 +97,30 @@ def push_and_pull(made: Project, tmp_path: Path) -> Project:
     compared = json.loads(fresh.run("dvc", "metrics", "diff", "--all", "--json", "HEAD").stdout)
     assert {f"data/{PROFILE}/{stage}/metrics.json" for stage in stages} <= set(compared), "metrics come with the pull"
     assert not any(metric.get("diff") for metrics in compared.values() for metric in metrics.values()), "those of HEAD"
+    what_was_pulled_is_recorded(made, fresh)
     return fresh
+
+
+def what_was_pulled_is_recorded(made: Project, fresh: Project) -> None:
+    """The plan says fresh, by records with the keys of the runs elsewhere that do not pass for runs."""
+    for stage in load_stages_file().stages:
+        run, (pulled,) = made.records(stage)[-1], fresh.records(stage)
+        assert (pulled["key"], pulled["outputs"], pulled["metrics"]) == (run["key"], run["outputs"], run["metrics"])
+        assert (pulled["outcome"], pulled["origin"]) == ("pulled", {"pulled": LEDGER.replace(".yaml", ".lock")})
+    assert plan(fresh).splitlines()[-1] == "All is fresh."
+    assert ran(fresh.repro().stdout) == ["code"]
+    assert set(fresh.runs().values()) == {1}, "what has a record gets no other"
+
+
+def plan(project: Project) -> str:
+    return project.run("python", "-m", "pipelines.commands.plan", "--env", PROFILE).stdout.rstrip()
 
 
 def test_a_path(made: Project, tmp_path: Path) -> None:
     with remote(made, f"add -d away {tmp_path}/remote"):
         fresh = push_and_pull(made, tmp_path)
     what_was_pulled_is_kept(fresh)
+    an_edit_that_is_taken_back_costs_no_run(fresh)
     edits_on_the_clone_cost_one_run_each(fresh)
 
 
@@ -119,18 +136,36 @@ def what_was_pulled_is_kept(fresh: Project) -> None:
             assert file.name == MANIFEST or file.samefile(version / file.relative_to(path))
 
 
+def an_edit_that_is_taken_back_costs_no_run(fresh: Project) -> None:
+    """The pulled version comes back from the clone's store, with its readers', as one that was made here would."""
+    parameters, pulled = f"conf/{PROFILE}/parameters/sft.yml", fresh.digests("sft")
+    fresh.edit(parameters, "  steps: 8\n", "  steps: 9\n")
+    fresh.repro("-s", f"{LEDGER}:code", f"{LEDGER}:sft")
+    assert fresh.digests("sft") != pulled
+    fresh.edit(parameters, "  steps: 9\n", "  steps: 8\n")
+    process = fresh.repro()
+    assert "stage sft  was pulled under this key before" in process.stdout + process.stderr
+    assert fresh.digests("sft") == pulled
+    first, _, back = fresh.records("sft")
+    assert [record["outcome"] for record in fresh.records("sft")] == ["pulled", "success", "recalled"]
+    assert back["origin"] == {**first["origin"], "record": first["path"].name}
+    assert [len(fresh.records(stage)) for stage in ("rl", "evaluate")] == [1, 1], "they read what they read before"
+    assert plan(fresh).splitlines()[-1] == "All is fresh."
+
+
 def edits_on_the_clone_cost_one_run_each(fresh: Project) -> None:
-    """A version that the clone has made comes back from its store; the pulled one by `git` and `dvc checkout`."""
+    """A version that the clone has made comes back from its store, and the pulled one, too."""
     target, parameters = ("-s", f"{LEDGER}:code", f"{LEDGER}:tooluse"), f"conf/{PROFILE}/parameters/tooluse.yml"
     pulled = fresh.digests("tooluse")
     for seed in (98, 99, 98):
         fresh.append(parameters, f"  seed: {seed}\n")
         fresh.repro(*target)
         fresh.edit(parameters, f"  seed: {seed}\n", "")
-    assert [record["outcome"] for record in fresh.records("tooluse")] == ["success", "success", "recalled"]
     assert fresh.digests("tooluse") != pulled
-    fresh.run("git", "checkout", "-q", "--", ".")
-    fresh.run("dvc", "checkout", "--force", f"{LEDGER}:tooluse")
+    fresh.repro(*target)
+    assert [record["outcome"] for record in fresh.records("tooluse")] == [
+        "pulled", "success", "success", "recalled", "recalled",
+    ]  # fmt: skip
     assert fresh.digests("tooluse") == pulled
     assert ran(fresh.repro(*target).stdout) == ["code"]
 

@@ -1,6 +1,7 @@
 """`make why`, and the states behind it: what changed, through the chain of ancestors, on one screen."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.identity.difference import ABSENT, Change, differences
 from engine.identity.library import Library
+from engine.identity.records import PULLED
 from pipelines import graph, status
 from pipelines.commands import why
 from pipelines.commands.plan import total
@@ -149,8 +151,26 @@ def test_outputs_without_a_run_record_are_not_said_to_be_lacking(fresh: Runs) ->
     """Such are those that `dvc pull` brought, since records stay on the machine that made them."""
     shutil.rmtree(fresh.root / "data" / PROFILE / ".runs" / "corpus")
     assert explanation("corpus") == (
-        "corpus is missing: its outputs are here, no run record is: ask `dvc status conf/smoke/dvc.yaml`"
+        "corpus is missing: its outputs are here, no run record is: "
+        "`make repro PROFILE=smoke` writes one where dvc.lock agrees with them"
     )
+
+
+def test_what_was_pulled_is_fresh_and_not_said_to_have_run_here(fresh: Runs) -> None:
+    (path,) = (fresh.root / "data" / PROFILE / ".runs" / "corpus").glob("*.json")
+    record = json.loads(path.read_bytes())
+    pulled = {"outcome": PULLED, "origin": {"pulled": "conf/smoke/dvc.lock"}, "seconds": 0.0}
+    write_atomic(path, canonical_json({**record, **pulled}))
+    text = explanation("corpus")
+    assert text.startswith("corpus is fresh: key ")
+    assert text.endswith("since 2026-01-01 00:00, pulled with conf/smoke/dvc.lock, not run here")
+    assert status.stage_status(PROFILE)["corpus"].estimate is None
+    documents = record["outputs"]["documents"]
+    (reader,) = (fresh.root / "data" / PROFILE / ".runs" / "rephrase").glob("*.json")
+    content = json.loads(reader.read_bytes())
+    content["parts"]["inputs"]["documents"] = "0" * len(documents)
+    write_atomic(reader, canonical_json({**content, "key": "f" * 16}))
+    assert "corpus was pulled 2026-01-01 00:00" in explanation("rephrase")
 
 
 def test_a_record_of_an_older_fingerprint_is_simply_stale(runs, now, monkeypatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.identity.records import PULLED
 from pipelines.stages_file import ROOT
 from pipelines.track.importer import Importer, read_all_records, record_name
 from pipelines.track.run_ids import SUFFIX, RunId, read_run_id
@@ -51,6 +52,14 @@ def leave_outputs_unmade(path):
     """Change the record to the old form for a run of only some nodes of a stage."""
     record = json.loads(path.read_bytes())
     path.write_text(json.dumps({**record, "outputs": {"rollouts": "e" * 32, "rl_checkpoint": None}}))
+
+
+def test_what_was_pulled_is_no_run_of_here(add_run):
+    """Its run is in the place where it was made, under another name than a record here would give it."""
+    pulled, own = add_run("corpus", 1), add_run("rephrase", 2)
+    content = json.loads(pulled["path"].read_bytes())
+    pulled["path"].write_text(json.dumps({**content, "outcome": PULLED}))
+    assert [record["path"] for record in read_all_records("smoke")] == [own["path"]]
 
 
 def test_a_run_arrives_whole(add_run, database, profile):
