@@ -3,7 +3,7 @@
 Some numbers decide what Python does next: a stop token, a count, a guard's loss. Reading one makes the host wait until
 the device has done all its work, so each such place goes through `to_host`, which waits once for all tensors of a call.
 Everything else (`.item()`, `float(tensor)`, `.tolist()`, `nonzero`, boolean indexing) would read a device unseen, and
-tests/engine/placement refuses it.
+tests/placement refuses it.
 """
 
 from typing import Any

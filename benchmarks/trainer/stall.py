@@ -1,8 +1,9 @@
 """How long an asynchronous save holds the training up, beside the time between two saves of a profile's pretraining.
 
 The training is held up while `save` copies the state (and waits for the save before), and while its steps share the
-cores with the thread that writes. On busy cores only the CPU time of a save is worth reading: no save can hold the
-training up for longer.
+cores with the thread that writes. Not measured are the history's fsync before it and, with several ranks, the check
+that their states are equal. On busy cores only the CPU time of a save is worth reading: no save can hold the training
+up for longer.
 """
 
 import argparse

@@ -161,6 +161,7 @@ class Training:
         require_even(source, settings.micro_batches, data.ranks(), self.title)
         while state.step < (settings.steps if until is None else until):
             must_end = self._step(source, figures or {})
+            self.store.check()
             last, leaving = state.step == settings.steps, must_end and state.step % settings.resumable_every == 0
             if state.step % settings.checkpoint_every == 0 or last or leaving:
                 self.journal.sync()

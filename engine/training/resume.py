@@ -69,6 +69,11 @@ class CheckpointStore:
             pending, self._pending = self._pending, None
             self.digest = pending.wait()
 
+    def check(self) -> None:
+        """Raise UserError at once if the checkpoint that was being written could not be; do not wait for it."""
+        if self._pending is not None and self._pending.failed:
+            self.wait()
+
     def __enter__(self) -> Self:
         return self
 
@@ -95,9 +100,19 @@ class CheckpointStore:
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         fsync_directory(self.directory)
-        for old in checkpoints(self.directory)[:-KEEP]:
-            shutil.rmtree(old)
+        self._prune(meta["step"])
         return digest
+
+    def _prune(self, newest: int) -> None:
+        """Remove all checkpoints but the `KEEP` latest up to the step `newest`.
+
+        Those of later steps are damaged, since training went on from before them; kept, they would count as the latest.
+        """
+        present = checkpoints(self.directory)
+        kept = [path for path in present if int(path.name) <= newest][-KEEP:]
+        for path in present:
+            if path not in kept:
+                shutil.rmtree(path)
 
     def latest(self) -> Saved | None:
         """Return the newest intact checkpoint; None if there is none, and then the history is emptied.

@@ -45,17 +45,25 @@ class InBackground(Generic[T]):
     """A call in a thread of its own."""
 
     def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
+        self._call: Callable[[], T] | None = call
         self._value: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="checkpoint")
         self._thread.start()
 
     def _run(self) -> None:
+        assert self._call is not None
         try:
             self._value.append(self._call())
         except BaseException as error:  # it is raised again by whoever waits
             self._error = error
+        finally:
+            self._call = None  # and with it the staging copy, which would live until the next save
+
+    @property
+    def failed(self) -> bool:
+        """Whether the call has ended with an error."""
+        return self._error is not None
 
     def wait(self) -> T:
         """Return what the call returned, once it has; raises what it raised."""

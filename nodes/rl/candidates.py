@@ -5,6 +5,7 @@ the best on the reported split would flatter the result.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -27,6 +28,17 @@ class Candidates:
 
     def __init__(self, model: K2Model, families: Sequence[Family], p: Parameters, directory: Path) -> None:
         self.model, self.families, self.p, self.directory = model, families, p, directory
+
+    def forget_after(self, iteration: int) -> None:
+        """Remove the candidates of later iterations: a lost attempt, or work that was adopted, may have left them.
+
+        They may be another policy's, and those that are due will be judged again.
+        """
+        if data.ranks().first:
+            for path in self.directory.glob("[0-9]*"):
+                if int(path.name) > iteration:
+                    shutil.rmtree(path)
+        data.from_first(None)
 
     def consider(self, iteration: int, last: bool = False) -> None:
         """Judge the policy before `iteration` if it is due, unless a verdict from before a kill exists."""

@@ -32,7 +32,7 @@ from nodes.rl.loss import PolicyLoss, named, whole_responses
 from nodes.rl.rewards import Family
 from nodes.rl.rollouts import Minibatch, collect
 from nodes.rl.schema import Parameters
-from nodes.rl.tables import write_rollouts
+from nodes.rl.tables import forget_rollouts, write_rollouts
 
 SAMPLER_DTYPE = "float32"
 """The type in which responses are sampled, whatever the trainer's type: sampling runs outside of autocast."""
@@ -93,13 +93,21 @@ class PolicyTraining:
         training = Training(state, self.loss, p.schedule, settings, self.work, "rl")
         with training:
             assert state.step % p.inner_steps == 0, "a resume point must be between iterations"
-            for iteration in range(state.step // p.inner_steps, p.iterations):
+            begin = state.step // p.inner_steps
+            self._forget(begin)
+            for iteration in range(begin, p.iterations):
                 self.candidates.consider(iteration)
                 source, figures = self.sample(iteration)
                 training.run(source, (iteration + 1) * p.inner_steps, figures)
         history = training.finish()
         self.candidates.consider(p.iterations, last=True)
         return history
+
+    def _forget(self, iteration: int) -> None:
+        """Remove what earlier attempts left of iterations that are not in the state: it is made again."""
+        if data.ranks().first:
+            forget_rollouts(self.work / "rollouts", iteration)
+        self.candidates.forget_after(iteration)
 
     def sample(self, iteration: int) -> tuple[Iteration, dict[str, float]]:
         """Draw an iteration's responses and write them to disk; return the source of its steps, and their figures."""

@@ -19,6 +19,13 @@ def write_rollouts(rows: list[dict[str, Any]], directory: Path, iteration: int) 
     partial.rename(directory / f"{iteration:06d}.parquet")
 
 
+def forget_rollouts(directory: Path, iteration: int) -> None:
+    """Remove the rows of `iteration` and later ones, which are drawn again."""
+    for path in directory.glob("*.parquet"):
+        if int(path.stem) >= iteration:
+            path.unlink()
+
+
 def read_rollouts(directory: Path) -> pl.LazyFrame:
     """Return all iterations' rows, in order."""
     return pl.scan_parquet(sorted(directory.glob("*.parquet")))

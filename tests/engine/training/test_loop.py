@@ -15,7 +15,9 @@ import torch
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.training.journal import Journal
-from engine.training.sealed import digests_in, seal
+from engine.training.resume import CheckpointStore
+from engine.training.saving import Staged
+from engine.training.sealed import checkpoints, digests_in, seal
 from engine.training.step import _stand_still
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
@@ -108,6 +110,37 @@ def test_where_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(stra
     assert all(f"WARNING: {path} is damaged" in said for path in paths)
     assert said.count("starting again from step 0") == 1
     assert summary_in(tmp_path)["resumed_at"] == 0
+
+
+def test_where_every_checkpoint_is_damaged_the_second_kill_loses_no_more_than_the_first(tmp_path):
+    """The checkpoints of the new start take the place of the damaged ones, though their steps are earlier."""
+    killed_at(tmp_path, 18)
+    for path in tmp_path.rglob("meta.json"):
+        path.write_bytes(b"")
+    killed_at(tmp_path, 8)
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000005"]
+    taken = []
+    run(tmp_path, after_step=lambda step, row: taken.append(step))
+    assert taken[0] == 6
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_training_before_the_next_one(tmp_path, monkeypatch):
+    stores, taken = [], []
+    init = CheckpointStore.__init__
+    monkeypatch.setattr(CheckpointStore, "__init__", lambda self, *given: (init(self, *given), stores.append(self))[0])
+
+    def full(self, partial, group):
+        raise UserError("the disk is full")
+
+    def after_step(step, row):
+        taken.append(step)
+        if step == 6:
+            await_state(lambda: stores[0]._pending.failed)
+
+    monkeypatch.setattr(Staged, "write", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        run(tmp_path, after_step=after_step)
+    assert taken == [1, 2, 3, 4, 5, 6]
 
 
 def test_sigkill_and_resume_end_in_the_same_bits(straight, tmp_path):

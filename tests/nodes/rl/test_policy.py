@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.parallel.data import ALONE
 from engine.rollout.teacher import completion_logprobs
 from engine.training.examples import Encoded
@@ -11,6 +12,7 @@ from nodes.rl import rollouts
 from nodes.rl.policy import PolicyTraining
 from nodes.rl.rewards import Sums
 from nodes.rl.rollouts import Minibatch
+from nodes.rl.tables import read_rollouts, write_rollouts
 from tests.nodes import toy
 from tests.nodes.rl.test_rollouts import parameters
 
@@ -83,6 +85,24 @@ def test_once_the_weights_have_moved_the_ratio_shows_them_alone(training):
         policy.model.lm_head.weight.mul_(1.01)
     for step in range(4):
         assert figures_of(policy, source, step)["ratio_max"] > 0
+
+
+def test_what_another_run_left_of_iterations_to_come_is_not_taken_for_this_ones(training):
+    """Adopted work has candidates and rollouts of steps after its checkpoint, made by another key's policy."""
+    policy = training("float32")
+    for iteration in (0, 1, 7):
+        policy.candidates.consider(iteration, last=True)
+    foreign = toy.model()
+    with torch.no_grad():
+        foreign.lm_head.weight.zero_()
+    save_checkpoint(policy.work / "candidates" / "000001", foreign, {})
+    write_rollouts([], policy.work / "rollouts", 0)
+    write_rollouts([], policy.work / "rollouts", 5)
+    policy.run()
+    assert [iteration for iteration, _ in policy.candidates.judged()] == [0, 1]
+    assert load_checkpoint(policy.work / "candidates" / "000001").lm_head.weight.abs().sum() > 0
+    assert [path.name for path in (policy.work / "rollouts").iterdir()] == ["000000.parquet"]
+    assert len(read_rollouts(policy.work / "rollouts").collect()) == 24
 
 
 def traces(model):
