@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.harness import Cluster
 from tests.cluster.training import STAGE, STEPS, Driver, Training, command
@@ -133,7 +134,9 @@ def test_another_key_beside_a_job_that_works(training: Training, cluster: Cluste
     path = training.project.path / "conf/smoke/parameters/pretrain.yml"
     before = path.read_text()
     try:
-        path.write_text(before.replace("warmup, length: 4", "warmup, length: 5"))
+        changed = yaml.safe_load(before)
+        changed[STAGE]["schedule"]["phases"][0]["length"] += 1
+        path.write_text(yaml.safe_dump(changed))
         training.project.run("python", "-m", "pipelines.commands.code", "--env", "smoke")
         error = refused(training)
         assert f"job {job} still works under another key" in error
