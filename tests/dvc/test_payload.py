@@ -102,7 +102,7 @@ def needed_by(project: Project, *words: str) -> dict[str, str]:
     """Return digest → who needs it, from the table that a user reads."""
     table = project.run("python", "-m", "pipelines.commands.payloads", "--env", PROFILE, *words).stdout
     rows = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if line.count("│") > 2]
-    return {digest: by for _, _, digest, by, place, *_ in rows if place == "store"}
+    return {digest: by for _, _, digest, by, places, *_ in rows if places.endswith("store")}
 
 
 def test_a_payload_that_is_gone_is_refused_in_one_sentence(project: Project) -> None:
