@@ -103,7 +103,8 @@ def test_what_is_damaged_or_gone_is_made_again(project: Project) -> None:
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
 def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) -> None:
     """After `kedro run` (`make smoke`) DVC's ledger knows nothing; the plan says fresh, and DVC makes nothing again."""
-    project.append(PARAMETERS, "  seed: 77\n")
+    third = "  seed: 77\n"
+    project.append(PARAMETERS, third)
     project.run("python", "-m", "pipelines.commands.code", "--env", PROFILE)
     project.run("kedro", "run", "--env", PROFILE, "--pipelines", STAGE)
     assert state(project) == "fresh"
@@ -114,6 +115,8 @@ def test_what_was_made_without_dvc_is_entered_without_a_run(project: Project) ->
     assert len(outcomes(project)) == before, "no run, no record"
     assert not list(project.data(".work", STAGE).glob("*/"))
     assert ran(project.repro(TARGET).stdout) == ["code"]
+    project.edit(PARAMETERS, third, "")
+    project.repro(TARGET)
 
 
 @pytest.mark.parametrize("project", ["inline"], indirect=True)
