@@ -148,7 +148,8 @@ def from_first(value: T) -> T:
         return value
     box: list[Any] = [value]
     together(lambda: dist.broadcast_object_list(box, src=0))
-    return box[0]  # type: ignore[no-any-return]
+    received: T = box[0]
+    return received
 
 
 def from_all(value: T) -> list[T]:

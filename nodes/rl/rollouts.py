@@ -25,6 +25,25 @@ from nodes.rl.objective import advantages, informative, penalised
 from nodes.rl.rewards import Family, SampledResponse
 from nodes.rl.schema import Parameters
 
+_OF_TURNS = {
+    "prompts": "prompts_NP",
+    "prompt_lengths": "prompt_lengths_N",
+    "which": "which_T",
+    "completions": "ids_TW",
+    "lengths": "lengths_T",
+    "temperature": "temperature_T",
+}
+_OWN = {
+    "response": "response_T",
+    "drawn_logprobs": "drawn_logprobs_M",
+    "old_logprobs": "old_logprobs_M",
+    "advantages": "advantages_M",
+    "counts": "counts_M",
+    "total": "total",
+    "live": "live",
+}
+"""A minibatch's names in a batch, and the fields that hold their tensors: those of its turns, and its own."""
+
 
 @dataclass(frozen=True)
 class Minibatch:
@@ -52,43 +71,14 @@ class Minibatch:
 
     def packed(self, family: str) -> dict[str, Tensor]:
         """Return the tensors under flat names, the form of a batch."""
-        return {
-            f"{family}/prompts": self.turns.prompts_NP,
-            f"{family}/prompt_lengths": self.turns.prompt_lengths_N,
-            f"{family}/which": self.turns.which_T,
-            f"{family}/completions": self.turns.ids_TW,
-            f"{family}/lengths": self.turns.lengths_T,
-            f"{family}/temperature": self.turns.temperature_T,
-            f"{family}/response": self.response_T,
-            f"{family}/drawn_logprobs": self.drawn_logprobs_M,
-            f"{family}/old_logprobs": self.old_logprobs_M,
-            f"{family}/advantages": self.advantages_M,
-            f"{family}/counts": self.counts_M,
-            f"{family}/total": self.total,
-            f"{family}/live": self.live,
-        }
+        of_turns = {f"{family}/{name}": getattr(self.turns, field) for name, field in _OF_TURNS.items()}
+        return of_turns | {f"{family}/{name}": getattr(self, field) for name, field in _OWN.items()}
 
     @classmethod
     def of(cls, batch: Mapping[str, Tensor], family: str) -> Self:
         """Return the minibatch of a family in a batch."""
-        turns = Turns(
-            prompts_NP=batch[f"{family}/prompts"],
-            prompt_lengths_N=batch[f"{family}/prompt_lengths"],
-            which_T=batch[f"{family}/which"],
-            ids_TW=batch[f"{family}/completions"],
-            lengths_T=batch[f"{family}/lengths"],
-            temperature_T=batch[f"{family}/temperature"],
-        )
-        return cls(
-            turns,
-            response_T=batch[f"{family}/response"],
-            drawn_logprobs_M=batch[f"{family}/drawn_logprobs"],
-            old_logprobs_M=batch[f"{family}/old_logprobs"],
-            advantages_M=batch[f"{family}/advantages"],
-            counts_M=batch[f"{family}/counts"],
-            total=batch[f"{family}/total"],
-            live=batch[f"{family}/live"],
-        )
+        turns = Turns(**{field: batch[f"{family}/{name}"] for name, field in _OF_TURNS.items()})
+        return cls(turns, **{field: batch[f"{family}/{name}"] for name, field in _OWN.items()})
 
 
 @dataclass(frozen=True)
