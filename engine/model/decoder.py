@@ -9,7 +9,6 @@ value head, R latent channels.
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +38,7 @@ class Decoder:
         self.embedding, self.head = _weight(model.embed_tokens.weight), _weight(model.lm_head.weight)
         positions = torch.arange(cache.capacity, device=self.head.device)
         self.turns = rotation(positions, model.frequencies_P, model.magnitude)
-        self.layers = [_Layer(cast(Block, block)) for block in model.layers]
+        self.layers = [_Layer(block) for block in model.blocks]
         self.norm = _norm(model.norm)
 
     def step(self, ids_B: Tensor) -> Tensor:

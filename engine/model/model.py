@@ -15,19 +15,20 @@ from engine.model.config import K2Config
 from engine.model.layers import Linear, RMSNorm, SwiGLU, WideBuffers
 from engine.model.moe import MoE, Router
 from engine.model.rope import inverse_frequencies, rotation, rotation_magnitude
+from engine.parallel.layout import Part
 
 
 class Block(nn.Module):
     """x + attention(norm x), then x + feed-forward(norm x); the first `first_k_dense_replace` blocks are dense."""
 
-    def __init__(self, config: K2Config, layer: int) -> None:
+    def __init__(self, config: K2Config, layer: int, experts: range | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = LatentAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         dense = layer < config.first_k_dense_replace
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if dense else MoE(config)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size) if dense else MoE(config, experts)
 
     def forward(
         self,
@@ -46,21 +47,28 @@ class Block(nn.Module):
 class K2Model(WideBuffers):
     """Kimi K2's architecture at any size. Each weight depends on `seed` and its name; seed None leaves them unset.
 
-    It is built on torch's current device (`with device():`), on which all that it is given must be too.
+    It is built on torch's current device (`with device():`), on which all that it is given must be too. With `part` it
+    holds that part of the model only, under the names and with the weights that the whole model has.
     """
 
     frequencies_P: Tensor
+    embed_tokens: nn.Embedding
+    norm: RMSNorm
+    lm_head: Linear
 
-    def __init__(self, config: K2Config, seed: int | None = 0) -> None:
+    def __init__(self, config: K2Config, seed: int | None = 0, part: Part | None = None) -> None:
         super().__init__()
-        self.config = config
-        with torch.no_grad():
-            self.embed_tokens = nn.Embedding(
-                config.vocab_size, config.hidden_size, _weight=torch.empty(config.vocab_size, config.hidden_size)
-            )
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.config, self.part = config, part
+        if part is None or part.embeds:
+            with torch.no_grad():
+                weight = torch.empty(config.vocab_size, config.hidden_size)
+                self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
+        layers = range(config.num_hidden_layers) if part is None else part.layers
+        experts = None if part is None else part.experts
+        self.layers = nn.ModuleDict({str(layer): Block(config, layer, experts) for layer in layers})
+        if part is None or part.heads:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.register_buffer("frequencies_P", inverse_frequencies(config).to(self.device), persistent=False)
         self.magnitude = rotation_magnitude(config)
         if seed is not None:
@@ -70,19 +78,28 @@ class K2Model(WideBuffers):
     def _initialise(self, seed: int) -> None:
         """Draw every matrix from N(0, initializer_range²); gains stay 1. Adding a layer does not change other draws.
 
-        Drawn on the CPU, whose stream is the same for every device, one matrix at a time.
+        Drawn on the CPU, whose stream is the same for every device, one matrix, or stack of all experts, at a time.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1 and not parameter.is_meta:
                 key = hashlib.blake2b(f"{seed}/init/{name}".encode(), digest_size=8).digest()
                 generator = torch.Generator("cpu").manual_seed(int.from_bytes(key, "big") >> 1)
-                drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-                parameter.copy_(drawn.normal_(std=self.config.initializer_range, generator=generator))
+                stack = parameter.ndim == 3
+                whole = (self.config.n_routed_experts, *parameter.shape[1:]) if stack else parameter.shape
+                drawn = torch.empty(whole, dtype=parameter.dtype, device="cpu")
+                drawn.normal_(std=self.config.initializer_range, generator=generator)
+                own = slice(self.part.experts.start, self.part.experts.stop) if stack and self.part else slice(None)
+                parameter.copy_(drawn[own])
 
     @property
     def device(self) -> torch.device:
         """The device of its weights."""
-        return self.norm.weight.device
+        return next(self.parameters()).device
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks of the layers that it holds, in order."""
+        return [cast(Block, block) for block in self.layers.values()]
 
     def hidden(
         self,
@@ -103,7 +120,7 @@ class K2Model(WideBuffers):
         turn = rotation(positions, self.frequencies_P, self.magnitude)
         visible = cache.visible(new) if cache is not None else None
         x_BTD = self.embed_tokens(ids_BT)
-        for block in self.layers:
+        for block in self.blocks:
             x_BTD = block(x_BTD, turn, cache, visible, valid_BT)
         if cache is not None:
             cache.length += new
@@ -115,9 +132,8 @@ class K2Model(WideBuffers):
 
     def attentions(self) -> list[LatentAttention]:
         """Return the attention of each layer, in order."""
-        return [cast(Block, block).self_attn for block in self.layers]
+        return [block.self_attn for block in self.blocks]
 
     def routers(self) -> dict[int, Router]:
         """Return layer number → router, for the layers that have one."""
-        blocks = [cast(Block, block) for block in self.layers]
-        return {block.layer: block.mlp.gate for block in blocks if isinstance(block.mlp, MoE)}
+        return {block.layer: block.mlp.gate for block in self.blocks if isinstance(block.mlp, MoE)}

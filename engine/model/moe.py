@@ -58,22 +58,23 @@ class Router(WideBuffers):
 
 
 class StackedExperts(nn.Module):
-    """All routed experts of a layer as two 3-D weights: gate and up rows together, and down."""
+    """The routed experts of a layer as two 3-D weights, gate and up rows together, and down; all or a range of them."""
 
-    def __init__(self, config: K2Config) -> None:
+    def __init__(self, config: K2Config, experts: range | None = None) -> None:
         super().__init__()
-        E, D, F_ = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        E = config.n_routed_experts if experts is None else len(experts)
+        D, F_ = config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * F_, D))
         self.down_proj = nn.Parameter(torch.empty(E, D, F_))
 
 
 class MoE(nn.Module):
-    """y = Σ gate·expert(x) over the k chosen, plus the unscaled shared expert."""
+    """y = Σ gate·expert(x) over the k chosen, plus the unscaled shared expert; `experts` is what this rank holds."""
 
-    def __init__(self, config: K2Config) -> None:
+    def __init__(self, config: K2Config, experts: range | None = None) -> None:
         super().__init__()
         self.gate = Router(config)
-        self.experts = StackedExperts(config)
+        self.experts = StackedExperts(config, experts)
         self.shared_experts = SwiGLU(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None = None) -> Tensor:

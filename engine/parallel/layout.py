@@ -98,6 +98,36 @@ def stages(layers: int, layout: Layout) -> list[range]:
     return [range(first, end) for first, end in pairwise(starts)]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one rank holds of a model: some layers, the ends if they are its own, and a range of each layer's experts.
+
+    `embeds`: the embedding, which comes before the first layer; `heads`: the final norm and the head after the last.
+    """
+
+    layers: tuple[int, ...]
+    embeds: bool
+    heads: bool
+    experts: range
+
+
+def part_of(layout: Layout, grid: Grid, rank: int, layers: int, experts: int) -> Part:
+    """Return what a rank holds of a model of so many layers and routed experts a layer, which the layout must divide.
+
+    >>> part_of(Layout(pp=2, vpp=2, ep=2), Grid(pp=2, ep=2), 3, 8, 8)
+    Part(layers=(2, 3, 6, 7), embeds=False, heads=True, experts=range(4, 8))
+    """
+    place, each = grid.coordinates(rank), experts // grid.ep
+    own = range(place["pp"], layout.pp * layout.vpp, layout.pp)
+    cuts = stages(layers, layout)
+    return Part(
+        layers=tuple(layer for stage in own for layer in cuts[stage]),
+        embeds=place["pp"] == 0,
+        heads=place["pp"] == layout.pp - 1,
+        experts=range(each * place["ep"], each * (place["ep"] + 1)),
+    )
+
+
 def check_layout(layout: Layout, ranks: int, layers: int, experts: int, field: str) -> None:
     """Refuse a layout that does not fit the number of ranks or the model; the sentence begins with `field`."""
     both = layout.pp * layout.ep

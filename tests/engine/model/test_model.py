@@ -157,7 +157,7 @@ def test_a_narrower_model_keeps_frequencies_biases_and_maxima(narrow):
     for name, buffer in model.named_buffers():
         assert buffer.dtype == before[name].dtype, name
         assert torch.equal(buffer, before[name]), name
-    model.layers[1].half()
+    model.layers["1"].half()
     assert model.routers()[1].e_score_correction_bias.dtype == torch.float32
 
 
