@@ -85,9 +85,18 @@ def config(profile: str | None, section: str) -> dict[str, Any]:
         raise UserError(f"{where}: {' '.join(str(error).split())[:300]}: correct it.") from error
 
 
+@cache
 def catalog_entries(profile: str | None) -> dict[str, dict[str, Any]]:
-    """Return the catalog, dataset → entry, with paths relative to the repository."""
-    return config(profile, "catalog")
+    """Return the catalog, dataset → entry, with paths relative to the repository, in the order of the stages."""
+    order = {stage: place for place, stage in enumerate(load_stages_file().stages)}
+    entries = config(profile, "catalog")
+    for dataset, entry in entries.items():
+        if entry.get("stage") not in order:
+            raise UserError(
+                f"conf/base/catalog, dataset {dataset}: stage is {entry.get('stage')!r}, which is not in kedro.yml: "
+                f"name one of {', '.join(order)}."
+            )
+    return dict(sorted(entries.items(), key=lambda item: order[item[1]["stage"]]))
 
 
 def parameters(profile: str | None) -> dict[str, Any]:
@@ -99,7 +108,7 @@ def dataset_path(profile: str | None, dataset: str) -> Path:
     """Return the path of a dataset."""
     entries = catalog_entries(profile)
     if dataset not in entries:
-        raise UserError(f"conf/base/catalog.yml has no dataset {dataset!r}: choose one of {', '.join(entries)}.")
+        raise UserError(f"conf/base/catalog has no dataset {dataset!r}: choose one of {', '.join(entries)}.")
     return ROOT / str(entries[dataset]["filepath"])
 
 

@@ -130,7 +130,7 @@ class Why:
         if change.kind == "definition":
             text += f"  [dim]{self._place(change.name)}[/]"
         elif change.kind == "catalog entry":
-            text += "  [dim]conf/base/catalog.yml, or its gate in gates.yml[/]"
+            text += "  [dim]conf/base/catalog, or its gate in gates.yml[/]"
         if (
             change.kind in {"definition", "file", "source", "input", "catalog entry"}
             and "→" not in text

@@ -207,7 +207,7 @@ def _gate(alias: str, entry: Any, profile: str) -> Gate:
     where_ = f"conf/base/promotion.yml or conf/{profile}/promotion.yml: gate {alias}"
     given = checked(Entry, entry, where_)
     if given.checkpoint not in graph.catalog_entries(profile):
-        raise UserError(f"{where_} names the checkpoint {given.checkpoint}, which conf/base/catalog.yml does not have.")
+        raise UserError(f"{where_} names the checkpoint {given.checkpoint}, which conf/base/catalog does not have.")
     metrics = {name: rule.model_dump(exclude_unset=True) for name, rule in given.metrics.items()}
     return Gate(alias, given.checkpoint, metrics)
 

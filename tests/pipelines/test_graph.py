@@ -10,8 +10,10 @@ from kedro.pipeline import Node, Pipeline
 from kedro.validation.type_extractor import TypeExtractor
 from pydantic import BaseModel
 
+from engine.errors import UserError
 from engine.identity.library import Library
 from engine.identity.reach import reach
+from engine.yaml_file import read_yaml
 from pipelines import graph
 from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
 
@@ -42,6 +44,26 @@ def test_every_dataset_is_made_once_and_before_it_is_read() -> None:
         assert set(outline.inputs) <= set(outputs), f"{stage} reads what no earlier stage makes"
         outputs += outline.outputs
     assert sorted(outputs) == sorted(graph.catalog_entries(None))
+
+
+def test_a_stages_artifacts_stand_in_a_file_of_its_name() -> None:
+    for stage in STAGES:
+        entries = read_yaml(ROOT / "conf" / "base" / "catalog" / f"{stage}.yml", "catalog")
+        assert [entry["stage"] for entry in entries.values()] == [stage] * len(entries)
+        assert set(entries) == set(graph.stage_graph(stage).outputs)
+
+
+def test_the_catalog_has_the_order_of_the_stages_however_its_files_are_found(monkeypatch) -> None:
+    backwards = dict(reversed(graph.config(None, "catalog").items()))
+    monkeypatch.setattr(graph, "config", lambda *_: backwards)
+    entries = graph.catalog_entries.__wrapped__(None)
+    assert list(dict.fromkeys(entry["stage"] for entry in entries.values())) == list(STAGES)
+
+
+def test_an_artifact_of_an_unknown_stage_is_refused_by_name(monkeypatch) -> None:
+    monkeypatch.setattr(graph, "config", lambda *_: {"merged_checkpoint": {"stage": "merge"}})
+    with pytest.raises(UserError, match=r"conf/base/catalog, dataset merged_checkpoint: stage is 'merge'.*name one of"):
+        graph.catalog_entries.__wrapped__(None)
 
 
 def test_every_node_has_a_compute_class_and_one_stage() -> None:
