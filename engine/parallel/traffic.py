@@ -1,0 +1,35 @@
+"""The bytes that this process gives to the collectives of a layout, by kind of message, while somebody counts them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes by kind of message: `given` to the collectives in all, and those of them that `crossed` to another rank."""
+
+    given: Counter[str] = field(default_factory=Counter)
+    crossed: Counter[str] = field(default_factory=Counter)
+
+
+_counting: list[Traffic] = []
+
+
+@contextmanager
+def counted_traffic() -> Iterator[Traffic]:
+    """Yield a record of what this process, in all of its threads, sends while the context lasts."""
+    traffic = Traffic()
+    _counting.append(traffic)
+    try:
+        yield traffic
+    finally:
+        _counting.remove(traffic)
+
+
+def sent(kind: str, given: int, crossed: int) -> None:
+    """Count a message of `kind`: its bytes, and those of them for other ranks."""
+    for traffic in _counting:
+        traffic.given[kind] += given
+        traffic.crossed[kind] += crossed
