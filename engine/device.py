@@ -7,6 +7,7 @@ sets it for the node; everything below asks `device()`, makes its tensors there 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import UserError
@@ -19,41 +20,50 @@ CPU: Final = "cpu"
 CUDA: Final = "cuda"
 KINDS: Final = (CPU, CUDA)
 
-_process = {"kind": CPU}
-"""The state of this process, of all its threads: the kind of its device."""
 
 
-def local_rank() -> int:
-    """Return this process's number among the ranks of its machine, as torchrun sets it; 0 for a single process."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+@dataclass(frozen=True)
+class _Place:
+    """A kind of device, and the number of the GPU if it is cuda."""
+
+    kind: str = CPU
+    number: int = 0
+
+
+_process = {"place": _Place()}
+"""The state of this process, of all its threads: where it works."""
 
 
 def device() -> "torch.device":
-    """Return the device of this process: the CPU, or the GPU whose number is the process's local rank."""
+    """Return the device of this process: the CPU, or its GPU."""
     import torch
 
-    kind = _process["kind"]
-    return torch.device(kind, local_rank()) if kind == CUDA else torch.device(kind)
+    place = _process["place"]
+    return torch.device(place.kind, place.number) if place.kind == CUDA else torch.device(place.kind)
 
 
 @contextmanager
-def working_on(kind: str) -> Iterator[None]:
-    """Make `kind` this process's kind of device while the context lasts."""
-    before, _process["kind"] = _process["kind"], kind
+def working_on(kind: str, number: int = 0) -> Iterator[None]:
+    """Make `kind` this process's kind of device while the context lasts; `number` is that of its GPU.
+
+    The number is given, and never taken from the environment: LOCAL_RANK means something only in a process that
+    torchrun started, and a shell or a batch system may have left one in that of any other.
+    """
+    before, _process["place"] = _process["place"], _Place(kind, number)
     try:
         if kind == CUDA:
-            _prepare_cuda()
+            _prepare_cuda(number)
         yield
     finally:
-        _process["kind"] = before
+        _process["place"] = before
 
 
-def _prepare_cuda() -> None:
-    """Choose this rank's GPU, and the workspace with which cuBLAS computes the same bits each time."""
+def _prepare_cuda(number: int) -> None:
+    """Choose this process's GPU, and the workspace with which cuBLAS computes the same bits each time."""
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.cuda.set_device(local_rank())
+    torch.cuda.set_device(number)
 
 
 def require(kind: str, processes: int, node: str) -> None:

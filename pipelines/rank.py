@@ -64,10 +64,11 @@ def main() -> None:
     rank = int(os.environ["RANK"]) if arguments.world else arguments.shard or 0
     with hand_over_errors(workspace, arguments.node, rank):
         check_place(arguments.code)
-        device.require(arguments.device, device.local_rank() + 1, arguments.node)
+        gpu = int(os.environ["LOCAL_RANK"]) if arguments.world else 0  # torchrun sets it for its ranks alone
+        device.require(arguments.device, gpu + 1, arguments.node)
         if arguments.shard is not None:
             job_array.become(arguments.shard, arguments.shards)
-        with device.working_on(arguments.device):
+        with device.working_on(arguments.device, gpu):
             if arguments.world:
                 run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank)
             else:

@@ -27,14 +27,26 @@ def test_gpus_that_are_not_there_are_refused():
         device.require(device.CUDA, 1000, "train")
 
 
+def test_a_stray_local_rank_chooses_no_gpu(monkeypatch):
+    """A shell inside of an allocation has one, and only a rank of torchrun may follow it."""
+    chosen = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)  # torch's own, since there need be no GPU here
+    with device.working_on(device.CUDA):
+        assert device.device() == torch.device("cuda", 0)
+    with device.working_on(device.CUDA, 2):
+        assert device.device() == torch.device("cuda", 2)
+    assert chosen == [0, 2]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not here, reason="there is no GPU here")
 def test_a_rank_works_on_the_gpu_of_its_number(monkeypatch):
     device.require(device.CUDA, here, "train")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     for number in range(here):
-        monkeypatch.setenv("LOCAL_RANK", str(number))
-        with device.working_on(device.CUDA):
+        with device.working_on(device.CUDA, number):
             assert device.device() == torch.device("cuda", number)
             assert torch.cuda.current_device() == number
     torch.cuda.set_device(0)
