@@ -21,7 +21,6 @@ CUDA: Final = "cuda"
 KINDS: Final = (CPU, CUDA)
 
 
-
 @dataclass(frozen=True)
 class _Place:
     """A kind of device, and the number of the GPU if it is cuda."""
@@ -66,10 +65,10 @@ def _prepare_cuda(number: int) -> None:
     torch.cuda.set_device(number)
 
 
-def require(kind: str, processes: int, node: str) -> None:
+def require(kind: str, processes: int, place: str) -> None:
     """Refuse a kind of device that this machine has not got for each of `processes` ranks.
 
-    Raises UserError naming the file and the field, of the compute class of `node`, that ask for it.
+    Raises UserError; `place`, the file and the compute class in it that ask for the device, begins the sentence.
     """
     if kind != CUDA:
         return
@@ -81,7 +80,7 @@ def require(kind: str, processes: int, node: str) -> None:
     seen = f"{count} of them" if count else "none"
     reason = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
     raise UserError(
-        f"compute.yml: class of node {node}, field device: cuda needs {processes} GPU{'s' * (processes > 1)} on "
+        f"{place}, field device: cuda needs {processes} GPU{'s' * (processes > 1)} on "
         f"{os.uname().nodename}, and torch sees {seen}{reason}; set device: cpu, or run where there are enough."
     )
 

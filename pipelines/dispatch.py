@@ -104,16 +104,19 @@ class Work:
         )
 
 
-def refuse_layout(where: ComputeClass, node: Node) -> None:
-    """Raise UserError if the node shares its work among ranks and the trainer cannot run its class's layout yet."""
+def refuse_layout(where: ComputeClass, node: Node, place: str) -> None:
+    """Raise UserError if the node shares its work among ranks and the trainer cannot run its class's layout yet.
+
+    `place` is the file and the class, for the message.
+    """
     if PARALLEL in node.tags:
-        refuse_untrainable(where.layout, "compute.yml: field layout")
+        refuse_untrainable(where.layout, f"{place}, field layout")
 
 
-def refuse_device(work: Work) -> None:
-    """Raise UserError if the node runs on this machine and its class asks for GPUs that are not here."""
+def refuse_device(work: Work, place: str) -> None:
+    """Raise UserError if the node runs on this machine and its class, at `place`, asks for GPUs that are not here."""
     if work.where.launcher != "slurm":
-        device.require(work.where.device, work.ranks, work.name)
+        device.require(work.where.device, work.ranks, place)
 
 
 def run_ranks(work: Work, parameters: dict[str, Any], lock_file: IO[str], say: Say) -> None:

@@ -26,6 +26,7 @@ from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
 from engine.progress import silence
 from pipelines import gates, graph, truth
+from pipelines.configuration import class_name
 from pipelines.datasets import TableDataset
 from pipelines.errors import refused_by_system, report_errors, user_error
 from pipelines.stages_file import CODE, load_stages_file
@@ -65,7 +66,9 @@ def main() -> None:
     with hand_over_errors(workspace, arguments.node, rank):
         check_place(arguments.code)
         gpu = int(os.environ["LOCAL_RANK"]) if arguments.world else 0  # torchrun sets it for its ranks alone
-        device.require(arguments.device, gpu + 1, arguments.node)
+        name = class_name(arguments.stage, graph.node(arguments.stage, arguments.node))
+        place = f"conf/{arguments.env}/compute.yml: class {name}"  # the driver's refusal, before, knows a class's file
+        device.require(arguments.device, gpu + 1, place)
         if arguments.shard is not None:
             job_array.become(arguments.shard, arguments.shards)
         with device.working_on(arguments.device, gpu):

@@ -34,13 +34,14 @@ from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from engine.training.position import position, sentences
 from pipelines import code_files, dispatch, gates, graph, truth
+from pipelines.configuration import class_name, class_place
 from pipelines.datasets import publishing_after
 from pipelines.errors import refused_by_system, user_error
 from pipelines.hooks import DETACH, DRY_RUN, FRESH, RUN_CONTEXT, WORKSPACE, RunContext
 from pipelines.internals import without_made
 from pipelines.recall import DVC, made_before, recall
 from pipelines.restore import settle
-from pipelines.stages_file import CODE, COMPUTE_CLASSES, ROOT, load_stages_file
+from pipelines.stages_file import CODE, ROOT, load_stages_file
 
 
 class StageRunner(SequentialRunner):
@@ -88,7 +89,7 @@ class StageRun:
         folder, place = graph.data_folder(profile), graph.work_folder(profile) / self.stage
         label = f"stage {self.stage} of profile {profile}"
         for node in self.nodes:
-            dispatch.refuse_layout(self._compute_class(node), node)
+            dispatch.refuse_layout(self._compute_class(node), node, self._place(node))
         with lock(place / "lock", label) as lock_file:
             parts = self._key_parts()
             key = stage_key(**parts)
@@ -98,7 +99,7 @@ class StageRun:
                 return
             if known.record is None:  # else it comes back, and only runs if that fails
                 for node in self.nodes:
-                    dispatch.refuse_device(self._work(node, place / key))
+                    dispatch.refuse_device(self._work(node, place / key), self._place(node))
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
             snapshot.keep_for(workspace, CODE)
@@ -201,7 +202,7 @@ class StageRun:
         if drain.interrupted():
             raise drain.Drained
         job = self._work(node, workspace)
-        dispatch.refuse_device(job)
+        dispatch.refuse_device(job, self._place(node))
         parameters = {name: self.catalog.load(name) for name in node.inputs if name.startswith("params:")}
         if job.where.launcher == "slurm":
             dispatch.run_slurm(job, parameters, say, detach=bool(os.environ.get(DETACH)))
@@ -230,9 +231,10 @@ class StageRun:
         )
 
     def _compute_class(self, node: Node) -> ComputeClass:
-        """Return the settings of the node's own compute class (a tag), else of its stage's."""
-        own = [name for name in COMPUTE_CLASSES if name in node.tags]
-        return compute_class(self.context.compute, own[0] if own else load_stages_file().stage(self.stage).compute)
+        return compute_class(self.context.compute, class_name(self.stage, node))
+
+    def _place(self, node: Node) -> str:
+        return class_place(self.context.profile, self.stage, node)
 
     def _record(
         self,

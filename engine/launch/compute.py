@@ -1,7 +1,7 @@
 """Compute classes: where a node runs, and in how many processes. They are never part of a stage's identity."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -27,6 +27,8 @@ SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 """Part of every rank's environment, wherever it runs."""
 COMPUTE = "K2_COMPUTE"
 """Names a file whose compute classes replace the profile's, to try dispatch without a separate profile."""
+FileOf = Callable[[str], str]
+"""Returns the file that has the settings of a class, for messages."""
 _SHOWN = (
     "which job.sbatch would show; put it into a file and let a line of `environment` read it: export NAME=$(cat FILE), "
     f"or NAME{FILE}=FILE"
@@ -195,21 +197,26 @@ def overlaid(compute: dict[str, Any], path: str | None) -> dict[str, Any]:
     return {**compute, **own}
 
 
-def check_compute(compute: dict[str, Any], names: Sequence[str]) -> None:
+def _any_profile(name: str) -> str:
+    return "compute.yml"
+
+
+def check_compute(compute: dict[str, Any], names: Sequence[str], file_of: FileOf = _any_profile) -> None:
     """Refuse settings in which one of the classes `names` is missing or wrong, or that contain any other class."""
     for name in compute:
         if name not in names:
-            raise UserError(f"compute.yml: there is no class {name!r}; choose one of {', '.join(names)}.")
+            raise UserError(f"{file_of(name)}: there is no class {name!r}; choose one of {', '.join(names)}.")
     for name in names:
-        compute_class(compute, name)
+        compute_class(compute, name, file_of)
 
 
-def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
+def compute_class(compute: dict[str, Any], name: str, file_of: FileOf = _any_profile) -> ComputeClass:
     """Return the settings of compute class `name`.
 
     Args:
         compute: conf/<profile>/compute.yml over conf/base/compute.yml: class → settings.
         name: cpu, llm or train.
+        file_of: returns the file that has a class's settings.
 
     Raises:
         UserError: the class is missing, lacks a field, has an unknown field or one whose value its launcher cannot use,
@@ -217,15 +224,17 @@ def compute_class(compute: dict[str, Any], name: str) -> ComputeClass:
 
     """
     if name not in compute:
-        raise UserError(f"compute.yml has no class {name!r}: add `{name}: {{ launcher: inplace }}`.")
-    return checked(ComputeClass, compute[name], f"compute.yml: class {name}")
+        raise UserError(f"{file_of(name)} has no class {name!r}: add `{name}: {{ launcher: inplace }}`.")
+    return checked(ComputeClass, compute[name], f"{file_of(name)}: class {name}")
 
 
-def check_layouts(compute: dict[str, Any], names: Sequence[str], layers: int, experts: int) -> None:
+def check_layouts(
+    compute: dict[str, Any], names: Sequence[str], layers: int, experts: int, file_of: FileOf = _any_profile
+) -> None:
     """Refuse a class whose layout does not fit its number of ranks, or a model of so many layers and routed experts."""
     for name in names:
-        chosen = compute_class(compute, name)
-        check_layout(chosen.layout, chosen.ranks, layers, experts, f"compute.yml: class {name}, field layout")
+        chosen = compute_class(compute, name, file_of)
+        check_layout(chosen.layout, chosen.ranks, layers, experts, f"{file_of(name)}: class {name}, field layout")
 
 
 def seconds(time: str) -> int:

@@ -20,11 +20,11 @@ def test_a_process_works_on_the_cpu_unless_a_context_says_otherwise():
 
 
 def test_gpus_that_are_not_there_are_refused():
-    device.require(device.CPU, 1000, "train")
+    device.require(device.CPU, 1000, "FILE: class train")
     seen = f"{here} of them" if here else "none"
-    words = f"^compute.yml: class of node train, field device: cuda needs 1000 GPUs on .* torch sees {seen}.*; set"
+    words = f"^FILE: class train, field device: cuda needs 1000 GPUs on .* torch sees {seen}.*; set"
     with pytest.raises(UserError, match=words):
-        device.require(device.CUDA, 1000, "train")
+        device.require(device.CUDA, 1000, "FILE: class train")
 
 
 def test_a_stray_local_rank_chooses_no_gpu(monkeypatch):
@@ -43,7 +43,7 @@ def test_a_stray_local_rank_chooses_no_gpu(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not here, reason="there is no GPU here")
 def test_a_rank_works_on_the_gpu_of_its_number(monkeypatch):
-    device.require(device.CUDA, here, "train")
+    device.require(device.CUDA, here, "FILE: class train")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     for number in range(here):
         with device.working_on(device.CUDA, number):

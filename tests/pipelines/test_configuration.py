@@ -11,7 +11,7 @@ import pytest
 
 from dags import plan as dagster_plan
 from engine.errors import UserError
-from pipelines import code_files, graph, status
+from pipelines import code_files, configuration, graph, status
 from pipelines.configuration import check_configuration
 from pipelines.hooks import RunContextHook
 from pipelines.stages_file import ROOT
@@ -74,13 +74,31 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     for place in ("ROOT", "CODE"):
         monkeypatch.setattr(graph, place, tmp_path)
+    monkeypatch.setattr(configuration, "CODE", tmp_path)
     monkeypatch.setattr(graph, "config", functools.cache(graph.config.__wrapped__))
     return tmp_path / "conf"
 
 
 def test_compute_classes(conf: Path) -> None:
     (conf / "smoke/compute.yml").write_text("cpu: {launcher: local, nodes: 2}\n")
-    assert "compute.yml: class cpu: launcher local has no field nodes" in refusal_by_all()
+    assert "conf/smoke/compute.yml: class cpu: launcher local has no field nodes" in refusal_by_all()
+
+
+def test_a_layout_is_refused_by_the_file_that_has_it(conf: Path) -> None:
+    (conf / "smoke/compute.yml").write_text("train: {launcher: local, processes: 2, layout: {ep: 4}}\n")
+    assert "conf/smoke/compute.yml: class train, field layout: pp 1 times ep 4 must divide" in refusal_by_all()
+
+
+def test_a_class_of_all_profiles_is_refused_by_their_file(conf: Path) -> None:
+    (conf / "base/compute.yml").write_text("cpu: {launcher: ssh}\n")
+    assert refusal_by_all().startswith("conf/base/compute.yml: class cpu: the field launcher is 'ssh'")
+
+
+def test_a_class_of_another_file_is_refused_by_that_one(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = conf / "own.yml"
+    own.write_text("cpu: {launcher: slurm}\n")
+    monkeypatch.setenv("K2_COMPUTE", str(own))
+    assert refusal_by_all().startswith(f"{own}: class cpu: the field time is missing")
 
 
 @pytest.mark.parametrize(

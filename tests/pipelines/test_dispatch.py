@@ -61,10 +61,10 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
 def test_a_layout_that_the_trainer_cannot_run_is_refused_where_a_node_trains(profile: str) -> None:
     for work in works(profile):
         if work.where.layout != WHOLE and "parallel" in work.node.tags:
-            with pytest.raises(UserError, match=r"compute\.yml: field layout: pp .* can be shown"):
-                refuse_layout(work.where, work.node)
+            with pytest.raises(UserError, match=r"^FILE, field layout: pp .* can be shown"):
+                refuse_layout(work.where, work.node, "FILE")
         else:
-            refuse_layout(work.where, work.node)
+            refuse_layout(work.where, work.node, "FILE")
 
 
 def test_such_a_layout_stops_a_stage_before_anything_is_submitted_or_written(tmp_path: Path) -> None:
@@ -73,9 +73,8 @@ def test_such_a_layout_stops_a_stage_before_anything_is_submitted_or_written(tmp
     command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "pretrain"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "compute.yml: field layout: pp 1, vpp 1, ep 2: the trainer runs plain data parallelism only" in " ".join(
-        run.stderr.split()
-    )
+    said = f"{tmp_path / 'compute.yml'}: class train, field layout: pp 1, vpp 1, ep 2: the trainer runs plain data"
+    assert said in " ".join(run.stderr.split())
     shown = subprocess.run(
         [*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
