@@ -1,11 +1,12 @@
 """Run a node outside the driver: in processes beside it, or as a Slurm job. The driver publishes the outputs."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
 from engine.launch.slurm.submit import under_way
-from engine.parallel.layout import refuse_untrainable
+from engine.parallel.layout import WHOLE, Layout, refuse_untrainable
 from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
@@ -61,6 +62,11 @@ class Work:
         return self.where.ranks if PARALLEL in self.node.tags else 1
 
     @property
+    def layout(self) -> Layout:
+        """How the ranks divide the model: as its compute class says if the node is tagged `parallel`."""
+        return self.where.layout if PARALLEL in self.node.tags else WHOLE
+
+    @property
     def shards(self) -> int:
         """The number of elements in its job array; 1 where the node is not sharded."""
         return self.where.array if SHARDED in self.node.tags and not self.joined else 1
@@ -75,6 +81,8 @@ class Work:
         """The module that a rank runs, with its arguments."""
         arguments = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key, "code": CODE.name}
         arguments["device"] = self.where.device
+        if self.layout != WHOLE:
+            arguments["layout"] = json.dumps(asdict(self.layout))
         return ("pipelines.rank", *(f"--{name}={value}" for name, value in arguments.items()))
 
     @property

@@ -16,6 +16,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import TypeAdapter
+
 from engine import device
 from engine.artifacts import sums
 from engine.artifacts.files import read_object
@@ -24,6 +26,8 @@ from engine.identity.records import BEGUN
 from engine.launch import drain, exchange, fence, job_array
 from engine.launch.lifetime import die_with_parent, lock
 from engine.launch.torchrun import LOST
+from engine.parallel.layout import WHOLE, Layout
+from engine.parallel.mesh import laid_out
 from engine.progress import silence
 from pipelines import gates, graph, truth
 from pipelines.configuration import class_name
@@ -48,6 +52,7 @@ def main() -> None:
     for name in ("env", "stage", "node", "key", "code"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--device", choices=device.KINDS, default=device.CPU)
+    parser.add_argument("--layout", type=TypeAdapter(Layout).validate_json, default=WHOLE, help="as JSON")
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
     parser.add_argument("--shard", type=int, default=None, help="make this shard alone (from 0), hand over nothing")
@@ -73,11 +78,12 @@ def main() -> None:
             job_array.become(arguments.shard, arguments.shards)
         with device.working_on(arguments.device, gpu):
             if arguments.world:
-                run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank)
+                run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank, arguments.layout)
             else:
                 # A driver's own child needs no lock: it holds the stage's with it.
                 label = f"rank {rank} of stage {arguments.stage} of profile {arguments.env}"
-                with rank_lock(workspace, rank, label) if drain.run_directory() else nullcontext():
+                locked = rank_lock(workspace, rank, label) if drain.run_directory() else nullcontext()
+                with locked, laid_out(arguments.layout):
                     run_alone(arguments.env, arguments.stage, arguments.node, workspace, workspace)
 
 
@@ -112,7 +118,7 @@ def rank_lock(workspace: Path, rank: int, name: str) -> IO[str]:
     return lock(workspace.parent / f"lock.{rank}", name, **patience)
 
 
-def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int) -> None:
+def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int, layout: Layout = WHOLE) -> None:
     """Run the node as one of torchrun's ranks: all run the whole node, and the first one's outputs are kept.
 
     Each of the others works in a folder of its own. A rank holds a lock until its process is gone, so that a rank of
@@ -128,7 +134,8 @@ def run_in_world(profile: str, stage: str, node: str, workspace: Path, rank: int
     with rank_lock(workspace, rank, f"rank {rank} of stage {stage} of profile {profile}"):
         try:
             data.start()
-            run_alone(profile, stage, node, workspace, own, rank)
+            with laid_out(layout):
+                run_alone(profile, stage, node, workspace, own, rank)
         except data.RankLost as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(LOST)  # at once: an orderly end would wait for the lost rank

@@ -30,6 +30,7 @@ from engine.launch.lifetime import lock
 from engine.launch.slurm.interrupts import Detached
 from engine.launch.slurm.rundir import KEPT
 from engine.launch.slurm.submit import cancel_all
+from engine.parallel.mesh import laid_out
 from engine.remedy import completed, make_again
 from engine.training.journal import HISTORY, TIMING, TRAINING, left_by_training
 from engine.training.position import position, sentences
@@ -214,7 +215,7 @@ class StageRun:
         ):
             if in_driver:
                 task = Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id)
-                with device.working_on(job.where.device):
+                with device.working_on(job.where.device), laid_out(job.layout):
                     task.execute()
             else:
                 self._publish(node, workspace)

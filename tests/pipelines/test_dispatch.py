@@ -1,15 +1,17 @@
 """The profiles' compute classes: every class parses, and every job for Slurm renders."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from engine.errors import UserError
 from engine.launch.compute import check_compute, compute_class, overlaid
-from engine.parallel.layout import WHOLE
+from engine.parallel.layout import WHOLE, Layout
 from pipelines import graph
 from pipelines.dispatch import Work, refuse_layout
 from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
@@ -52,7 +54,13 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
         assert f"export {variable}" in train
     assert f"--processes=8 --nodes={nodes}" in train
     assert f"\n# layout: {layout}\n" in train
-    assert "# layout" not in scripts["write_shards"]
+    (line,) = (line for line in train.splitlines() if "--layout=" in line)
+    (argument,) = (word for word in shlex.split(line) if word.startswith("--layout="))
+    stated = TypeAdapter(Layout).validate_json(argument.removeprefix("--layout="))
+    assert layout.startswith(f"pp {stated.pp}, vpp {stated.vpp}, ep {stated.ep}, ")
+    assert "layout" not in scripts["write_shards"]
+    one_process = [name for name in scripts if not name.startswith("train_") or name == "train_tokenizer"]
+    assert not any("layout=" in scripts[name] for name in one_process)
     assert "--gres" not in scripts["write_shards"]
     assert "#SBATCH --array=0,1,2" in scripts["write_shards"]
 
