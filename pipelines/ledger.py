@@ -1,17 +1,42 @@
 """A profile's dvc.lock, which lists the current files, read and checked in one place."""
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
 from engine import remedy
 from engine.errors import UserError
 from engine.yaml_file import read_yaml
 from pipelines import graph
 
-SCHEMA = "2.0"
-_ITEM: dict[str, type] = {"path": str, "md5": str, "hash": str, "size": int, "nfiles": int, "isexec": bool}
-_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
+
+
+class Item(BaseModel):
+    """An entry for a file or folder, as DVC writes them."""
+
+    path: str
+    hash: str = ""
+    md5: Md5 = "0" * 32
+    size: StrictInt = 0
+    nfiles: StrictInt = 0
+    isexec: StrictBool = False
+
+
+class LockedStage(BaseModel):
+    """A stage in dvc.lock."""
+
+    cmd: str | list[str]
+    deps: list[Item] = []
+    outs: list[Item] = []
+
+
+class Ledger(BaseModel):
+    """The content of dvc.lock; fields that are not named here are DVC's own affair."""
+
+    version: Literal["2.0"] = Field(alias="schema")
+    stages: dict[str, LockedStage] = {}
 
 
 def ledger_path(profile: str) -> Path:
@@ -55,25 +80,10 @@ def check_ledger(profile: str) -> None:
 
 def _stages(content: Any, shown: str) -> dict[str, Any]:
     """Return the stages, after checking what DVC itself checks of them."""
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise UserError(f"{shown} does not begin as DVC's ledger (schema: '{SCHEMA}'): mend it.")
-    stages = content.get("stages", {})
-    if not isinstance(stages, dict):
-        raise UserError(f"{shown} has no mapping of stages: mend it.")
-    for name, stage in stages.items():
-        if not isinstance(stage, dict) or not isinstance(stage.get("cmd"), str | list):
-            raise UserError(f"{shown}, stage {name}, has no command: mend it.")
-        for kind in ("deps", "outs"):
-            items = stage.get(kind, [])
-            if not isinstance(items, list) or not all(_is_item(item) for item in items):
-                raise UserError(f"{shown}, stage {name}, has no whole list of {kind}: mend it.")
-    return stages
-
-
-def _is_item(item: Any) -> bool:
-    """Return whether `item` is an entry for a file or folder, as DVC writes them."""
-    if not isinstance(item, dict) or "path" not in item:
-        return False
-    if not _MD5.fullmatch(str(item.get("md5", "0" * 32))):
-        return False
-    return all(type(value) is _ITEM.get(name, type(value)) for name, value in item.items())
+    try:
+        Ledger.model_validate(content)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        subject = f"{shown}, field {field}," if field else shown
+        raise UserError(f"{subject} is not as DVC writes it: mend it.") from None
+    return dict(content.get("stages", {}))

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, StrictInt, StrictStr, ValidationError
+
 from engine.artifacts.files import canonical_json, digest_bytes, digest_file, files_below, read_object, write_atomic
 from engine.artifacts.names import BadName, checked_names, refuse_links
 from engine.artifacts.sums import SUMS
@@ -17,6 +19,23 @@ from engine.remedy import make_again
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+
+
+class SealedFile(BaseModel):
+    """What a manifest says of a file."""
+
+    blake2b: StrictStr
+    size: StrictInt
+
+
+class Manifest(BaseModel):
+    """The fields of a manifest; `version` is judged by whoever knows which one it reads."""
+
+    version: Any = Field(alias="schema")
+    stage: StrictStr
+    dataset: StrictStr
+    counts: dict[str, Any] = {}
+    files: dict[str, SealedFile]
 
 
 def seal(
@@ -88,23 +107,19 @@ def parsed(path: Path, remedy: str) -> dict[str, Any]:
         UserError: it is not JSON, lacks a field, or lists a path outside its directory; `remedy` ends the message.
 
     """
+    manifest = read_object(path, remedy)
     try:
-        manifest = read_object(path, remedy)
-        for field in ("schema", "stage", "dataset"):
-            manifest[field]
-        if not isinstance(manifest["files"], dict):
-            raise TypeError("field files is not a mapping")
-        names = checked_names(manifest["files"])
-        if MANIFEST in names:
+        sealed = Manifest.model_validate(manifest)
+        if MANIFEST in checked_names(sealed.files):
             raise BadName(f"{MANIFEST!r} lists itself")
-        for name in names:
-            entry = manifest["files"][name]
-            if not (isinstance(entry["blake2b"], str) and isinstance(entry["size"], int)):
-                raise BadName(f"{name!r} has no hash and size")
     except BadName as error:
         raise UserError(f"{path}: field files: {error}, so it was not made by this pipeline: {remedy}.") from error
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of this pipeline ({error}): {remedy}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path} is not a manifest of this pipeline (field {field}: {first['msg'].lower()}): {remedy}."
+        ) from None
     return manifest
 
 

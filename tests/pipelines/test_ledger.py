@@ -54,9 +54,12 @@ def test_a_sound_one_names_what_is_current(lock: Path) -> None:
     ("text", "problem"),
     [
         (MERGE, "conf/smoke/dvc.lock, line 1, holds the marks of an unfinished merge"),
-        ("", r"conf/smoke/dvc.lock does not begin as DVC's ledger \(schema: '2.0'\): `make mend"),
-        (LOCK.partition("cmd")[0], "conf/smoke/dvc.lock, stage corpus, has no command"),
-        (LOCK.partition("50a94")[0], "conf/smoke/dvc.lock, stage corpus, has no whole list of deps"),
+        ("", "conf/smoke/dvc.lock is not as DVC writes it: `make mend"),
+        (LOCK.partition("cmd")[0], "conf/smoke/dvc.lock, field stages.corpus, is not as DVC writes it"),
+        (LOCK.partition("50a94")[0], r"conf/smoke/dvc.lock, field stages.corpus.deps.0.md5, is not as DVC writes it"),
+        (LOCK.replace("'2.0'", "'3.0'"), "conf/smoke/dvc.lock, field schema, is not as DVC writes it"),
+        (LOCK.replace("cmd: exec", "command: exec"), "conf/smoke/dvc.lock, field stages.corpus.cmd, is not as DVC"),
+        (LOCK.replace("size: 1001", "size: '1001'"), "conf/smoke/dvc.lock, field stages.corpus.outs.0.size, is not"),
         (LOCK.replace("4a74", "\x00"), "conf/smoke/dvc.lock is not valid YAML"),
     ],
 )
