@@ -234,7 +234,7 @@ class Training:
     def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
         """Let it train to a checkpoint at or after a step, and stop both ranks soon after, wherever they are.
 
-        But not while they write the next one: whether that counts would hang on which of them is told to go on.
+        But not while they write the next one: whether that counts would depend on which of them is told to go on.
         """
         self.wait_for(lambda: self.step() >= step and self.checkpoint() >= step, f"a checkpoint after {step}", driver)
         ranks = self.ranks()

@@ -40,8 +40,8 @@ class Row:
     kind: str
     neutral: bool
     mutations: int = 0
-    wanted: int = 0
-    found: int = 0
+    expected: int = 0
+    detected: int = 0
     stale: int = 0
     quiet: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -144,8 +144,8 @@ def evaluate(root: Path, oracle: Oracle) -> list[Row]:
 
 def _demand(row: Row, name: str, wanted: set[str], stale: set[str]) -> None:
     row.mutations += 1
-    row.wanted += len(wanted)
-    row.found += len(wanted & stale)
+    row.expected += len(wanted)
+    row.detected += len(wanted & stale)
     row.stale += len(stale)
     if wanted - stale:
         row.wrong.append(f"{name}: {sorted(wanted - stale)} not stale")
@@ -205,7 +205,7 @@ def figures(rows: list[Row]) -> dict[str, Any]:
     """Return the recall of the kinds that change behaviour, and the precision of those that do not."""
     loud, quiet = [row for row in rows if not row.neutral], [row for row in rows if row.neutral]
     return {
-        "recall": sum(row.found for row in loud) / sum(row.wanted for row in loud),
+        "recall": sum(row.detected for row in loud) / sum(row.expected for row in loud),
         "behaviour_mutations": sum(row.mutations for row in loud),
         "precision": sum(row.quiet for row in quiet) / sum(row.mutations for row in quiet),
         "neutral_mutations": sum(row.mutations for row in quiet),
@@ -216,7 +216,7 @@ def table(rows: list[Row]) -> str:
     """Return the figures as a table for people."""
     lines = [f"{'kind':26} {'edits':>5} {'recall':>8} {'precision':>9} {'stages stale':>12}"]
     for row in rows:
-        recall = "" if row.neutral else f"{row.found / row.wanted:.1%}"
+        recall = "" if row.neutral else f"{row.detected / row.expected:.1%}"
         precision = f"{row.quiet / row.mutations:.1%}" if row.neutral else ""
         lines.append(f"{row.kind:26} {row.mutations:>5} {recall:>8} {precision:>9} {row.stale / row.mutations:>12.1f}")
     return "\n".join([*lines, json.dumps(figures(rows)), *(sentence for row in rows for sentence in row.wrong)])

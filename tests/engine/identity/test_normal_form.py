@@ -234,7 +234,7 @@ def interpreters() -> list[str]:
     names = [
         sys.executable,
         *map(str, homes),
-        *(found for n in range(11, 20) if (found := shutil.which(f"python3.{n}"))),
+        *(python for n in range(11, 20) if (python := shutil.which(f"python3.{n}"))),
     ]
     script = "import sys; sys.exit(sys.version_info < (3, 11))"
     return [name for name in dict.fromkeys(names) if subprocess.run([name, "-c", script], check=False).returncode == 0]

@@ -195,12 +195,12 @@ def test_a_model_among_the_annotations_of_a_nodes_function_counts(project: Path,
 
 @pytest.mark.parametrize("name", ["Model", "*"])
 def test_the_model_itself_counts_too(project: Path, name: str) -> None:
-    found = []
+    digests = []
     for kind in ("int", "str"):
         write(project, {"app/late.py": f"class Model:\n    x: {kind}\n"})
         near = f"from app.late import {name}\ndef f(x: Model):\n    pass\n"
-        found.append(annotated(project, WIRED, near)["app.late.Model"])
-    assert found[0] != found[1]
+        digests.append(annotated(project, WIRED, near)["app.late.Model"])
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 
 
 def held_bytes(cache):
-    """Bytes of the storage of every floating-point tensor that hangs on the cache."""
+    """Bytes of the storage of every floating-point tensor that the cache holds."""
     sizes, queue = {}, [*vars(cache).values()]
     while queue:
         value = queue.pop()

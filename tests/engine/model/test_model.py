@@ -48,7 +48,7 @@ def test_a_later_token_changes_nothing_before_it():
     assert not torch.allclose(a[:, 12:], b[:, 12:])
 
 
-def test_initial_weights_hang_on_seed_and_name_only():
+def test_initial_weights_depend_on_seed_and_name_only():
     small, large = K2Model(config(), seed=3), K2Model(config(num_hidden_layers=4), seed=3)
     for name, value in small.state_dict().items():
         assert torch.equal(value, large.state_dict()[name]), name

@@ -48,9 +48,9 @@ def saved(store, state):
 
 def loaded(store, state):
     """The state after the newest checkpoint was read into it."""
-    found = store.latest()
-    assert found is not None, store.notes
-    store.load(found, state)
+    saved = store.latest()
+    assert saved is not None, store.notes
+    store.load(saved, state)
     return state
 
 
