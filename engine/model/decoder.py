@@ -20,7 +20,6 @@ from engine.model.layers import RMSNorm, SwiGLU
 from engine.model.model import Block, K2Model
 from engine.model.moe import MoE
 from engine.model.rope import rotation
-from kernels.experts import experts
 from kernels.latent_attention import rotate
 from kernels.precision import wide
 
@@ -142,6 +141,6 @@ def _mixture(moe: MoE) -> Map:
 
     def apply(x: Tensor) -> Tensor:
         chosen, gates = router.choose(torch.mm(x, scores).sigmoid_())
-        return experts(x, chosen, gates, gate_up, down).add_(shared(x))
+        return moe.routed(x, chosen, gates, gate_up, down).add_(shared(x))
 
     return apply

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from engine.model.config import K2Config
 from engine.model.layers import SwiGLU, WideBuffers
+from engine.parallel.exchange import exchanged_experts
+from engine.parallel.mesh import mesh
 from kernels.experts import counted, experts
 from kernels.precision import operand_type, wide
 
@@ -80,13 +82,33 @@ class MoE(nn.Module):
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None = None) -> Tensor:
         """Map (B, T, D) to (B, T, D); under autocast the experts compute in its type.
 
-        Tokens that are not `valid_BT` are padding and do not count in the load.
+        Tokens that are not `valid_BT` are padding and do not count in the load; neither does a forward that is repeated
+        in the backward pass.
         """
         x_ND = x_BTD.flatten(0, -2)
         chosen, gates = self.gate(x_ND)
-        y = experts(x_ND.to(operand_type(x_ND)), chosen, gates, self.experts.gate_up_proj, self.experts.down_proj)
-        if self.training and torch.is_grad_enabled():
-            weights = None if valid_BT is None else valid_BT.flatten()[:, None].expand_as(chosen).flatten()
-            self.gate.load_E += counted(chosen.flatten(), self.gate.load_E.numel(), weights)
+        weights = self.experts.gate_up_proj, self.experts.down_proj
+        y = self.routed(x_ND.to(operand_type(x_ND)), chosen, gates, *weights)
+        if self.training and torch.is_grad_enabled() and not _recomputing():
+            valid = None if valid_BT is None else valid_BT.flatten()[:, None].expand_as(chosen).flatten()
+            self.gate.load_E += counted(chosen.flatten(), self.gate.load_E.numel(), valid)
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)
         return out
+
+    def routed(self, x_ND: Tensor, chosen: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        """Apply the routed experts with these weights of them, wherever the others are; (N, D).
+
+        If this rank holds a part of the experts only, all ranks of its expert group must call this together.
+        """
+        n_experts = self.gate.load_E.numel()
+        if len(gate_up) == n_experts:
+            return experts(x_ND, chosen, gates, gate_up, down)
+        return exchanged_experts(x_ND, chosen, gates, gate_up, down, n_experts, mesh().group("ep"))
+
+
+def _recomputing() -> bool:
+    """Return whether this forward repeats one, for whose gradients torch's checkpoint (not reentrant) calls it again.
+
+    Such a forward is called from within the backward pass, and no other is.
+    """
+    return torch._C._current_graph_task_id() != -1

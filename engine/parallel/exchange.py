@@ -135,14 +135,22 @@ def exchanged_experts(
     gate_Nk: Tensor,
     gate_up_LFD: Tensor,
     down_LDF: Tensor,
-    group: dist.ProcessGroup,
+    n_experts: int,
+    group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Apply the routed experts, of which this rank of `group` holds its equal part in the group's order; (N, D).
+    """Apply the `n_experts` routed experts, of which the ranks of `group` hold equal parts in its order; (N, D).
 
     The other arguments are those of `kernels.experts.experts`; `chosen_Nk` numbers the experts of all ranks. The row of
     a token crosses once for each of its experts on another rank, forward and back, in x's type.
+
+    Raises ValueError if the parts of the group's ranks are not all experts.
     """
-    route = Route.of(chosen_Nk, gate_up_LFD.shape[0] * group.size(), group)
+    if group is None or len(gate_up_LFD) * group.size() != n_experts:
+        raise ValueError(
+            f"{len(gate_up_LFD)} of {n_experts} experts are here, and the group has {group.size() if group else 1} "
+            "ranks: set the layout of which the model is a part (engine.parallel.mesh.laid_out)"
+        )
+    route = Route.of(chosen_Nk, n_experts, group)
     rows_RD: Tensor = _Dispatch.apply(x_ND, route)
     gates_R1: Tensor = _Gates.apply(gate_Nk, route)
     y_RD = experts(rows_RD, route.expert_R[:, None], gates_R1, gate_up_LFD, down_LDF)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from engine.model.balance import expected_maximum, load_floor
 from engine.model.model import K2Model
@@ -120,3 +121,13 @@ def test_the_floor_at_its_ends():
     assert load_floor(10**9, 64, 8) == pytest.approx(1.0, abs=1e-3)
     assert expected_maximum(1) == pytest.approx(0.0, abs=1e-6)
     assert expected_maximum(2) == pytest.approx(np.pi**-0.5, abs=1e-6)
+
+
+def test_a_token_counts_once_though_its_forward_is_repeated_for_its_gradient():
+    model = K2Model(config(), seed=2)
+    x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    moe = model.layers["1"].mlp
+    checkpoint(moe, x, use_reentrant=False).sum().backward()
+    assert int(moe.gate.load_E.sum()) == 3 * 5 * 2
+    moe(x)
+    assert int(moe.gate.load_E.sum()) == 2 * 3 * 5 * 2, "and the next forward counts again"

@@ -8,11 +8,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from engine.model.cache import LatentCache
+from engine.model.decoder import Decoder
+from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.exchange import COUNTS, GATES_BACK, GATES_OUT, ROWS_BACK, ROWS_OUT, exchanged_experts
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out, mesh
 from engine.parallel.traffic import counted_traffic
 from kernels.experts import experts
 from tests.engine.parallel.ranks import together
+from tests.engine.tiny import config
 
 D, F, E = 16, 8, 8
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 0.1}
@@ -87,12 +93,12 @@ def _compare(rank: int, case: Case) -> dict[str, Any]:
     cuts = [tokens, tokens, held, held]
     own = [t.detach()[cut].clone().requires_grad_() for t, cut in zip(whole, cuts, strict=True)]
     with counted_traffic() as traffic:
-        mine = exchanged_experts(own[0], chosen[tokens], *own[1:], group)
+        mine = exchanged_experts(own[0], chosen[tokens], *own[1:], E, group)
         forward = dict(traffic.given), dict(traffic.crossed)
         (mine * weight[tokens]).sum().backward()
     with torch.no_grad():
-        evaluated = exchanged_experts(own[0], chosen[tokens], *own[1:], group)
-        doubled = exchanged_experts(own[0], chosen[tokens], 2 * own[1], *own[2:], group)
+        evaluated = exchanged_experts(own[0], chosen[tokens], *own[1:], E, group)
+        doubled = exchanged_experts(own[0], chosen[tokens], 2 * own[1], *own[2:], E, group)
     pairs = {"y": (mine, y[tokens]), "evaluated": (evaluated, y[tokens])} | {
         name: (t.grad, other.grad[cut])
         for name, t, other, cut in zip(["dx", "dgate", "dgate_up", "ddown"], own, whole, cuts, strict=True)
@@ -167,4 +173,44 @@ def alone(rank: int) -> bool:
     assert group is not None
     assert data.ranks().size == 1
     weights = draw(2, E, 2 * F, D), draw(3, E, D, F)
-    return torch.equal(exchanged_experts(x, chosen, gates, *weights, group), experts(x, chosen, gates, *weights))
+    return torch.equal(exchanged_experts(x, chosen, gates, *weights, E, group), experts(x, chosen, gates, *weights))
+
+
+def test_a_part_of_a_model_without_its_layout_is_refused():
+    chosen, gates = torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 1)
+    with pytest.raises(ValueError, match="2 of 8 experts are here, and the group has 1 ranks: set the layout"):
+        exchanged_experts(draw(1, 3, D), chosen, gates, draw(2, 2, 2 * F, D), draw(3, 2, D, F), E, None)
+
+
+MODEL = config(n_routed_experts=8)
+
+
+def read_together(rank: int, layout: Layout) -> dict[str, Any]:
+    """How far forwards of a model cut over ranks are off the whole one's: training, evaluation and decoding."""
+    whole, ids = K2Model(MODEL).double(), torch.randint(0, 61, (4, 7), generator=torch.Generator().manual_seed(1))
+    with laid_out(layout):
+        cut = K2Model(MODEL, part=mesh().part(MODEL)).double()
+        own, logits = ids[rank:, : 7 - 2 * rank], {}
+        for name, model in {"whole": whole, "cut": cut}.items():
+            model.train()
+            trained = model(own)
+            trained.square().sum().backward()
+            with torch.inference_mode():
+                model.eval()
+                cache = LatentCache(MODEL, 2, 9, dtype=torch.float64)
+                prompt = model(ids[:2], cache)
+                decoder = Decoder(model, cache)
+                steps = [decoder.step(ids[2:, at]) for at in range(2)]
+            logits[name] = [trained.detach(), model(own).detach(), prompt, *steps]
+        pairs = zip(*logits.values(), strict=True)
+        off = [float((a - b).abs().amax()) if a.numel() else 0.0 for a, b in pairs]
+        loads = [router.load_E.sum().item() for router in cut.routers().values()]
+    return {"off": off, "loads": loads}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_model_whose_experts_are_cut_reads_and_decodes_as_the_whole(ranks):
+    results = together(ranks, read_together, Layout(ep=ranks))
+    for rank, result in enumerate(results):
+        assert max(result["off"]) <= 1e-10, rank
+        assert result["loads"] == [(4 - rank) * (7 - 2 * rank) * 2] * 2, "a rank counts its own tokens, once"
