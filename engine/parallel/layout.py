@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from engine.checked import FromOne
 from engine.errors import UserError
+from engine.parallel.pipeline_table import Schedule
 
 DIMENSIONS = ("pp", "dp", "ep")
 """The mesh's dimensions, the slowest first: the ranks of one expert group are neighbours, mostly on one node."""
@@ -27,6 +28,7 @@ class Layout:
     pp: FromOne = 1
     vpp: FromOne = 1
     ep: FromOne = 1
+    schedule: Schedule = "interleaved_1f1b"
 
     def __str__(self) -> str:
         return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
@@ -140,6 +142,10 @@ def check_layout(layout: Layout, ranks: int, layers: int, experts: int, field: s
         raise UserError(
             f"{field}.vpp: {layout.vpp} stages a rank interleave a pipeline, and pp is 1: set vpp: 1, or pp above 1."
         )
+    if layout.schedule != WHOLE.schedule and layout.pp == 1:
+        raise UserError(
+            f"{field}.schedule: {layout.schedule} orders a pipeline, and pp is 1: take schedule out, or set pp above 1."
+        )
     if layout.pp * layout.vpp > layers:
         raise UserError(
             f"{field}: pp {layout.pp} times vpp {layout.vpp} are {layout.pp * layout.vpp} stages, and each needs a "
@@ -149,6 +155,20 @@ def check_layout(layout: Layout, ranks: int, layers: int, experts: int, field: s
         raise UserError(
             f"{field}.ep: {layout.ep} must divide the experts of a layer, and n_routed_experts is {experts}: choose a "
             f"divisor, such as {max(n for n in range(1, layout.ep) if experts % n == 0)}."
+        )
+
+
+def check_schedule(layout: Layout, micro_batches: int, field: str, parameter: str) -> None:
+    """Refuse a pipeline with too few micro-batches a step for its schedule; the sentence begins with `field`.
+
+    `micro_batches` is the number on each replica, which `parameter` sets. With fewer the result would be the same, but
+    ranks would stand idle for most of a step, or no forward of the first rank would have a backward to run with.
+    """
+    needed = layout.pp * (2 if layout.schedule == "interleaved_1f1b_warmup" else 1)
+    if layout.pp > 1 and micro_batches < needed:
+        raise UserError(
+            f"{field}.schedule: {layout.schedule} over pp {layout.pp} needs {needed} micro-batches a step on each "
+            f"replica, and {parameter} leaves {micro_batches}: raise {parameter}, or lower pp."
         )
 
 

@@ -3,7 +3,16 @@
 import pytest
 
 from engine.errors import UserError
-from engine.parallel.layout import DIMENSIONS, WHOLE, Grid, Layout, check_layout, refuse_untrainable, stages
+from engine.parallel.layout import (
+    DIMENSIONS,
+    WHOLE,
+    Grid,
+    Layout,
+    check_layout,
+    check_schedule,
+    refuse_untrainable,
+    stages,
+)
 
 K2 = {"ranks": 256, "layers": 61, "experts": 384}
 
@@ -50,6 +59,7 @@ def test_k2_s_61_layers_are_uneven() -> None:
         (Layout(16, 2, 16), {"ranks": 260}, "must divide the number of ranks, which is 260"),
         (Layout(1, 2, 16), {}, r"layout\.vpp: 2 stages a rank interleave a pipeline, and pp is 1"),
         (Layout(16, 4, 16), {}, "pp 16 times vpp 4 are 64 stages, and each needs a layer, but num_hidden_layers is 61"),
+        (Layout(schedule="zero_bubble"), {}, r"layout\.schedule: zero_bubble orders a pipeline, and pp is 1: take"),
         (Layout(64, 1, 1), {}, "are 64 stages, .* lower vpp or pp"),
         (Layout(1, 1, 16), {"experts": 40}, r"layout\.ep: 16 must divide the experts .* is 40: .* such as 10"),
     ],
@@ -62,6 +72,23 @@ def test_a_broken_constraint_is_named(layout: Layout, changes: dict[str, int], w
 @pytest.mark.parametrize("layout", [WHOLE, Layout(16, 2, 16), Layout(16, 3, 16), Layout(1, 1, 8), Layout(2, 1, 128)])
 def test_layouts_that_fit_k2(layout: Layout) -> None:
     check_layout(layout, **K2, field="layout")
+
+
+@pytest.mark.parametrize(
+    ("layout", "enough"),
+    [
+        (Layout(16, 2, 16), 16),
+        (Layout(16, 2, 16, "zero_bubble"), 16),
+        (Layout(16, 2, 16, "interleaved_1f1b_warmup"), 32),
+        (WHOLE, 0),
+    ],
+)
+def test_a_schedule_needs_its_micro_batches(layout: Layout, enough: int) -> None:
+    check_schedule(layout, enough, "layout", "micro_batches")
+    if enough:
+        words = rf"^layout\.schedule: {layout.schedule} over pp 16 needs {enough} .* micro_batches leaves {enough - 1}:"
+        with pytest.raises(UserError, match=words):
+            check_schedule(layout, enough - 1, "layout", "micro_batches")
 
 
 def test_only_plain_data_parallelism_can_be_trained() -> None:
