@@ -15,7 +15,7 @@ def copy_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(targets), list(sources))
 
 
-def mul_(tensors: Sequence[Tensor], factor: float) -> None:
+def mul_(tensors: Sequence[Tensor], factor: float | Tensor) -> None:
     """Multiply all tensors by `factor` in place: `torch._foreach_mul_` of torch 2.13.0."""
     torch._foreach_mul_(list(tensors), factor)
 

@@ -18,6 +18,7 @@ from engine.optim.layout import ClippedAttention, find_attentions, refuse_rows
 from engine.optim.masters import Masters
 from engine.optim.muon import RMS_TARGET, Orthogonaliser, muon_
 from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
+from engine.parallel.figures import of_whole_model
 from kernels.host import to_host
 from kernels.newton_schulz import STEPS, Coefficients
 
@@ -130,12 +131,15 @@ class MuonClip:
         self.steps += 1
         idle = self.idle.count()
         self._move()
-        clipped = self._clip()
+        largest = max((max(heads) for heads in self.max_logits), default=-math.inf)
+        largest, clipped, idle = of_whole_model(largest, self._clip(), idle)
+        if clipped:
+            self.first_clipped, self.last_clipped = self.first_clipped or self.steps, self.steps
         self.masters.publish_()
         for attention in self.attentions:
             attention.reset_max_logit()
         return {
-            "max_logit": max((max(heads) for heads in self.max_logits), default=-math.inf),
+            "max_logit": largest,
             "clipped_heads": float(clipped),
             "first_clipped_step": float(self.first_clipped),
             "last_clipped_step": float(self.last_clipped),
@@ -159,7 +163,7 @@ class MuonClip:
         self.adamw.step()
 
     def _clip(self) -> int:
-        """Clip the layers that need it; return the number of heads clipped."""
+        """Clip the layers that need it; return the number of heads clipped on this rank."""
         if not self.clips:
             return 0
         counts = [
@@ -167,10 +171,7 @@ class MuonClip:
             for attention, heads in zip(self.attentions, self.max_logits)
             if max(heads) > self.tau
         ]
-        clipped = sum(map(int, to_host(*counts)))
-        if clipped:
-            self.first_clipped, self.last_clipped = self.first_clipped or self.steps, self.steps
-        return clipped
+        return sum(map(int, to_host(*counts)))
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

@@ -1,8 +1,8 @@
-"""Plain data parallelism: every rank holds the whole model and sees its share of each step's batch.
+"""Communication between the ranks of a training: sums, maxima, and values that all must agree on.
 
-torch.distributed's default process group decides who takes part; without one, a process is alone and every function
-here does nothing. CPU tensors go through gloo, CUDA tensors through NCCL. All ranks must call the same functions in the
-same order.
+torch.distributed's default process group decides who takes part, or a `group` of its ranks (engine/parallel/mesh.py);
+without one, a process is alone and every function here does nothing. CPU tensors go through gloo, CUDA tensors through
+NCCL. All ranks of a group must call the same functions in the same order.
 """
 
 import hashlib
@@ -58,6 +58,11 @@ def ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
+def size_of(group: dist.ProcessGroup | None) -> int:
+    """Return the number of ranks in a group; None is the group of all."""
+    return dist.get_world_size(group) if dist.is_initialized() else 1
+
+
 def start() -> Ranks:
     """Join the process group that torchrun's environment (RANK, WORLD_SIZE, MASTER_ADDR …) describes.
 
@@ -85,61 +90,61 @@ def together(call: Callable[[], T]) -> T:
         raise RankLost(f"rank {rank}: another rank is gone ({str(error).split('. ')[0]})") from error
 
 
-def _reduce_(tensors: Sequence[Tensor], op: Any) -> None:
+def _reduce_(tensors: Sequence[Tensor], op: Any, among: dist.ProcessGroup | None) -> None:
     """Reduce tensors of one type and device in place, in one message."""
     if not tensors:
         return
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-    together(lambda: dist.all_reduce(flat, op=op))
+    together(lambda: dist.all_reduce(flat, op=op, group=among))
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.detach().copy_(part.view_as(tensor))
 
 
-def sum_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its sum over the ranks; types and devices may differ."""
-    if ranks().size == 1:
+def sum_(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Replace each tensor by its sum over the ranks of a group; types and devices may differ."""
+    if size_of(group) == 1:
         return
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for group in alike.values():
+    for of_a_kind in alike.values():
         bucket, numbers = [], 0
-        for tensor in group:
+        for tensor in of_a_kind:
             bucket.append(tensor)
             numbers += tensor.numel()
             if numbers >= BUCKET:
-                _reduce_(bucket, dist.ReduceOp.SUM)
+                _reduce_(bucket, dist.ReduceOp.SUM, group)
                 bucket, numbers = [], 0
-        _reduce_(bucket, dist.ReduceOp.SUM)
+        _reduce_(bucket, dist.ReduceOp.SUM, group)
 
 
-def max_(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its maximum over the ranks; all are on one device. A NaN anywhere stays a NaN.
+def max_(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Replace each tensor by its maximum over the ranks of a group; all are on one device. A NaN stays a NaN.
 
     gloo's MAX compares with <, so that a NaN on any rank but the first would be lost: a flag for NaN is sent as well.
     """
-    if ranks().size == 1 or not tensors:
+    if size_of(group) == 1 or not tensors:
         return
     numbers = torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
     lost = numbers.isnan()
     both = torch.stack((numbers.masked_fill(lost, float("-inf")), lost.double()))
-    together(lambda: dist.all_reduce(both, op=dist.ReduceOp.MAX))
+    together(lambda: dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group))
     whole = both[0].masked_fill(both[1] > 0, float("nan"))
     for tensor, part in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.detach().copy_(part.view_as(tensor))
 
 
-def sum_gradients_(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Sum each parameter's gradient over the ranks; if only some ranks have one, it counts as zero on the others."""
-    if ranks().size == 1 or not parameters:
+def sum_gradients_(parameters: Sequence[torch.nn.Parameter], group: dist.ProcessGroup | None = None) -> None:
+    """Sum each parameter's gradient over the ranks of a group; where only some have one, it is zero on the others."""
+    if size_of(group) == 1 or not parameters:
         return
     have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX))
+    together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX, group=group))
     moved = [p for p, some in zip(parameters, have.tolist(), strict=True) if some]
     for p in moved:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
-    sum_(p.grad for p in moved if p.grad is not None)
+    sum_((p.grad for p in moved if p.grad is not None), group)
 
 
 def from_first(value: T) -> T:
@@ -152,13 +157,13 @@ def from_first(value: T) -> T:
     return received
 
 
-def from_all(value: T) -> list[T]:
-    """Return every rank's `value`, small and picklable, by rank."""
-    size = ranks().size
+def from_all(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Return the `value` of every rank of a group, small and picklable, by rank."""
+    size = size_of(group)
     if size == 1:
         return [value]
     values: list[Any] = [None] * size
-    together(lambda: dist.all_gather_object(values, value))
+    together(lambda: dist.all_gather_object(values, value, group=group))
     return values
 
 

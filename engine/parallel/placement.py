@@ -8,6 +8,8 @@ from torch import Tensor
 from engine.parallel.layout import DIMENSIONS, Grid
 
 Shape = tuple[int, ...]
+EXPERTS = ".experts."
+"""Part of the names of the routed experts' stacks, whose first axis is that of the experts."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Placement:
 
 REPLICATED = Placement()
 """Every rank holds the whole tensor."""
+
+
+def is_expert(name: str) -> bool:
+    """Return whether a tensor's name says that it is a stack of routed experts, or belongs to one."""
+    return EXPERTS in name
 
 
 @dataclass(frozen=True)

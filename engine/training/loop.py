@@ -1,6 +1,6 @@
 """The training loop of every stage: batches in, weights and history out, resumable bit for bit after any kill.
 
-It runs in the same way in one process and in each of several ranks (engine/parallel/data): every rank reads its own
+It runs in the same way in one process and in each of several ranks (engine/parallel/mesh): every replica reads its own
 rows of a step's batch, and after the sums over ranks all update the same weights.
 """
 
@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.launch import drain
 from engine.optim.schedule import Schedule
 from engine.parallel import data
-from engine.parallel.layout import Grid
+from engine.parallel.mesh import mesh
 from engine.training.batches import Source, pieces, require_even, tokens_of
 from engine.training.guard import Guard
 from engine.training.history import read_history
@@ -158,7 +158,7 @@ class Training:
         checkpoint, if any rank was asked to end soon (engine/launch/drain.py); another attempt does the other steps.
         """
         settings, state = self.settings, self.state
-        require_even(source, settings.micro_batches, data.ranks(), self.title)
+        require_even(source, settings.micro_batches, mesh().rows, self.title)
         while state.step < (settings.steps if until is None else until):
             must_end = self._step(source, figures or {})
             self.store.check()
@@ -176,13 +176,14 @@ class Training:
     def _step(self, source: Source, figures: Figures) -> bool:
         """Make one step and write its row; return whether any rank was asked to end soon."""
         state, step, settings = self.state, self.state.step, self.settings
-        batch = source.rows(step, data.ranks())
+        rows = mesh().rows
+        batch = source.rows(step, rows)
         state.model.train()
         lr = self.schedule.lr(step + 1)
         state.optimizer.set_lr(lr)
         row: Figures = {"step": step + 1, "lr": lr}
-        parts = pieces(settings.micro_batches, data.ranks().size)
-        row |= backward(state.model, batch, self.objective, settings.dtype, parts, settings.grad_clip)
+        parts = pieces(settings.micro_batches, rows.size)
+        row |= backward(state, batch, self.objective, settings.dtype, parts, settings.grad_clip)
         must_end = bool(row.pop(ASKED) > 0)
         verdict = self.guard.judge(row)
         if verdict.note:
@@ -193,7 +194,7 @@ class Training:
         state.step += 1
         if self.after_step is not None:
             self.after_step(state.step, row)
-        self.journal.write(row, tokens_of(batch) * data.ranks().size)
+        self.journal.write(row, tokens_of(batch) * rows.size)
         return must_end
 
     def finish(self) -> Path:
@@ -216,8 +217,7 @@ def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
     numerics = fingerprint(settings.threads, settings.dtype, device)
-    grid = Grid(dp=data.ranks().size)
-    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, grid, close_is_enough())
+    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, mesh().grid, close_is_enough())
 
 
 def _resume(state: TrainState, store: CheckpointStore) -> Saved | None:

@@ -1,13 +1,14 @@
 """Everything that training changes, as named tensors, each with its placement on the ranks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 from engine.errors import UserError
 from engine.model.model import K2Model
+from engine.parallel.gradients import Gradients, SummedGradients
 from engine.parallel.placement import REPLICATED, Placement
 
 MODEL, OPTIMIZER = "model", "optimizer"
@@ -48,6 +49,11 @@ class TrainState:
     model: K2Model
     optimizer: Optimizer
     step: int = 0
+    gradients: Gradients = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the plain form of the gradients' reduction."""
+        self.gradients = SummedGradients(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors, not copied: `model:NAME` and `optimizer:NAME`, named as the `state_dict`s name them."""

@@ -11,6 +11,8 @@ from engine.launch import drain
 from engine.model.balance import load_floor
 from engine.model.model import K2Model
 from engine.parallel import data
+from engine.parallel.figures import of_all_layers
+from engine.parallel.mesh import mesh
 from engine.training.batches import Batch, share
 from engine.training.numerics import autocast
 from engine.training.state import TrainState
@@ -26,31 +28,25 @@ end in `_max`: the maximum), so a masked loss must divide by a total of the batc
 Figures = dict[str, Any]
 LARGEST = "_max"
 """Figures whose names end in this are reduced by the maximum; all others are averaged."""
+TINY = 1e-6
+"""Added to a gradient's norm before dividing by it, as torch does."""
 ASKED = "asked to end soon"
 """Sent with a step's figures, so that all ranks learn after the same step, in no extra message, if any was asked."""
 
 
 def backward(
-    model: K2Model, batch: Batch, objective: Objective, dtype: str, parts: int, grad_clip: float | None
+    state: TrainState, batch: Batch, objective: Objective, dtype: str, parts: int, grad_clip: float | None
 ) -> Figures:
-    """Compute gradients of the mean loss over all `parts` micro-batches of all ranks; return loss, figures and norm.
+    """Compute gradients of the mean loss over all `parts` micro-batches of all replicas; return loss, figures and norm.
 
     The figures include ASKED, above 0 if any rank is to end soon, which the loop removes. Largest logits and expert
     loads, which the forwards left in the model, are reduced over the ranks too.
     """
-    device = model.device
-    made: list[dict[str, float | Tensor]] = []
-    for micro in share(batch, parts, data.ranks(), device):
-        with autocast(dtype, device.type):
-            loss, aux = objective(model, micro)
-        (loss / parts).backward()
-        figures = {"loss": loss} | aux
-        made.append({name: v.detach() if isinstance(v, Tensor) else v for name, v in figures.items()})
-    parameters = list(model.parameters())
-    data.sum_gradients_(parameters)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    made = _micro_batches(state.model, batch, objective, dtype, parts)
+    state.gradients.reduce_()
+    norm = state.gradients.norm()
     if grad_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+        state.gradients.clip_((grad_clip / (norm + TINY)).clamp(max=1.0))
     *read, grad_norm = _read([*made, {"grad_norm": norm}])
     means: dict[str, float] = {}
     largest: dict[str, float] = {ASKED: float(drain.end_requested())}
@@ -59,7 +55,22 @@ def backward(
             largest[name] = _larger(largest.get(name, figure), figure)
         else:
             means[name] = means.get(name, 0.0) + figure / parts
-    return {**_over_ranks(model, means, largest), **grad_norm}
+    return {**_over_ranks(state.model, means, largest), **grad_norm}
+
+
+def _micro_batches(
+    model: K2Model, batch: Batch, objective: Objective, dtype: str, parts: int
+) -> list[dict[str, float | Tensor]]:
+    """Add the gradients of this rank's micro-batches, of `parts` in all, and return the figures of each."""
+    device = model.device
+    made: list[dict[str, float | Tensor]] = []
+    for micro in share(batch, parts, mesh().rows, device):
+        with autocast(dtype, device.type):
+            loss, aux = objective(model, micro)
+        (loss / parts).backward()
+        figures = {"loss": loss} | aux
+        made.append({name: v.detach() if isinstance(v, Tensor) else v for name, v in figures.items()})
+    return made
 
 
 def _read(figures: Sequence[Mapping[str, float | Tensor]]) -> list[dict[str, float]]:
@@ -78,12 +89,15 @@ def _larger(a: float, b: float) -> float:
 
 def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str, float]) -> Figures:
     """Return the row's figures over all ranks, ordered by name; also reduces maxima and loads in the model."""
-    if data.ranks().size == 1:
+    place = mesh()
+    if place.grid.ranks == 1:
         return {**means, **largest}
-    device = next(model.parameters()).device
+    device = model.device
     sums, tops = (torch.tensor(list(of.values()), dtype=torch.float64, device=device) for of in (means, largest))
-    data.sum_([sums, *(router.load_E for router in model.routers().values())])
-    data.max_([tops, *(attention.max_logit_H for attention in model.attentions())])
+    data.sum_([sums, *(router.load_E for router in model.routers().values())], place.replicas)
+    data.max_([tops, *(attention.max_logit_H for attention in model.attentions())], place.replicas)
+    if place.grid.pp > 1:
+        data.max_([tops], place.group("pp"))  # the stages have the same figures; one of them may be asked to end
     values = [value for part in to_host(sums, tops) for value in part.tolist()]
     return dict(zip([*means, *largest], values, strict=True))
 
@@ -102,7 +116,10 @@ def move(state: TrainState, take: bool, with_heads: bool, bias_rate: float) -> F
 
 def _stand_still(model: K2Model) -> Figures:
     """Reset the logits of a skipped step's forwards, as the optimizer would; return the figures it would have given."""
-    (read,) = to_host(torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max())
+    top = torch.stack([attention.max_logit_H.max() for attention in model.attentions()]).max()
+    if mesh().grid.pp > 1:
+        data.max_([top], mesh().group("pp"))
+    (read,) = to_host(top)
     for attention in model.attentions():
         attention.reset_max_logit()
     largest = 0.0 if read == -math.inf else float(read)  # an empty step has no forward
@@ -111,16 +128,22 @@ def _stand_still(model: K2Model) -> Figures:
 
 def _heads(model: K2Model) -> Figures:
     """Return each head's maximum logit, one list per layer, before the optimizer resets them."""
-    maxima = to_host(*(attention.max_logit_H for attention in model.attentions()))
+    own = {block.layer: block.self_attn.max_logit_H for block in model.blocks}
+    maxima = of_all_layers(own, range(model.config.num_hidden_layers), model.config.num_attention_heads)
     return {"max_logit_heads": [[round(s, 3) for s in max_logit_H.tolist()] for max_logit_H in maxima]}
 
 
 def _balance(model: K2Model, rate: float) -> Figures:
     """Update every router's bias; return worst and mean of the layers' max/mean load, and the load of pure chance."""
-    routers = list(model.routers().values())
-    if not routers:
+    layers = range(model.config.first_k_dense_replace, model.config.num_hidden_layers)
+    if not layers:
         return {}
-    assigned = routers[0].load_E.sum()
-    total, *loads = map(float, to_host(assigned, *(router.balance_(rate) for router in routers)))
-    floor = load_floor(int(total) // routers[0].k, routers[0].load_E.numel(), routers[0].k)
+    own = {
+        layer: torch.stack((router.load_E.sum().double(), router.balance_(rate).double()))
+        for layer, router in model.routers().items()
+    }
+    read = [part.tolist() for part in of_all_layers(own, layers, 2)]
+    total, loads = read[0][0], [load for _, load in read]
+    k, experts = model.config.num_experts_per_tok, model.config.n_routed_experts
+    floor = load_floor(int(total) // k, experts, k)
     return {"expert_load_max": max(loads), "expert_load_mean": sum(loads) / len(loads), "expert_load_floor": floor}

@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gradients(state: TrainState, objective: Any, batch: Batch, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The figures of a batch's loss, and the gradient of every weight."""
     state.model.train()
-    figures = backward(state.model, batch, objective, dtype, 1, None)
+    figures = backward(state, batch, objective, dtype, 1, None)
     return figures, {name: None if p.grad is None else p.grad.clone() for name, p in state.model.named_parameters()}
 
 
