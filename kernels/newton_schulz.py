@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kernels.newton_schulz_cost import products
+
 Coefficients = Literal["jordan", "polar_express"]
 Triple = tuple[float, float, float]
 
@@ -91,12 +93,9 @@ def plan(count: int, n: int, m: int, dtype: torch.dtype, device: str, steps: int
 
 def cost(how: Plan, count: int, n: int, m: int, device: str, steps: int = STEPS) -> float:
     """Return the seconds for `count` matrices: operations to start, and products in units of two n×n matrices."""
-    segments = -(-steps // how.restart)
-    if how.restart == 1:
-        calls, products = 3 * steps, steps * (1 + 2 * m / n)
-    else:
-        calls, products = 5 * steps - segments, 4 * steps - 3 * segments + segments * 2 * m / n
-    return -(-count // how.chunk) * calls * CALL + count * products * 2 * n**3 / RATE.get(device, RATE["cuda"])
+    calls = 3 * steps if how.restart == 1 else 5 * steps + steps // -how.restart
+    work = count * products(n, m, steps, how.restart) * 2 * n**3
+    return -(-count // how.chunk) * calls * CALL + work / RATE.get(device, RATE["cuda"])
 
 
 @torch.no_grad()

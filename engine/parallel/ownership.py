@@ -1,0 +1,254 @@
+"""Who owns which part of the optimizer's state under ZeRO-1: pure arithmetic, without torch.
+
+The replicas of a pipeline stage (its dp·ep ranks) hold equal copies of every weight that is no routed expert, and the
+dp ranks at one ep coordinate hold equal experts. Each number of a weight gets one owner among the ranks that hold it:
+the owner alone keeps its momentum, master or moments, and moves it. Muon moves whole matrices (k2-facts 2.5), so a
+matrix, an expert or, where heads are orthogonalised apart, a head has one owner; AdamW's tensors are cut along axis 0.
+
+An owner's part of a weight is always a range of its axis 0, and the ranges follow each other in the order of the ranks:
+`offsets` say all. A whole matrix is one range and empty ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import Literal
+
+from kernels.newton_schulz_cost import multiplications
+
+Kind = Literal["matrix", "heads", "experts", "rows"]
+"""Muon's matrix; Muon's matrix whose heads are orthogonalised apart; Muon's stack of experts; AdamW's tensor."""
+
+REPLICAS = ("dp", "ep")
+"""The order in which offsets number the ranks that hold a dense weight, the faster dimension second."""
+EXPERTS = ("ep", "dp")
+"""The same for experts: each ep coordinate holds consecutive experts, and its dp ranks share those out."""
+
+GRADIENTS, WEIGHTS = "gradients to owners", "weights from owners"
+"""The kinds of messages of a step (engine/parallel/traffic.py)."""
+
+STATE, WORK = 1.1, 1.15
+"""The most that a rank may have of the mean of the optimizer's bytes and of Newton–Schulz's work, where it can be."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A trained weight as the ranks of a stage hold it: experts are those of one ep coordinate.
+
+    `blocks` is how many equal parts of axis 0 may have different owners, `matrices` the shapes that Muon orthogonalises
+    in one of them.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    blocks: int = 1
+    matrices: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers one block has."""
+        return prod(self.shape) // self.blocks if self.blocks else 0
+
+    @property
+    def dimensions(self) -> tuple[str, str]:
+        """The mesh's dimensions over which it has owners, in the order in which offsets number the ranks."""
+        return EXPERTS if self.kind == "experts" else REPLICAS
+
+
+def weight_of(name: str, shape: tuple[int, ...], muon: bool, heads: int | None = None) -> Weight:
+    """Return the description of a weight that Muon or AdamW moves; `heads`: they are orthogonalised apart.
+
+    >>> weight_of("layers.3.mlp.experts.gate_up_proj", (24, 4096, 7168), muon=True).matrices
+    ((2048, 7168), (2048, 7168))
+    """
+    if not muon:
+        return Weight(name, "rows", shape, shape[0] if shape else 1)
+    if heads is not None:
+        return Weight(name, "heads", shape, heads, ((shape[0] // heads, shape[1]),))
+    *stack, n, m = shape
+    halves = 2 if name.endswith("gate_up_proj") else 1
+    matrices = ((n // halves, m),) * halves
+    return Weight(name, "experts", shape, stack[0], matrices) if stack else Weight(name, "matrix", shape, 1, matrices)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Bytes of optimizer state, and Newton–Schulz's multiplications in a step."""
+
+    state: float = 0.0
+    work: float = 0.0
+
+    def __add__(self, other: "Load") -> "Load":
+        return Load(self.state + other.state, self.work + other.work)
+
+    def __mul__(self, factor: float) -> "Load":
+        return Load(self.state * factor, self.work * factor)
+
+    def of(self, mean: "Load") -> float:
+        """Return the load by the mean: of state or of work, each by its bound, whichever is the larger."""
+        return max(self.state / (mean.state or 1) / STATE, self.work / (mean.work or 1) / WORK)
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """The owners of one stage's weights on its dp·ep replicas, and what each of these owns (dp slower, ep faster)."""
+
+    dp: int
+    ep: int
+    weights: dict[str, Weight]
+    offsets: dict[str, tuple[int, ...]]
+    loads: tuple[Load, ...]
+
+    def rows(self, name: str, dp: int, ep: int) -> range:
+        """Return which rows (of axis 0, of the weight as the ranks at one ep coordinate hold it) a rank owns."""
+        of = self.weights[name]
+        place = dp * self.ep + ep if of.dimensions == REPLICAS else ep * self.dp + dp
+        before = of.shape[0] * ep if of.dimensions == EXPERTS else 0
+        return range(self.offsets[name][place] - before, self.offsets[name][place + 1] - before)
+
+    def sent(self, dp: int, ep: int, gradient: int, weight: int) -> dict[str, int]:
+        """Return by kind of message the bytes that a rank gives to others in a step where every weight has a gradient.
+
+        It sends to each owner that one's part of the gradients, and its own part of the weights to each other rank that
+        holds them. `gradient` and `weight` are the bytes of a number.
+        """
+        out = {GRADIENTS: 0, WEIGHTS: 0}
+        for name, of in self.weights.items():
+            ranks = self.dp * (self.ep if of.dimensions == REPLICAS else 1)
+            held, each = prod(of.shape), prod(of.shape[1:])
+            owned = len(self.rows(name, dp, ep)) * each
+            out[GRADIENTS] += (held - owned) * gradient
+            out[WEIGHTS] += owned * (ranks - 1) * weight
+        return out
+
+    @property
+    def balance(self) -> tuple[float, float]:
+        """The largest of the ranks' state and of their work, by the mean."""
+        count, total = len(self.loads), sum(self.loads, Load())
+        return (
+            max(load.state for load in self.loads) * count / (total.state or 1),
+            max(load.work for load in self.loads) * count / (total.work or 1),
+        )
+
+
+def owners(weights: Sequence[Weight], dp: int, ep: int, *, masters: bool = True) -> Ownership:
+    """Return the owners of a stage's weights on dp·ep replicas: states and work in balance, experts and dense together.
+
+    AdamW's tensors are cut evenly. Of Muon's, the dense matrices come first, the most expensive ahead, each to the rank
+    whose group they fill the least; then heads, then each ep coordinate's experts fill its dp ranks up to one level. So
+    a rank that owns a large matrix has fewer experts. `masters`: a weight has an fp32 master beside its momenta.
+
+    All ranks of a stage compute the same from the same weights.
+    """
+    ranks, named = dp * ep, {weight.name: weight for weight in weights}
+    block = {weight.name: _load(weight, masters) for weight in weights}
+    experts = [weight for weight in weights if weight.kind == "experts"]
+    column = sum((block[weight.name] * weight.blocks for weight in experts), Load())
+    dense = sum((block[weight.name] * weight.blocks for weight in weights if weight.kind != "experts"), Load())
+    mean = (column * ep + dense) * (1 / ranks)
+    loads = [column if dp == 1 else Load()] * ranks
+    offsets: dict[str, tuple[int, ...]] = {}
+
+    for weight in (weight for weight in weights if weight.kind == "rows"):
+        offsets[weight.name] = tuple(weight.blocks * rank // ranks for rank in range(ranks + 1))
+        loads = [
+            load + block[weight.name] * (offsets[weight.name][rank + 1] - offsets[weight.name][rank])
+            for rank, load in enumerate(loads)
+        ]
+    matrices = [weight for weight in weights if weight.kind == "matrix"]
+    for weight in sorted(matrices, key=lambda weight: (-block[weight.name].of(mean), weight.name)):
+        owner = _least_filled(loads, ep, block[weight.name], Load() if dp == 1 else column, mean)
+        loads[owner] += block[weight.name]
+        offsets[weight.name] = (0,) * (owner + 1) + (weight.shape[0],) * (ranks - owner)
+    heads = [weight for weight in weights if weight.kind == "heads"]
+    shares, loads = _filled(heads, block, loads, mean)
+    offsets |= {name: _rows(named[name], share) for name, share in shares.items()}
+
+    taken: dict[str, list[int]] = {weight.name: [] for weight in experts}
+    for place in range(ep):
+        if dp == 1:
+            shares = {weight.name: [weight.blocks] for weight in experts}
+        else:
+            shares, loads[place::ep] = _filled(experts, block, loads[place::ep], mean)
+        for name, share in shares.items():
+            taken[name] += share
+    offsets |= {name: _rows(named[name], share) for name, share in taken.items()}
+    return Ownership(dp, ep, named, offsets, tuple(loads))
+
+
+def _load(weight: Weight, masters: bool) -> Load:
+    """Return the load of one block."""
+    each = 4 * masters + (8 if weight.kind == "rows" else 4)
+    return Load(weight.numbers * each, sum(multiplications(n, m) for n, m in weight.matrices))
+
+
+def _least_filled(loads: Sequence[Load], ep: int, block: Load, column: Load, mean: Load) -> int:
+    """Return the rank that is to own a block: the level of its ep coordinate, or itself, would be the lowest then."""
+    dp = len(loads) // ep
+    levels = [(sum(loads[place::ep], column) + block) * (1 / dp) for place in range(ep)]
+
+    def level(rank: int) -> tuple[float, float, float]:
+        alone, together = (loads[rank] + block).of(mean), levels[rank % ep].of(mean)
+        return max(alone, together), together, alone
+
+    return min(range(len(loads)), key=level)
+
+
+def _filled(
+    weights: Sequence[Weight], block: Mapping[str, Load], loads: Sequence[Load], mean: Load
+) -> tuple[dict[str, list[int]], list[Load]]:
+    """Share out the weights' blocks, in order, so that the largest load is least; return the blocks by rank, and loads.
+
+    Each rank gets consecutive blocks of the weights one after the other, and the ranks follow each other.
+    """
+    low = max(load.of(mean) for load in loads)
+    total = sum((block[weight.name] * weight.blocks for weight in weights), Load())
+    high = low + total.of(mean)
+    for _ in range(40):
+        limit = (low + high) / 2
+        low, high = (low, limit) if _filled_to(limit, weights, block, loads, mean) else (limit, high)
+    shares = _filled_to(high * (1 + 1e-9), weights, block, loads, mean)
+    assert shares is not None  # all blocks fit even on one rank
+    out = list(loads)
+    for name, share in shares.items():
+        out = [load + block[name] * count for load, count in zip(out, share, strict=True)]
+    return shares, out
+
+
+def _filled_to(
+    limit: float, weights: Sequence[Weight], block: Mapping[str, Load], loads: Sequence[Load], mean: Load
+) -> dict[str, list[int]] | None:
+    """Return the blocks by rank where each rank is filled up to `limit`, None if not all fit."""
+    shares, rank, filled = {}, 0, list(loads)
+    for weight in weights:
+        share, left, each = [0] * len(loads), weight.blocks, block[weight.name]
+        while left:
+            fit = min(left, _fitting(filled[rank], each, limit, mean))
+            share[rank] += fit
+            filled[rank] += each * fit
+            left -= fit
+            if left and (rank := rank + 1) == len(loads):
+                return None
+        shares[weight.name] = share
+    return shares
+
+
+def _fitting(load: Load, block: Load, limit: float, mean: Load) -> int:
+    """Return how many blocks may join a load that is to stay within `limit`."""
+    rooms = [
+        (limit * bound * (whole or 1) - used) / each
+        for used, each, whole, bound in (
+            (load.state, block.state, mean.state, STATE),
+            (load.work, block.work, mean.work, WORK),
+        )
+        if each
+    ]
+    return max(0, int(min(rooms)))
+
+
+def _rows(weight: Weight, share: Sequence[int]) -> tuple[int, ...]:
+    """Return the offsets along axis 0 of ranks that own so many blocks each."""
+    height = weight.shape[0] // weight.blocks if weight.blocks else 0
+    return tuple(accumulate((height * count for count in share), initial=0))
