@@ -160,6 +160,7 @@ def _train(bench: Bench, unit: Unit) -> None:
     if _stop.is_set():
         return
     from engine.text.shards import TokenShards
+    from engine.training.resume import CannotResume
     from studies.train import train_unit
 
     folder, shards = bench.folder(unit), TokenShards.open(bench.shards)
@@ -168,6 +169,8 @@ def _train(bench: Bench, unit: Unit) -> None:
     result |= {"key": unit.key(bench.code, bench.data), "started": now(), "registration": bench.registration}
     try:
         result |= {"failed": None, **train_unit(unit, shards, folder, _trunk(bench, unit), _tick)}
+    except CannotResume:  # this is about the work that is there, and no result of the training
+        raise
     except UserError as error:
         result |= {"failed": str(error), "figures": {}, "curves": {}}
     except drain.Drained:

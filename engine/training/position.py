@@ -10,19 +10,17 @@ from engine.artifacts.files import object_if_sound
 from engine.errors import UserError
 from engine.launch.heartbeat import HEARTBEAT
 from engine.training.journal import left_by_training
+from engine.training.sealed import META, Damaged, Event, checkpoints, verify
 
-CHECKPOINTS, META = "checkpoints", "meta.json"
-"""The folder of a training's checkpoints, and the file in each with its step."""
+CHECKPOINTS = "checkpoints"
+"""The folder of a training's checkpoints."""
 RESUME, CLOSE = "K2_RESUME", "close"
 """The variable that allows a training to continue with another torch or processor, and its only value."""
-Event = dict[str, Any]
-"""An event in a training's past because of which its end may differ in bits from an undisturbed run's: at `step` it
-continued with other numerics (`changed`: setting → [then, now]) or was `adopted` from another key (`differs`)."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The step of the newest checkpoint, and the number of steps; `steps` is None if no heartbeat has it."""
+    """The step of the newest whole checkpoint, and the number of steps; `steps` is None if no heartbeat has it."""
 
     step: int
     steps: int | None
@@ -33,16 +31,26 @@ class Position:
 
 
 def position(workspace: Path) -> Position | None:
-    """Return where the training in a stage's workspace would continue; None if it left no checkpoint."""
+    """Return where the training in a stage's workspace would continue; None if it left no whole checkpoint.
+
+    Files are judged by their sizes: a checkpoint whose bytes have changed is only found out when it is read.
+    """
     folder = left_by_training(workspace, CHECKPOINTS)
-    metas = [path for path in folder.glob(f"*/{META}") if path.parent.name.isdigit()] if folder else []
-    if not metas:
+    newest = next((path for path in reversed(checkpoints(folder) if folder else []) if _looks_whole(path)), None)
+    if newest is None:
         return None
-    newest = max(metas, key=lambda path: path.parent.name)
     beat = left_by_training(workspace, HEARTBEAT)
     heartbeat = object_if_sound(beat) if beat else None
-    past = (object_if_sound(newest) or {}).get("past", [])
-    return Position(int(newest.parent.name), int(heartbeat["steps"]) if heartbeat else None, tuple(past))
+    past = (object_if_sound(newest / META) or {}).get("past", [])
+    return Position(int(newest.name), int(heartbeat["steps"]) if heartbeat else None, tuple(past))
+
+
+def _looks_whole(directory: Path) -> bool:
+    try:
+        verify(directory, part=None)
+    except Damaged:
+        return False
+    return True
 
 
 def sentences(past: Sequence[Event]) -> str:

@@ -12,9 +12,9 @@ from engine.errors import UserError
 from engine.parallel import data
 from engine.parallel.layout import Grid
 from engine.remedy import command
-from engine.training.position import CLOSE, RESUME, Event, sentences
+from engine.training.position import CLOSE, RESUME, sentences
 from engine.training.saving import InBackground, Staged, State, read_pieces
-from engine.training.sealed import Damaged, Saved, checkpoints, read, seal, verify
+from engine.training.sealed import Damaged, Event, Saved, checkpoints, read, seal, verify
 
 KEEP = 2
 WORK = ".work"
@@ -23,6 +23,10 @@ CLOSE_TO_IT = {"torch", "cpu", "processor", "device", "cuda"}
 """The parts of the numerics that may differ with `close`."""
 PARAMETERS = {"threads", "dtype"}
 """The parts that are parameters: they differ only in work adopted from another key, and the past names them."""
+
+
+class CannotResume(UserError):
+    """The work that is there cannot be gone on with as it is; the message has the user's options."""
 
 
 class CheckpointStore:
@@ -40,7 +44,8 @@ class CheckpointStore:
         self.worlds = [(0, grid.ranks)]
         self.past: list[Event] = []
         self.notes: list[str] = []
-        """Notes of `latest` for the user: the files that it found damaged."""
+        """Notes of `latest` for the user, on what it found damaged among others."""
+        self._damages: dict[str, str] = {}
         self.digest = ""
         """The digest of the newest state that is on disk, on the first rank."""
         self._group = data.second_group()
@@ -100,16 +105,17 @@ class CheckpointStore:
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         fsync_directory(self.directory)
+        self._damages.pop(name, None)
         self._prune(meta["step"])
         return digest
 
     def _prune(self, newest: int) -> None:
-        """Remove all checkpoints but the `KEEP` latest up to the step `newest`.
+        """Remove all checkpoints but the `KEEP` latest whole ones up to the step `newest`.
 
-        Those of later steps are damaged, since training went on from before them; kept, they would count as the latest.
+        A damaged one, without which the training went on, must not stand in the place of a whole one.
         """
         present = checkpoints(self.directory)
-        kept = [path for path in present if int(path.name) <= newest][-KEEP:]
+        kept = [path for path in present if int(path.name) <= newest and path.name not in self._damages][-KEEP:]
         for path in present:
             if path not in kept:
                 shutil.rmtree(path)
@@ -117,10 +123,11 @@ class CheckpointStore:
     def latest(self) -> Saved | None:
         """Return the newest intact checkpoint; None if there is none, and then the history is emptied.
 
-        Damaged checkpoints are skipped, and `notes` says so.
+        Damaged checkpoints are skipped as long as an older one is whole, and `notes` says so.
 
-        Raises UserError if it was made under other numerics, since the end would not have the same bits. Another number
-        of ranks is allowed (the order of the data does not depend on it); the caller reports it.
+        Raises CannotResume if all are damaged, since what took hours is never dropped unasked; or if it was made under
+        other numerics, since the end would not have the same bits. Another number of ranks is allowed (the order of the
+        data does not depend on it); the caller reports it.
         """
         first = data.ranks().first
         if first:
@@ -136,8 +143,11 @@ class CheckpointStore:
                 self.notes.append(f"its end need not be that of an undisturbed training: {sentences(saved.past)}")
             self.past, self.digest = saved.past, saved.digest
             return saved
-        if self.notes:
-            self.notes.append(f"no checkpoint in {self.directory} is whole: starting again from step 0")
+        if self._damages:
+            raise CannotResume(
+                f"no checkpoint in {self.directory} is whole: {'; '.join(self._damages.values())}; put these files "
+                "back as they were, or start the stage afresh (--fresh), which drops its work."
+            )
         if first:
             self.history.write_bytes(b"")
         return None
@@ -157,14 +167,14 @@ class CheckpointStore:
     def _examined(self, directory: Path) -> Saved | None:
         """Return a checkpoint that is whole and may be continued here; None, with a note, if it is damaged.
 
-        The ranks share the reading of its files. Raises UserError on all ranks if it may not be continued on one, or if
-        one reads it otherwise than the first.
+        The ranks share the reading of its files. Raises CannotResume on all ranks if it may not be continued on one,
+        and UserError if one reads it otherwise than the first.
         """
         ranks = data.ranks()
         saved, damage, refusal = self._looked_at(directory, ranks.rank, ranks.size)
         everyones = data.from_all((damage, refusal))
         if refused := next((refusal for _, refusal in everyones if refusal), ""):
-            raise UserError(refused)
+            raise CannotResume(refused)
         damages = {rank: damage for rank, (damage, _) in enumerate(everyones) if damage}
         if not damages:
             return saved
@@ -175,6 +185,7 @@ class CheckpointStore:
                 "the same file system there, and run the same command again"
             )
         self.notes.append(f"{damage}; looking for an older checkpoint")
+        self._damages[directory.name] = damage
         return None
 
     def _looked_at(self, directory: Path, part: int, parts: int) -> tuple[Saved | None, str, str]:

@@ -14,9 +14,11 @@ from typing import Any
 from engine.artifacts import manifest
 from engine.artifacts.files import digest_bytes, files_below, fsync_directory, write_synced
 from engine.errors import UserError
-from engine.training.position import META, Event
 
-INDEX = "index.json"
+META, INDEX = "meta.json", "index.json"
+Event = dict[str, Any]
+"""An event in a training's past because of which its end may differ in bits from an undisturbed run's: at `step` it
+continued with other numerics (`changed`: setting → [then, now]) or was `adopted` from another key (`differs`)."""
 _SEALED_AS = {"stage": "training", "dataset": "checkpoint"}
 
 
@@ -84,8 +86,10 @@ def read(directory: Path, history: Path) -> Saved:
     return saved
 
 
-def verify(directory: Path, part: int = 0, parts: int = 1) -> None:
+def verify(directory: Path, part: int | None = 0, parts: int = 1) -> None:
     """Check a checkpoint's files against its manifest: all by size, and every `parts`-th from `part` on by content.
+
+    With `part` None no file but the manifest is read, so that it takes no longer for a large checkpoint.
 
     Raises Damaged if a file is missing, changed, or not one of this checkpoint's.
     """

@@ -23,8 +23,8 @@ from engine.identity.records import BEGUN, good_records
 from engine.launch.lifetime import lock
 from engine.remedy import command, move_aside
 from engine.training.journal import HISTORY, left_by_training
-from engine.training.position import CHECKPOINTS, META, position
-from engine.training.sealed import Damaged, Saved, checkpoints, digests_in, read, seal, verify
+from engine.training.position import CHECKPOINTS, position
+from engine.training.sealed import META, Damaged, Saved, checkpoints, digests_in, read, seal, verify
 from pipelines import code_files, graph
 from pipelines.dispatch import refuse_beside
 from pipelines.errors import report_errors

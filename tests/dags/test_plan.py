@@ -11,6 +11,7 @@ from engine.artifacts.files import canonical_json, write_atomic
 from engine.identity.records import INTERRUPTED
 from engine.launch.heartbeat import HEARTBEAT
 from engine.launch.lifetime import lock
+from engine.training.sealed import seal
 from pipelines import graph
 from pipelines.stages_file import load_stages_file
 from pipelines.status import stage_status
@@ -119,7 +120,9 @@ def stopped_at(step, steps, runs):
     """Leave what the runner leaves of corpus after Ctrl-C; a training stage would also have checkpoints."""
     key = stage_status("smoke")["corpus"].key
     workspace = graph.work_folder("smoke") / "corpus" / key / "training"
-    write_atomic(workspace / "checkpoints" / f"{step:08d}" / "meta.json", b"{}")
+    checkpoint = workspace / "checkpoints" / f"{step:08d}"
+    checkpoint.mkdir(parents=True)
+    seal(checkpoint, {"step": step}, {})
     write_atomic(workspace / HEARTBEAT, canonical_json({"step": step, "steps": steps}))
     runs.add("corpus", 2, outcome=INTERRUPTED, key=key)
 

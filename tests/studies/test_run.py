@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from engine.errors import UserError
 from studies import run
-from studies.execute import Bench
+from studies.execute import Bench, execute
 from studies.registration import register
 from studies.report.write import publish
 from studies.store import confirmatory, read_curves, read_results, write_results
@@ -114,3 +115,16 @@ def test_another_key_is_another_run(home, registration, done, shards) -> None:
     old, new = (Bench(shards, home / "work", code, "data", {}) for code in ("code", "edited"))
     assert old.result(unit) is not None
     assert new.result(unit) is None
+
+
+def test_work_that_cannot_be_gone_on_with_stops_the_study_and_stays(registration, shards, tmp_path) -> None:
+    """It says nothing about the arm, so it is no result; and the files may be put right."""
+    unit = arm_units(registration.study, {"rate": {"optimizer.lr": 0.01}}, 512)[0]
+    bench = Bench(shards, tmp_path, "code", "data", {})
+    left = bench.folder(unit) / "run/checkpoints/00000002/meta.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    with pytest.raises(UserError, match="no checkpoint in .* is whole"):
+        execute(bench, [unit], "toy", workers=1)
+    assert left.exists()
+    assert bench.result(unit) is None

@@ -19,8 +19,9 @@ from engine.parallel import data
 from engine.parallel.layout import Grid
 from engine.parallel.placement import Piece
 from engine.training.digest import piece_sum
-from engine.training.resume import CheckpointStore
-from engine.training.sealed import digests_in, seal
+from engine.training.position import position
+from engine.training.resume import CannotResume, CheckpointStore
+from engine.training.sealed import checkpoints, digests_in, seal
 from engine.training.state import TrainState
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
@@ -214,6 +215,44 @@ def taken(rank, work):
     store = store_in(work)
     state = loaded(store, trained(rank, steps=0, seed=7))
     return state.step, "".join(store.notes), equal(state.tensors(), trained(rank, steps=state.step).tensors())
+
+
+def test_a_damaged_checkpoint_does_not_stand_in_the_place_of_a_whole_one(work):
+    """The last two that are kept are two to go on from, though the damaged one lies between them."""
+    flip(work / "checkpoints/00000003")
+    store = store_in(work)
+    loaded(store, trained(steps=0, seed=7))
+    saved(store, trained(steps=4))
+    assert [path.name for path in checkpoints(work / "checkpoints")] == ["00000002", "00000004"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_where_no_checkpoint_is_whole_every_rank_refuses(work, ranks):
+    words = [harm(work / "checkpoints" / name) for name, harm in (("00000003", cut), ("00000002", flip))]
+    replies = together(ranks, refusal, work) if ranks > 1 else [refusal(0, work)]
+    for said in replies:
+        assert all(word in said for word in words)
+        assert "--fresh" in said
+
+
+def refusal(rank, work):
+    """The error of a rank that finds nothing to go on from."""
+    with pytest.raises(CannotResume) as error:
+        store_in(work).latest()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("harm", "step"), [(remove, 2), (cut, 2), (add, 2), (unseal, 2), (flip, 3)])
+def test_where_a_training_stands_is_said_by_the_newest_that_looks_whole(work, harm, step):
+    """By the sizes of its files, since `make plan` reads none of them; a changed byte is found out by the run."""
+    harm(work / "checkpoints/00000003")
+    assert position(work).step == step
+
+
+def test_a_training_without_a_whole_checkpoint_stands_nowhere(work):
+    for path in checkpoints(work / "checkpoints"):
+        remove(path)
+    assert position(work) is None
 
 
 def apart(rank, works):

@@ -15,9 +15,9 @@ import torch
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.training.journal import Journal
-from engine.training.resume import CheckpointStore
+from engine.training.resume import CannotResume, CheckpointStore
 from engine.training.saving import Staged
-from engine.training.sealed import checkpoints, digests_in, seal
+from engine.training.sealed import digests_in, seal
 from engine.training.step import _stand_still
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import STEPS, digest, run
@@ -100,28 +100,23 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(straight, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["meta.json", "rank-00000.safetensors", "manifest.json", "history.jsonl"])
-def test_where_every_checkpoint_is_damaged_the_run_starts_again_and_says_so(straight, tmp_path, capfd, name):
+def test_where_every_checkpoint_is_damaged_the_run_stops_and_names_them_all(straight, tmp_path, name):
+    """What took hours is not dropped unasked: whoever has the files elsewhere puts them back, and the run goes on."""
     killed_at(tmp_path, 13)
-    paths = list(tmp_path.rglob(name))
-    for path in paths:
-        path.write_bytes(path.read_bytes()[1:])
+    whole = {path: path.read_bytes() for path in tmp_path.rglob(name)}
+    for path, content in whole.items():
+        path.write_bytes(content[1:])
+    left = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(
+        CannotResume, match=r"no checkpoint in .* is whole: .*start the stage afresh \(--fresh\)"
+    ) as error:
+        run(tmp_path)
+    assert all(f"{path} is damaged" in str(error.value) for path in whole)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == left
+    for path, content in whole.items():
+        path.write_bytes(content)
     assert digest(*run(tmp_path)) == digest(*straight[1])
-    said = capfd.readouterr().err
-    assert all(f"WARNING: {path} is damaged" in said for path in paths)
-    assert said.count("starting again from step 0") == 1
-    assert summary_in(tmp_path)["resumed_at"] == 0
-
-
-def test_where_every_checkpoint_is_damaged_the_second_kill_loses_no_more_than_the_first(tmp_path):
-    """The checkpoints of the new start take the place of the damaged ones, though their steps are earlier."""
-    killed_at(tmp_path, 18)
-    for path in tmp_path.rglob("meta.json"):
-        path.write_bytes(b"")
-    killed_at(tmp_path, 8)
-    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["00000005"]
-    taken = []
-    run(tmp_path, after_step=lambda step, row: taken.append(step))
-    assert taken[0] == 6
+    assert summary_in(tmp_path)["resumed_at"] == 10
 
 
 def test_a_checkpoint_that_cannot_be_written_stops_the_training_before_the_next_one(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from engine.launch import exchange
 from engine.launch.heartbeat import HEARTBEAT
 from engine.launch.slurm.rundir import RunDirectory
 from engine.training.position import position
+from engine.training.sealed import seal
 from pipelines.commands import clean, mend
 from pipelines.gates.docs import write_docs
 from pipelines.track.importer import read_all_records
@@ -104,9 +105,9 @@ def test_a_damaged_gate_report_does_not_stop_the_pages(runs: Runs, capsys) -> No
 
 
 def test_a_damaged_heartbeat_shows_no_steps_and_stops_no_plan(tmp_path: Path, capsys) -> None:
-    checkpoint = tmp_path / "checkpoints/00000004/meta.json"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("{}")
+    checkpoint = tmp_path / "checkpoints/00000004"
+    checkpoint.mkdir(parents=True)
+    seal(checkpoint, {"step": 4}, {})
     (tmp_path / HEARTBEAT).write_text('{"steps": 8}')
     assert str(position(tmp_path)) == "4 of 8"
     (tmp_path / HEARTBEAT).write_bytes(b"")

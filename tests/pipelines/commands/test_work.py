@@ -15,6 +15,7 @@ from engine.identity.key import flatten
 from engine.identity.records import BEGUN
 from engine.launch.heartbeat import HEARTBEAT
 from engine.launch.lifetime import lock
+from engine.training.sealed import seal
 from pipelines import graph, status
 from pipelines.commands import clean, work
 from pipelines.hooks import FRESH, RunContext
@@ -44,7 +45,9 @@ def leave(name: str, *, step: int = 0, days: float = 0.0, started: int = 0, **ch
     begun = {"parts": {**parts, "parameters": parameters}, "started": f"2026-01-01T00:{started:02d}:00.000000+00:00"}
     write_atomic(workspace / BEGUN, canonical_json(begun))
     if step:
-        write_atomic(workspace / "training" / "checkpoints" / f"{step:08d}" / "meta.json", b"{}")
+        checkpoint = workspace / "training/checkpoints" / f"{step:08d}"
+        checkpoint.mkdir(parents=True)
+        seal(checkpoint, {"step": step}, {})
         write_atomic(workspace / "training" / HEARTBEAT, canonical_json({"step": step, "steps": 1200}))
     for path in (*workspace.rglob("*"), workspace):
         os.utime(path, (time.time() - days * DAY,) * 2)
