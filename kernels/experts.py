@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.host import to_host
+from kernels.kept import as_type, derived, remade
 from kernels.precision import product_type, without_autocast
 
 FEW = 64
@@ -88,9 +89,9 @@ class _Experts(torch.autograd.Function):
         N, k = gate_Nk.shape
         place_Nk = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(N * k, device=order_M.device)).view(N, k)
         gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
-        x_MD = x_ND[order_M // k]
+        x_MD = derived(x_ND[order_M // k], lambda x, order: x[order // k], x_ND, order_M)
         gu_MF = grouped(x_MD, gate_up_EFD.mT, ends_E)
-        hidden_MF = _swiglu(gu_MF)
+        hidden_MF = remade("swiglu", _swiglu(gu_MF), _swiglu, gu_MF)
         y_MD = grouped(hidden_MF * gate_M1, down_EDF.mT, ends_E)
         ctx.save_for_backward(x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)
         return gather_sum(y_MD, place_Nk)
@@ -129,7 +130,7 @@ def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tenso
     """
     E, few = gate_up_EFD.shape[0], x_ND.shape[0] <= FEW
     dtype = product_type(x_ND.dtype, x_ND.device.type)
-    x, gate_up, down = (t.to(x_ND.dtype).to(dtype) for t in (x_ND, gate_up_EFD, down_EDF))
+    x, gate_up, down = as_type(x_ND, dtype), *(t.to(x_ND.dtype).to(dtype) for t in (gate_up_EFD, down_EDF))
     if few and chosen_Nk.numel() >= E and not torch.is_grad_enabled():
         return _every_expert(x, chosen_Nk, gate_Nk, gate_up, down).to(x_ND.dtype)
     flat = chosen_Nk.reshape(-1)

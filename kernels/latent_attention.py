@@ -8,6 +8,7 @@ head, C queries of a block, G = B·H heads of all rows.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.kept import as_type, derived
 from kernels.max_logit import max_logit
 from kernels.precision import wide, without_autocast
 
@@ -39,13 +41,22 @@ def _pairs(x: Tensor) -> Tensor:
 
 def heads(q_BTHE: Tensor, kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor) -> tuple[Tensor, ...]:
     """Return queries and keys (B, H, T, N+d) and values (B, H, T, V), expanded per head from the projections."""
-    d = k_rotary_BTd.shape[-1]
-    content = q_BTHE.shape[-1] - d
-    q_content, q_rotary = q_BTHE.split((content, d), -1)
-    k_content, v = kv_BTHX.split((content, kv_BTHX.shape[-1] - content), -1)
-    k_rotary = rotate(k_rotary_BTd, turn)[..., None, :].expand(-1, -1, q_BTHE.shape[2], -1)
-    q = torch.cat((q_content, rotate(q_rotary, turn[..., None, :])), -1)
-    return tuple(t.transpose(1, 2) for t in (q, torch.cat((k_content, k_rotary), -1), v))
+    N = q_BTHE.shape[-1] - k_rotary_BTd.shape[-1]
+    return _queries(q_BTHE, turn, N), _keys(kv_BTHX, k_rotary_BTd, turn, N), kv_BTHX[..., N:].transpose(1, 2)
+
+
+def _queries(q_BTHE: Tensor, turn: Tensor, content: int) -> Tensor:
+    return torch.cat((q_BTHE[..., :content], rotate(q_BTHE[..., content:], turn[..., None, :])), -1).transpose(1, 2)
+
+
+def _keys(kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, content: int) -> Tensor:
+    k_rotary = rotate(k_rotary_BTd, turn)[..., None, :].expand(-1, -1, kv_BTHX.shape[2], -1)
+    return torch.cat((kv_BTHX[..., :content], k_rotary), -1).transpose(1, 2)
+
+
+def _padded_values(kv_BTHX: Tensor, content: int, width: int) -> Tensor:
+    v = kv_BTHX[..., content:].transpose(1, 2)
+    return F.pad(v, (0, max(0, width - v.shape[-1])))
 
 
 def reference(
@@ -75,6 +86,21 @@ def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor
     turned = _pairs(rotary.transpose(1, 2)) * (turn * scale)
     out[..., N:] = torch.view_as_real(turned).flatten(-2)
     return out
+
+
+def _query(q_BTHE: Tensor, turn: Tensor, content: int, scale: float) -> Tensor:
+    """Return the scaled and rotated queries of all heads, (G, T, N+d)."""
+    return _join(q_BTHE[..., :content], q_BTHE[..., content:], turn, scale).flatten(0, 1)
+
+
+def _key(kv_BTHX: Tensor, k_rotary_BTd: Tensor, turn: Tensor, content: int) -> Tensor:
+    """Return the keys of all heads, (G, T, N+d), of which the rotated part is the same in each."""
+    return _join(kv_BTHX[..., :content], k_rotary_BTd[:, :, None], turn, 1.0).flatten(0, 1)
+
+
+def _value(kv_BTHX: Tensor, content: int) -> Tensor:
+    """Return the values of all heads, (G, T, V)."""
+    return kv_BTHX[..., content:].transpose(1, 2).flatten(0, 1)
 
 
 def _blocks(count: int, T: int) -> Iterator[tuple[slice, range]]:
@@ -118,9 +144,9 @@ class _LatentAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         B, T, H, E = q_BTHE.shape
         N = E - k_rotary_BTd.shape[-1]
-        q = _join(q_BTHE[..., :N], q_BTHE[..., N:], turn, scale).flatten(0, 1)
-        k = _join(kv_BTHX[..., :N], k_rotary_BTd[:, :, None], turn, 1.0).flatten(0, 1)
-        v = kv_BTHX[..., N:].transpose(1, 2).flatten(0, 1)
+        q = derived(_query(q_BTHE, turn, N, scale), partial(_query, content=N, scale=scale), q_BTHE, turn)
+        k = derived(_key(kv_BTHX, k_rotary_BTd, turn, N), partial(_key, content=N), kv_BTHX, k_rotary_BTd, turn)
+        v = derived(_value(kv_BTHX, N), partial(_value, content=N), kv_BTHX)
         future_CC = q.new_full((BLOCK, BLOCK), float("-inf")).triu_(1)
         y, largest_G = torch.empty_like(v), q.new_full((B * H,), float("-inf"))
         kept: list[Tensor] = []
@@ -195,12 +221,43 @@ def latent_attention(
     with `valid_BT`, without the queries that are only padding; y does not depend on `valid_BT`. A CPU computes products
     in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
     """
-    if q_BTHE.device.type == "cpu":
-        operands = (t.to(wide(t.dtype)) for t in (q_BTHE, kv_BTHX, k_rotary_BTd))
-        y, largest_H = _LatentAttention.apply(*operands, turn[..., None, :, :], scale, maximum, valid_BT)
-        return y.to(q_BTHE.dtype), largest_H if maximum else None
-    q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
+    attend = _blockwise if q_BTHE.device.type == "cpu" else _fused
+    y, largest_H = attend(q_BTHE, kv_BTHX, k_rotary_BTd, turn, scale, maximum, valid_BT)
+    return y, largest_H if maximum else None
+
+
+def _blockwise(
+    q_BTHE: Tensor,
+    kv_BTHX: Tensor,
+    k_rotary_BTd: Tensor,
+    turn: Tensor,
+    scale: float,
+    maximum: bool,
+    valid_BT: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend with the op of this module, in fp32 or fp64."""
+    dtype = wide(q_BTHE.dtype)
+    q, kv, k_rotary = as_type(q_BTHE, dtype), as_type(kv_BTHX, dtype), as_type(k_rotary_BTd, dtype, "mla_up")
+    y, largest_H = _LatentAttention.apply(q, kv, k_rotary, turn[..., None, :, :], scale, maximum, valid_BT)
+    return y.to(q_BTHE.dtype), largest_H
+
+
+def _fused(
+    q_BTHE: Tensor,
+    kv_BTHX: Tensor,
+    k_rotary_BTd: Tensor,
+    turn: Tensor,
+    scale: float,
+    maximum: bool,
+    valid_BT: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend with the device's own fused attention, which hides its logits."""
+    E = q_BTHE.shape[-1]
+    N = E - k_rotary_BTd.shape[-1]
+    V = kv_BTHX.shape[-1] - N
+    q = derived(_queries(q_BTHE, turn, N), partial(_queries, content=N), q_BTHE, turn)
+    k = derived(_keys(kv_BTHX, k_rotary_BTd, turn, N), partial(_keys, content=N), kv_BTHX, k_rotary_BTd, turn)
     # Fused attention needs heads of one width; without the padding it would write out all logits.
-    padded = F.pad(v, (0, max(0, q.shape[-1] - v.shape[-1])))
-    y = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)[..., : v.shape[-1]].transpose(1, 2)
+    v = derived(_padded_values(kv_BTHX, N, E), partial(_padded_values, content=N, width=E), kv_BTHX)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)[..., :V].transpose(1, 2)
     return y, max_logit(q.detach(), k.detach(), scale, valid_BT) if maximum else None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.kept import remade
 from kernels.precision import wide, without_autocast
 
 
@@ -20,15 +21,20 @@ def reference(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     return y.to(x.dtype)
 
 
+def _normalised(x: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return y in x's type, and 1 / √(mean x² + eps) of each row, (N, 1)."""
+    x_ND = x.reshape(-1, x.shape[-1]).to(wide(x.dtype))
+    r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (x_ND * r_N1).mul_(gain_D).to(x.dtype).view(x.shape), r_N1
+
+
 class _RMSNorm(torch.autograd.Function):
     """Keeps x and one number per row; dx = r·(gain·dy) - x·r³·mean(x·gain·dy)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-        x_ND = x.reshape(-1, x.shape[-1]).to(wide(x.dtype))
-        r_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y, r_N1 = _normalised(x, gain_D, eps)
         ctx.save_for_backward(x, gain_D, r_N1)
-        y: Tensor = (x_ND * r_N1).mul_(gain_D).to(x.dtype).view(x.shape)
         return y
 
     @staticmethod
@@ -48,5 +54,5 @@ def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """Normalise the last axis; the result has x's shape and type."""
     if torch.is_grad_enabled():
         y: Tensor = _RMSNorm.apply(x, gain_D, eps)
-        return y
+        return remade("norm", y, lambda x, gain_D: _normalised(x, gain_D, eps)[0], x, gain_D)
     return F.rms_norm(x.to(wide(x.dtype)), (x.shape[-1],), gain_D.to(wide(x.dtype)), eps).to(x.dtype)

@@ -12,9 +12,10 @@ from engine.model.config import K2Config
 from engine.model.layers import Linear, RMSNorm, WideBuffers
 from engine.model.rope import softmax_scale
 from engine.optim.layout import Rows
+from kernels.kept import as_type, records, remade
 from kernels.latent_attention import latent_attention, rotate
 from kernels.max_logit import largest
-from kernels.precision import wide, without_autocast
+from kernels.precision import linear_in_own_type, operand_type, wide, without_autocast
 
 
 class LatentAttention(WideBuffers):
@@ -47,7 +48,7 @@ class LatentAttention(WideBuffers):
     @property
     def _recorded(self) -> bool:
         """Whether this forward's largest logits are recorded."""
-        return self.recording and self.training and torch.is_grad_enabled()
+        return self.recording and self.training and records()
 
     def reset_max_logit(self) -> None:
         """Reset the maxima: called once per optimizer step, even if the step is skipped."""
@@ -101,14 +102,18 @@ class LatentAttention(WideBuffers):
 
     def _queries(self, x_BTD: Tensor) -> Tensor:
         c = self.config
-        q = self.q_proj(x_BTD) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BTD)))
-        return q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))  # type: ignore[no-any-return]
+        if c.q_lora_rank is None:
+            q: Tensor = self.q_proj(x_BTD)
+        else:
+            q = _expanded(self.q_b_proj, self.q_a_layernorm(self.q_a_proj(x_BTD)))
+        heads: Tensor = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
+        return heads
 
     def _attend(
         self, q: Tensor, latent_BTR: Tensor, k_rotary_BTd: Tensor, turn: Tensor, valid_BT: Tensor | None = None
     ) -> Tensor:
         """Attend causally with keys and values expanded per head; return (B, T, H, V). Training records S_max."""
-        kv = self.kv_b_proj(latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
+        kv = _expanded(self.kv_b_proj, latent_BTR).unflatten(-1, (self.config.num_attention_heads, -1))
         maximum = self._recorded
         y, largest_H = latent_attention(q, kv, k_rotary_BTd, turn, self.scale, maximum=maximum, valid_BT=valid_BT)
         if largest_H is not None:
@@ -147,3 +152,9 @@ class LatentAttention(WideBuffers):
         share = logits.softmax(-1).to(q.dtype)
         mixed = torch.bmm(share.flatten(1, 2), stored[..., : c.kv_lora_rank]).unflatten(1, q.shape[1:3])
         return torch.einsum("bhtr,hvr->bthv", mixed, w_value_HVR).to(own)
+
+
+def _expanded(up: Linear, x: Tensor) -> Tensor:
+    """Return a latent's up-projection to all heads, which a layout may have the backward make again."""
+    x = as_type(x, operand_type(x))
+    return remade("mla_up", up(x), linear_in_own_type, x, up.weight)

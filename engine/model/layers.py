@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.kept import remade
 from kernels.precision import linear, wide
 from kernels.rms_norm import rms_norm
 
@@ -70,5 +71,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (…, D) to (…, D)."""
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        g, u = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+        active = remade("swiglu", F.silu(g), F.silu, g)
+        y: Tensor = self.down_proj(remade("swiglu", active * u, torch.mul, active, u))
         return y

@@ -16,6 +16,7 @@ from engine.model.layers import Linear, RMSNorm, SwiGLU, WideBuffers
 from engine.model.moe import MoE, Router
 from engine.model.rope import inverse_frequencies, rotation, rotation_magnitude
 from engine.parallel.layout import Part
+from kernels.kept import Memory, keeping
 
 
 class Block(nn.Module):
@@ -24,6 +25,8 @@ class Block(nn.Module):
     def __init__(self, config: K2Config, layer: int, experts: range | None = None) -> None:
         super().__init__()
         self.layer = layer
+        self.memory: Memory | None = None
+        """What its forwards keep for their backwards, if not everything; see `K2Model.keep`."""
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = LatentAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -39,6 +42,14 @@ class Block(nn.Module):
         valid_BT: Tensor | None = None,
     ) -> Tensor:
         """Apply the block to (B, T, D)."""
+        if self.memory is None or not torch.is_grad_enabled():
+            return self._apply_to(x_BTD, turn, cache, visible, valid_BT)
+        with keeping(self.memory):
+            return self._apply_to(x_BTD, turn, cache, visible, valid_BT)
+
+    def _apply_to(
+        self, x_BTD: Tensor, turn: Tensor, cache: LatentCache | None, visible: Tensor | None, valid_BT: Tensor | None
+    ) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible, valid_BT)
         x = self.post_attention_layernorm(x_BTD)
         return x_BTD + cast(Tensor, self.mlp(x, valid_BT) if isinstance(self.mlp, MoE) else self.mlp(x))
@@ -100,6 +111,11 @@ class K2Model(WideBuffers):
     def blocks(self) -> list[Block]:
         """The blocks of the layers that it holds, in order."""
         return [cast(Block, block) for block in self.layers.values()]
+
+    def keep(self, memory: Memory | None) -> None:
+        """Let the blocks' forwards keep what `memory` says for their backwards; None: all that autograd saves."""
+        for block in self.blocks:
+            block.memory = memory
 
     def hidden(
         self,

@@ -12,6 +12,7 @@ from engine.model.layers import SwiGLU, WideBuffers
 from engine.parallel.exchange import exchanged_experts
 from engine.parallel.mesh import mesh
 from kernels.experts import counted, experts
+from kernels.kept import as_type, records
 from kernels.precision import operand_type, wide
 
 
@@ -34,7 +35,7 @@ class Router(WideBuffers):
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chosen experts (N, k) and their gates (N, k) in fp32, which sum to the scaling factor."""
         with torch.autocast(x_ND.device.type, enabled=False):
-            scores = torch.sigmoid(F.linear(x_ND.to(wide(x_ND.dtype)), self.weight.to(wide(self.weight.dtype))))
+            scores = torch.sigmoid(F.linear(as_type(x_ND, wide(x_ND.dtype)), self.weight.to(wide(self.weight.dtype))))
         return self.choose(scores)
 
     def choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +89,8 @@ class MoE(nn.Module):
         x_ND = x_BTD.flatten(0, -2)
         chosen, gates = self.gate(x_ND)
         weights = self.experts.gate_up_proj, self.experts.down_proj
-        y = self.routed(x_ND.to(operand_type(x_ND)), chosen, gates, *weights)
-        if self.training and torch.is_grad_enabled() and not _recomputing():
+        y = self.routed(as_type(x_ND, operand_type(x_ND)), chosen, gates, *weights)
+        if self.training and records():
             valid = None if valid_BT is None else valid_BT.flatten()[:, None].expand_as(chosen).flatten()
             self.gate.load_E += counted(chosen.flatten(), self.gate.load_E.numel(), valid)
         out: Tensor = y.view_as(x_BTD) + self.shared_experts(x_BTD)
@@ -104,11 +105,3 @@ class MoE(nn.Module):
         if len(gate_up) == n_experts:
             return experts(x_ND, chosen, gates, gate_up, down)
         return exchanged_experts(x_ND, chosen, gates, gate_up, down, n_experts, mesh().group("ep"))
-
-
-def _recomputing() -> bool:
-    """Return whether this forward repeats one, for whose gradients torch's checkpoint (not reentrant) calls it again.
-
-    Such a forward is called from within the backward pass, and no other is.
-    """
-    return torch._C._current_graph_task_id() != -1

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 USES = {
-    "torch._C._current_graph_task_id": "_recomputing of engine/model/moe.py",
+    "torch.multiprocessing.reductions.StorageWeakRef": "Keeping of kernels/kept.py",
+    "torch._C._current_graph_task_id": "records of kernels/kept.py",
     "torch._C._set_deterministic_algorithms": "settle of engine/training/numerics.py",
     "torch.distributed.checkpoint.state_dict_saver._save_state_dict": "Staged.write of engine/training/saving.py",
     "torch.distributed.checkpoint.state_dict_loader._load_state_dict": "read_pieces of engine/training/saving.py",

@@ -1,0 +1,118 @@
+"""Switches of memory: the same bits forward and backward, and the bytes that the table says, measured."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from engine.model.activations import AUTOCAST, FP32, bytes_per_token
+from engine.model.model import K2Model
+from engine.model.rope import rotation
+from kernels import latent_attention
+from kernels.kept import Memory
+from kernels.precision import product_type
+from tests.engine.model.live import Live
+from tests.engine.tiny import config, recorded
+
+PARTS = ("norm", "swiglu", "mla_up")
+EVERY = [parts for n in range(4) for parts in itertools.combinations(PARTS, n)]
+ROWS, LENGTH = 3, 80
+"""Two blocks of queries on a CPU, the second not full."""
+MASK = 4 * 64 * 64
+"""Bytes that the CPU's attention keeps for any number of tokens."""
+
+
+def passed(model, memory, autocast=False, length=LENGTH):
+    """Output, gradients by input and weights, and bytes kept a token, of each block on its own."""
+    model.keep(memory)
+    model.train()
+    results = []
+    turn = rotation(torch.arange(length), model.frequencies_P, model.magnitude)
+    for block in model.blocks:
+        model.zero_grad()
+        x = torch.randn(ROWS, length, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
+        x.requires_grad_()
+        live = Live()
+        with live, torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = block(x, turn, None, None)
+        kept = live.bytes([y, turn, *model.parameters(), *model.buffers()]) + x.nbytes * (not live.made(x))
+        y.float().square().mean().backward()
+        gradients = [x.grad, *(p.grad for p in block.parameters())]
+        results.append((y.detach(), gradients, kept / (ROWS * length)))
+    return results
+
+
+@pytest.fixture(params=["blockwise", "fused"])
+def fused(request, monkeypatch):
+    """Whether attention is as on a GPU; a CPU has a fused one too, which saves the same."""
+    if request.param == "fused":
+        monkeypatch.setattr(latent_attention, "_blockwise", latent_attention._fused)
+    return request.param == "fused"
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("q_lora_rank", [24, None])
+def test_recomputation_changes_no_bit(autocast, q_lora_rank, fused):
+    model = K2Model(config(q_lora_rank=q_lora_rank), 1)
+    plain = passed(model, None, autocast)
+    for parts in EVERY:
+        for (y, gradients, _), (same_y, same_gradients, _) in zip(
+            plain, passed(model, Memory(frozenset(parts)), autocast), strict=True
+        ):
+            assert torch.equal(y, same_y), parts
+            assert all(map(torch.equal, gradients, same_gradients)), parts
+
+
+@pytest.mark.parametrize("types", [FP32, AUTOCAST], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None}, {"n_shared_experts": 2, "num_experts_per_tok": 3}])
+def test_the_bytes_are_those_of_the_table(types, changes, fused):
+    if types is AUTOCAST and product_type(torch.bfloat16, "cpu") != torch.bfloat16:
+        pytest.skip("this processor multiplies no bf16, and keeps its operands in fp32")
+    model = K2Model(config(**changes), 1)
+    for parts in EVERY:
+        for layer, (_, _, kept) in enumerate(passed(model, Memory(frozenset(parts)), types is AUTOCAST)):
+            expected = bytes_per_token(model.config, layer, types, LENGTH, recompute=parts, fused=fused)
+            expected += 0 if fused else MASK / (ROWS * LENGTH)
+            assert kept == pytest.approx(expected, rel=0.005), (parts, layer)
+
+
+def test_every_part_drops_something_and_without_a_switch_nothing_is_dropped(fused):
+    model = K2Model(config(), 1)
+    plain = [kept for *_, kept in passed(model, None)]
+    assert [kept for *_, kept in passed(model, Memory())] == plain
+    for part in PARTS:
+        for (*_, less), all_ in zip(passed(model, Memory(frozenset([part]))), plain, strict=True):
+            assert less < 0.95 * all_, part
+
+
+@pytest.mark.parametrize("memory", [None, Memory(frozenset(PARTS))], ids=["kept", "remade"])
+@pytest.mark.parametrize("whole_blocks", [False, True])
+def test_a_recomputed_token_counts_once(memory, whole_blocks):
+    """In the experts' loads and in S_max; the weights change before the backward, so that a second count would show."""
+    model = K2Model(config(), 1)
+    model.train()
+    x = torch.randn(ROWS, LENGTH, model.config.hidden_size).requires_grad_()
+    turn = rotation(torch.arange(LENGTH), model.frequencies_P, model.magnitude)
+
+    def forward():
+        y = x
+        for block in model.blocks:
+            y = (
+                checkpoint(block, y, turn, None, None, use_reentrant=False)
+                if whole_blocks
+                else block(y, turn, None, None)
+            )
+        return y
+
+    forward().sum().backward()
+    maxima, loads = recorded(model)
+    assert int(loads.sum()) == 2 * ROWS * LENGTH * model.config.num_experts_per_tok
+    model.keep(memory)
+    y = forward()
+    for attention in model.attentions():
+        attention.kv_b_proj.weight.data.mul_(3)
+    y.sum().backward()
+    again = recorded(model)
+    assert torch.equal(again[0], maxima)
+    assert torch.equal(again[1], loads)
