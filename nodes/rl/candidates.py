@@ -21,13 +21,14 @@ from nodes.rl.schema import Parameters
 
 
 class Candidates:
-    """The policies judged so far, each in its own directory: the weights, then the verdict.
+    """The policies judged so far, each in its own directory: the weights, then the verdict and how it was judged.
 
     With several ranks, the first one judges in its `directory`; the others, with the same weights, wait and read.
     """
 
     def __init__(self, model: K2Model, families: Sequence[Family], p: Parameters, directory: Path) -> None:
         self.model, self.families, self.p, self.directory = model, families, p, directory
+        self.judging = {family.name: family.judging() for family in families}
 
     def forget_after(self, iteration: int) -> None:
         """Remove the candidates of later iterations: a lost attempt, or work that was adopted, may have left them.
@@ -40,20 +41,36 @@ class Candidates:
                     shutil.rmtree(path)
         data.from_first(None)
 
+    def judge_again(self) -> None:
+        """Judge the candidates whose verdicts came about otherwise than today's would, as those of adopted work may.
+
+        Pass rates on other prompts, or of other draws, are not to be compared.
+        """
+        if data.ranks().first:
+            for verdict in sorted(self.directory.glob("*/verdict.json")):
+                if not self._stands(verdict):
+                    self._judge(int(verdict.parent.name), load_checkpoint(verdict.parent))
+        data.from_first(None)
+
     def consider(self, iteration: int, last: bool = False) -> None:
         """Judge the policy before `iteration` if it is due, unless a verdict from before a kill exists."""
         if not (last or iteration % self.p.select_every == 0):
             return
-        verdict = self.directory / f"{iteration:06d}" / "verdict.json"
-        if data.ranks().first and not verdict.exists():
-            self._judge(iteration, verdict)
+        if data.ranks().first and not self._verdict(iteration).exists():
+            save_checkpoint(self._verdict(iteration).parent, self.model, {})
+            self._judge(iteration, self.model)
         data.from_first(None)
 
-    def _judge(self, iteration: int, verdict: Path) -> None:
-        rates = {family.name: mean(family.rates(self.model, "tuning")) for family in self.families}
-        save_checkpoint(verdict.parent, self.model, {})
+    def _verdict(self, iteration: int) -> Path:
+        return self.directory / f"{iteration:06d}" / "verdict.json"
+
+    def _stands(self, verdict: Path) -> bool:
+        return read_object(verdict).get("judging") == self.judging
+
+    def _judge(self, iteration: int, model: K2Model) -> None:
+        rates = {family.name: mean(family.rates(model, "tuning")) for family in self.families}
         judged = {"iteration": iteration, "pass_rate": mean(rates.values()), "by_family": rates}
-        write_atomic(verdict, json.dumps(judged).encode())
+        write_atomic(self._verdict(iteration), json.dumps({**judged, "judging": self.judging}).encode())
 
     def judged(self) -> list[tuple[int, float]]:
         """Return (iteration, pass rate on the tuning split, the families' mean) of every candidate, in order."""

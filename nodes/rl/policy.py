@@ -108,6 +108,7 @@ class PolicyTraining:
         if data.ranks().first:
             forget_rollouts(self.work / "rollouts", iteration)
         self.candidates.forget_after(iteration)
+        self.candidates.judge_again()
 
     def sample(self, iteration: int) -> tuple[Iteration, dict[str, float]]:
         """Draw an iteration's responses and write them to disk; return the source of its steps, and their figures."""

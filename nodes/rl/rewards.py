@@ -6,10 +6,11 @@ write a class that follows `Family`, and have `families_of` return it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import polars as pl
 
+from engine.artifacts.files import canonical_json, digest_bytes
 from engine.errors import UserError
 from engine.keyed import generator, key
 from engine.model.config import K2Config
@@ -53,6 +54,9 @@ class Family(Protocol):
 
     def rates(self, model: K2Model, held: Held) -> list[float]:
         """Return the pass rate at temperature 1 of each prompt of a split that is not trained on."""
+
+    def judging(self) -> dict[str, Any]:
+        """Return what the pass rates on the split `tuning` depend on besides the model; equal if these are the same."""
 
 
 class Sums:
@@ -100,6 +104,12 @@ class Sums:
             model, self.tokenizer, split_items, samples=samples, max_new_tokens=self.p.max_new_tokens, seed=seed
         )
 
+    def judging(self) -> dict[str, Any]:
+        """Return the sums of the split, and how responses to them are drawn."""
+        tuning, samples, seed = self.held["tuning"]
+        prompts = _digest([[item.prompt, item.answer] for item in tuning])
+        return {"prompts": prompts, "samples": samples, "max_new_tokens": self.p.max_new_tokens, "seed": seed}
+
 
 class Tools:
     """Tasks of the tool world, one whole episode per response; the reward is the rubric's verdict."""
@@ -136,6 +146,12 @@ class Tools:
         passed = [float(episode.verdict.passed) for episode in episodes]
         return [sum(passed[at : at + samples]) / samples for at in range(0, len(passed), samples)]
 
+    def judging(self) -> dict[str, Any]:
+        """Return the tasks of the split, and how they are played."""
+        tasks, samples = self.held["tuning"]
+        tokens, played = self.settings.max_new_tokens, _digest([task.to_row() for task in tasks])
+        return {"prompts": played, "samples": samples, "max_new_tokens": tokens, "seed": self.seed}
+
     def _at(self, place: int) -> Task:
         epoch, index = divmod(place, len(self.tasks))
         order = generator(self.seed, "tool tasks", epoch).permutation(len(self.tasks))
@@ -144,6 +160,10 @@ class Tools:
     def _play(self, model: K2Model, tasks: Sequence[Task], temperature: float, seed: int) -> list[Episode]:
         how = Decoding(self.settings.max_new_tokens, temperature)
         return play(model, self.tokenizer, tasks, how, seed, users_seed=self.seed)
+
+
+def _digest(prompts: Sequence[Any]) -> str:
+    return digest_bytes(canonical_json(prompts))
 
 
 def _tasks(table: pl.LazyFrame, split: str, at_least: int) -> list[Task]:

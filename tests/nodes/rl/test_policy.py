@@ -1,5 +1,7 @@
 """The policy's loss: old and new log-probabilities come from one forward, in whatever type it computes."""
 
+import json
+
 import pytest
 import torch
 
@@ -29,17 +31,9 @@ def training(tokenizer, tmp_path, monkeypatch):
     """One iteration of two minibatches, each taken twice, with the trainer's type to be chosen."""
     monkeypatch.setattr(rollouts, "penalised", lambda scores, truncated, penalty: [i % 2 for i in range(len(scores))])
 
-    def made(dtype):
-        p = parameters(
-            prompts=6,
-            minibatches=2,
-            inner_steps=4,
-            iterations=1,
-            max_new_tokens=4,
-            tuning_prompts=2,
-            ptx=NO_PTX,
-            dtype=dtype,
-        )
+    def made(dtype, **changes):
+        few = {"prompts": 6, "minibatches": 2, "inner_steps": 4, "iterations": 1, "max_new_tokens": 4}
+        p = parameters(**{**few, "tuning_prompts": 2, "ptx": NO_PTX, "dtype": dtype, **changes})
         model = toy.model()
         with torch.no_grad():
             model.lm_head.weight.mul_(20)  # logits far apart, so that bf16 shows
@@ -103,6 +97,35 @@ def test_what_another_run_left_of_iterations_to_come_is_not_taken_for_this_ones(
     assert load_checkpoint(policy.work / "candidates" / "000001").lm_head.weight.abs().sum() > 0
     assert [path.name for path in (policy.work / "rollouts").iterdir()] == ["000000.parquet"]
     assert len(read_rollouts(policy.work / "rollouts").collect()) == 24
+
+
+def test_verdicts_of_other_tuning_prompts_are_given_anew(training, monkeypatch):
+    """Adopted work was judged as its own key said; a verdict that stands is not given a second time."""
+    policy = training("float32")
+    policy.candidates.consider(0, last=True)
+    verdicts = sorted(policy.work.glob("candidates/*/verdict.json"))
+    judged = json.loads(verdicts[0].read_text())
+    rated = []
+    rates = Sums.rates
+    monkeypatch.setattr(Sums, "rates", lambda *given: (rated.append(given[1]), rates(*given))[1])
+    with torch.no_grad():
+        policy.model.lm_head.weight.zero_()  # the policy of a later iteration
+    policy.candidates.judge_again()
+    assert not rated
+
+    verdicts[0].write_text(json.dumps({**judged, "pass_rate": 0.99}))
+    other = training("float32", tuning_prompts=3)
+    with torch.no_grad():
+        other.model.lm_head.weight.zero_()
+    other.candidates.judge_again()
+    again = json.loads(verdicts[0].read_text())
+    assert again["pass_rate"] != 0.99
+    assert again["judging"] == other.candidates.judging != judged["judging"]
+    assert len(rated) == 1
+    assert rated[0].lm_head.weight.abs().sum() > 0, "the candidate's own weights"
+    for change in ({"tuning_samples": 7}, {"seed": 5}, {"max_new_tokens": 3}):
+        assert training("float32", **change).candidates.judging != judged["judging"]
+    assert training("float32", learning_rate=0.5, evaluation_prompts=11).candidates.judging == judged["judging"]
 
 
 def traces(model):
