@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.deferred import add_gradient, defers
 from kernels.host import to_host
 from kernels.kept import as_type, derived, remade
 from kernels.precision import product_type, without_autocast
@@ -79,14 +80,23 @@ def _swiglu_gradient(gate_up: Tensor, dy: Tensor) -> Tensor:
 
 class _Experts(torch.autograd.Function):
     """Forward and backward written by hand. The gate scales an expert's hidden row, half as wide as its output;
-    sums over k are gathers, so nothing is scattered and the order of every sum is fixed.
+    sums over k are gathers, so nothing is scattered and the order of every sum is fixed. `aside` has the
+    weights whose gradients are set aside, and the type to which these are rounded (kernels/deferred.py).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, order_M: Tensor, ends_E: Tensor
+        ctx: Any,
+        x_ND: Tensor,
+        gate_Nk: Tensor,
+        gate_up_EFD: Tensor,
+        down_EDF: Tensor,
+        order_M: Tensor,
+        ends_E: Tensor,
+        aside: tuple[Tensor, Tensor, torch.dtype] | None,
     ) -> Tensor:
         N, k = gate_Nk.shape
+        ctx.aside = aside
         place_Nk = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(N * k, device=order_M.device)).view(N, k)
         gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
         x_MD = derived(x_ND[order_M // k], lambda x, order: x[order // k], x_ND, order_M)
@@ -99,17 +109,27 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
         dy_MD = gradients[0][order_M // place_Nk.shape[1]]
-        ddown_EDF = grouped(dy_MD.mT, hidden_MF * gate_M1, ends_E)
         dweighted_MF = grouped(dy_MD, down_EDF, ends_E)
         dgate_M = torch.linalg.vecdot(hidden_MF, dweighted_MF)
         dgu_MF = _swiglu_gradient(gu_MF, dweighted_MF.mul_(gate_M1))
-        dgate_up_EFD = grouped(dgu_MF.mT, x_MD, ends_E)
         dx_ND = gather_sum(grouped(dgu_MF, gate_up_EFD, ends_E), place_Nk)
         dgate_Nk = dgate_M[place_Nk]
-        return dx_ND, dgate_Nk, dgate_up_EFD, ddown_EDF, None, None
+
+        def dgate_up_EFD() -> Tensor:
+            return grouped(dgu_MF.mT, x_MD, ends_E)
+
+        def ddown_EDF() -> Tensor:
+            return grouped(dy_MD.mT, hidden_MF * gate_M1, ends_E)
+
+        if ctx.aside is None:
+            return dx_ND, dgate_Nk, dgate_up_EFD(), ddown_EDF(), None, None, None
+        gate_up, down, rounded = ctx.aside
+        add_gradient(gate_up, dgate_up_EFD, rounded)
+        add_gradient(down, ddown_EDF, rounded)
+        return dx_ND, dgate_Nk, None, None, None, None, None
 
 
 def _every_expert(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
@@ -136,5 +156,8 @@ def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tenso
     flat = chosen_Nk.reshape(-1)
     order_M = flat.argsort(stable=True)
     ends_E = counted(flat, E).cumsum(0).to(torch.int32)
-    y: Tensor = _Experts.apply(x, gate_Nk, gate_up, down, order_M, ends_E)
+    aside = None
+    if defers(x, gate_up_EFD, down_EDF):
+        aside, gate_up, down = (gate_up_EFD, down_EDF, x_ND.dtype), gate_up.detach(), down.detach()
+    y: Tensor = _Experts.apply(x, gate_Nk, gate_up, down, order_M, ends_E, aside)
     return y.to(x_ND.dtype)

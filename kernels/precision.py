@@ -5,10 +5,7 @@ from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from kernels.kept import as_type
 
 Op = TypeVar("Op", bound=Callable[..., Any])
 
@@ -52,18 +49,3 @@ def without_autocast(op: Op) -> Op:
             return op(*args, **keywords)
 
     return cast(Op, alone)
-
-
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x Wᵀ as `F.linear` does, autocast included, at the speed that the processor allows."""
-    x, device = as_type(x, operand_type(x)), x.device.type
-    if product_type(x.dtype, device) == x.dtype:
-        return F.linear(x, weight)  # autocast has one narrower copy of a weight for all its products
-    with torch.autocast(device, enabled=False):
-        return linear_in_own_type(x, weight)
-
-
-def linear_in_own_type(x: Tensor, weight: Tensor) -> Tensor:
-    """Return what `linear` does under an autocast to x's type, where none is on, as in a backward."""
-    product = product_type(x.dtype, x.device.type)
-    return F.linear(as_type(x, product), weight.to(x.dtype).to(product)).to(x.dtype)

@@ -14,8 +14,9 @@ from engine.model.rope import softmax_scale
 from engine.optim.layout import Rows
 from kernels.kept import as_type, records, remade
 from kernels.latent_attention import latent_attention, rotate
+from kernels.linear import linear_in_own_type
 from kernels.max_logit import largest
-from kernels.precision import linear_in_own_type, operand_type, wide, without_autocast
+from kernels.precision import operand_type, wide, without_autocast
 
 
 class LatentAttention(WideBuffers):

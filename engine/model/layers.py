@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.kept import remade
-from kernels.precision import linear, wide
+from kernels.linear import linear
+from kernels.precision import wide
 from kernels.rms_norm import rms_norm
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kernels import precision
-from kernels.precision import linear, product_type, wide
+from kernels.linear import linear
+from kernels.precision import product_type, wide
 
 
 def draws(seed, *shape):
