@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.deferred import add_gradient, defers
 from kernels.host import to_host
-from kernels.kept import as_type, derived, remade
+from kernels.kept import as_type, compressible, derived, remade
 from kernels.precision import product_type, without_autocast
 
 FEW = 64
@@ -99,8 +99,8 @@ class _Experts(torch.autograd.Function):
         ctx.aside = aside
         place_Nk = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(N * k, device=order_M.device)).view(N, k)
         gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
-        x_MD = derived(x_ND[order_M // k], lambda x, order: x[order // k], x_ND, order_M)
-        gu_MF = grouped(x_MD, gate_up_EFD.mT, ends_E)
+        x_MD = compressible(derived(x_ND[order_M // k], lambda x, order: x[order // k], x_ND, order_M))
+        gu_MF = compressible(grouped(x_MD, gate_up_EFD.mT, ends_E))
         hidden_MF = remade("swiglu", _swiglu(gu_MF), _swiglu, gu_MF)
         y_MD = grouped(hidden_MF * gate_M1, down_EDF.mT, ends_E)
         ctx.save_for_backward(x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)

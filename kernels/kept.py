@@ -1,9 +1,9 @@
-"""What autograd keeps of a forward for its backward: each tensor itself, or how to make it again.
+"""What autograd keeps of a forward for its backward: each tensor itself, in FP8, or how to make it again.
 
 A layout may trade time for memory (engine/parallel/layout.py). `keeping` is the context of a forward that does: hooks
-of autograd then decide for each tensor that would be saved, by the marks that the forward has put on it. A marked
-tensor is a function of others; it is dropped, and the backward computes it again with the same operations, so gradients
-have the same bits. Outside of the context nothing here does anything.
+of autograd then decide for each tensor that would be saved, by the marks that the forward has put on it. A tensor that
+is a function of others is dropped; the backward computes it again with the same operations, so gradients have the same
+bits. Storage in FP8 changes gradients, and no output. Outside of the context nothing here does anything.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from kernels import fp8_rows
 
 Make = Callable[..., Tensor]
 
@@ -37,6 +39,19 @@ class Whole:
     def get(self) -> Tensor:
         """Return the tensor."""
         return self.tensor
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A tensor's rows in FP8, and its type."""
+
+    codes: Tensor
+    scales: Tensor
+    dtype: torch.dtype
+
+    def get(self) -> Tensor:
+        """Return the tensor, with FP8's error."""
+        return fp8_rows.expand(self.codes, self.scales, self.dtype)
 
 
 @dataclass
@@ -76,9 +91,13 @@ class Remade:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a layout switches on: `recompute` names the parts whose outputs the backward makes again."""
+    """What a layout switches on: `recompute` names the parts whose outputs the backward makes again.
+
+    `fp8`: what is marked `compressible` is kept in FP8, unless it is made again.
+    """
 
     recompute: frozenset[str] = frozenset()
+    fp8: bool = False
 
 
 class Keeping:
@@ -87,8 +106,9 @@ class Keeping:
     """
 
     def __init__(self, memory: Memory) -> None:
-        self.recompute = memory.recompute
+        self.recompute, self.fp8 = memory.recompute, memory.fp8
         self._recipes: dict[int, tuple[StorageWeakRef, torch.dtype, Recipe]] = {}
+        self._compressible: dict[int, StorageWeakRef] = {}
         self._packed: dict[tuple[Any, ...], tuple[StorageWeakRef, Packed]] = {}
 
     def remakes(self, tensor: Tensor) -> bool:
@@ -100,6 +120,10 @@ class Keeping:
         """Make `output` again as make(*inputs)."""
         recipe = Recipe(make, [self.pack(each) for each in inputs])
         self._recipes[_address(output)] = StorageWeakRef(output.untyped_storage()), output.dtype, recipe
+
+    def compress(self, tensor: Tensor) -> None:
+        """Keep a tensor in FP8."""
+        self._compressible[_address(tensor)] = StorageWeakRef(tensor.untyped_storage())
 
     def pack(self, tensor: Tensor) -> Packed:
         """Return what to keep in a tensor's place; equal views share it."""
@@ -115,7 +139,12 @@ class Keeping:
         return Remade(recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def _keep(self, tensor: Tensor) -> Packed:
-        """Return what to keep of a tensor that has no mark: a weight's narrower copy is made again from the weight."""
+        """Return what to keep of a tensor that is no view of one that is made again.
+
+        A weight's narrower copy is made again from the weight.
+        """
+        if _address(tensor) in self._compressible:
+            return Compressed(*fp8_rows.compress(tensor), tensor.dtype)
         weight = _narrowed(tensor)
         if weight is None:
             return Whole(tensor.detach())  # an output with its graph would be a cycle, which is never freed
@@ -125,6 +154,7 @@ class Keeping:
     def forget(self) -> None:
         """Drop the marks, which hold the inputs of what is made again."""
         self._recipes.clear()
+        self._compressible.clear()
         self._packed.clear()
 
 
@@ -180,6 +210,14 @@ def derived(output: Tensor, make: Make, *inputs: Tensor) -> Tensor:
     if current is not None and any(map(current.remakes, inputs)):
         current.remake(output, make, inputs)
     return output
+
+
+def compressible(x: Tensor) -> Tensor:
+    """Return x, of which the backward may read the rows as FP8 keeps them."""
+    current = _CURRENT.get()
+    if current is not None and current.fp8:
+        current.compress(x)
+    return x
 
 
 def as_type(x: Tensor, dtype: torch.dtype, part: str = "") -> Tensor:

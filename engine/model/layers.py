@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.kept import remade
+from kernels.kept import compressible, remade
 from kernels.linear import linear
 from kernels.precision import wide
 from kernels.rms_norm import rms_norm
@@ -72,7 +72,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (…, D) to (…, D)."""
-        g, u = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+        g, u = compressible(self.gate_proj(x_BTD)), compressible(self.up_proj(x_BTD))
         active = remade("swiglu", F.silu(g), F.silu, g)
         y: Tensor = self.down_proj(remade("swiglu", active * u, torch.mul, active, u))
         return y

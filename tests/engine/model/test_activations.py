@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from engine.model.activations import AUTOCAST, FP32, bytes_per_token
+from engine.model.activations import AUTOCAST, CPU_BLOCK, FP8_BLOCK, FP32, bytes_per_token
 from engine.model.model import K2Model
 from engine.model.rope import rotation
-from kernels import latent_attention
+from kernels import fp8_rows, latent_attention
 from kernels.kept import Memory
 from kernels.precision import product_type
 from tests.engine.model.live import Live
@@ -65,16 +65,17 @@ def test_recomputation_changes_no_bit(autocast, q_lora_rank, fused):
 
 
 @pytest.mark.parametrize("types", [FP32, AUTOCAST], ids=["fp32", "autocast"])
-@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None}, {"n_shared_experts": 2, "num_experts_per_tok": 3}])
+@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None}, {"n_shared_experts": 2, "moe_intermediate_size": 80}])
 def test_the_bytes_are_those_of_the_table(types, changes, fused):
     if types is AUTOCAST and product_type(torch.bfloat16, "cpu") != torch.bfloat16:
         pytest.skip("this processor multiplies no bf16, and keeps its operands in fp32")
     model = K2Model(config(**changes), 1)
     for parts in EVERY:
-        for layer, (_, _, kept) in enumerate(passed(model, Memory(frozenset(parts)), types is AUTOCAST)):
-            expected = bytes_per_token(model.config, layer, types, LENGTH, recompute=parts, fused=fused)
-            expected += 0 if fused else MASK / (ROWS * LENGTH)
-            assert kept == pytest.approx(expected, rel=0.005), (parts, layer)
+        for fp8 in (False, True):
+            for layer, (_, _, kept) in enumerate(passed(model, Memory(frozenset(parts), fp8), types is AUTOCAST)):
+                expected = bytes_per_token(model.config, layer, types, LENGTH, recompute=parts, fp8=fp8, fused=fused)
+                expected += 0 if fused else MASK / (ROWS * LENGTH)
+                assert kept == pytest.approx(expected, rel=0.005), (parts, fp8, layer)
 
 
 def test_every_part_drops_something_and_without_a_switch_nothing_is_dropped(fused):
@@ -84,6 +85,26 @@ def test_every_part_drops_something_and_without_a_switch_nothing_is_dropped(fuse
     for part in PARTS:
         for (*_, less), all_ in zip(passed(model, Memory(frozenset([part]))), plain, strict=True):
             assert less < 0.95 * all_, part
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("parts", [(), ("swiglu",), PARTS])
+def test_fp8_storage_leaves_outputs_alone_and_gradients_within_five_percent(parts, autocast):
+    model = K2Model(config(), 1)
+    plain = passed(model, None, autocast)
+    compressed = passed(model, Memory(frozenset(parts), fp8=True), autocast)
+    differs = False
+    for (y, gradients, _), (same_y, close, _) in zip(plain, compressed, strict=True):
+        assert torch.equal(y, same_y)
+        for exact, gradient in zip(gradients, close, strict=True):
+            assert (gradient - exact).norm() <= 0.05 * exact.norm()
+            differs |= not torch.equal(gradient, exact)
+    assert differs
+
+
+def test_the_table_has_the_kernels_blocks():
+    assert FP8_BLOCK == fp8_rows.BLOCK
+    assert CPU_BLOCK == latent_attention.BLOCK
 
 
 @pytest.mark.parametrize("memory", [None, Memory(frozenset(PARTS))], ids=["kept", "remade"])
