@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.deferred import add_gradient, defers
 from kernels.host import to_host
-from kernels.kept import as_type, compressible, derived, remade
+from kernels.kept import WEIGHTS, as_type, compressible, derived, remade
 from kernels.precision import product_type, without_autocast
 
 FEW = 64
@@ -150,7 +150,8 @@ def experts(x_ND: Tensor, chosen_Nk: Tensor, gate_Nk: Tensor, gate_up_EFD: Tenso
     """
     E, few = gate_up_EFD.shape[0], x_ND.shape[0] <= FEW
     dtype = product_type(x_ND.dtype, x_ND.device.type)
-    x, gate_up, down = as_type(x_ND, dtype), *(t.to(x_ND.dtype).to(dtype) for t in (gate_up_EFD, down_EDF))
+    narrow = (as_type(weight, x_ND.dtype, WEIGHTS) for weight in (gate_up_EFD, down_EDF))
+    x, gate_up, down = as_type(x_ND, dtype), *(as_type(weight, dtype, WEIGHTS) for weight in narrow)
     if few and chosen_Nk.numel() >= E and not torch.is_grad_enabled():
         return _every_expert(x, chosen_Nk, gate_Nk, gate_up, down).to(x_ND.dtype)
     flat = chosen_Nk.reshape(-1)

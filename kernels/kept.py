@@ -89,6 +89,10 @@ class Remade:
         return self.recipe.value().as_strided(self.size, self.stride, self.offset)
 
 
+WEIGHTS = "weights"
+"""The part that is always made again in the context: copies of weights in a narrower type."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """What a layout switches on: `recompute` names the parts whose outputs the backward makes again.
@@ -106,7 +110,7 @@ class Keeping:
     """
 
     def __init__(self, memory: Memory) -> None:
-        self.recompute, self.fp8 = memory.recompute, memory.fp8
+        self.recompute, self.fp8 = {WEIGHTS, *memory.recompute}, memory.fp8
         self._recipes: dict[int, tuple[StorageWeakRef, torch.dtype, Recipe]] = {}
         self._compressible: dict[int, StorageWeakRef] = {}
         self._packed: dict[tuple[Any, ...], tuple[StorageWeakRef, Packed]] = {}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.deferred import add_gradient, defers
-from kernels.kept import as_type
+from kernels.kept import WEIGHTS, as_type
 from kernels.precision import operand_type, product_type
 
 
@@ -25,7 +25,11 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def linear_in_own_type(x: Tensor, weight: Tensor) -> Tensor:
     """Return what `linear` does under an autocast to x's type, where none is on, as in a backward."""
     product = product_type(x.dtype, x.device.type)
-    return F.linear(as_type(x, product), weight.to(x.dtype).to(product)).to(x.dtype)
+    return F.linear(as_type(x, product), _as_operand(weight, x.dtype, product)).to(x.dtype)
+
+
+def _as_operand(weight: Tensor, operand: torch.dtype, product: torch.dtype) -> Tensor:
+    return as_type(as_type(weight, operand, WEIGHTS), product, WEIGHTS)
 
 
 def _set_aside(x: Tensor, weight: Tensor) -> Tensor:
