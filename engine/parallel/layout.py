@@ -33,6 +33,12 @@ class Layout:
     def __str__(self) -> str:
         return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
 
+    @property
+    def stated(self) -> str:
+        """The fields in which it differs from plain data parallelism, as words; "" for none."""
+        values = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
+        return ", ".join(f"{name} {value}" for name, value, default in values if value != default)
+
 
 WHOLE = Layout()
 """Every rank holds the whole model: plain data parallelism."""
@@ -98,6 +104,11 @@ def stages(layers: int, layout: Layout) -> list[range]:
     sizes = [least + (longer > 0 and short - 1 <= stage < count - 1) for stage in range(count)]
     starts = [sum(sizes[:stage]) for stage in range(count + 1)]
     return [range(first, end) for first, end in pairwise(starts)]
+
+
+def stage_of(layer: int, layers: int, layout: Layout) -> int:
+    """Return which pipeline stage a layer is in; 0 for one that a model of so many layers has not."""
+    return next((stage for stage, own in enumerate(stages(layers, layout)) if layer in own), 0)
 
 
 @dataclass(frozen=True)

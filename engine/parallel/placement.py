@@ -1,15 +1,19 @@
 """Which ranks of the mesh hold a tensor, or a part of it, and which of them writes it to a checkpoint."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.parallel.layout import DIMENSIONS, Grid
+from engine.parallel.layout import DIMENSIONS, Grid, Layout, stage_of
 
 Shape = tuple[int, ...]
 EXPERTS = ".experts."
 """Part of the names of the routed experts' stacks, whose first axis is that of the experts."""
+COUNT = "/step"
+"""End of the names of AdamW's count of steps, a single number for each weight."""
+_LAYER = re.compile(r"[:/]layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,29 @@ REPLICATED = Placement()
 def is_expert(name: str) -> bool:
     """Return whether a tensor's name says that it is a stack of routed experts, or belongs to one."""
     return EXPERTS in name
+
+
+def placed_in(name: str, layout: Layout, grid: Grid, layers: int) -> Placement:
+    """Return how a tensor of a model of so many layers, or of its optimizer, lies on a grid, by the tensor's name.
+
+    A layer is owned by the rank whose stage it is in, the embedding by the first and what follows the layers by the
+    last, experts' stacks are cut over ep, and optimizer tensors lie where their weight does.
+    """
+    owned: tuple[tuple[str, int], ...] = ()
+    if grid.pp > 1 and (stage := _stage(name, layout, layers)) is not None:
+        owned = (("pp", stage % grid.pp),)
+    cut = grid.ep > 1 and is_expert(name) and not name.endswith(COUNT)
+    sharded = (("ep", 0),) if cut else ()
+    used = {dimension for dimension, _ in (*owned, *sharded)}
+    return Placement(tuple(name for name in DIMENSIONS if name not in used), sharded, owned)
+
+
+def _stage(name: str, layout: Layout, layers: int) -> int | None:
+    """Return the pipeline stage of a tensor; None if it belongs to the whole model."""
+    if layer := _LAYER.search(name):
+        return stage_of(int(layer[1]), layers, layout)
+    ends = {"embed_tokens": 0, "norm": layout.pp - 1, "lm_head": layout.pp - 1}
+    return next((stage for end, stage in ends.items() if re.search(rf"[:/]{end}\.", name)), None)
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,12 @@ class Training:
             self._stack = stack.pop_all()
         for note in self.store.notes:
             journal.log.info(f"{title}: WARNING: {note}")
-        if saved and saved.worlds[-1][1] != data.ranks().size:
+        if saved and saved.worlds[-1][1:] != self.store.world:
+            (_, size, layout), (size_now, layout_now) = saved.worlds[-1], self.store.world
+            then, now = (f" ({words})" if words else "" for words in (layout, layout_now))
             journal.log.info(
-                f"{title}: WARNING: begun with {saved.worlds[-1][1]} processes and resumed at step {self.resumed_at} "
-                f"with {data.ranks().size}: the data keeps its order, the result will differ in its last bits"
+                f"{title}: WARNING: begun with {size} processes{then} and resumed at step {self.resumed_at} "
+                f"with {size_now}{now}: the data keeps its order, the result will differ in its last bits"
             )
         return self
 
@@ -217,7 +219,8 @@ def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
     numerics = fingerprint(settings.threads, settings.dtype, device)
-    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, mesh().grid, close_is_enough())
+    place = mesh()
+    return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, place.grid, close_is_enough(), place.layout)
 
 
 def _resume(state: TrainState, store: CheckpointStore) -> Saved | None:

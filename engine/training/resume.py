@@ -10,11 +10,11 @@ from typing import Any, Self
 from engine.artifacts.files import digest_bytes, fsync_directory
 from engine.errors import UserError
 from engine.parallel import data
-from engine.parallel.layout import Grid
+from engine.parallel.layout import WHOLE, Grid, Layout
 from engine.remedy import command
 from engine.training.position import CLOSE, RESUME, sentences
 from engine.training.saving import InBackground, Staged, State, read_pieces
-from engine.training.sealed import Damaged, Event, Saved, checkpoints, read, seal, verify
+from engine.training.sealed import Damaged, Event, Saved, World, checkpoints, read, seal, verify
 
 KEEP = 2
 WORK = ".work"
@@ -32,16 +32,24 @@ class CannotResume(UserError):
 class CheckpointStore:
     """The checkpoints of one run, under `directory`, tied to its history file, which the first rank writes.
 
-    All ranks of `grid` call its methods together. `close` allows continuing with another torch or processor, which is
-    then recorded in `past`. As a context it ends only when no checkpoint is being written any more.
+    All ranks of `grid` call its methods together; their `layout` is recorded. `close` allows continuing with another
+    torch or processor, which is then recorded in `past`. As a context it ends only when no checkpoint is being written
+    any more.
     """
 
     def __init__(
-        self, directory: Path, history: Path, fingerprint: dict[str, Any], grid: Grid, close: bool = False
+        self,
+        directory: Path,
+        history: Path,
+        fingerprint: dict[str, Any],
+        grid: Grid,
+        close: bool = False,
+        layout: Layout = WHOLE,
     ) -> None:
         self.directory, self.history, self.fingerprint, self.grid = directory, history, fingerprint, grid
         self.close = close
-        self.worlds = [(0, grid.ranks)]
+        self.world = grid.ranks, layout.stated
+        self.worlds: list[World] = [(0, *self.world)]
         self.past: list[Event] = []
         self.notes: list[str] = []
         """Notes of `latest` for the user, on what it found damaged among others."""
@@ -137,8 +145,8 @@ class CheckpointStore:
             if saved is None:
                 continue
             self.worlds = list(saved.worlds)
-            if saved.worlds[-1][1] != self.grid.ranks:
-                self.worlds.append((saved.step, self.grid.ranks))
+            if saved.worlds[-1][1:] != self.world:
+                self.worlds.append((saved.step, *self.world))
             if saved.past[len(self.past) :]:
                 self.notes.append(f"its end need not be that of an undisturbed training: {sentences(saved.past)}")
             self.past, self.digest = saved.past, saved.digest

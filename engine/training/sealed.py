@@ -22,18 +22,22 @@ continued with other numerics (`changed`: setting → [then, now]) or was `adopt
 _SEALED_AS = {"stage": "training", "dataset": "checkpoint"}
 
 
+World = tuple[int, int, str]
+"""From which step on how many ranks trained, and under which layout; "" for plain data parallelism."""
+
+
 @dataclass(frozen=True)
 class Saved:
     """What a verified checkpoint says of itself: completed steps, the state's digest, the history up to it.
 
-    `worlds` says how many ranks made it: (first step, ranks), in order; `past` what makes its bits differ from those of
-    an undisturbed run (engine/training/position.py); `fingerprint` the numerics under which it was made.
+    `worlds` says which ranks made it, in order; `past` what makes its bits differ from those of an undisturbed run
+    (engine/training/position.py); `fingerprint` the numerics under which it was made.
     """
 
     step: int
     digest: str
     history_bytes: int
-    worlds: list[tuple[int, int]]
+    worlds: list[World]
     past: list[Event]
     fingerprint: dict[str, Any]
 
@@ -73,7 +77,7 @@ def read(directory: Path, history: Path) -> Saved:
             step=int(meta["step"]),
             digest=str(meta["digest"]),
             history_bytes=int(meta["history_bytes"]),
-            worlds=[(int(first), int(size)) for first, size in meta["worlds"]],
+            worlds=[(int(first), int(size), str(layout)) for first, size, layout in meta["worlds"]],
             past=list(meta["past"]),
             fingerprint=dict(meta["fingerprint"]),
         )

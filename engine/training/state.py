@@ -9,7 +9,8 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.parallel.gradients import Gradients, SummedGradients
-from engine.parallel.placement import REPLICATED, Placement
+from engine.parallel.mesh import mesh
+from engine.parallel.placement import REPLICATED, Placement, placed_in
 
 MODEL, OPTIMIZER = "model", "optimizer"
 
@@ -61,8 +62,10 @@ class TrainState:
         return {f"{part}:{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def placement(self, name: str) -> Placement:
-        """Return a tensor's placement; under plain data parallelism every rank holds everything."""
-        return REPLICATED
+        """Return a tensor's placement on the mesh of this process; a model that is not cut is whole on every rank."""
+        if self.model.part is None:
+            return REPLICATED
+        return placed_in(name, mesh().layout, mesh().grid, self.model.config.num_hidden_layers)
 
     def load(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
         """Continue after `step` steps with copies of `tensors`. Raises UserError as `fit` does."""

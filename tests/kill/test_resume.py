@@ -114,7 +114,7 @@ def end(project: Project, stage: str, setting: Setting) -> End:
     record = project.records(stage)[-1]
     assert record["outcome"] == "success"
     assert record["world_size"] == record["training"]["world_size"] == setting.processes
-    assert record["training"]["worlds"] == [[0, setting.processes]]
+    assert record["training"]["worlds"] == [[0, setting.processes, ""]]
     assert record["training"]["numerics"]["threads"] == setting.threads
     return End(project.digests(stage), record["training"]["state_digest"])
 

@@ -188,7 +188,7 @@ def test_the_end_is_named_by_a_digest_of_weights_and_optimizer(straight, tmp_pat
     run(tmp_path)
     assert state_digest(tmp_path) == state_digest(straight[0])
     assert state_digest(tmp_path) == json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())["digest"]
-    assert (summary_in(tmp_path)["resumed_at"], summary_in(tmp_path)["worlds"]) == (0, [[0, 1]])
+    assert (summary_in(tmp_path)["resumed_at"], summary_in(tmp_path)["worlds"]) == (0, [[0, 1, ""]])
     before = state_digest(tmp_path)
     (tmp_path / "training.json").unlink()
     run(tmp_path)  # killed between the last checkpoint and the end
@@ -268,12 +268,12 @@ def test_non_finite_steps_are_skipped_counted_and_in_the_end_stop(tmp_path):
 
 def test_another_number_of_ranks_is_allowed_and_said(straight, tmp_path, capfd):
     killed_at(tmp_path, 13)
-    rewrite(tmp_path / "checkpoints/00000010", worlds=[[0, 2], [5, 4]])
+    rewrite(tmp_path / "checkpoints/00000010", worlds=[[0, 2, ""], [5, 4, ""]])
     assert digest(*run(tmp_path)) == digest(*straight[1])
-    assert summary_in(tmp_path)["worlds"] == [[0, 2], [5, 4], [10, 1]]
+    assert summary_in(tmp_path)["worlds"] == [[0, 2, ""], [5, 4, ""], [10, 1, ""]]
     assert summary_in(tmp_path)["resumed_at"] == 10
     last = json.loads((tmp_path / "checkpoints/00000024/meta.json").read_text())
-    assert last["worlds"] == [[0, 2], [5, 4], [10, 1]]
+    assert last["worlds"] == [[0, 2, ""], [5, 4, ""], [10, 1, ""]]
     said = capfd.readouterr().err
     assert said.count("WARNING") == 1
     assert "begun with 4 processes and resumed at step 10 with 1" in said
