@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from engine.keyed import key
 from engine.model.model import K2Model
+from engine.parallel.data import ALONE, Ranks
 from engine.rollout.enforcer import Enforcer
-from engine.rollout.generate import Completion, generate
+from engine.rollout.generate import Completion
 from engine.rollout.lockstep import play_in_lockstep
+from engine.rollout.shared import generate_shared
 from engine.text.chat import encode_chat, parse_turn_ids
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.episode import run_episode
@@ -24,11 +26,15 @@ EMPTY: Message = {"role": "assistant", "content": ""}
 
 @dataclass(frozen=True)
 class Decoding:
-    """How turns are drawn: their maximum length, the temperature, and whether only legal tool calls may be written."""
+    """How turns are drawn: their maximum length, the temperature, and whether only legal tool calls may be written.
+
+    `ranks` share the drawing: all of them play the same episodes together.
+    """
 
     max_new_tokens: int
     temperature: float
     enforce: bool = False
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,9 @@ def next_turns(model: K2Model, tok: K2Tokenizer, requests: Sequence[_Request], h
         for prompt in prompts
     ]
     enforcer = Enforcer(tok, [(requests[i].task.tool_specs(), calls_made(requests[i].messages)) for i in fitting])
-    done = generate(
+    done = generate_shared(
         model, [prompts[i] for i in fitting], how.max_new_tokens, how.temperature, seed, tok.im_end_id,
-        enforcer if how.enforce else None,
+        enforcer if how.enforce else None, how.ranks,
     )  # fmt: skip
     for index, completion in zip(fitting, done, strict=True):
         parsed = parse_turn_ids(tok, completion.tokens)

@@ -63,16 +63,17 @@ def generate(
     seed: int,
     stop_id: int,
     constraint: Constraint | None = None,
+    first: int = 0,
 ) -> list[Completion]:
     """Continue each prompt until `stop_id` or `max_new_tokens`; return the completions in the prompts' order.
 
-    Prompt i draws from its own stream, keyed by (seed, i): equal prompts give different samples, and one prompt's
-    sample does not depend on the others. A prompt that occurs several times is read once. Under a `constraint`,
-    log-probabilities are those of the distribution over the tokens left. The model's mode is restored. Raises
-    UserError if prompt and answer exceed the model's context.
+    Prompts are numbered from `first` on, and prompt i draws from its own stream, keyed by (seed, i): equal prompts give
+    different samples, and one prompt's sample does not depend on the others. A prompt that occurs several times is read
+    once. Under a `constraint`, which knows these numbers, log-probabilities are those of the distribution over the
+    tokens left. The model's mode is restored. Raises UserError if prompt and answer exceed the model's context.
     """
     limit = model.config.max_position_embeddings
-    for index, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts, first):
         if not prompt:
             raise UserError(f"prompt {index} is empty; give at least one token")
         if len(prompt) + max_new_tokens > limit:
@@ -86,8 +87,9 @@ def generate(
         out: list[Completion] = []
         for start in range(0, len(prompts), ROWS):
             rows = prompts[start : start + ROWS]
-            draws = np.stack([generator(seed, "sample", start + i).random(max_new_tokens) for i in range(len(rows))])
-            batch = _Batch(model, rows, max_new_tokens, temperature, stop_id, constraint, start)
+            numbers = range(first + start, first + start + len(rows))
+            draws = np.stack([generator(seed, "sample", number).random(max_new_tokens) for number in numbers])
+            batch = _Batch(model, rows, max_new_tokens, temperature, stop_id, constraint, numbers.start)
             out += batch.run(placed(draws, model.device))
         return out
     finally:

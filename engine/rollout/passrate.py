@@ -11,7 +11,9 @@ import numpy as np
 
 from engine.model.config import K2Config, require_context
 from engine.model.model import K2Model
-from engine.rollout.generate import Completion, generate
+from engine.parallel.data import ALONE, Ranks
+from engine.rollout.generate import Completion
+from engine.rollout.shared import generate_shared
 from engine.rollout.verifiable import Item, question, score
 from engine.text.chat import encode_chat
 from engine.text.tokenizer import K2Tokenizer
@@ -50,11 +52,15 @@ def sample_responses(
     temperature: float,
     max_new_tokens: int,
     seed: int,
+    ranks: Ranks = ALONE,
 ) -> list[Response]:
-    """Draw `samples` responses to each item, in the items' order; a response ends at the end of its turn."""
+    """Draw `samples` responses to each item, in the items' order; a response ends at the end of its turn.
+
+    `ranks` share the drawing: all of them call this together.
+    """
     stop = tokenizer.im_end_id
     prompts = [ids for ids in encode_prompts(tokenizer, items) for _ in range(samples)]
-    completions = generate(model, prompts, max_new_tokens, temperature, seed, stop)
+    completions = generate_shared(model, prompts, max_new_tokens, temperature, seed, stop, ranks=ranks)
     repeated = [item for item in items for _ in range(samples)]
     out = []
     for item, prompt, completion in zip(repeated, prompts, completions, strict=True):
@@ -72,10 +78,12 @@ def pass_rates(
     max_new_tokens: int,
     seed: int,
     temperature: float = 1.0,
+    ranks: Ranks = ALONE,
 ) -> list[float]:
     """Return the share of right responses for each item; a truncated response is wrong. Their mean is the pass rate."""
     responses = sample_responses(
-        model, tokenizer, items, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
-    )
+        model, tokenizer, items, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
+        ranks=ranks,
+    )  # fmt: skip
     scores = np.array([response.score for response in responses]).reshape(len(items), samples)
     return [float(rate) for rate in scores.mean(axis=1)]

@@ -16,6 +16,7 @@ from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.model import K2Model
 from engine.parallel import data
+from engine.rollout.shared import sharing
 from nodes.rl.rewards import Family
 from nodes.rl.schema import Parameters
 
@@ -23,7 +24,7 @@ from nodes.rl.schema import Parameters
 class Candidates:
     """The policies judged so far, each in its own directory: the weights, then the verdict and how it was judged.
 
-    With several ranks, the first one judges in its `directory`; the others, with the same weights, wait and read.
+    Several ranks, with the same weights, judge together; the first one's `directory` is used, where only it writes.
     """
 
     def __init__(self, model: K2Model, families: Sequence[Family], p: Parameters, directory: Path) -> None:
@@ -46,31 +47,31 @@ class Candidates:
 
         Pass rates on other prompts, or of other draws, are not to be compared.
         """
-        if data.ranks().first:
-            for verdict in sorted(self.directory.glob("*/verdict.json")):
-                if not self._stands(verdict):
-                    self._judge(int(verdict.parent.name), load_checkpoint(verdict.parent))
-        data.from_first(None)
+        for iteration in data.from_first(self._outdated() if data.ranks().first else []):
+            self._judge(iteration, load_checkpoint(self._verdict(iteration).parent))
 
     def consider(self, iteration: int, last: bool = False) -> None:
         """Judge the policy before `iteration` if it is due, unless a verdict from before a kill exists."""
         if not (last or iteration % self.p.select_every == 0):
             return
-        if data.ranks().first and not self._verdict(iteration).exists():
-            save_checkpoint(self._verdict(iteration).parent, self.model, {})
+        if data.from_first(not self._verdict(iteration).exists()):
+            if data.ranks().first:
+                save_checkpoint(self._verdict(iteration).parent, self.model, {})
             self._judge(iteration, self.model)
-        data.from_first(None)
 
     def _verdict(self, iteration: int) -> Path:
         return self.directory / f"{iteration:06d}" / "verdict.json"
 
-    def _stands(self, verdict: Path) -> bool:
-        return read_object(verdict).get("judging") == self.judging
+    def _outdated(self) -> list[int]:
+        verdicts = sorted(self.directory.glob("*/verdict.json"))
+        return [int(path.parent.name) for path in verdicts if read_object(path).get("judging") != self.judging]
 
     def _judge(self, iteration: int, model: K2Model) -> None:
-        rates = {family.name: mean(family.rates(model, "tuning")) for family in self.families}
+        rates = {family.name: mean(family.rates(model, "tuning", sharing())) for family in self.families}
         judged = {"iteration": iteration, "pass_rate": mean(rates.values()), "by_family": rates}
-        write_atomic(self._verdict(iteration), json.dumps({**judged, "judging": self.judging}).encode())
+        if data.ranks().first:
+            write_atomic(self._verdict(iteration), json.dumps({**judged, "judging": self.judging}).encode())
+        data.from_first(None)  # so that no rank reads it before it is there
 
     def judged(self) -> list[tuple[int, float]]:
         """Return (iteration, pass rate on the tuning split, the families' mean) of every candidate, in order."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from engine.intervals import paired_difference
 from engine.model.model import K2Model
+from engine.rollout.shared import sharing
 from nodes.rl.loss import named
 from nodes.rl.rewards import Family
 from nodes.rl.schema import Parameters
@@ -16,7 +17,7 @@ def outcome(before: K2Model, after: K2Model, families: Sequence[Family], p: Para
     """
     metrics: dict[str, float | int | str] = {}
     for family in families:
-        rates_before, rates_after = family.rates(before, "evaluation"), family.rates(after, "evaluation")
+        rates_before, rates_after = (family.rates(model, "evaluation", sharing()) for model in (before, after))
         ones = [1.0] * len(rates_before)
         gain = paired_difference([rates_after, ones], [rates_before, ones], p.seed, f"gain of {family.name}")
         low, high = gain.ends

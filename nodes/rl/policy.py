@@ -5,15 +5,12 @@ it, and training is only ever left between iterations, so resume is exact: after
 drawn again, and its files (rollouts, candidates) are written again with the same content.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from engine.artifacts.files import digest_bytes
 from engine.keyed import key
 from engine.model.model import K2Model
 from engine.parallel import data
@@ -114,7 +111,6 @@ class PolicyTraining:
         """Draw an iteration's responses and write them to disk; return the source of its steps, and their figures."""
         rollouts = [collect(self.model, family, iteration, self.p) for family in self.families]
         rows = [row for drawn in rollouts for row in drawn.rows]
-        data.require_same(_digest(rows), f"the rollouts of iteration {iteration}")
         if data.ranks().first:
             write_rollouts(rows, self.work / "rollouts", iteration)
         if self.p.reset_optimizer:
@@ -141,7 +137,3 @@ class PolicyTraining:
         self.model.train()
         with autocast(self.p.dtype, self.model.device.type):
             return replace(part, old_logprobs_M=whole_responses(self.model, part, reference_logprobs))
-
-
-def _digest(rows: list[dict[str, Any]]) -> str:
-    return digest_bytes(json.dumps(rows).encode())

@@ -15,6 +15,7 @@ from engine.errors import UserError
 from engine.keyed import generator, key
 from engine.model.config import K2Config
 from engine.model.model import K2Model
+from engine.parallel.data import Ranks
 from engine.rollout.episodes import Decoding, Episode, play
 from engine.rollout.generate import Completion
 from engine.rollout.passrate import pass_rates, require_room, sample_responses
@@ -49,11 +50,14 @@ class Family(Protocol):
     def temperature(self, iteration: int) -> float:
         """Return the sampling temperature of an iteration's responses."""
 
-    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[SampledResponse]:
-        """Return the responses of an iteration, `samples` in a row for each prompt."""
+    def draw(self, model: K2Model, iteration: int, temperature: float, ranks: Ranks) -> list[SampledResponse]:
+        """Return the responses of an iteration, `samples` in a row for each prompt, which `ranks` draw together."""
 
-    def rates(self, model: K2Model, held: Held) -> list[float]:
-        """Return the pass rate at temperature 1 of each prompt of a split that is not trained on."""
+    def rates(self, model: K2Model, held: Held, ranks: Ranks) -> list[float]:
+        """Return the pass rate at temperature 1 of each prompt of a split that is not trained on.
+
+        `ranks` draw the responses together.
+        """
 
     def judging(self) -> dict[str, Any]:
         """Return what the pass rates on the split `tuning` depend on besides the model; equal if these are the same."""
@@ -79,7 +83,7 @@ class Sums:
         """Return a temperature that decays from exploring to the one at which rewards are measured."""
         return temperature_at(iteration, self.p.iterations, self.p.temperature_start, self.p.temperature_end)
 
-    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[SampledResponse]:
+    def draw(self, model: K2Model, iteration: int, temperature: float, ranks: Ranks) -> list[SampledResponse]:
         """Return the responses of an iteration; no prompt is used twice in a run."""
         responses = sample_responses(
             model,
@@ -89,6 +93,7 @@ class Sums:
             temperature=temperature,
             max_new_tokens=self.p.max_new_tokens,
             seed=key(self.p.seed, "rollout", iteration),
+            ranks=ranks,
         )
         return [
             SampledResponse(
@@ -97,12 +102,13 @@ class Sums:
             for r in responses
         ]
 
-    def rates(self, model: K2Model, held: Held) -> list[float]:
+    def rates(self, model: K2Model, held: Held, ranks: Ranks) -> list[float]:
         """Return the pass rate of each sum of the split."""
         split_items, samples, seed = self.held[held]
         return pass_rates(
-            model, self.tokenizer, split_items, samples=samples, max_new_tokens=self.p.max_new_tokens, seed=seed
-        )
+            model, self.tokenizer, split_items, samples=samples, max_new_tokens=self.p.max_new_tokens, seed=seed,
+            ranks=ranks,
+        )  # fmt: skip
 
     def judging(self) -> dict[str, Any]:
         """Return the sums of the split, and how responses to them are drawn."""
@@ -130,19 +136,19 @@ class Tools:
         """Return a constant temperature, since one wrong token among forty can spoil an episode."""
         return self.settings.temperature
 
-    def draw(self, model: K2Model, iteration: int, temperature: float) -> list[SampledResponse]:
+    def draw(self, model: K2Model, iteration: int, temperature: float, ranks: Ranks) -> list[SampledResponse]:
         """Return the responses of an iteration; tasks are used in epochs, each in its own order."""
         size = self.settings.tasks
         chosen = [self._at(place) for place in range(iteration * size, (iteration + 1) * size)]
         repeated = [task for task in chosen for _ in range(self.samples)]
         seed = key(self.seed, "tool rollout", iteration)
-        return [_response_of(episode) for episode in self._play(model, repeated, temperature, seed)]
+        return [_response_of(episode) for episode in self._play(model, repeated, temperature, seed, ranks)]
 
-    def rates(self, model: K2Model, held: Held) -> list[float]:
+    def rates(self, model: K2Model, held: Held, ranks: Ranks) -> list[float]:
         """Return the success rate of each task of the split."""
         tasks, samples = self.held[held]
         repeated = [task for task in tasks for _ in range(samples)]
-        episodes = self._play(model, repeated, 1.0, key(self.seed, f"rl {held} of tools"))
+        episodes = self._play(model, repeated, 1.0, key(self.seed, f"rl {held} of tools"), ranks)
         passed = [float(episode.verdict.passed) for episode in episodes]
         return [sum(passed[at : at + samples]) / samples for at in range(0, len(passed), samples)]
 
@@ -157,8 +163,10 @@ class Tools:
         order = generator(self.seed, "tool tasks", epoch).permutation(len(self.tasks))
         return self.tasks[int(order[index])]
 
-    def _play(self, model: K2Model, tasks: Sequence[Task], temperature: float, seed: int) -> list[Episode]:
-        how = Decoding(self.settings.max_new_tokens, temperature)
+    def _play(
+        self, model: K2Model, tasks: Sequence[Task], temperature: float, seed: int, ranks: Ranks
+    ) -> list[Episode]:
+        how = Decoding(self.settings.max_new_tokens, temperature, ranks=ranks)
         return play(model, self.tokenizer, tasks, how, seed, users_seed=self.seed)
 
 

@@ -19,6 +19,7 @@ from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
+from engine.rollout.shared import sharing
 from engine.rollout.teacher import Turns
 from kernels.host import to_host
 from nodes.rl.objective import advantages, informative, penalised
@@ -95,9 +96,12 @@ class Rollouts:
 
 
 def collect(model: K2Model, family: Family, iteration: int, p: Parameters) -> Rollouts:
-    """Draw K responses to each of the family's prompts of an iteration and turn them into training data."""
+    """Draw K responses to each of the family's prompts of an iteration and turn them into training data.
+
+    The ranks share the drawing; each judges all responses, which is quick, and keeps its own part of the minibatches.
+    """
     temperature = family.temperature(iteration)
-    responses = family.draw(model, iteration, temperature)
+    responses = family.draw(model, iteration, temperature, sharing())
     truncated = [response.truncated for response in responses]
     rewards = penalised([response.score for response in responses], truncated, p.truncation_penalty)
     rewards_NK = torch.tensor(rewards, dtype=torch.float32).view(-1, family.samples)

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engine.model.model import K2Model
 from engine.text.shards import TokenShards
 from engine.text.tokenizer import K2Tokenizer
@@ -45,10 +47,10 @@ def inputs(root: Path) -> Path:
     return root
 
 
-def stage(name: str, root: Path, work: Path) -> Stage:
+def stage(name: str, root: Path, work: Path, weights: torch.dtype = torch.float32) -> Stage:
     """The stage on `inputs`; RL has sampled the responses of its first iteration, of both families, in `work`."""
     tok = K2Tokenizer.load(root / "tokenizer")
-    model = toy.model()
+    model = toy.model().to(weights)
     natural = NaturalText(root / "shards", tok, 3, 16, 1)
     if name == "pretrain":
         stream = TokenShards.open(root / "shards", tok).split("train")

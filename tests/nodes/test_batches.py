@@ -85,8 +85,8 @@ def totals(batch: Batch) -> dict[str, float]:
 
 def train(rank: int, name: str, root: Path, work: Path) -> tuple[dict[str, Any], list[Any], list[dict[str, Any]]]:
     """Three steps of a stage in fp64 with clipping; the weights, what this rank's batches hold, the history."""
-    stage = batches.stage(name, root, work / f"rollouts-{rank}")
-    model = stage.model.double()
+    stage = batches.stage(name, root, work / f"rollouts-{rank}", torch.float64)
+    model = stage.model
     own = [stage.source.rows(step, data.ranks()) for step in range(STEPS)]
     held = [(examples(batch), totals(batch)) for batch in own]
     history = train_loop(

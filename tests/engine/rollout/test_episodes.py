@@ -46,10 +46,10 @@ def test_turns_are_read_back_from_the_ids_a_model_writes(monkeypatch, tok, tasks
     prompt, _ = encode_chat(tok, question, add_generation_prompt=True)
     turn = encode_chat(tok, [*question, written])[0][len(prompt) :]
     how = Decoding(8, 0.0)
-    monkeypatch.setattr(episodes, "generate", lambda *a: [Completion(turn, [0.0] * len(turn), False)])
+    monkeypatch.setattr(episodes, "generate_shared", lambda *a: [Completion(turn, [0.0] * len(turn), False)])
     [read] = episodes.next_turns(roomy(), tok, [asked_of(tasks[0])], how, 0)
     assert (read.message, read.malformed, read.note) == (written, (), "")
-    monkeypatch.setattr(episodes, "generate", lambda *a: [Completion(turn[:-4], [0.0], True)])
+    monkeypatch.setattr(episodes, "generate_shared", lambda *a: [Completion(turn[:-4], [0.0], True)])
     [cut] = episodes.next_turns(roomy(), tok, [asked_of(tasks[0])], how, 0)
     assert cut.note == "a turn has no end"
     assert cut.malformed

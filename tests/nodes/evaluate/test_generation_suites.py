@@ -19,7 +19,7 @@ from nodes.evaluate.suites.material import Material
 def rig(monkeypatch, tok, reply, end=True):
     """Let every sum be answered by `reply(value)`."""
 
-    def generate(model, prompts, max_new_tokens, temperature, seed, stop_id):
+    def generate(model, prompts, max_new_tokens, temperature, seed, stop_id, ranks):
         out = []
         for prompt in prompts:
             question = re.findall(r"[\d+-]+(?==)", tok.decode(prompt))[-1]
@@ -27,7 +27,7 @@ def rig(monkeypatch, tok, reply, end=True):
             out.append(Completion(tokens, [0.0] * len(tokens), not end))
         return out
 
-    monkeypatch.setattr(passrate, "generate", generate)
+    monkeypatch.setattr(passrate, "generate_shared", generate)
 
 
 @pytest.mark.parametrize(

@@ -245,8 +245,8 @@ def on_two(rank, stage, workspace):
     own = workspace / ".ranks/1" if rank else workspace
     own.mkdir(parents=True, exist_ok=True)
     judged = []
-    judge = candidates.Candidates._judge
-    candidates.Candidates._judge = lambda *given: judged.append(rank) or judge(*given)
+    write = candidates.write_atomic
+    candidates.write_atomic = lambda *given: judged.append(rank) or write(*given)
     rollouts.penalised = some_right
     checkpoint, table, _, metrics = reinforce(stage, own)
     return (
@@ -258,7 +258,7 @@ def on_two(rank, stage, workspace):
 
 
 def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypatch):
-    """The second one finds candidates and rollouts of before; one of them judges."""
+    """The second one finds candidates and rollouts of before; one of them writes the verdicts."""
 
     def killed(model, family, iteration, p):
         if iteration == 3:
@@ -272,7 +272,7 @@ def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypa
     (first, iterations, judged, weights), second = together(2, on_two, stage, tmp_path)
     assert first == second[0]
     assert iterations == second[1] == 4
-    assert (set(judged), second[2]) == ({0}, []), "the first rank alone judges"
+    assert (set(judged), second[2]) == ({0}, []), "the first rank alone writes"
     assert weights == second[3]
 
 

@@ -13,7 +13,7 @@ AFTER = [0.5, 0.5, 0.75, 1.0, 0.25, 0.5, 1.0, 0.25]
 
 def reported(before, after):
     """The metrics of a family with these rates; the models are named by them."""
-    family = SimpleNamespace(name="sums", rates=lambda model, held: {"before": before, "after": after}[model])
+    family = SimpleNamespace(name="sums", rates=lambda model, held, ranks: {"before": before, "after": after}[model])
     return outcome("before", "after", [family], SimpleNamespace(seed=1))
 
 

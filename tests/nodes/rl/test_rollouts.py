@@ -6,7 +6,7 @@ import yaml
 from pydantic import ValidationError
 
 from engine.keyed import key
-from engine.parallel.data import Ranks
+from engine.parallel.data import ALONE, Ranks
 from engine.rollout.generate import Completion
 from engine.rollout.teacher import completion_logprobs
 from nodes.rl import rollouts
@@ -156,7 +156,7 @@ def test_a_gain_on_one_prompt_which_has_no_interval_is_refused():
 def test_the_ranks_shares_average_to_the_whole_minibatch(tokenizer, size):
     """Five prompts, one of them uninformative, dealt unevenly; one rank may hold nothing at all."""
     p = parameters(temperature_start=3.0, temperature_end=3.0)
-    responses = sums(toy.model(), tokenizer, p).draw(toy.model(), 0, 3.0)
+    responses = sums(toy.model(), tokenizer, p).draw(toy.model(), 0, 3.0, ALONE)
     rewards_NK = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]])
     distinct_N = distinct(responses, rewards_NK)
     whole = minibatch(distinct_N, 4, 3.0)
