@@ -6,11 +6,11 @@ Whatever is no expert is equal along dp and ep, and each of these dp·ep ranks s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict
+from pydantic import AfterValidator, ConfigDict, StrictBool
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from engine.checked import FromOne
@@ -21,17 +21,36 @@ DIMENSIONS = ("pp", "dp", "ep")
 """The mesh's dimensions, the slowest first: the ranks of one expert group are neighbours, mostly on one node."""
 
 
+SIZES = ("pp", "vpp", "ep")
+Recomputed = Literal["norm", "swiglu", "mla_up", "moe_down"]
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is there twice; write it once")
+    return names
+
+
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Layout:
-    """The part of the layout that compute.yml states; dp is what the number of ranks leaves over."""
+    """The part of the layout that compute.yml states; dp is what the number of ranks leaves over.
+
+    The rest saves memory on each rank and changes no output (docs/cluster.md). `recompute`: the outputs that the
+    backward makes again. `fp8_storage`: the inputs of experts and of SwiGLU wait for it in FP8, so gradients differ.
+    """
 
     pp: FromOne = 1
     vpp: FromOne = 1
     ep: FromOne = 1
     schedule: Schedule = "interleaved_1f1b"
+    recompute: Annotated[tuple[Recomputed, ...], AfterValidator(_once)] = ()
+    fp8_storage: StrictBool = False
 
     def __str__(self) -> str:
-        return ", ".join(f"{each.name} {getattr(self, each.name)}" for each in fields(self))
+        """Return the sizes, and all else that differs from the default."""
+        shown = [each for each in fields(self) if each.name in SIZES or getattr(self, each.name) != each.default]
+        values = {each.name: getattr(self, each.name) for each in shown}
+        return ", ".join(f"{name} {'+'.join(v) if isinstance(v, tuple) else v}" for name, v in values.items())
 
     @property
     def stated(self) -> str:
@@ -185,7 +204,7 @@ def check_schedule(layout: Layout, micro_batches: int, field: str, parameter: st
 
 def refuse_untrainable(layout: Layout, field: str) -> None:
     """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
-    if layout != WHOLE:
+    if replace(layout, recompute=(), fp8_storage=False) != WHOLE:
         raise UserError(
             f"{field}: {layout}: the trainer runs plain data parallelism only, so a job of this layout can be shown "
             "(--dry-run) and not started; take the field layout out to train with every rank holding the whole model."

@@ -23,6 +23,7 @@ from engine.training.batches import Source, pieces, require_even, tokens_of
 from engine.training.guard import Guard
 from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
+from engine.training.memory import memory_of
 from engine.training.numerics import fingerprint, settle
 from engine.training.position import CHECKPOINTS, close_is_enough
 from engine.training.resume import CheckpointStore
@@ -122,6 +123,7 @@ class Training:
         """Bring the state to the newest checkpoint, and open the journal."""
         settings, title = self.settings, self.title
         settle(settings.threads)
+        self.state.model.keep(memory_of(mesh().layout))
         self.store = _store(self.work, settings, self.state.model.device.type)
         saved = _resume(self.state, self.store)
         self.resumed_at = self.state.step
@@ -218,8 +220,8 @@ def _store(work: Path, settings: LoopSettings, device: str) -> CheckpointStore:
     if data.ranks().first:
         work.mkdir(parents=True, exist_ok=True)
         (work / HISTORY).touch()
-    numerics = fingerprint(settings.threads, settings.dtype, device)
     place = mesh()
+    numerics = fingerprint(settings.threads, settings.dtype, device, fp8_storage=place.layout.fp8_storage)
     return CheckpointStore(work / CHECKPOINTS, work / HISTORY, numerics, place.grid, close_is_enough(), place.layout)
 
 

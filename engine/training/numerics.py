@@ -36,10 +36,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str | int]:
+def fingerprint(threads: int, dtype: str, device: str = "cpu", *, fp8_storage: bool = False) -> dict[str, str | int]:
     """Return the settings that must be equal for a resumed run to end in the bits of an uninterrupted one.
 
-    `device` is a kind of device; a GPU is named by its model, and its CUDA counts as well.
+    `device` is a kind of device; a GPU is named by its model, and its CUDA counts as well. With `fp8_storage` gradients
+    have another error; recomputation and offload, which leave all bits alone, are not recorded.
     """
     cuda = {"cuda": str(torch.version.cuda)} if device == CUDA else {}
     return {
@@ -51,6 +52,7 @@ def fingerprint(threads: int, dtype: str, device: str = "cpu") -> dict[str, str 
         **cuda,
         "threads": threads,
         "dtype": dtype,
+        **({"fp8_storage": "on"} if fp8_storage else {}),
     }
 
 

@@ -21,6 +21,8 @@ WORK = ".work"
 """The folder of a profile's data in which stages work: <stage>/<key>/ below it."""
 CLOSE_TO_IT = {"torch", "cpu", "processor", "device", "cuda"}
 """The parts of the numerics that may differ with `close`."""
+ABSENT = "none"
+"""What a setting was that is recorded only where it is used."""
 PARAMETERS = {"threads", "dtype"}
 """The parts that are parameters: they differ only in work adopted from another key, and the past names them."""
 
@@ -209,11 +211,9 @@ class CheckpointStore:
     def _same(self, directory: Path) -> Saved:
         """Return the checkpoint in `directory`. Raises Damaged, or UserError if it may not be continued here."""
         saved = read(directory, self.history)
-        changed = {
-            name: [saved.fingerprint.get(name), now]
-            for name, now in self.fingerprint.items()
-            if saved.fingerprint.get(name) != now
-        }
+        then, now = saved.fingerprint, self.fingerprint
+        both = {name: [then.get(name, ABSENT), now.get(name, ABSENT)] for name in {**then, **now}}
+        changed = {name: values for name, values in both.items() if values[0] != values[1]}
         if not changed:
             return saved
         refused = {name: both for name, both in changed.items() if not (_adopted_here(saved) and name in PARAMETERS)}

@@ -84,6 +84,16 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
         ({"train": {**SLURM, "layout": {"tp": 2}}}, "field layout.tp is unknown; choose one of pp, vpp, ep"),
         ({"train": {**SLURM, "layout": {"ep": 0}}}, "field layout.ep is 0: input should be greater than or equal to 1"),
         ({"train": {**SLURM, "layout": {"pp": "16"}}}, "field layout.pp is '16': input should be a valid integer"),
+        (
+            {"train": {**SLURM, "layout": {"recompute": ["norms"]}}},
+            "the field layout.recompute.0 is 'norms': input should be 'norm', 'swiglu', 'mla_up' or 'moe_down'",
+        ),
+        (
+            {"train": {**SLURM, "layout": {"recompute": ["norm", "norm"]}}},
+            "field layout.recompute: norm is there twice; write it once",
+        ),
+        ({"train": {**SLURM, "layout": {"recompute": "norm"}}}, "field layout.recompute is 'norm', not a list"),
+        ({"train": {**SLURM, "layout": {"fp8_storage": 1}}}, "field layout.fp8_storage is 1: input should be a valid"),
         ({"train": {**SLURM, "drain_lead_s": 3600}}, "drain_lead_s: 3600 s is all of the time 1:00:00"),
     ],
 )

@@ -91,6 +91,16 @@ def test_a_schedule_needs_its_micro_batches(layout: Layout, enough: int) -> None
             check_schedule(layout, enough - 1, "layout", "micro_batches")
 
 
+def test_words_name_the_sizes_and_what_differs() -> None:
+    assert str(WHOLE) == "pp 1, vpp 1, ep 1"
+    assert str(Layout(ep=8, recompute=("norm", "swiglu"))) == "pp 1, vpp 1, ep 8, recompute norm+swiglu"
+    assert str(Layout(fp8_storage=True)) == "pp 1, vpp 1, ep 1, fp8_storage True"
+
+
+def test_what_only_saves_memory_can_be_trained() -> None:
+    refuse_untrainable(Layout(recompute=("norm", "moe_down"), fp8_storage=True), "layout")
+
+
 def test_only_plain_data_parallelism_can_be_trained() -> None:
     refuse_untrainable(WHOLE, "layout")
     for layout in (Layout(pp=2), Layout(ep=2), Layout(2, 2)):

@@ -14,6 +14,8 @@ import torch
 
 from engine.errors import UserError
 from engine.model.model import K2Model
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out
 from engine.training.journal import Journal
 from engine.training.resume import CannotResume, CheckpointStore
 from engine.training.saving import Staged
@@ -339,6 +341,15 @@ def test_another_torch_or_processor_is_refused_with_the_word_that_allows_it(at_2
     monkeypatch.delenv("K2_RESUME")
     run(Path(work))  # made under today's since
     assert summary_in(Path(work))["past"] == [event], "it is not forgotten"
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_fp8_storage_is_neither_begun_nor_ended_half_way(at_20, before):
+    if before:
+        under(at_20 / "checkpoints/00000020", fp8_storage="on")
+    words = r"\(on, now none\)" if before else r"\(none, now on\)"
+    with laid_out(Layout(fp8_storage=not before)), pytest.raises(UserError, match=f"another fp8_storage {words}"):
+        run(at_20)
 
 
 @pytest.mark.parametrize("numerics", [{"threads": 7}, {"dtype": "bfloat16"}, {"device": "NVIDIA H800"}])

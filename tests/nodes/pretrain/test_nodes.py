@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from engine.errors import UserError
 from engine.model.checkpoint import load_checkpoint, load_config
 from engine.optim.schedule import Schedule
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out
 from engine.text.shards import TokenShards
 from nodes.pretrain.nodes import train_pretrain
 from nodes.pretrain.schema import Parameters
@@ -72,6 +74,19 @@ def test_the_artifacts_are_complete(trained, inputs):
     }
     parameters = sum(p.numel() for p in load_checkpoint(checkpoint).parameters())
     assert parameters + 4 == metrics["parameters"]  # the router's biases are counted, as the published figure does
+
+
+def test_a_layout_that_recomputes_gives_the_same_bytes(trained, inputs, tmp_path):
+    with laid_out(Layout(recompute=("norm", "swiglu", "mla_up", "moe_down"))):
+        checkpoint, history, _ = train_pretrain(*inputs, smoke(), tmp_path)
+    assert files(checkpoint, history) == files(*trained[1][:2])
+
+
+def test_a_layout_that_stores_in_fp8_learns_the_same_with_other_bits(trained, inputs, tmp_path):
+    with laid_out(Layout(fp8_storage=True)):
+        checkpoint, _, metrics = train_pretrain(*inputs, smoke(), tmp_path)
+    assert files(checkpoint) != files(trained[1][0])
+    assert metrics["validation_loss"] == pytest.approx(trained[1][2]["validation_loss"], abs=0.05)
 
 
 def test_a_run_killed_half_way_ends_in_the_same_bytes(trained, inputs, tmp_path, monkeypatch):
