@@ -19,6 +19,8 @@ from engine.model.export import DTYPES, export_checkpoint
 from engine.model.model import K2Model
 from engine.model.parameters import config_from_parameters
 from engine.model.rope import inverse_frequencies
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out
 from engine.rollout.enforcer import Enforcer
 from engine.rollout.generate import generate, stream
 from engine.text.special import CALLS_BEGIN
@@ -106,6 +108,12 @@ def pretrain_in_bf16(given: Inputs, work: Path) -> None:
     validation = {"every": 1, "windows": 2, "final_windows": 4}
     p = stage("pretrain", schedule=TWO_STEPS, validation=validation, **changes)
     train_pretrain(given.tokenizer, given.shards, p, work)
+
+
+def pretrain_saving_memory(given: Inputs, work: Path) -> None:
+    """The same with all that a layout can do to save memory."""
+    with laid_out(Layout(recompute=("norm", "swiglu", "mla_up", "moe_down"), fp8_storage=True)):
+        pretrain_in_bf16(given, work)
 
 
 def extend(given: Inputs, work: Path) -> None:
@@ -196,7 +204,19 @@ def resume(given: Inputs, work: Path) -> None:
 
 PASSES: dict[str, Callable[[Inputs, Path], None]] = {
     run.__name__: run
-    for run in (pretrain, pretrain_in_bf16, extend, sft, rl, rl_in_bf16, resume, evaluate, decode, export)
+    for run in (
+        pretrain,
+        pretrain_in_bf16,
+        pretrain_saving_memory,
+        extend,
+        sft,
+        rl,
+        rl_in_bf16,
+        resume,
+        evaluate,
+        decode,
+        export,
+    )
 }
 
 
