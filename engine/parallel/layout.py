@@ -6,7 +6,7 @@ Whatever is no expert is equal along dp and ep, and each of these dp·ep ranks s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -20,8 +20,9 @@ from engine.parallel.pipeline_table import Schedule
 DIMENSIONS = ("pp", "dp", "ep")
 """The mesh's dimensions, the slowest first: the ranks of one expert group are neighbours, mostly on one node."""
 
-
 SIZES = ("pp", "vpp", "ep")
+MEMORY = ("recompute", "fp8_storage")
+"""The fields that divide nothing: they save memory on each rank (docs/cluster.md)."""
 Recomputed = Literal["norm", "swiglu", "mla_up", "moe_down"]
 
 
@@ -35,8 +36,8 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
 class Layout:
     """The part of the layout that compute.yml states; dp is what the number of ranks leaves over.
 
-    The rest saves memory on each rank and changes no output (docs/cluster.md). `recompute`: the outputs that the
-    backward makes again. `fp8_storage`: the inputs of experts and of SwiGLU wait for it in FP8, so gradients differ.
+    MEMORY changes no output of a forward. `recompute`: the outputs that the backward makes again. `fp8_storage`: the
+    inputs of experts and of SwiGLU wait for it in FP8, so gradients differ.
     """
 
     pp: FromOne = 1
@@ -48,15 +49,19 @@ class Layout:
 
     def __str__(self) -> str:
         """Return the sizes, and all else that differs from the default."""
-        shown = [each for each in fields(self) if each.name in SIZES or getattr(self, each.name) != each.default]
-        values = {each.name: getattr(self, each.name) for each in shown}
-        return ", ".join(f"{name} {'+'.join(v) if isinstance(v, tuple) else v}" for name, v in values.items())
+        return self._words([each.name for each in fields(self) if each.name in SIZES or self._differs(each.name)])
 
     @property
     def stated(self) -> str:
-        """The fields in which it differs from plain data parallelism, as words; "" for none."""
-        values = ((each.name, getattr(self, each.name), each.default) for each in fields(self))
-        return ", ".join(f"{name} {value}" for name, value, default in values if value != default)
+        """The fields in which it divides a training otherwise than plain data parallelism, as words; "" for none."""
+        return self._words([each.name for each in fields(self) if each.name not in MEMORY and self._differs(each.name)])
+
+    def _differs(self, name: str) -> bool:
+        return bool(getattr(self, name) != getattr(WHOLE, name))
+
+    def _words(self, names: Sequence[str]) -> str:
+        values = {name: getattr(self, name) for name in names}
+        return ", ".join(f"{name} {'+'.join(v) if isinstance(v, tuple) else v}" for name, v in values.items())
 
 
 WHOLE = Layout()
@@ -204,7 +209,7 @@ def check_schedule(layout: Layout, micro_batches: int, field: str, parameter: st
 
 def refuse_untrainable(layout: Layout, field: str) -> None:
     """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
-    if replace(layout, recompute=(), fp8_storage=False) != WHOLE:
+    if layout.stated:
         raise UserError(
             f"{field}: {layout}: the trainer runs plain data parallelism only, so a job of this layout can be shown "
             "(--dry-run) and not started; take the field layout out to train with every rank holding the whole model."

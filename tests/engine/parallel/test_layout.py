@@ -98,7 +98,10 @@ def test_words_name_the_sizes_and_what_differs() -> None:
 
 
 def test_what_only_saves_memory_can_be_trained() -> None:
-    refuse_untrainable(Layout(recompute=("norm", "moe_down"), fp8_storage=True), "layout")
+    layout = Layout(recompute=("norm", "moe_down"), fp8_storage=True)
+    refuse_untrainable(layout, "layout")
+    assert layout.stated == ""
+    assert Layout(ep=2, recompute=("norm",)).stated == "ep 2"
 
 
 def test_only_plain_data_parallelism_can_be_trained() -> None:
