@@ -5,7 +5,6 @@ without one, a process is alone and every function here does nothing. CPU tensor
 NCCL. All ranks of a group must call the same functions in the same order.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from engine.device import CUDA, device
 from engine.errors import UserError
-from kernels.host import to_host
 
 T = TypeVar("T")
 BUCKET = 1 << 24
@@ -184,11 +182,3 @@ def second_group() -> dist.ProcessGroup | None:
     All ranks must call it together. Returns None where a process is alone.
     """
     return together(lambda: dist.new_group(backend="gloo")) if ranks().size > 1 else None
-
-
-def checksum(tensors: Iterable[Tensor]) -> str:
-    """Return a digest of the bits of tensors in order: equal for equal tensors, almost surely different for others."""
-    state = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        state.update(to_host(tensor.detach().contiguous().reshape(-1).view(torch.uint8))[0].data)
-    return state.hexdigest()

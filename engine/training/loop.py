@@ -4,20 +4,19 @@ It runs in the same way in one process and in each of several ranks (engine/para
 rows of a step's batch, and after the sums over ranks all update the same weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from torch import Tensor
-
 from engine.artifacts.files import canonical_json, write_atomic
 from engine.errors import UserError
 from engine.launch import drain
 from engine.optim.schedule import Schedule
 from engine.parallel import data
+from engine.parallel.agreement import require_equal
 from engine.parallel.mesh import mesh
 from engine.training.batches import Source, pieces, require_even, tokens_of
 from engine.training.guard import Guard
@@ -230,19 +229,14 @@ def _resume(state: TrainState, store: CheckpointStore) -> Saved | None:
     saved = store.latest()
     if saved:
         store.load(saved, state)
-    _require_same(state.tensors(), "at the start")
+    require_equal(state.tensors(), state.placement, "at the start")
     return saved
 
 
 def _checkpoint(state: TrainState, store: CheckpointStore) -> None:
-    """Begin to write a checkpoint after checking that the ranks' states are equal."""
-    _require_same(state.tensors(), f"after step {state.step}")
+    """Begin to write a checkpoint after checking that the ranks agree on the state."""
+    require_equal(state.tensors(), state.placement, f"after step {state.step}")
     store.save(state)
-
-
-def _require_same(state: Mapping[str, Tensor], when: str) -> None:
-    if data.ranks().size > 1:
-        data.require_same(data.checksum(state.values()), f"the weights {when}")
 
 
 def _finish(work: Path, steps: int, store: CheckpointStore, resumed_at: int) -> None:

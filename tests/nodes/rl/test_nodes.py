@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
+from engine.artifacts.files import digest_file
 from engine.errors import UserError
 from engine.launch import drain
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
-from engine.parallel import data
+from engine.model.tensorfile import WEIGHTS
 from engine.text.tokenizer import K2Tokenizer
 from engine.training.examples import encode
 from nodes.rl import candidates, loss, policy, rollouts
@@ -253,7 +254,7 @@ def on_two(rank, stage, workspace):
         metrics,
         table.collect()["iteration"].n_unique(),
         judged,
-        data.checksum(load_checkpoint(checkpoint).state_dict().values()),
+        digest_file(checkpoint / WEIGHTS),
     )
 
 
