@@ -20,6 +20,7 @@ from torch import Tensor
 from engine.device import placed
 from engine.model.cache import LatentCache
 from engine.model.model import K2Model
+from engine.training.even import evened
 from kernels.host import to_host
 from kernels.precision import wide
 
@@ -136,10 +137,14 @@ def reference_logprobs(model: K2Model, turns: Turns) -> Tensor:
     without gradients) rounds differently, in bf16 by hundredths of a nat per response. What training forwards record
     for the optimizer, the largest logits and the experts' loads, is left as it was.
     """
-    if not len(turns.ids_TW):
-        return torch.zeros(0, device=model.device)
     with _unrecorded(model):
-        return completion_logprobs(model, turns).detach()
+        logprobs_T, _ = evened(_logprobs_of_any)(model, turns)
+        return logprobs_T.detach()
+
+
+def _logprobs_of_any(model: K2Model, turns: Turns) -> tuple[Tensor, None]:
+    """Return what `completion_logprobs` gives, also where there is no turn, and no figures."""
+    return completion_logprobs(model, turns) if len(turns.ids_TW) else torch.zeros(0, device=model.device), None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from engine.parallel import data
 from engine.parallel.figures import of_all_layers
 from engine.parallel.mesh import mesh
 from engine.training.batches import Batch, share
+from engine.training.even import evened
 from engine.training.numerics import autocast
 from engine.training.state import TrainState
 from kernels.host import to_host
@@ -62,7 +63,7 @@ def _micro_batches(
     model: K2Model, batch: Batch, objective: Objective, dtype: str, parts: int
 ) -> list[dict[str, float | Tensor]]:
     """Add the gradients of this rank's micro-batches, of `parts` in all, and return the figures of each."""
-    device = model.device
+    device, objective = model.device, evened(objective)
     made: list[dict[str, float | Tensor]] = []
     for micro in share(batch, parts, mesh().rows, device):
         with autocast(dtype, device.type):
