@@ -6,6 +6,7 @@ can read the file; loading stacks them again. Equal models give equal bytes.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.errors import UserError
 from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.tensorfile import WEIGHTS, Spec, TensorFiles, write_tensors
+from engine.parallel.mesh import mesh
 from engine.remedy import remake
 from kernels.host import to_host
 
@@ -26,22 +28,47 @@ EXTRA = "k2_pipeline"
 STACKED = ("gate_up_proj", "down_proj")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a released tensor is in the model: the tensor `name`, of which it is one expert's, or a half of that.
+
+    `half` is 0 for an expert's gate, 1 for its up projection.
+    """
+
+    name: str
+    expert: int | None = None
+    half: int | None = None
+
+    def of(self, tensor: Tensor, first: int = 0) -> Tensor:
+        """Return the released tensor, a view of the model's `tensor`, whose first expert is number `first`."""
+        own = tensor if self.expert is None else tensor[self.expert - first]
+        return own if self.half is None else own.chunk(2)[self.half]
+
+
+def places(name: str, experts: range) -> dict[str, Place]:
+    """Return by released name what is in the model's tensor `name`; of a stack, one for each of `experts`."""
+    outer = name if name.startswith("lm_head.") else f"model.{name}"
+    stem, _, last = outer.rpartition(".")
+    if last not in STACKED:
+        return {outer: Place(name)}
+    out: dict[str, Place] = {}
+    for expert in experts:
+        if last == "down_proj":
+            out[f"{stem}.{expert}.down_proj.weight"] = Place(name, expert)
+        else:
+            halves = enumerate(("gate_proj", "up_proj"))
+            out |= {f"{stem}.{expert}.{word}.weight": Place(name, expert, half) for half, word in halves}
+    return out
+
+
 def state_dict(model: K2Model) -> dict[str, Tensor]:
     """Return weights and router biases under the released names, experts one by one; tensors are views."""
-    out: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        outer = name if name.startswith("lm_head.") else f"model.{name}"
-        stem, _, last = outer.rpartition(".")
-        if last not in STACKED:
-            out[outer] = tensor
-            continue
-        for index, expert in enumerate(tensor):
-            if last == "down_proj":
-                out[f"{stem}.{index}.down_proj.weight"] = expert
-            else:
-                gate, up = expert.chunk(2)
-                out[f"{stem}.{index}.gate_proj.weight"], out[f"{stem}.{index}.up_proj.weight"] = gate, up
-    return out
+    experts = range(model.config.n_routed_experts) if model.part is None else model.part.experts
+    return {
+        released: place.of(tensor, experts.start)
+        for name, tensor in model.state_dict().items()
+        for released, place in places(name, experts).items()
+    }
 
 
 def released_shapes(config: K2Config) -> dict[str, tuple[int, ...]]:
@@ -87,12 +114,16 @@ def checked(
 
 
 def load_state_dict(model: K2Model, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy `weights` (released names) into the model; raises UserError naming `source` and the first wrong tensor."""
+    """Copy `weights` (released names) into the model; raises UserError naming `source` and the first wrong tensor.
+
+    They are those of the whole model, of which a part takes its own.
+    """
     with torch.no_grad():
-        places = state_dict(model)
-        read = checked(weights, {name: tuple(place.shape) for name, place in places.items()}, source)
-        for name, place in places.items():
-            place.copy_(read(name))
+        own = state_dict(model)
+        shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        read = checked(weights, shapes if model.part is None else released_shapes(model.config), source)
+        for name, tensor in own.items():
+            tensor.copy_(read(name))
 
 
 def save_checkpoint(directory: Path, model: K2Model, extra: dict[str, Any]) -> None:
@@ -130,7 +161,7 @@ def load_config(directory: Path) -> tuple[K2Config, dict[str, Any]]:
 
 
 def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
-    """Return the model of a checkpoint, on this process's device in fp32, in training mode.
+    """Return the model of a checkpoint, or this rank's part of it, on this process's device in fp32, in training mode.
 
     Raises UserError for a bad file, and, with `tokenizer`, a digest, for a checkpoint that names another tokenizer.
     """
@@ -143,6 +174,6 @@ def load_checkpoint(directory: Path, tokenizer: str | None = None) -> K2Model:
         )
     weights = TensorFiles(directory)
     with device():
-        model = K2Model(config, seed=None)
+        model = K2Model(config, seed=None, part=mesh().part(config))
     load_state_dict(model, weights, str(directory / WEIGHTS))
     return model

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -153,6 +154,13 @@ def from_first(value: T) -> T:
     together(lambda: dist.broadcast_object_list(box, src=0))
     received: T = box[0]
     return received
+
+
+def copy_from_first_(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> None:
+    """Replace each tensor by that of the group's first rank."""
+    if size_of(group) > 1:
+        for tensor in tensors:
+            together(partial(dist.broadcast, tensor, group=group, group_src=0))
 
 
 def from_all(value: T, group: dist.ProcessGroup | None = None) -> list[T]:

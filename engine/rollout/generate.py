@@ -19,6 +19,8 @@ from engine.keyed import generator
 from engine.model.cache import LatentCache
 from engine.model.decoder import Decoder
 from engine.model.model import K2Model
+from engine.parallel import data
+from engine.parallel.mesh import mesh
 from kernels.host import to_host
 from kernels.precision import wide
 
@@ -70,7 +72,8 @@ def generate(
     Prompts are numbered from `first` on, and prompt i draws from its own stream, keyed by (seed, i): equal prompts give
     different samples, and one prompt's sample does not depend on the others. A prompt that occurs several times is read
     once. Under a `constraint`, which knows these numbers, log-probabilities are those of the distribution over the
-    tokens left. The model's mode is restored. Raises UserError if prompt and answer exceed the model's context.
+    tokens left. The model's mode is restored. Ranks that hold parts of one model call this together, and all get what
+    the first of them draws. Raises UserError if prompt and answer exceed the model's context.
     """
     limit = model.config.max_position_embeddings
     for index, prompt in enumerate(prompts, first):
@@ -151,6 +154,8 @@ class _Batch:
             if self.constraint is not None:
                 self.constraint.mask_(logits, [self.first + row for row in self.live])
             chosen, logprob = _sample(logits, draws[:, step], self.temperature)
+            if mesh().cut:  # the last bits of a logit may differ between ranks, which read the same rows together
+                data.copy_from_first_([chosen, logprob], mesh().group("ep"))
             tokens, values = (part.tolist() for part in to_host(chosen, logprob))
             for row, token, value in zip(self.live, tokens, values, strict=True):
                 if not self._ended(row):

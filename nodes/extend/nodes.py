@@ -12,9 +12,10 @@ def train_extend(
     """Anneal at a longer sequence, then raise YaRN once more; return (checkpoint, report directory, metrics)."""
     import json
 
-    from engine.model.checkpoint import load_checkpoint, load_config, save_checkpoint
+    from engine.model.checkpoint import load_checkpoint, load_config
     from engine.text.shards import TokenShards
     from engine.text.tokenizer import K2Tokenizer
+    from engine.training.handoff import hand_off
     from engine.training.history import mean_of, mishaps, read_history, write_history
     from engine.training.numerics import settle
     from nodes.extend import report, train
@@ -34,7 +35,7 @@ def train_extend(
     report.write(measured, p, directory)
     extended = models["yarn"]
     extra |= {"stage": "extend", "trained_length": p.sequence_length}
-    save_checkpoint(workspace / "checkpoint", extended, extra)
+    hand_off(workspace / "checkpoint", extended, extra, workspace)
     rows = read_history(history)
     metrics = report.figures(measured, p) | {
         "steps": p.schedule.total,

@@ -27,7 +27,7 @@ def rescaled(model: K2Model, scaling: dict[str, Any] | None, length: int) -> K2M
     """Return a copy of `model` with `scaling` as its rope_scaling and a context of `length` tokens."""
     config = replace(model.config, rope_scaling=scaling, max_position_embeddings=length)
     with model.device:
-        other = K2Model(config, seed=None)
+        other = K2Model(config, seed=None, part=model.part)
     other.load_state_dict(model.state_dict())
     return other.eval()
 

@@ -13,10 +13,11 @@ def train_pretrain(
     import json
 
     from engine.device import device
-    from engine.model.checkpoint import save_checkpoint
     from engine.model.model import K2Model
+    from engine.parallel.mesh import mesh
     from engine.text.shards import TokenShards
     from engine.text.tokenizer import K2Tokenizer
+    from engine.training.handoff import hand_off
     from engine.training.history import read_history, write_history
     from engine.training.language import losses_by_domain
     from engine.training.numerics import settle
@@ -29,7 +30,7 @@ def train_pretrain(
     opened = TokenShards.open(shards, tok)
     config = train.configuration(p, opened.vocab_size)
     with device():
-        model = K2Model(config, p.seed)
+        model = K2Model(config, p.seed, mesh().part(config))
     history = train.pretrain(model, opened, p, workspace)
 
     windows = train.final_windows(opened, p)
@@ -40,5 +41,5 @@ def train_pretrain(
     table = train.baseline_table(by_domain, ngrams)
     (directory / "baselines.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     extra = {"stage": "pretrain", "tokenizer": tok.digest, "trained_length": p.sequence_length}
-    save_checkpoint(workspace / "checkpoint", model, extra)
+    hand_off(workspace / "checkpoint", model, extra, workspace)
     return workspace / "checkpoint", directory, train.figures(by_domain, ngrams, read_history(history), p, config)

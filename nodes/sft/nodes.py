@@ -41,12 +41,13 @@ def train_sft(
 ) -> tuple[Path, Path, dict[str, float | int | str]]:
     """Fine-tune the extended checkpoint; return (checkpoint, history directory, metrics)."""
     from engine.keyed import key
-    from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.model.checkpoint import load_checkpoint
     from engine.model.config import require_context
     from engine.rollout.passrate import pass_rates, require_room
     from engine.rollout.verifiable import items
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
+    from engine.training.handoff import hand_off
     from engine.training.history import mishaps, read_history, write_history
     from engine.training.natural import NaturalText
     from engine.training.numerics import settle
@@ -86,7 +87,7 @@ def train_sft(
     for kind, value in train.validation_nll(model, by_split["validation"]).items():
         metrics |= {f"validation_loss_{kind}": value, f"validation_loss_{kind}_before": before[kind]}
     extra = {"stage": "sft", "tokenizer": tok.digest, "pass_rate_tuning": metrics["pass_rate_tuning"]}
-    save_checkpoint(workspace / "checkpoint", model, extra)
+    hand_off(workspace / "checkpoint", model, extra, workspace / "training")
     directory = write_history(history, workspace / "history", "Fine-tuning")
     rows = read_history(history)
     draw_history(rows, directory / "loss_by_kind.png")

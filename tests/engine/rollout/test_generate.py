@@ -6,7 +6,10 @@ import torch
 
 from engine.errors import UserError
 from engine.model.model import K2Model
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out, mesh
 from engine.rollout.generate import _sample, generate, stream, sums_by_blocks
+from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8], [1, 2, 3], [9], [1, 2, 3]]
@@ -36,6 +39,19 @@ def test_models_of_other_types_generate_too(dtype):
     expected = generate(K2Model(config()), PROMPTS, 12, 0.0, 3, STOP)
     for one, other in zip(done, expected):
         assert one.logprobs[0] == pytest.approx(other.logprobs[0], abs=1e-4 if dtype == torch.float64 else 0.1)
+
+
+def drawn_in_parts(rank):
+    """What a rank of two gets that hold half of the experts each; the seeds differ, as roundings could."""
+    with laid_out(Layout(ep=2)):
+        part = K2Model(config(), part=mesh().part(config())).eval()
+        return generate(part, PROMPTS, 12, 1.0, 3 + rank, STOP)
+
+
+def test_ranks_with_parts_of_one_model_get_what_the_first_draws(model):
+    first, second = together(2, drawn_in_parts)
+    assert first == second
+    assert [c.tokens for c in first] == [c.tokens for c in generate(model, PROMPTS, 12, 1.0, 3, STOP)]
 
 
 def test_samples_are_keyed_by_seed_and_place_alone(model):
