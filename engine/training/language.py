@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from engine.device import placed
+from engine.model.layers import Linear
 from engine.model.model import K2Model
 from engine.optim.groups import is_muon
 from engine.optim.muonclip import MuonClip
 from engine.text.shards import EvalWindows
 from engine.training.batches import Batch
 from engine.training.numerics import autocast
+from engine.training.readings import Figures, Reading
 from engine.training.settings import OptimizerSettings
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.host import to_host
@@ -41,9 +43,24 @@ def next_token_loss(model: K2Model, ids: Tensor) -> Tensor:
     return linear_cross_entropy(hidden.flatten(0, 1), model.lm_head.weight, ids[:, 1:].flatten())
 
 
-def language_modelling(model: K2Model, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
-    """Return the objective of pre-training, the mean next-token loss of `ids`, and no figures."""
-    return next_token_loss(model, batch["ids"]), {}
+class LanguageModelling:
+    """The objective of pre-training: the mean next-token loss of `ids` (B, T+1), without figures."""
+
+    def __call__(self, model: K2Model, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Return the loss of a batch."""
+        return next_token_loss(model, batch["ids"]), {}
+
+    def readings(self, batch: Batch) -> list[Reading]:
+        """Return the one reading of a batch."""
+        inputs, targets = batch["ids"][:, :-1], batch["ids"][:, 1:]
+
+        def loss(head: Linear, hidden_BTD: Tensor) -> tuple[Tensor, Figures]:
+            return linear_cross_entropy(hidden_BTD.flatten(0, 1), head.weight, targets.flatten()), {}
+
+        return [Reading(inputs, None, loss)]
+
+
+language_modelling = LanguageModelling()
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from engine.parallel.mesh import mesh
 from engine.training.batches import Batch, share
 from engine.training.even import evened
 from engine.training.numerics import autocast
+from engine.training.readings import Readable, numbers
 from engine.training.state import TrainState
 from kernels.host import to_host
 
@@ -48,7 +49,7 @@ def backward(
     norm = state.gradients.norm()
     if grad_clip is not None:
         state.gradients.clip_((grad_clip / (norm + TINY)).clamp(max=1.0))
-    *read, grad_norm = _read([*made, {"grad_norm": norm}])
+    *read, grad_norm = numbers([*made, {"grad_norm": norm}])
     means: dict[str, float] = {}
     largest: dict[str, float] = {ASKED: float(drain.end_requested())}
     for name, figure in (pair for figures in read for pair in figures.items()):
@@ -61,26 +62,28 @@ def backward(
 
 def _micro_batches(
     model: K2Model, batch: Batch, objective: Objective, dtype: str, parts: int
-) -> list[dict[str, float | Tensor]]:
-    """Add the gradients of this rank's micro-batches, of `parts` in all, and return the figures of each."""
-    device, objective = model.device, evened(objective)
+) -> Sequence[Mapping[str, float | Tensor]]:
+    """Add the gradients of this rank's micro-batches, of `parts` in all, and return the figures of each.
+
+    The ranks of a pipeline do the same micro-batches together, and have the same figures.
+    """
+    device = model.device
+    micro_batches = share(batch, parts, mesh().rows, device)
+    if mesh().grid.pp > 1:
+        from engine.parallel import pipeline  # torch's takes seconds to import
+
+        if not isinstance(objective, Readable):
+            raise TypeError(f"{objective} has no readings, so a pipeline cannot train on it")
+        return pipeline.backward(model, list(map(objective.readings, micro_batches)), dtype, parts)
+    objective = evened(objective)
     made: list[dict[str, float | Tensor]] = []
-    for micro in share(batch, parts, mesh().rows, device):
+    for micro in micro_batches:
         with autocast(dtype, device.type):
             loss, aux = objective(model, micro)
         (loss / parts).backward()
         figures = {"loss": loss} | aux
         made.append({name: v.detach() if isinstance(v, Tensor) else v for name, v in figures.items()})
     return made
-
-
-def _read(figures: Sequence[Mapping[str, float | Tensor]]) -> list[dict[str, float]]:
-    """Return figures as numbers, after waiting once for the device."""
-    values = iter(to_host(*(value for of in figures for value in of.values() if isinstance(value, Tensor))))
-    return [
-        {name: float(next(values) if isinstance(value, Tensor) else value) for name, value in of.items()}
-        for of in figures
-    ]
 
 
 def _larger(a: float, b: float) -> float:

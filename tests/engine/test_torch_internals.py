@@ -1,6 +1,6 @@
 """torch's functions without a public name are where torch 2.13.0 has them (see also optim/test_foreach)."""
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -14,15 +14,31 @@ USES = {
     "torch.ops.aten._softmax_backward_data": "the backward of kernels/latent_attention.py",
     "torch.cpu._is_avx512_bf16_supported": "_cpu_multiplies_bf16 of kernels/precision.py",
     "torch.cpu._is_amx_tile_supported": "_cpu_multiplies_bf16 of kernels/precision.py",
+} | {
+    f"torch.distributed.pipelining.{name}": "engine/parallel/pipeline_runtime.py"
+    for name in (
+        "schedules._Action.from_str",
+        "schedules._PipelineScheduleRuntime._step_microbatches",
+        "stage.PipelineStage._setup_forward_recv_info",
+        "stage.PipelineStage._setup_backward_recv_info",
+        "stage.PipelineStage.get_fwd_recv_ops",
+        "stage.PipelineStage.get_bwd_recv_ops",
+        "stage.PipelineStage.get_fwd_send_ops",
+        "stage.PipelineStage.get_bwd_send_ops",
+        "stage.PipelineStage.forward_one_chunk",
+        "stage.PipelineStage.backward_one_chunk",
+        "stage.PipelineStage.backward_weight_one_chunk",
+    )
 }
 """Where torch 2.13.0 has what we use → the function that uses it."""
 
 
 def present(path: str) -> bool:
-    """Return whether torch has a function, by the path of its module and its name."""
-    module, _, name = path.rpartition(".")
-    holder = torch.ops.aten if module == "torch.ops.aten" else import_module(module)
-    return callable(getattr(holder, name, None))
+    """Return whether torch has a function, by its path."""
+    try:
+        return callable(resolve_name(path))
+    except (ImportError, AttributeError):
+        return False
 
 
 @pytest.mark.parametrize("path", USES)
