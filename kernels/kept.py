@@ -1,4 +1,4 @@
-"""What autograd keeps of a forward for its backward: each tensor itself, in FP8, or how to make it again.
+"""What autograd keeps of a forward for its backward: each tensor itself, in FP8, elsewhere, or how to make it again.
 
 A layout may trade time for memory (engine/parallel/layout.py). `keeping` is the context of a forward that does: hooks
 of autograd then decide for each tensor that would be saved, by the marks that the forward has put on it. A tensor that
@@ -7,7 +7,7 @@ bits. Storage in FP8 changes gradients, and no output. Outside of the context no
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from operator import methodcaller
@@ -45,13 +45,13 @@ class Whole:
 class Compressed:
     """A tensor's rows in FP8, and its type."""
 
-    codes: Tensor
-    scales: Tensor
+    codes: Packed
+    scales: Packed
     dtype: torch.dtype
 
     def get(self) -> Tensor:
         """Return the tensor, with FP8's error."""
-        return fp8_rows.expand(self.codes, self.scales, self.dtype)
+        return fp8_rows.expand(self.codes.get(), self.scales.get(), self.dtype)
 
 
 @dataclass
@@ -93,15 +93,28 @@ WEIGHTS = "weights"
 """The part that is always made again in the context: copies of weights in a narrower type."""
 
 
+class Store(Protocol):
+    """Where tensors wait for their backward: `Offload` of engine/parallel/offload.py."""
+
+    def micro_batch(self) -> AbstractContextManager[None]:
+        """Return the context of one micro-batch's forward."""
+        ...
+
+    def put(self, tensor: Tensor) -> Packed:
+        """Take a tensor."""
+        ...
+
+
 @dataclass(frozen=True)
 class Memory:
     """What a layout switches on: `recompute` names the parts whose outputs the backward makes again.
 
-    `fp8`: what is marked `compressible` is kept in FP8, unless it is made again.
+    `fp8`: what is marked `compressible` is kept in FP8, unless it is made again. `store`: takes all that is kept.
     """
 
     recompute: frozenset[str] = frozenset()
     fp8: bool = False
+    store: Store | None = None
 
 
 class Keeping:
@@ -109,8 +122,10 @@ class Keeping:
     no other storage gets the address of a freed one.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, weights: Iterable[Tensor]) -> None:
         self.recompute, self.fp8 = {WEIGHTS, *memory.recompute}, memory.fp8
+        self.store = memory.store
+        self._weights = {_address(weight) for weight in weights if memory.store is not None}
         self._recipes: dict[int, tuple[StorageWeakRef, torch.dtype, Recipe]] = {}
         self._compressible: dict[int, StorageWeakRef] = {}
         self._packed: dict[tuple[Any, ...], tuple[StorageWeakRef, Packed]] = {}
@@ -148,12 +163,19 @@ class Keeping:
         A weight's narrower copy is made again from the weight.
         """
         if _address(tensor) in self._compressible:
-            return Compressed(*fp8_rows.compress(tensor), tensor.dtype)
+            codes, scales = map(self._hold, fp8_rows.compress(tensor))
+            return Compressed(codes, scales, tensor.dtype)
         weight = _narrowed(tensor)
         if weight is None:
-            return Whole(tensor.detach())  # an output with its graph would be a cycle, which is never freed
+            return self._hold(tensor.detach())  # an output with its graph would be a cycle, which is never freed
         dtype = tensor.dtype
         return self._remade(tensor, Recipe(lambda w: w.to(dtype), [Whole(weight.detach())]))
+
+    def _hold(self, tensor: Tensor) -> Packed:
+        """Return a tensor, or what stands for it in the store; weights stay where they are."""
+        if self.store is None or _address(tensor) in self._weights:
+            return Whole(tensor)
+        return self.store.put(tensor)
 
     def forget(self) -> None:
         """Drop the marks, which hold the inputs of what is made again."""
@@ -184,9 +206,9 @@ _CURRENT: ContextVar[Keeping | None] = ContextVar("keeping", default=None)
 
 
 @contextmanager
-def keeping(memory: Memory) -> Iterator[None]:
-    """Let what this context's operations save for a backward be kept as `memory` says."""
-    current = Keeping(memory)
+def keeping(memory: Memory, weights: Iterable[Tensor]) -> Iterator[None]:
+    """Let what this context's operations save for a backward be kept as `memory` says; `weights` are the model's."""
+    current = Keeping(memory, weights)
     token = _CURRENT.set(current)
     try:
         with torch.autograd.graph.saved_tensors_hooks(current.pack, _get):
@@ -194,6 +216,13 @@ def keeping(memory: Memory) -> Iterator[None]:
     finally:
         _CURRENT.reset(token)
         current.forget()
+
+
+def micro_batch(memory: Memory | None) -> AbstractContextManager[None]:
+    """Return the context of one micro-batch's forward through all blocks of a model, or of a stage of a pipeline."""
+    if memory is None or memory.store is None or not torch.is_grad_enabled():
+        return nullcontext()
+    return memory.store.micro_batch()
 
 
 def _get(packed: Packed) -> Tensor:

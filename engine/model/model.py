@@ -16,7 +16,7 @@ from engine.model.layers import Linear, RMSNorm, SwiGLU, WideBuffers
 from engine.model.moe import MoE, Router
 from engine.model.rope import inverse_frequencies, rotation, rotation_magnitude
 from engine.parallel.layout import Part
-from kernels.kept import Memory, keeping
+from kernels.kept import Memory, keeping, micro_batch
 
 
 class Block(nn.Module):
@@ -44,7 +44,7 @@ class Block(nn.Module):
         """Apply the block to (B, T, D)."""
         if self.memory is None or not torch.is_grad_enabled():
             return self._apply_to(x_BTD, turn, cache, visible, valid_BT)
-        with keeping(self.memory):
+        with keeping(self.memory, self.parameters()):
             return self._apply_to(x_BTD, turn, cache, visible, valid_BT)
 
     def _apply_to(
@@ -136,8 +136,9 @@ class K2Model(WideBuffers):
         turn = rotation(positions, self.frequencies_P, self.magnitude)
         visible = cache.visible(new) if cache is not None else None
         x_BTD = self.embed_tokens(ids_BT)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, turn, cache, visible, valid_BT)
+        with micro_batch(self.blocks[0].memory):
+            for block in self.blocks:
+                x_BTD = block(x_BTD, turn, cache, visible, valid_BT)
         if cache is not None:
             cache.length += new
         return cast(Tensor, self.norm(x_BTD))
