@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
+.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -70,6 +70,10 @@ chat: $(READY) ## talk to a checkpoint: CHECKPOINT=sft, by default the last one 
 
 size: $(READY) ## parameters by block, FLOPs a token, cache of decoding
 	@python -m pipelines.commands.size --env $(PROFILE)
+
+scale: $(READY) ## memory, messages, time and cost of PROFILE's pre-training: GPUS=256 GPU=h800 LAYOUT="zero: 1" TOKENS=15.5e12
+	@python -m pipelines.commands.scale --env $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) \
+		$(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(TOKENS),--tokens $(TOKENS))
 
 export: $(READY) ## a checkpoint in Hugging Face's layout: CHECKPOINT=sft (by default the last one trained) DTYPE=float32|bfloat16|fp8 OUT=dir
 	@python -m pipelines.commands.export --env $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --dtype $(or $(DTYPE),bfloat16) \

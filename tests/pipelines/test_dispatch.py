@@ -41,7 +41,7 @@ def script(work: Work) -> str:
 
 @pytest.mark.parametrize(
     ("profile", "nodes", "layout"),
-    [("moonlight", 8, "pp 1, vpp 1, ep 8, dp 8"), ("k2", 32, "pp 16, vpp 2, ep 16, dp 1")],
+    [("moonlight", 8, "pp 1, vpp 1, ep 8, "), ("k2", 32, "pp 16, vpp 2, ep 16, ")],
 )
 def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     scripts = {work.name: script(work) for work in works(profile)}
@@ -53,11 +53,13 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     for variable in ("NCCL_IB_HCA==mlx5_0,", "NCCL_IB_TC=106", "NCCL_SOCKET_IFNAME=bond0", "GLOO_SOCKET_IFNAME=bond0"):
         assert f"export {variable}" in train
     assert f"--processes=8 --nodes={nodes}" in train
-    assert f"\n# layout: {layout}\n" in train
+    (shown,) = (line for line in train.splitlines() if line.startswith("# layout: "))
+    assert shown.startswith(f"# layout: {layout}")
     (line,) = (line for line in train.splitlines() if "--layout=" in line)
     (argument,) = (word for word in shlex.split(line) if word.startswith("--layout="))
     stated = TypeAdapter(Layout).validate_json(argument.removeprefix("--layout="))
-    assert layout.startswith(f"pp {stated.pp}, vpp {stated.vpp}, ep {stated.ep}, ")
+    assert layout == f"pp {stated.pp}, vpp {stated.vpp}, ep {stated.ep}, "
+    assert shown == f"# layout: {stated}, dp {nodes * 8 // (stated.pp * stated.ep)}"
     assert "layout" not in scripts["write_shards"]
     one_process = [name for name in scripts if not name.startswith("train_") or name == "train_tokenizer"]
     assert not any("layout=" in scripts[name] for name in one_process)
