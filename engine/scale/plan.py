@@ -26,7 +26,7 @@ from engine.scale.machines import Gpu, machines
 from engine.scale.states import Precision, States, states
 from engine.scale.switches import Switches
 from engine.scale.timing import Rates, Work, head_work, layer_work, seconds
-from engine.scale.traffic import ACTIVATIONS, AFTER, Batch, Message, exchange, traffic
+from engine.scale.traffic import AFTER, OUTPUTS, Batch, Message, exchange, traffic
 
 ROUNDS = 6
 """After so many rounds of pp micro-batches every further round takes the same time."""
@@ -242,7 +242,7 @@ def _times(training: Training, at: Rates, micro_batches: int) -> list[list[Timed
         for beside in (False, True)
     }
     hidden_states = t.chunk_tokens * t.config.hidden_size * t.kinds.types.stream
-    hop = seconds_of(t, Message(ACTIVATIONS, hidden_states, 2, t.grid.dp * t.grid.ep))
+    hop = seconds_of(t, Message(OUTPUTS, hidden_states, 2, t.grid.dp * t.grid.ep))
     return timeline(actions, lambda action: durations[action.kind, action.stage, action in hiding], hop, together)
 
 

@@ -20,7 +20,7 @@ from engine.scale.weights import Weight
 ROWS = ("expert rows out", "expert rows back")
 GATES = ("expert gates out", "expert gates back")
 COUNTS = "expert counts"
-ACTIVATIONS, BACKWARDS = "pipeline activations", "pipeline gradients"
+OUTPUTS, GRADIENTS_BACK = "stage outputs", "stage gradients"
 SUM = "sum of gradients"
 AFTER = (GRADIENTS, WEIGHTS, SUM)
 """The kinds of a step's end, for which a rank waits."""
@@ -39,6 +39,11 @@ class Message:
     def span(self) -> int:
         """How many neighbouring ranks the group stretches over."""
         return self.size * self.stride
+
+    @property
+    def given(self) -> float:
+        """All bytes that a rank gives to an all-to-all, those for itself included."""
+        return self.bytes / (1 - 1 / self.size)
 
     def has_kind(self, *kinds: str) -> bool:
         """Return whether it is of one of these kinds."""
@@ -97,8 +102,8 @@ def _pipeline(
     sent = batch.micro_batches * batch.tokens * config.hidden_size * kinds.types.stream
     own, hop = range(stage, count, layout.pp), grid.dp * grid.ep
     if layout.pp > 1:
-        yield Message(ACTIVATIONS, sent * sum(each < count - 1 for each in own), 2, hop)
-        yield Message(BACKWARDS, sent * sum(each > 0 for each in own), 2, hop)
+        yield Message(OUTPUTS, sent * sum(each < count - 1 for each in own), 2, hop)
+        yield Message(GRADIENTS_BACK, sent * sum(each > 0 for each in own), 2, hop)
 
 
 def _after(

@@ -2,13 +2,13 @@
 
 import pytest
 
-from engine.parallel import exchange
+from engine.parallel import exchange, pipeline_runtime
 from engine.parallel.layout import Grid, Layout
 from engine.parallel.ownership import GRADIENTS, WEIGHTS
 from engine.scale import traffic as counted
 from engine.scale.holdings import held, ownership, part_at
 from engine.scale.states import BFLOAT16, FLOAT32
-from engine.scale.traffic import ACTIVATIONS, BACKWARDS, COUNTS, GATES, ROWS, SUM, Batch, traffic
+from engine.scale.traffic import COUNTS, GATES, GRADIENTS_BACK, OUTPUTS, ROWS, SUM, Batch, traffic
 from tests.engine.scale.models import K2
 from tests.engine.tiny import config
 
@@ -25,6 +25,7 @@ def test_messages_have_the_names_under_which_a_run_counts_them():
     assert (exchange.ROWS_OUT, exchange.ROWS_BACK) == ROWS
     assert (exchange.GATES_OUT, exchange.GATES_BACK) == GATES
     assert exchange.COUNTS == COUNTS
+    assert (pipeline_runtime.FORWARD, pipeline_runtime.BACKWARD) == (OUTPUTS, GRADIENTS_BACK)
     assert counted.AFTER == (GRADIENTS, WEIGHTS, SUM)
 
 
@@ -47,10 +48,10 @@ def test_nothing_crosses_where_a_rank_is_alone():
 def test_every_boundary_of_stages_is_crossed_once_each_way(pp, vpp):
     c, layout = config(num_hidden_layers=6), Layout(pp=pp, vpp=vpp)
     own = [sent(c, layout, Grid(pp=pp), rank) for rank in range(pp)]
-    for kind in (ACTIVATIONS, BACKWARDS):
+    for kind in (OUTPUTS, GRADIENTS_BACK):
         assert sum(one.get(kind, 0) for one in own) == (pp * vpp - 1) * 40 * c.hidden_size * 4
-    assert (BACKWARDS in own[0]) == (vpp > 1)
-    assert (ACTIVATIONS in own[-1]) == (vpp > 1)
+    assert (GRADIENTS_BACK in own[0]) == (vpp > 1)
+    assert (OUTPUTS in own[-1]) == (vpp > 1)
 
 
 @pytest.mark.parametrize(("dp", "ep"), [(2, 1), (1, 2), (2, 3)])
