@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.device import placed
 from engine.model.cache import LatentCache
+from engine.model.layers import Linear
 from engine.model.model import K2Model
 from engine.training.even import evened
 from kernels.host import to_host
@@ -115,7 +116,8 @@ def _logprobs(model: K2Model, turns: Turns) -> Tensor:
     device, (longest, width) = model.device, (turns.prompts_NP.shape[1], turns.ids_TW.shape[1])
     prompt_lengths, lengths = to_host(turns.prompt_lengths_N, turns.lengths_T)
     starts = [longest - length for length in prompt_lengths.tolist()]
-    cache = LatentCache(model.config, len(starts), longest + width, starts, device=device)
+    dtype = wide(model.lm_head.weight.dtype)
+    cache = LatentCache(model.config, len(starts), longest + width, starts, dtype, device)
     valid_NP = torch.arange(longest, device=device) >= cache.start_B[:, None]
     hidden_TWD = model.hidden(turns.prompts_NP, cache, valid_BT=valid_NP)[:, -1:][turns.which_T]
     counted_TW = torch.arange(width, device=device) < turns.lengths_T[:, None]
@@ -124,10 +126,16 @@ def _logprobs(model: K2Model, turns: Turns) -> Tensor:
         read = model.hidden(turns.ids_TW[:, :-1], cache, valid_BT=counted_TW[:, 1:])
         hidden_TWD = torch.cat((hidden_TWD, read), dim=1)
     row, place = (placed(index, device) for index in np.nonzero(np.arange(width) < lengths[:, None]))
-    logits = model.lm_head(hidden_TWD[row, place])
-    logits = logits.to(wide(logits.dtype)) / turns.temperature_T[row, None]
-    logprobs = logits.log_softmax(-1).gather(-1, turns.ids_TW[row, place][:, None])[:, 0]
-    return torch.zeros(len(lengths), dtype=logprobs.dtype, device=device).index_add(0, row, logprobs)
+    return summed_logprobs(model.lm_head, hidden_TWD[row, place], turns, row, place)
+
+
+def summed_logprobs(head: Linear, hidden_MD: Tensor, turns: Turns, row_M: Tensor, place_M: Tensor) -> Tensor:
+    """Return turns' log-probabilities, (T,), from the model's output before the M tokens at rows and places of them."""
+    logits = head(hidden_MD)
+    logits = logits.to(wide(logits.dtype)) / turns.temperature_T[row_M, None]
+    logprobs = logits.log_softmax(-1).gather(-1, turns.ids_TW[row_M, place_M][:, None])[:, 0]
+    whole = torch.zeros(len(turns.ids_TW), dtype=logprobs.dtype, device=logprobs.device)
+    return whole.index_add(0, row_M, logprobs)
 
 
 def reference_logprobs(model: K2Model, turns: Turns) -> Tensor:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from engine.device import placed
+from engine.model.layers import Linear
 from engine.model.model import K2Model
+from engine.training.readings import Figures, Reading
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.host import Host, to_host
 
@@ -148,6 +150,44 @@ def group_loss(
     total = sum(weight(kind) for kind in losses)
     loss = torch.stack([weight(kind) * value for kind, value in losses.items()]).sum() / total
     return loss, {f"loss_{kind}": value for kind, value in losses.items()}
+
+
+@dataclass(frozen=True)
+class GroupLoss:
+    """`group_loss` as an objective, with the weight of each kind."""
+
+    weight: Callable[[str], float]
+
+    def __call__(self, model: K2Model, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss of a batch, and the kinds' losses."""
+        return group_loss(model, batch, self.weight)
+
+    def readings(self, batch: Mapping[str, Tensor]) -> list[Reading]:
+        """Return a reading for each kind; of a kind without counted tokens here nothing is read."""
+        kinds = kinds_of(batch)
+        total = sum(map(self.weight, kinds))
+        read = to_host(*(batch[f"{kind}/{part}"] for kind in kinds for part in (COUNTED, TOTAL)))
+        return [
+            _reading(kind, group_of(batch, kind), counted_BT, float(tokens), self.weight(kind) / total)
+            for kind, counted_BT, tokens in zip(kinds, read[::2], read[1::2], strict=True)
+        ]
+
+
+def _reading(kind: str, group: Padded, counted_BT: Host, total: float, share: float) -> Reading:
+    """Return a kind's reading, with `share` of its mean token loss; see `_share_of_mean` and `hidden_counted`."""
+    places = Places.of(group, counted_BT)
+    count = len(places.row_M)
+    rows = slice(None) if count else slice(0)
+
+    def loss(head: Linear, hidden_BTD: Tensor) -> tuple[Tensor, Figures]:
+        if count:
+            targets_M = places.taken_from(group.ids_BT[:, 1:])
+            value = linear_cross_entropy(places.taken_from(hidden_BTD), head.weight, targets_M) * (count / total)
+        else:
+            value = 0.0 * hidden_BTD.sum()
+        return share * value, {f"loss_{kind}": value}
+
+    return Reading(group.ids_BT[rows, :-1], group.valid_BT[rows, 1:], loss)
 
 
 def _share_of_mean(model: K2Model, group: Padded, counted_BT: Host, total: float) -> Tensor:

@@ -4,7 +4,7 @@ Shapes: B rows, T positions, D model channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -30,6 +30,16 @@ class Reading:
     ids_BT: Tensor
     valid_BT: Tensor | None
     loss: Loss
+
+
+def with_figures(reading: Reading, figures: Figures) -> Reading:
+    """Return a reading with further figures, before its own."""
+
+    def loss(head: Linear, hidden_BTD: Tensor) -> tuple[Tensor, Figures]:
+        value, own = reading.loss(head, hidden_BTD)
+        return value, {**figures, **own}
+
+    return replace(reading, loss=loss)
 
 
 @runtime_checkable

@@ -1,6 +1,5 @@
 """Supervised fine-tuning: cross-entropy of the assistant's tokens, with a weight for each kind of example."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from engine.training.examples import Encoded
 from engine.training.language import make_optimizer
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.natural import NaturalText
-from engine.training.padded import group_loss, mean_nll, pad
+from engine.training.padded import GroupLoss, mean_nll, pad
 from engine.training.sources import Examples
 from engine.training.state import TrainState
 from kernels.host import to_host
@@ -22,7 +21,7 @@ def fine_tune(model: K2Model, encoded: Encoded, natural: NaturalText, p: Paramet
     return train_loop(
         TrainState(model, make_optimizer(model, p.learning_rate, p.optimizer)),
         Examples(encoded, p.batch.model_dump(), p.seed, natural),
-        partial(group_loss, weight=p.weight_of),
+        GroupLoss(p.weight_of),
         p.schedule,
         settings=LoopSettings.of(
             p.optimizer,

@@ -1,7 +1,6 @@
 """What each training stage trains on in a test: its model, objective and source, on a toy."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from engine.training.batches import Source
 from engine.training.examples import Encoded
 from engine.training.language import language_modelling
 from engine.training.natural import NaturalText
-from engine.training.padded import group_loss
+from engine.training.padded import GroupLoss
 from engine.training.sources import Examples, Windows
 from engine.training.step import Objective
 from nodes.rl import rollouts
@@ -57,7 +56,7 @@ def stage(name: str, root: Path, work: Path, weights: torch.dtype = torch.float3
         return Stage(model, language_modelling, Windows(stream, 4, 16, 1), "float32")
     if name == "sft":
         source = Examples(Encoded(EXAMPLES, 0), {"chat": 5, "trajectory": 1}, 1, natural)
-        return Stage(model, partial(group_loss, weight=WEIGHTS.__getitem__), source, "float32")
+        return Stage(model, GroupLoss(WEIGHTS.__getitem__), source, "float32")
     return reinforcement(model, tok, natural, work, "bfloat16" if "bf16" in name else "float32")
 
 

@@ -15,6 +15,7 @@ from engine.launch import drain
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.tensorfile import WEIGHTS
 from engine.text.tokenizer import K2Tokenizer
+from engine.training import padded
 from engine.training.examples import encode
 from nodes.rl import candidates, loss, policy, rollouts
 from nodes.rl.nodes import train_rl
@@ -180,7 +181,7 @@ def spoiled(function, call):
 def test_a_tolerated_step_without_a_finite_loss_does_not_spoil_the_end(stage, tmp_path, monkeypatch, call):
     root, examples, *_ = stage
     monkeypatch.setattr(rollouts, "penalised", some_right)
-    monkeypatch.setattr(train, "group_loss", spoiled(train.group_loss, call))
+    monkeypatch.setattr(padded, "group_loss", spoiled(padded.group_loss, call))
     monkeypatch.setattr(loss, "squared_objective", spoiled(loss.squared_objective, call))
     tolerant = {"optimizer": {**parameters("sft")["optimizer"], "nonfinite_steps": 2}}
     (tmp_path / "sft").mkdir()
