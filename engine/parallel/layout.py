@@ -6,7 +6,7 @@ Whatever is no expert is equal along dp and ep, and each of these dp·ep ranks s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -50,6 +50,11 @@ class Layout:
     def __str__(self) -> str:
         """Return the sizes, and all else that differs from the default."""
         return self._words([each.name for each in fields(self) if each.name in SIZES or self._differs(each.name)])
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a rank holds only a part of the model."""
+        return self.pp * self.ep > 1
 
     @property
     def stated(self) -> str:
@@ -209,8 +214,8 @@ def check_schedule(layout: Layout, micro_batches: int, field: str, parameter: st
 
 def refuse_untrainable(layout: Layout, field: str) -> None:
     """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
-    if layout.stated:
+    if replace(layout, ep=1).stated:
         raise UserError(
-            f"{field}: {layout}: the trainer runs plain data parallelism only, so a job of this layout can be shown "
-            "(--dry-run) and not started; take the field layout out to train with every rank holding the whole model."
+            f"{field}: {layout}: the trainer divides experts (ep) and no layers so far, so a job of this layout can be "
+            "shown (--dry-run) and not started; take all but ep out of the field layout."
         )

@@ -54,7 +54,7 @@ class Mesh:
     @property
     def cut(self) -> bool:
         """Whether a rank holds only a part of the model."""
-        return self.grid.pp * self.grid.ep > 1
+        return self.layout.cuts
 
     @property
     def rows(self) -> "Ranks":
@@ -125,7 +125,7 @@ def laid_out(layout: Layout) -> Iterator[None]:
     """
     _set.append(_Setting(layout))
     try:
-        if layout.pp * layout.ep > 1:
+        if layout.cuts:
             mesh()  # at once, because all ranks make its groups together
         yield
     finally:

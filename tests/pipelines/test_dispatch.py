@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from engine.errors import UserError
 from engine.launch.compute import check_compute, compute_class, overlaid
-from engine.parallel.layout import WHOLE, Layout
+from engine.parallel.layout import Layout
 from pipelines import graph
 from pipelines.dispatch import Work, refuse_layout
 from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
@@ -67,11 +67,19 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     assert "#SBATCH --array=0,1,2" in scripts["write_shards"]
 
 
-@pytest.mark.parametrize("profile", ["moonlight", "k2"])
-def test_a_layout_that_the_trainer_cannot_run_is_refused_where_a_node_trains(profile: str) -> None:
-    for work in works(profile):
-        if work.where.layout != WHOLE and "parallel" in work.node.tags:
-            with pytest.raises(UserError, match=r"^FILE, field layout: pp .* can be shown"):
+def test_a_layout_that_a_node_cannot_be_trained_in_is_refused() -> None:
+    trained = {"train_pretrain", "train_extend", "train_sft"}
+    for work in works("moonlight"):
+        if work.name == "train_rl":
+            with pytest.raises(
+                UserError, match=r"^FILE, field layout: .*ep 8.* train_rl needs the whole model on every"
+            ):
+                refuse_layout(work.where, work.node, "FILE")
+        else:
+            refuse_layout(work.where, work.node, "FILE")
+    for work in works("k2"):
+        if work.name in {*trained, "train_rl"}:
+            with pytest.raises(UserError, match=r"^FILE, field layout: pp 16.* can be shown"):
                 refuse_layout(work.where, work.node, "FILE")
         else:
             refuse_layout(work.where, work.node, "FILE")
@@ -80,15 +88,15 @@ def test_a_layout_that_the_trainer_cannot_run_is_refused_where_a_node_trains(pro
 def test_such_a_layout_stops_a_stage_before_anything_is_submitted_or_written(tmp_path: Path) -> None:
     environment = {**os.environ, "K2_COMPUTE": str(tmp_path / "compute.yml")}
     (tmp_path / "compute.yml").write_text("train: { launcher: local, processes: 2, layout: { ep: 2 } }\n")
-    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "pretrain"]
+    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "rl"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    said = f"{tmp_path / 'compute.yml'}: class train, field layout: pp 1, vpp 1, ep 2: the trainer runs plain data"
+    said = f"{tmp_path / 'compute.yml'}: class train, field layout: pp 1, vpp 1, ep 2: node train_rl needs the whole"
     assert said in " ".join(run.stderr.split())
     shown = subprocess.run(
         [*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert "# stage pretrain, node train_pretrain: launcher local, no job" in shown.stdout
+    assert "# stage rl, node train_rl: launcher local, no job" in shown.stdout
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "h200"])

@@ -104,8 +104,9 @@ def test_what_only_saves_memory_can_be_trained() -> None:
     assert Layout(ep=2, recompute=("norm",)).stated == "ep 2"
 
 
-def test_only_plain_data_parallelism_can_be_trained() -> None:
-    refuse_untrainable(WHOLE, "layout")
-    for layout in (Layout(pp=2), Layout(ep=2), Layout(2, 2)):
-        with pytest.raises(UserError, match=f"^layout: {layout}: .*take the field layout out"):
+def test_experts_can_be_cut_and_layers_not_yet() -> None:
+    for layout in (WHOLE, Layout(ep=2)):
+        refuse_untrainable(layout, "layout")
+    for layout in (Layout(pp=2), Layout(pp=2, ep=2), Layout(2, 2)):
+        with pytest.raises(UserError, match=f"^layout: {layout}: .*take all but ep out of the field layout"):
             refuse_untrainable(layout, "layout")
