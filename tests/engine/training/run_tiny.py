@@ -11,6 +11,7 @@ import torch
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.optim.schedule import Phase, Schedule
+from engine.parallel.mesh import mesh
 from engine.training.batches import own
 from engine.training.loop import LoopSettings, train_loop
 from engine.training.state import TrainState
@@ -58,7 +59,7 @@ def run(
     """
     batches = itertools.count()
     spoil = spoil or {}
-    model = K2Model(config())
+    model = K2Model(config(), part=mesh().part(config()))
     optimizer = MuonClip(model, lr, tau=0.5)
 
     def objective(model, batch):
