@@ -8,7 +8,6 @@ Shapes: N tokens, k experts of a token.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from engine.model.model import K2Model
 from engine.model.moe import MoE, Router
 from engine.optim.muon import Orthogonaliser
 from engine.parallel.data import Ranks
-from engine.parallel.layout import WHOLE, Layout
+from engine.parallel.layout import WHOLE, Layout, Recomputed
 from engine.parallel.mesh import laid_out, mesh
 from engine.training.batches import own, pieces
 from engine.training.language import make_optimizer
 from engine.training.memory import memory_of
-from engine.training.padded import group_loss, group_of, kinds_of, pack_group, pad
+from engine.training.padded import GroupLoss, group_of, kinds_of, pack_group, pad
 from engine.training.settings import OptimizerSettings
 from engine.training.state import TrainState
 from engine.training.step import backward, move
@@ -45,16 +44,24 @@ class Row:
         return f"{self.ranks} ranks, {self.layout}{self.mutant and ', ' + self.mutant}"
 
 
+EVERYTHING: tuple[Recomputed, ...] = ("norm", "swiglu", "mla_up", "moe_down")
 ONE = Row(1)
 """What all others are compared with."""
 ROWS = [
-    Row(1, Layout(recompute=("norm", "swiglu", "mla_up", "moe_down"))),
+    Row(1, Layout(recompute=EVERYTHING)),
     Row(2),
     Row(2, Layout(ep=2)),
-    Row(2, Layout(ep=2, recompute=("norm", "swiglu", "mla_up", "moe_down"))),
+    Row(2, Layout(ep=2, recompute=EVERYTHING)),
     Row(4),
     Row(4, Layout(ep=2)),
     Row(4, Layout(ep=4)),
+    Row(2, Layout(pp=2)),
+    Row(2, Layout(pp=2, vpp=2, schedule="zero_bubble")),
+    Row(2, Layout(pp=2, vpp=2, schedule="interleaved_1f1b_warmup", recompute=EVERYTHING)),
+    Row(4, Layout(pp=2)),
+    Row(4, Layout(pp=2, vpp=2, ep=2)),
+    Row(4, Layout(pp=2, ep=2, schedule="zero_bubble", recompute=EVERYTHING)),
+    Row(4, Layout(pp=2, vpp=2, ep=2, schedule="interleaved_1f1b_warmup")),
 ]
 WRONG = [
     Row(2, WHOLE, "maxima are summed"),
@@ -63,6 +70,9 @@ WRONG = [
     Row(2, Layout(ep=2), "experts' gradients are summed along ep"),
     Row(2, Layout(ep=2), "the norm leaves out other ranks' experts"),
     Row(2, Layout(ep=2), "loads are not summed along ep"),
+    Row(2, Layout(pp=2), "the norm leaves out other ranks' experts"),
+    Row(2, Layout(pp=2, schedule="zero_bubble"), "gradients set aside are lost"),
+    Row(2, Layout(pp=2), "a pipeline's padding counts"),
 ]
 assert {row.mutant for row in WRONG} == set(MUTANTS)
 
@@ -104,7 +114,7 @@ def train(row: Row, dtype: torch.dtype) -> Record:
         optimizer.orthogonalise = Orthogonaliser(dtype=dtype)
         state, record = TrainState(model, optimizer), Record()
         record.first_expert = model.part.experts.start if model.part else 0
-        objective, place = partial(group_loss, weight=len), mesh().rows
+        objective, place = GroupLoss(len), mesh().rows
         with choices_seen(model, record):
             for step in range(STEPS):
                 batch = batch_of(step, place)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.parallel import data
+from engine.parallel import data, pipeline, pipeline_runtime
 from engine.parallel.gradients import SummedGradients
 from engine.parallel.mesh import mesh
-from engine.training import padded
+from engine.training import padded, readings
+from kernels import deferred
 from tests.placement.replaced import replaced
 
 
@@ -42,6 +43,15 @@ def _own_loads(tensors: Any, group: Any = None) -> None:
     _sum([tensor for tensor in tensors if tensor.is_floating_point()], group)
 
 
+def _lost() -> Callable[[], None]:
+    deferred.taken()
+    return lambda: None
+
+
+def _all_valid(of: Any) -> list[tuple[Tensor, None]]:
+    return [(ids, None) for ids, _ in readings.aligned(of)]
+
+
 MUTANTS: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
     "maxima are summed": (data, "max_", _summed),
     "losses are averaged without weights": (padded, "_share_of_mean", _own_mean),
@@ -49,6 +59,8 @@ MUTANTS: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
     "experts' gradients are summed along ep": (data, "sum_gradients_", _experts_over_replicas),
     "the norm leaves out other ranks' experts": (SummedGradients, "norm", _norm_of_own),
     "loads are not summed along ep": (data, "sum_", _own_loads),
+    "gradients set aside are lost": (pipeline_runtime, "taken", _lost),
+    "a pipeline's padding counts": (pipeline, "aligned", _all_valid),
 }
 """Each defect: what takes whose place."""
 
