@@ -5,12 +5,32 @@ takes its place, in which copies are late on purpose and every byte is in one of
 wrong without a word, a tensor used before its copy has arrived or more on the device than should be, is an error.
 """
 
+import os
 from collections import Counter, deque
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from engine.errors import UserError
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def require_host_memory(needed: int, kind: str, what: str) -> None:
+    """Refuse to keep `needed` bytes of each rank on this host, which `kind` of a layout's offload asks for."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    (line,) = [line for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:")]
+    free = int(line.split()[1]) * 1024
+    if needed * ranks > free:
+        host = os.uname().nodename
+        raise UserError(
+            f"compute.yml: field layout.offload: {kind} keeps {needed / 2**30:.3g} GiB of {what} on the host for each "
+            f"of its {ranks} ranks, and {host} has {free / 2**30:.3g} GiB free: take {kind} out of offload, or use "
+            "more hosts, or ones with more memory."
+        )
 
 
 class EarlyUse(AssertionError):

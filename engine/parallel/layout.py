@@ -21,9 +21,10 @@ DIMENSIONS = ("pp", "dp", "ep")
 """The mesh's dimensions, the slowest first: the ranks of one expert group are neighbours, mostly on one node."""
 
 SIZES = ("pp", "vpp", "ep")
-MEMORY = ("recompute", "fp8_storage")
+MEMORY = ("recompute", "fp8_storage", "offload")
 """The fields that divide nothing: they save memory on each rank (docs/cluster.md)."""
 Recomputed = Literal["norm", "swiglu", "mla_up", "moe_down"]
+Offloaded = Literal["activations", "optimizer"]
 
 
 def _once(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,7 +38,8 @@ class Layout:
     """The part of the layout that compute.yml states; dp is what the number of ranks leaves over.
 
     MEMORY changes no output of a forward. `recompute`: the outputs that the backward makes again. `fp8_storage`: the
-    inputs of experts and of SwiGLU wait for it in FP8, so gradients differ.
+    inputs of experts and of SwiGLU wait for it in FP8, so gradients differ. `offload`: what waits in the host's memory,
+    activations for their backward, the optimizer's state for its step.
     """
 
     pp: FromOne = 1
@@ -46,6 +48,7 @@ class Layout:
     schedule: Schedule = "interleaved_1f1b"
     recompute: Annotated[tuple[Recomputed, ...], AfterValidator(_once)] = ()
     fp8_storage: StrictBool = False
+    offload: Annotated[tuple[Offloaded, ...], AfterValidator(_once)] = ()
 
     def __str__(self) -> str:
         """Return the sizes, and all else that differs from the default."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from engine.parallel.arenas import Arenas, Copy, arenas_of
+from engine.parallel.arenas import Arenas, Copy, arenas_of, require_host_memory
 
 RESIDENT = 2
 """The most micro-batches on the device: one in its forward or backward, and one on its way out or back."""
@@ -61,10 +61,14 @@ class Away:
 
 
 class Offload:
-    """The saved tensors of the micro-batches under way on one device; kernels/kept.py puts them here."""
+    """The saved tensors of the micro-batches under way on one device; kernels/kept.py puts them here.
 
-    def __init__(self, device: torch.device, arenas: Arenas | None = None) -> None:
-        self.arenas = arenas or arenas_of(device, RESIDENT)
+    `in_flight` micro-batches may be under way at once. Raises UserError after the first forward if the host has no
+    memory for so many.
+    """
+
+    def __init__(self, device: torch.device, arenas: Arenas | None = None, in_flight: int = 1) -> None:
+        self.arenas, self.in_flight = arenas or arenas_of(device, RESIDENT), in_flight
         self._numbers = count()
         self._under_way: list[_MicroBatch] = []
         self._leaving: list[_MicroBatch] = []
@@ -86,6 +90,9 @@ class Offload:
         self._leaving.append(self._filling)
         try:
             yield
+            if self._filling.number == 0:
+                held = sum(storage.host.tensor.nbytes for storage in self._filling.live())
+                require_host_memory(held * (self.in_flight - 1), "activations", "activations")
         finally:
             self._filling = None
             self._seen.clear()

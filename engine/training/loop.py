@@ -22,7 +22,7 @@ from engine.training.batches import Source, pieces, require_even, tokens_of
 from engine.training.guard import Guard
 from engine.training.history import read_history
 from engine.training.journal import HISTORY, TRAINING, Journal
-from engine.training.memory import memory_of
+from engine.training.memory import saving_memory
 from engine.training.numerics import fingerprint, settle
 from engine.training.position import CHECKPOINTS, close_is_enough
 from engine.training.resume import CheckpointStore
@@ -122,7 +122,7 @@ class Training:
         """Bring the state to the newest checkpoint, and open the journal."""
         settings, title = self.settings, self.title
         settle(settings.threads)
-        self.state.model.keep(memory_of(mesh().layout))
+        self.states = saving_memory(self.state, mesh().layout)
         self.store = _store(self.work, settings, self.state.model.device.type)
         saved = _resume(self.state, self.store)
         self.resumed_at = self.state.step
@@ -134,6 +134,7 @@ class Training:
             self.journal = stack.enter_context(journal)
             stack.enter_context(self.store)
             self._stack = stack.pop_all()
+        self.states.send()
         for note in self.store.notes:
             journal.log.info(f"{title}: WARNING: {note}")
         if saved and saved.worlds[-1][1:] != self.store.world:
@@ -149,6 +150,8 @@ class Training:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for a checkpoint that is being written, and close the journal."""
+        if error is None:
+            self.states.bring()
         self._stack.__exit__(kind, error, trace)
 
     def run(self, source: Source, until: int | None = None, figures: Figures | None = None) -> None:
@@ -168,7 +171,8 @@ class Training:
             last, leaving = state.step == settings.steps, must_end and state.step % settings.resumable_every == 0
             if state.step % settings.checkpoint_every == 0 or last or leaving:
                 self.journal.sync()
-                _checkpoint(state, self.store)
+                with self.states.here():
+                    _checkpoint(state, self.store)
             if leaving and not last:
                 self.store.wait()
                 # The first rank that leaves makes torchrun stop the others, so wait until all have written.
@@ -192,7 +196,8 @@ class Training:
         if verdict.note:
             self.journal.log.info(verdict.note)
         with_heads = (step + 1) % settings.heads_every == 0
-        row |= move(state, verdict.take, with_heads, self.bias_rate_at(step) if self.bias_rate_at else 0.0)
+        with self.states.here():
+            row |= move(state, verdict.take, with_heads, self.bias_rate_at(step) if self.bias_rate_at else 0.0)
         row |= figures
         state.step += 1
         if self.after_step is not None:

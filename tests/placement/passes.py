@@ -112,7 +112,8 @@ def pretrain_in_bf16(given: Inputs, work: Path) -> None:
 
 def pretrain_saving_memory(given: Inputs, work: Path) -> None:
     """The same with all that a layout can do to save memory."""
-    with laid_out(Layout(recompute=("norm", "swiglu", "mla_up", "moe_down"), fp8_storage=True)):
+    parts = ("norm", "swiglu", "mla_up", "moe_down")
+    with laid_out(Layout(recompute=parts, fp8_storage=True, offload=("activations", "optimizer"))):
         pretrain_in_bf16(given, work)
 
 

@@ -93,6 +93,10 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
             "field layout.recompute: norm is there twice; write it once",
         ),
         ({"train": {**SLURM, "layout": {"recompute": "norm"}}}, "field layout.recompute is 'norm', not a list"),
+        (
+            {"train": {**SLURM, "layout": {"offload": ["weights"]}}},
+            "the field layout.offload.0 is 'weights': input should be 'activations' or 'optimizer'",
+        ),
         ({"train": {**SLURM, "layout": {"fp8_storage": 1}}}, "field layout.fp8_storage is 1: input should be a valid"),
         ({"train": {**SLURM, "drain_lead_s": 3600}}, "drain_lead_s: 3600 s is all of the time 1:00:00"),
     ],

@@ -98,7 +98,7 @@ def test_words_name_the_sizes_and_what_differs() -> None:
 
 
 def test_what_only_saves_memory_can_be_trained() -> None:
-    layout = Layout(recompute=("norm", "moe_down"), fp8_storage=True)
+    layout = Layout(recompute=("norm", "moe_down"), fp8_storage=True, offload=("activations", "optimizer"))
     refuse_untrainable(layout, "layout")
     assert layout.stated == ""
     assert Layout(ep=2, recompute=("norm",)).stated == "ep 2"

@@ -76,8 +76,13 @@ def test_the_artifacts_are_complete(trained, inputs):
     assert parameters + 4 == metrics["parameters"]  # the router's biases are counted, as the published figure does
 
 
-def test_a_layout_that_recomputes_gives_the_same_bytes(trained, inputs, tmp_path):
-    with laid_out(Layout(recompute=("norm", "swiglu", "mla_up", "moe_down"))):
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(recompute=("norm", "swiglu", "mla_up", "moe_down")), Layout(offload=("activations", "optimizer"))],
+    ids=["recompute", "offload"],
+)
+def test_a_layout_that_saves_memory_gives_the_same_bytes(trained, inputs, tmp_path, layout):
+    with laid_out(layout):
         checkpoint, history, _ = train_pretrain(*inputs, smoke(), tmp_path)
     assert files(checkpoint, history) == files(*trained[1][:2])
 
