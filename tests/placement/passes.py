@@ -12,13 +12,17 @@ from typing import Any
 
 import polars as pl
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from engine.device import device, placed
+from engine.device import CUDA, device, placed
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.export import DTYPES, export_checkpoint
 from engine.model.model import K2Model
+from engine.model.moe import MoE
 from engine.model.parameters import config_from_parameters
 from engine.model.rope import inverse_frequencies
+from engine.parallel.exchange import exchanged_experts
 from engine.parallel.layout import Layout
 from engine.parallel.mesh import laid_out
 from engine.rollout.enforcer import Enforcer
@@ -183,6 +187,26 @@ def decode(given: Inputs, work: Path) -> None:
     generate(model, prompts, 6, 1.0, 0, given.tok.im_end_id, enforcer)
 
 
+def exchange(given: Inputs, work: Path) -> None:
+    """Rows of experts sent to other ranks and back, by a rank that is all of them: a step, a reading, decoding."""
+    backend = "cpu:gloo,cuda:nccl" if device().type == CUDA else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with replaced(MoE, "routed", _exchanged):
+            model = load_checkpoint(given.long)
+            optimizer = make_optimizer(model, 1e-2, OptimizerSettings.model_validate(stage("pretrain")["optimizer"]))
+            next_token_loss(model, placed([list(range(9))], model.device)).backward()
+            move(TrainState(model, optimizer), take=True, with_heads=True, bias_rate=1e-3)
+            generate(model, [[1, 2, 3], [4, 5, 6, 7, 8]], 3, 0.0, 0, given.tok.im_end_id)
+    finally:
+        dist.destroy_process_group()
+
+
+def _exchanged(moe: MoE, x_ND: Tensor, chosen: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Apply all experts of a layer as one of its ranks does."""
+    return exchanged_experts(x_ND, chosen, gates, gate_up, down, len(gate_up), dist.group.WORLD)
+
+
 def export(given: Inputs, work: Path) -> None:
     """A checkpoint read to the device, written from it, and exported in every format."""
     save_checkpoint(work / "checkpoint", load_checkpoint(given.long), {"tokenizer": given.tok.digest})
@@ -216,6 +240,7 @@ PASSES: dict[str, Callable[[Inputs, Path], None]] = {
         resume,
         evaluate,
         decode,
+        exchange,
         export,
     )
 }
