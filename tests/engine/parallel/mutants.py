@@ -48,8 +48,8 @@ def _lost() -> Callable[[], None]:
     return lambda: None
 
 
-def _all_valid(of: Any) -> list[tuple[Tensor, None]]:
-    return [(ids, None) for ids, _ in readings.aligned(of)]
+def _all_valid(of: Any) -> list[tuple[Tensor, Tensor]]:
+    return [(ids, torch.ones_like(ids, dtype=torch.bool)) for ids, _ in readings.aligned(of)]
 
 
 MUTANTS: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
