@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engine.model.model import Block, K2Model
 from engine.model.rope import rotation
 from engine.training.numerics import autocast
+from kernels.kept import micro_batch
 
 
 class Stage(nn.Module):
@@ -32,6 +33,7 @@ class Stage(nn.Module):
         with autocast(self.dtype, x.device.type):
             turn = rotation(torch.arange(x.shape[1], device=x.device), self.frequencies_P, self.magnitude)
             x_BTD = x if self.embed is None else self.embed(x)
-            for block in self.blocks:
-                x_BTD = cast(Block, block)(x_BTD, turn, None, None, valid_BT)
+            with micro_batch(cast(Block, self.blocks[0]).memory):
+                for block in self.blocks:
+                    x_BTD = cast(Block, block)(x_BTD, turn, None, None, valid_BT)
             return x_BTD if self.norm is None else cast(Tensor, self.norm(x_BTD))

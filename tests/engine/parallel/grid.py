@@ -22,7 +22,7 @@ from engine.parallel.layout import WHOLE, Layout, Recomputed
 from engine.parallel.mesh import laid_out, mesh
 from engine.training.batches import own, pieces
 from engine.training.language import make_optimizer
-from engine.training.memory import memory_of
+from engine.training.memory import saving_memory
 from engine.training.padded import GroupLoss, group_of, kinds_of, pack_group, pad
 from engine.training.settings import OptimizerSettings
 from engine.training.state import TrainState
@@ -58,10 +58,12 @@ ROWS = [
     Row(2, Layout(pp=2)),
     Row(2, Layout(pp=2, vpp=2, schedule="zero_bubble")),
     Row(2, Layout(pp=2, vpp=2, schedule="interleaved_1f1b_warmup", recompute=EVERYTHING)),
+    Row(2, Layout(pp=2, vpp=2, offload=("activations", "optimizer"))),
     Row(4, Layout(pp=2)),
     Row(4, Layout(pp=2, vpp=2, ep=2)),
     Row(4, Layout(pp=2, ep=2, schedule="zero_bubble", recompute=EVERYTHING)),
     Row(4, Layout(pp=2, vpp=2, ep=2, schedule="interleaved_1f1b_warmup")),
+    Row(4, Layout(pp=2, vpp=2, ep=2, schedule="zero_bubble", recompute=EVERYTHING, offload=("activations",))),
 ]
 WRONG = [
     Row(2, WHOLE, "maxima are summed"),
@@ -108,11 +110,12 @@ def train(row: Row, dtype: torch.dtype) -> Record:
     """Make the steps of a row as the training loop does."""
     with laid_out(row.layout), mutated(row.mutant):
         model = K2Model(SIZES, SEED, part=mesh().part(SIZES)).to(dtype)
-        model.keep(memory_of(row.layout))
         model.train()
         optimizer = make_optimizer(model, RATE, OPTIMIZER)
         optimizer.orthogonalise = Orthogonaliser(dtype=dtype)
         state, record = TrainState(model, optimizer), Record()
+        states = saving_memory(state, row.layout)
+        states.send()
         record.first_expert = model.part.experts.start if model.part else 0
         objective, place = GroupLoss(len), mesh().rows
         with choices_seen(model, record):
@@ -121,7 +124,8 @@ def train(row: Row, dtype: torch.dtype) -> Record:
                 record.tokens += [token for kind in kinds_of(batch) for token in read(batch, kind)]
                 parts = pieces(MICRO_BATCHES, place.size)
                 figures = backward(state, batch, objective, "float32", parts, GRAD_CLIP)
-                record.history.append(figures | move(state, True, True, BIAS_RATE))
+                with states.here():
+                    record.history.append(figures | move(state, True, True, BIAS_RATE))
         record.weights = {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
         return record
 
