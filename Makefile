@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTABLE := $(VENV)/.testable
+TRITON := .venv-kernels
 # Bytecode is made when a module is first imported: compiling all packages now would take longer and use 0.4 GB.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 
@@ -25,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow
+.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow test-kernels
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +36,10 @@ $(READY): requirements/run.txt requirements/no-deps.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements/run.txt
 	$(INSTALL) --no-deps -r requirements/no-deps.txt
+	@touch $@
+
+$(TRITON)/.ready: $(READY) requirements/kernels.txt
+	$(INSTALL) --no-deps --upgrade --target $(TRITON) -r requirements/kernels.txt
 	@touch $@
 
 $(TESTABLE): $(READY) requirements/test.txt
@@ -149,6 +154,12 @@ screenshots: $(TESTABLE) ## the README's screenshots, from a run of PROFILE: doc
 test-dvc: $(TESTABLE) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
 	$(INSTALL) --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/s3 python -m pytest -m slow --timeout 1200 tests/dvc
+
+# Triton reads TRITON_INTERPRET when it is imported: interpreter and compiler need a process each.
+test-kernels: $(TESTABLE) $(TRITON)/.ready ## Triton's kernels without a GPU: run by its interpreter, and compiled for Hopper
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(TRITON) TRITON_INTERPRET=1 python -m pytest tests/triton/interpreted
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(TRITON) TRITON_CACHE_DIR=$(CURDIR)/$(TRITON)/cache \
+		python -m pytest tests/triton/hopper
 
 test-mlflow: $(TESTABLE) ## a real MLflow server that dies and comes back while a stage runs
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/mlflow

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "muonclip": "the model's and the optimizer's speed on a CPU beside transformers and torch.optim.Muon",
     "trainer": "the trainer's step beside the one before it was rebuilt; two ranks beside two threads",
     "rl": "held-out reward before and after reinforcement learning on 5 fresh seeds, with two controls",
+    "sm90": "registers, stack and shared memory of each Triton kernel, as compiled for Hopper without a GPU",
 }
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.choice import accepted, has_triton, on_gpu
 from kernels.kept import as_type, derived
 from kernels.max_logit import max_logit
 from kernels.precision import wide, without_autocast
@@ -66,16 +67,24 @@ def reference(
     turn: Tensor,
     scale: float,
     valid_BT: Tensor | None = None,
+    start_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Specify the op with all logits at once; return y (B, T, H, V) and each head's largest logit (H,), as below."""
     q, k, v = heads(q_BTHE, kv_BTHX, k_rotary_BTd, turn)
     logits = (q @ k.mT).to(wide(q.dtype)) * scale
     future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
     logits = logits.masked_fill(future, float("-inf"))
+    if start_BT is not None:
+        logits = logits.masked_fill(_before(start_BT, start_BT.shape[1])[:, None], float("-inf"))
     y = logits.softmax(-1).to(v.dtype) @ v
     if valid_BT is not None:
         logits = logits.masked_fill(~valid_BT[:, None, :, None], float("-inf"))
     return y.transpose(1, 2), logits.detach().amax((0, 2, 3))
+
+
+def _before(start_BC: Tensor, S: int) -> Tensor:
+    """Return whether each of S keys is before its query's document, (B, C, S)."""
+    return torch.arange(S, device=start_BC.device) < start_BC[..., None]
 
 
 def _join(content: Tensor, rotary: Tensor, turn: Tensor, scale: float) -> Tensor:
@@ -116,7 +125,7 @@ def _n_weights(count: int, T: int) -> int:
     return count * sum(len(block) * block.stop for _, block in _blocks(1, T))
 
 
-def _logits(q_GTE: Tensor, k_GTE: Tensor, block: range, future_CC: Tensor) -> Tensor:
+def _logits(q_GTE: Tensor, k_GTE: Tensor, block: range, future_CC: Tensor, start_GT: Tensor | None = None) -> Tensor:
     """Return the softmax input of a block of queries over the keys up to its end, with the future at -inf.
 
     `future_CC` is -inf above the diagonal, else 0. The future is zeroed first, since masked entries may be NaN.
@@ -124,6 +133,8 @@ def _logits(q_GTE: Tensor, k_GTE: Tensor, block: range, future_CC: Tensor) -> Te
     """
     logits = torch.bmm(q_GTE[:, block.start : block.stop], k_GTE[:, : block.stop].mT)
     logits[..., block.start :].tril_().add_(future_CC[: len(block), : len(block)])
+    if start_GT is not None:
+        logits.masked_fill_(_before(start_GT[:, block.start : block.stop], block.stop), float("-inf"))
     return logits
 
 
@@ -141,6 +152,7 @@ class _LatentAttention(torch.autograd.Function):
         scale: float,
         maximum: bool,
         valid_BT: Tensor | None,
+        start_BT: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         B, T, H, E = q_BTHE.shape
         N = E - k_rotary_BTd.shape[-1]
@@ -152,8 +164,9 @@ class _LatentAttention(torch.autograd.Function):
         kept: list[Tensor] = []
         keep = _n_weights(B * H, T) <= KEEP
         valid_GT = None if valid_BT is None else valid_BT.repeat_interleave(H, 0)
+        start_GT = None if start_BT is None else start_BT.repeat_interleave(H, 0)
         for lot, block in _blocks(B * H, T):
-            logits = _logits(q[lot], k[lot], block, future_CC)
+            logits = _logits(q[lot], k[lot], block, future_CC, None if start_GT is None else start_GT[lot])
             if maximum:
                 top_GC = logits.amax(-1)
                 if valid_GT is not None:
@@ -164,7 +177,7 @@ class _LatentAttention(torch.autograd.Function):
             if keep:
                 kept.append(weights)
         ctx.save_for_backward(q, k, v, turn, future_CC, *kept)
-        ctx.shape, ctx.content, ctx.scale = (B, H), N, scale
+        ctx.shape, ctx.content, ctx.scale, ctx.start_GT = (B, H), N, scale, start_GT
         largest_H = largest_G.view(B, H).amax(0)
         ctx.mark_non_differentiable(largest_H)
         return y.unflatten(0, (B, H)).transpose(1, 2), largest_H
@@ -172,20 +185,25 @@ class _LatentAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, turn, future_CC, *kept = ctx.saved_tensors
+        start_GT = ctx.start_GT
         dy = gradients[0].transpose(1, 2).flatten(0, 1)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for index, (lot, block) in enumerate(_blocks(*q.shape[:2])):
             own, seen = slice(block.start, block.stop), slice(block.stop)
-            weights = kept[index] if kept else _logits(q[lot], k[lot], block, future_CC).softmax(-1)
+            if kept:
+                weights = kept[index]
+            else:
+                start = None if start_GT is None else start_GT[lot]
+                weights = _logits(q[lot], k[lot], block, future_CC, start).softmax(-1)
             dv[lot, seen] += torch.bmm(weights.mT, dy[lot, own])
             dweights = torch.bmm(dy[lot, own], v[lot, seen].mT)
             dlogits = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
             dq[lot, own] = torch.bmm(dlogits, k[lot, seen])
             dk[lot, seen] += torch.bmm(dlogits.mT, q[lot, own])
         dq, dk, dv = (part.unflatten(0, ctx.shape) for part in (dq, dk, dv))
-        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None, None
+        return *_split(dq, dk, dv, turn, ctx.content, ctx.scale), None, None, None, None, None
 
 
 def _split(
@@ -212,18 +230,29 @@ def latent_attention(
     scale: float,
     maximum: bool = True,
     valid_BT: Tensor | None = None,
+    start_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend causally over a whole sequence; if `maximum`, also return each head's largest softmax input.
 
     `q_BTHE` (B, T, H, N+d) holds content then rotary channels, `kv_BTHX` (B, T, H, N+V) key content then values,
     `k_rotary_BTd` the rotary key that all heads share; the complex `turn` (T or B×T, P) rotates the interleaved pairs.
     Returns y (B, T, H, V) in q's type and the maxima (H,) in fp32 or better: exact, signed, without future pairs and,
-    with `valid_BT`, without the queries that are only padding; y does not depend on `valid_BT`. A CPU computes products
-    in fp32 (fp64 for fp64) from the inputs' own values, as fused kernels accumulate.
+    with `valid_BT`, without the queries that are only padding; y does not depend on `valid_BT`. With `start_BT` int32,
+    the first position of each position's document, a query sees its own document alone. A CPU computes products in fp32
+    (fp64 for fp64) from the inputs' own values, as fused kernels accumulate. A GPU runs Triton's kernels, or torch's
+    fused attention with a second pass for the maxima where those do not take the operands (kernels/choice.py).
     """
-    attend = _blockwise if q_BTHE.device.type == "cpu" else _fused
-    y, largest_H = attend(q_BTHE, kv_BTHX, k_rotary_BTd, turn, scale, maximum, valid_BT)
-    return y, largest_H if maximum else None
+    operands = q_BTHE, kv_BTHX, k_rotary_BTd
+    if on_gpu(q_BTHE) and has_triton("latent_attention"):
+        from kernels.gpu import latent_attention as triton
+
+        if accepted("latent_attention", triton.refusal(*operands)):
+            y, largest_H = triton.latent_attention(*operands, turn, scale, valid_BT, start_BT)
+            return y, largest_H if maximum else None
+    if q_BTHE.device.type == "cpu" or start_BT is not None:
+        y, largest_H = _blockwise(*operands, turn, scale, maximum, valid_BT, start_BT)
+        return y, largest_H if maximum else None
+    return _fused(*operands, turn, scale, maximum, valid_BT)
 
 
 def _blockwise(
@@ -234,11 +263,12 @@ def _blockwise(
     scale: float,
     maximum: bool,
     valid_BT: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+    start_BT: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """Attend with the op of this module, in fp32 or fp64."""
     dtype = wide(q_BTHE.dtype)
     q, kv, k_rotary = as_type(q_BTHE, dtype), as_type(kv_BTHX, dtype), as_type(k_rotary_BTd, dtype, "mla_up")
-    y, largest_H = _LatentAttention.apply(q, kv, k_rotary, turn[..., None, :, :], scale, maximum, valid_BT)
+    y, largest_H = _LatentAttention.apply(q, kv, k_rotary, turn[..., None, :, :], scale, maximum, valid_BT, start_BT)
     return y.to(q_BTHE.dtype), largest_H
 
 
