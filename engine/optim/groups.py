@@ -5,13 +5,12 @@ from collections.abc import Callable
 from torch import nn
 
 from engine.errors import UserError
+from engine.parallel.ownership import GATE_UP
 
 MuonRule = Callable[[str, nn.Parameter], bool]
 
 HEADS = ("lm_head", "head", "embed_out", "output_projection", "score", "classifier")
 """Names that models give the layer that computes logits, of tokens or of classes."""
-GATE_UP = "gate_up_proj"
-"""Name of a stack that holds gate rows, then as many up rows: (…, 2F, D)."""
 DOWN = "down_proj"
 """Name of the stack next to it that leads back: (…, D, F)."""
 QK_NORMS = {

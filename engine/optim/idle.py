@@ -3,8 +3,10 @@
 Shapes: E experts of a stack.
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor
 
 from kernels.host import to_host
 
@@ -15,21 +17,21 @@ IDLE_STEPS = 50
 class IdleExperts:
     """Steps in a row with a zero gradient for every expert, by the first stacked (3-D) weight of each module."""
 
-    def __init__(self, named: dict[str, nn.Parameter]) -> None:
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
         stacks: dict[str, str] = {}
         for name, parameter in named.items():
             if parameter.ndim == 3:
                 stacks.setdefault(name.rpartition(".")[0], name)
-        self.stacks = {name: named[name] for name in stacks.values()}
         self.idle_E = {
-            name: torch.zeros(p.shape[0], dtype=torch.int64, device=p.device) for name, p in self.stacks.items()
+            name: torch.zeros(named[name].shape[0], dtype=torch.int64, device=named[name].device)
+            for name in stacks.values()
         }
 
     @torch.no_grad()
-    def count(self) -> int:
+    def count(self, gradients: Mapping[str, Tensor]) -> int:
         """Update the counts from this step's gradients; return the number of idle experts."""
-        for name, parameter in self.stacks.items():
-            idle_E = self.idle_E[name].add_(1)
-            if parameter.grad is not None:
-                idle_E *= torch.linalg.vector_norm(parameter.grad, dim=(1, 2)) == 0
+        for name, steps_E in self.idle_E.items():
+            steps_E.add_(1)
+            if name in gradients:
+                steps_E.mul_(torch.linalg.vector_norm(gradients[name], dim=(1, 2)) == 0)
         return sum(map(int, to_host(*((idle_E >= IDLE_STEPS).sum() for idle_E in self.idle_E.values()))))

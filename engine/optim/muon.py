@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.optim import foreach
-from engine.optim.groups import GATE_UP
+from engine.parallel.ownership import GATE_UP
 from kernels.newton_schulz import STEPS, Coefficients, Plan, newton_schulz, plan
 
 RMS_TARGET = 0.2
@@ -74,10 +74,12 @@ def muon_(
     mu: float,
     nesterov: bool = True,
     heads: Mapping[str, int] | None = None,
+    counts: Mapping[tuple[int, int], int] | None = None,
 ) -> None:
     """Take one step in place: M ← μM + G; W ← W − lr·(0.2·√max(n,m)·NS(G + μM) + decay·W) (k2-facts 2.1, 2.2).
 
-    Updates the weights that have a gradient. `heads` names weights that are treated head by head.
+    Updates the weights that have a gradient. `heads` names weights that are treated head by head. `counts` is how many
+    matrices of each shape the whole model has, where these are a part: an update's form does not depend on the part.
     """
     groups: dict[tuple[torch.Size, torch.device], list[Stack]] = defaultdict(list)
     for name, gradient in gradients.items():
@@ -86,7 +88,8 @@ def muon_(
             groups[stack.weight.shape[1:], stack.weight.device].append(stack)
     # A bundle's matrices stay in the cache from the momentum's update to the weight's.
     for ((n, m), device), stacks in groups.items():
-        how = orthogonalise.plan(sum(len(stack.weight) for stack in stacks), n, m, device.type)
+        count = sum(len(stack.weight) for stack in stacks) if counts is None else counts[n, m]
+        how = orthogonalise.plan(count, n, m, device.type)
         for bundle in _bundles(stacks, how.chunk):
             updates = _updates(bundle, mu, nesterov)
             moved = orthogonalise(torch.cat(updates) if len(updates) > 1 else updates[0], how)

@@ -4,7 +4,7 @@ Works on any torch model whose attention layers follow `ClippedAttention`; see d
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import torch
@@ -17,8 +17,12 @@ from engine.optim.idle import IdleExperts
 from engine.optim.layout import ClippedAttention, find_attentions, refuse_rows
 from engine.optim.masters import Masters
 from engine.optim.muon import RMS_TARGET, Orthogonaliser, muon_
+from engine.optim.owned import OwnedGradients
 from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
 from engine.parallel.figures import of_whole_model
+from engine.parallel.gradients import Gradients, SummedGradients
+from engine.parallel.mesh import mesh
+from engine.parallel.ownership import shape_counts
 from kernels.host import to_host
 from kernels.newton_schulz import STEPS, Coefficients
 
@@ -30,6 +34,10 @@ class MuonClip:
     resets them. Both groups share the rate and λ by default, as in Moonlight. If `is_muon` is never true, it is AdamW
     with QK-Clip. `attentions` None means all modules of the model that follow the protocol. `per_head` orthogonalises
     query and key projections head by head. Weights narrower than fp32 get fp32 masters unless `masters` is False.
+
+    `zero` cuts the optimizer's state over the ranks of the mesh that hold equal weights (ZeRO-1): each moves what it
+    owns, and `gradients` must have reduced the gradients before `step`. `counts` is how many matrices of each shape the
+    whole model has where this rank holds a part of it (engine/parallel/ownership.py).
     """
 
     def __init__(
@@ -52,6 +60,8 @@ class MuonClip:
         attentions: Sequence[ClippedAttention] | None = None,
         per_head: bool = False,
         masters: bool = True,
+        zero: bool = False,
+        counts: Mapping[tuple[int, int], int] | None = None,
     ) -> None:
         for name, value, known in (
             ("coefficients", coefficients, get_args(Coefficients)),
@@ -69,18 +79,41 @@ class MuonClip:
         self.muon, self.rest = split(model, is_muon)
         self._moved = {id(p) for p in (self.muon | self.rest).values()}
         self._check_rows()
-        self.masters = Masters(self.muon | self.rest, keep=masters)
         self.heads = self._head_counts() if per_head else {}
+        named = self.muon | self.rest
+        shared = zero and mesh().rows.size > 1
+        self.owned = OwnedGradients(named, self.muon.keys(), self.heads) if shared else None
+        self.counts = counts
+        own: Mapping[str, Tensor] = named
+        if self.owned is not None:
+            own = self.owned.weights
+            self.counts = counts or shape_counts(self.owned.ownership.weights.values())
+            self.heads = {
+                name: len(own[name]) * heads // len(named[name]) for name, heads in self.heads.items() if len(own[name])
+            }
+        self.masters = Masters(named, masters, None if self.owned is None else own)
         self.momenta = {
-            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
-            for name, p in self.muon.items()
+            name: torch.zeros_like(own[name], dtype=torch.promote_types(own[name].dtype, torch.float32))
+            for name in self.muon
+            if self.owned is None or len(own[name])
         }
         self.adamw = adamw.AdamW([self.masters[name] for name in self.rest], lr, betas, weight_decay)
-        self.idle = IdleExperts(self.muon)
+        self.idle = IdleExperts({name: own[name] for name in self.muon})
         self.max_logits: list[list[float]] = []
         """S_max of the last step, by layer and head."""
         self.steps = self.first_clipped = self.last_clipped = 0
         """The number of steps, and the first and last of them (from 1) in which a head was clipped; 0 for none."""
+
+    @property
+    def gradients(self) -> Gradients:
+        """What reduces the gradients over the ranks before a step, in the form that this optimizer needs."""
+        return SummedGradients(self.model) if self.owned is None else self.owned
+
+    def _own_gradients(self) -> dict[str, Tensor]:
+        """Return the gradients of what this rank moves, by weight."""
+        if self.owned is not None:
+            return self.owned.own
+        return {name: p.grad for name, p in (self.muon | self.rest).items() if p.grad is not None}
 
     @property
     def clips(self) -> bool:
@@ -129,13 +162,18 @@ class MuonClip:
         self._check_rows()
         self.max_logits = read_maxima(self.attentions)
         self.steps += 1
-        idle = self.idle.count()
-        self._move()
+        gradients = self._own_gradients()
+        idle = self.idle.count(gradients)
+        if self.owned is not None:
+            idle = self.owned.over_dp(idle)
+        self._move(gradients)
         largest = max((max(heads) for heads in self.max_logits), default=-math.inf)
         largest, clipped, idle = of_whole_model(largest, self._clip(), idle)
         if clipped:
             self.first_clipped, self.last_clipped = self.first_clipped or self.steps, self.steps
         self.masters.publish_()
+        if self.owned is not None:
+            self.owned.gather_()
         for attention in self.attentions:
             attention.reset_max_logit()
         return {
@@ -146,28 +184,30 @@ class MuonClip:
             "idle_experts": float(idle),
         }
 
-    def _move(self) -> None:
+    def _move(self, gradients: Mapping[str, Tensor]) -> None:
         self.set_lr(self.lr)
         muon_(
-            {name: self.masters[name] for name in self.muon},
+            {name: self.masters[name] for name in self.momenta},
             self.momenta,
-            {name: p.grad for name, p in self.muon.items() if p.grad is not None},
+            {name: gradient for name, gradient in gradients.items() if name in self.momenta},
             self.orthogonalise,
             lr=self.lr,
             decay=self.weight_decay,
             mu=self.momentum,
             nesterov=self.nesterov,
             heads=self.heads,
+            counts=self.counts,
         )
-        self.masters.take_gradients(self.rest)
+        self.masters.take_gradients(self.rest, gradients)
         self.adamw.step()
 
     def _clip(self) -> int:
         """Clip the layers that need it; return the number of heads clipped on this rank."""
         if not self.clips:
             return 0
+        rows_of = None if self.owned is None else self.owned.rows_of
         counts = [
-            qk_clip_(attention, self.tau, self.clip_per, self.masters.of)
+            qk_clip_(attention, self.tau, self.clip_per, self.masters.of, rows_of)
             for attention, heads in zip(self.attentions, self.max_logits)
             if max(heads) > self.tau
         ]
@@ -176,6 +216,8 @@ class MuonClip:
     def zero_grad(self) -> None:
         """Drop all gradients."""
         self.model.zero_grad(set_to_none=True)
+        if self.owned is not None:
+            self.owned.own = {}
 
     def forget(self) -> None:
         """Set momenta and moments to their initial state."""
@@ -188,13 +230,13 @@ class MuonClip:
 
         `muon/NAME` momenta; `adamw/NAME/…` for weights that have taken a step; `master/NAME` where the weight is
         narrower than fp32; `idle/NAME` steps without a token by expert; `clipped`: steps made, first and last clipped.
+        Under ZeRO they are of what this rank owns, but `clipped` and the number of each AdamW weight's steps.
         """
-        out = {f"muon/{name}": momentum for name, momentum in self.momenta.items()}
+        out = {f"{kind}/{name}": tensor for kind, _, tensors in self._kept() for name, tensor in tensors.items()}
         for name in self.rest:
             for key, value in self.adamw.state.get(self.masters[name], {}).items():
-                out[f"adamw/{name}/{key}"] = value
-        out |= {f"master/{name}": copy for name, copy in self.masters.copies.items()}
-        out |= {f"idle/{name}": idle_E for name, idle_E in self.idle.idle_E.items()}
+                if _is_kept(value):
+                    out[f"adamw/{name}/{key}"] = value
         return out | {"clipped": torch.tensor([self.steps, self.first_clipped, self.last_clipped])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -208,17 +250,24 @@ class MuonClip:
             for name, tensor in tensors.items():
                 tensor.copy_(state[f"{kind}/{name}"])
         self.adamw.state = {
-            tensor: {key: state[f"{prefix}/{key}"].to(tensor.device, copy=True) for key in adamw.STATE}
+            tensor: {
+                key: state.get(f"{prefix}/{key}", tensor).to(tensor.device, copy=True)  # empty where nothing is owned
+                for key in adamw.STATE
+            }
             for prefix, tensor in moments.items()
         }
         self.steps, self.first_clipped, self.last_clipped = to_host(state["clipped"])[0].tolist()
 
     def _kept(self) -> tuple[tuple[str, str, dict[str, Tensor]], ...]:
         """Return the kinds of state that every weight has: prefix, wording for messages, and the tensors."""
-        return (
+        kinds = (
             ("muon", "momentum", self.momenta),
             ("master", "fp32 master", self.masters.copies),
             ("idle", "count of idle steps", self.idle.idle_E),
+        )
+        return tuple(
+            (kind, wording, {name: tensor for name, tensor in tensors.items() if _is_kept(tensor)})
+            for kind, wording, tensors in kinds
         )
 
     def _check_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -232,7 +281,9 @@ class MuonClip:
         moments = {p: tensor for p, tensor in moments.items() if any(f"{p}/{key}" in state for key in adamw.STATE)}
         for prefix, tensor in moments.items():
             shapes = dict(zip(adamw.STATE, (tensor, tensor, torch.zeros((), dtype=torch.float32)), strict=True))
-            expected |= {f"{prefix}/{key}": (f"{key} of {prefix[6:]}", shape) for key, shape in shapes.items()}
+            expected |= {
+                f"{prefix}/{key}": (f"{key} of {prefix[6:]}", shape) for key, shape in shapes.items() if _is_kept(shape)
+            }
         expected["clipped"] = ("the count of clipped steps", torch.zeros(3, dtype=torch.int64))
         for name, (wording, like) in expected.items():
             if name not in state:
@@ -245,3 +296,8 @@ class MuonClip:
         if foreign := sorted(set(state) - set(expected)):
             raise UserError(f"optimizer state: {foreign[0]} belongs to no weight of this model; start the stage afresh")
         return moments
+
+
+def _is_kept(tensor: Tensor) -> bool:
+    """Return whether a tensor of the state has a number: under ZeRO a rank may own nothing of a weight."""
+    return tensor.numel() > 0

@@ -52,11 +52,13 @@ def qk_clip_(
     tau: float,
     per: ClipPer = "head",
     master_of: Callable[[nn.Parameter], Tensor] = lambda weight: weight,
+    rows_of: Callable[[nn.Parameter], range] | None = None,
 ) -> Tensor:
     """Scale the rows of the heads over `tau` in place; return the number of heads scaled, a 0-d tensor.
 
     `per` "layer" gives every head the γ of the layer's largest maximum. Rows that the layout does not name (values, a
-    shared rotary key) and heads with γ = 1 keep their bits. `master_of` returns the tensor to update for a weight.
+    shared rotary key) and heads with γ = 1 keep their bits. `master_of` returns the tensor to update for a weight, and
+    `rows_of` which rows of the weight that tensor has, if not all.
     """
     max_logit_H = attention.max_logit_H.to(wide(attention.max_logit_H.dtype))
     if per == "layer":
@@ -65,7 +67,16 @@ def qk_clip_(
     for rows in attention.clip_rows():
         factor_H = gamma_H.pow(rows.power)  # 1 to any power is exactly 1
         for parameter in (rows.weight, rows.bias):
-            if parameter is not None:
-                heads = rows.of(master_of(parameter).data, gamma_H.numel())
-                heads *= factor_H.to(heads.device).view(-1, *[1] * (heads.ndim - 1))
+            if parameter is not None and rows_of is None:
+                _scale_(rows.of(master_of(parameter).data, gamma_H.numel()), factor_H)
+            elif parameter is not None and rows_of is not None:
+                own, part = master_of(parameter).data, rows_of(parameter)
+                factor_N = torch.ones(parameter.shape[0], dtype=factor_H.dtype, device=own.device)
+                _scale_(rows.of(factor_N, gamma_H.numel()), factor_H)
+                _scale_(own, factor_N[part.start : part.stop])
     return (gamma_H < 1).sum()
+
+
+def _scale_(tensor: Tensor, factor_N: Tensor) -> None:
+    """Multiply each part along axis 0 by its factor."""
+    tensor *= factor_N.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))

@@ -135,15 +135,23 @@ def max_(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> N
 
 def sum_gradients_(parameters: Sequence[torch.nn.Parameter], group: dist.ProcessGroup | None = None) -> None:
     """Sum each parameter's gradient over the ranks of a group; where only some have one, it is zero on the others."""
+    if size_of(group) > 1:
+        sum_((p.grad for p in with_gradients(parameters, group) if p.grad is not None), group)
+
+
+def with_gradients(
+    parameters: Sequence[torch.nn.Parameter], group: dist.ProcessGroup | None = None
+) -> list[torch.nn.Parameter]:
+    """Return the parameters that any rank of a group has a gradient of; where this rank has none, it becomes zero."""
     if size_of(group) == 1 or not parameters:
-        return
+        return [p for p in parameters if p.grad is not None]
     have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
     together(lambda: dist.all_reduce(have, op=dist.ReduceOp.MAX, group=group))
     moved = [p for p, some in zip(parameters, have.tolist(), strict=True) if some]
     for p in moved:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
-    sum_((p.grad for p in moved if p.grad is not None), group)
+    return moved
 
 
 def from_first(value: T) -> T:

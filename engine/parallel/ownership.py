@@ -9,16 +9,21 @@ An owner's part of a weight is always a range of its axis 0, and the ranges foll
 `offsets` say all. A whole matrix is one range and empty ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Literal
 
+from engine.parallel.placement import Ranges, is_expert
 from kernels.newton_schulz_cost import multiplications
 
-Kind = Literal["matrix", "heads", "experts", "rows"]
-"""Muon's matrix; Muon's matrix whose heads are orthogonalised apart; Muon's stack of experts; AdamW's tensor."""
+GATE_UP = "gate_up_proj"
+"""How the name of a stack ends that holds gate rows, then as many up rows: (…, 2F, D)."""
+
+Kind = Literal["matrix", "stack", "rows"]
+"""Muon's matrix; a stack of them, be they experts or heads that are orthogonalised apart; AdamW's tensor."""
 
 REPLICAS = ("dp", "ep")
 """The order in which offsets number the ranks that hold a dense weight, the faster dimension second."""
@@ -34,7 +39,7 @@ STATE, WORK = 1.1, 1.15
 
 @dataclass(frozen=True)
 class Weight:
-    """A trained weight as the ranks of a stage hold it: experts are those of one ep coordinate.
+    """A trained weight as the ranks of a stage hold it: of routed experts those of one ep coordinate.
 
     `blocks` is how many equal parts of axis 0 may have different owners, `matrices` the shapes that Muon orthogonalises
     in one of them.
@@ -54,7 +59,7 @@ class Weight:
     @property
     def dimensions(self) -> tuple[str, str]:
         """The mesh's dimensions over which it has owners, in the order in which offsets number the ranks."""
-        return EXPERTS if self.kind == "experts" else REPLICAS
+        return EXPERTS if is_expert(self.name) else REPLICAS
 
 
 def weight_of(name: str, shape: tuple[int, ...], muon: bool, heads: int | None = None) -> Weight:
@@ -64,13 +69,22 @@ def weight_of(name: str, shape: tuple[int, ...], muon: bool, heads: int | None =
     ((2048, 7168), (2048, 7168))
     """
     if not muon:
-        return Weight(name, "rows", shape, shape[0] if shape else 1)
+        return Weight(name, "rows", shape, shape[0])
     if heads is not None:
-        return Weight(name, "heads", shape, heads, ((shape[0] // heads, shape[1]),))
+        return Weight(name, "stack", shape, heads, ((shape[0] // heads, shape[1]),))
     *stack, n, m = shape
-    halves = 2 if name.endswith("gate_up_proj") else 1
+    halves = 2 if name.endswith(GATE_UP) else 1
     matrices = ((n // halves, m),) * halves
-    return Weight(name, "experts", shape, stack[0], matrices) if stack else Weight(name, "matrix", shape, 1, matrices)
+    return Weight(name, "stack", shape, stack[0], matrices) if stack else Weight(name, "matrix", shape, 1, matrices)
+
+
+def shape_counts(weights: Iterable[Weight]) -> dict[tuple[int, int], int]:
+    """Return how many matrices of each shape Muon orthogonalises."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for weight in weights:
+        for shape in weight.matrices:
+            counts[shape] += weight.blocks
+    return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -101,12 +115,25 @@ class Ownership:
     offsets: dict[str, tuple[int, ...]]
     loads: tuple[Load, ...]
 
+    def shares(self, name: str, ep: int) -> list[range]:
+        """Return which rows of a weight each of its owners has, as the ranks at one ep coordinate hold it.
+
+        They are in the order of the ranks: of all replicas, or for experts of the dp ranks.
+        """
+        first, rows = 0, self.weights[name].shape[0]
+        offsets = self.offsets[name]
+        if self.weights[name].dimensions == EXPERTS:
+            first = rows * ep
+            offsets = offsets[self.dp * ep : self.dp * (ep + 1) + 1]
+        return [range(start - first, end - first) for start, end in pairwise(offsets)]
+
     def rows(self, name: str, dp: int, ep: int) -> range:
-        """Return which rows (of axis 0, of the weight as the ranks at one ep coordinate hold it) a rank owns."""
-        of = self.weights[name]
-        place = dp * self.ep + ep if of.dimensions == REPLICAS else ep * self.dp + dp
-        before = of.shape[0] * ep if of.dimensions == EXPERTS else 0
-        return range(self.offsets[name][place] - before, self.offsets[name][place + 1] - before)
+        """Return which rows a rank owns of a weight as it holds it."""
+        return self.shares(name, ep)[dp if self.weights[name].dimensions == EXPERTS else dp * self.ep + ep]
+
+    def ranges(self, name: str) -> Ranges:
+        """Return the ranges of the whole weight that its owners have."""
+        return Ranges(self.weights[name].dimensions, self.offsets[name])
 
     def sent(self, dp: int, ep: int, gradient: int, weight: int) -> dict[str, int]:
         """Return by kind of message the bytes that a rank gives to others in a step where every weight has a gradient.
@@ -137,45 +164,55 @@ def owners(weights: Sequence[Weight], dp: int, ep: int, *, masters: bool = True)
     """Return the owners of a stage's weights on dp·ep replicas: states and work in balance, experts and dense together.
 
     AdamW's tensors are cut evenly. Of Muon's, the dense matrices come first, the most expensive ahead, each to the rank
-    whose group they fill the least; then heads, then each ep coordinate's experts fill its dp ranks up to one level. So
-    a rank that owns a large matrix has fewer experts. `masters`: a weight has an fp32 master beside its momenta.
+    where they add the least; then heads, then each ep coordinate's experts fill its dp ranks up to one level. So a rank
+    that owns a large matrix has fewer experts. `masters`: a weight has an fp32 master beside its momenta.
 
     All ranks of a stage compute the same from the same weights.
     """
     ranks, named = dp * ep, {weight.name: weight for weight in weights}
     block = {weight.name: _load(weight, masters) for weight in weights}
-    experts = [weight for weight in weights if weight.kind == "experts"]
-    column = sum((block[weight.name] * weight.blocks for weight in experts), Load())
-    dense = sum((block[weight.name] * weight.blocks for weight in weights if weight.kind != "experts"), Load())
-    mean = (column * ep + dense) * (1 / ranks)
+    dense, experts = ([w for w in weights if w.dimensions == dimensions] for dimensions in (REPLICAS, EXPERTS))
+    whole, column = (sum((block[w.name] * w.blocks for w in of), Load()) for of in (dense, experts))
+    mean = (column * ep + whole) * (1 / ranks)
     loads = [column if dp == 1 else Load()] * ranks
     offsets: dict[str, tuple[int, ...]] = {}
 
-    for weight in (weight for weight in weights if weight.kind == "rows"):
-        offsets[weight.name] = tuple(weight.blocks * rank // ranks for rank in range(ranks + 1))
-        loads = [
-            load + block[weight.name] * (offsets[weight.name][rank + 1] - offsets[weight.name][rank])
-            for rank, load in enumerate(loads)
-        ]
-    matrices = [weight for weight in weights if weight.kind == "matrix"]
+    for weight in (weight for weight in dense if weight.kind == "rows"):
+        share = _even(weight.blocks, ranks)
+        offsets[weight.name] = _offsets(weight, share)
+        loads = _added(loads, block[weight.name], share)
+    matrices = [weight for weight in dense if weight.kind == "matrix"]
     for weight in sorted(matrices, key=lambda weight: (-block[weight.name].of(mean), weight.name)):
         owner = _least_filled(loads, ep, block[weight.name], Load() if dp == 1 else column, mean)
         loads[owner] += block[weight.name]
         offsets[weight.name] = (0,) * (owner + 1) + (weight.shape[0],) * (ranks - owner)
-    heads = [weight for weight in weights if weight.kind == "heads"]
-    shares, loads = _filled(heads, block, loads, mean)
-    offsets |= {name: _rows(named[name], share) for name, share in shares.items()}
+    shares, loads = _filled([weight for weight in dense if weight.kind == "stack"], block, loads, mean)
+    offsets |= {name: _offsets(named[name], share) for name, share in shares.items()}
 
     taken: dict[str, list[int]] = {weight.name: [] for weight in experts}
     for place in range(ep):
         if dp == 1:
             shares = {weight.name: [weight.blocks] for weight in experts}
         else:
-            shares, loads[place::ep] = _filled(experts, block, loads[place::ep], mean)
+            shares = {w.name: _even(w.blocks, dp) for w in experts if w.kind == "rows"}
+            for name, share in shares.items():
+                loads[place::ep] = _added(loads[place::ep], block[name], share)
+            more, loads[place::ep] = _filled([w for w in experts if w.kind != "rows"], block, loads[place::ep], mean)
+            shares |= more
         for name, share in shares.items():
             taken[name] += share
-    offsets |= {name: _rows(named[name], share) for name, share in taken.items()}
+    offsets |= {name: _offsets(named[name], share) for name, share in taken.items()}
     return Ownership(dp, ep, named, offsets, tuple(loads))
+
+
+def _even(blocks: int, ranks: int) -> list[int]:
+    """Return the blocks by rank of a tensor that is cut evenly."""
+    return [blocks * (rank + 1) // ranks - blocks * rank // ranks for rank in range(ranks)]
+
+
+def _added(loads: Sequence[Load], block: Load, share: Sequence[int]) -> list[Load]:
+    """Return the ranks' loads with so many more blocks each."""
+    return [load + block * count for load, count in zip(loads, share, strict=True)]
 
 
 def _load(weight: Weight, masters: bool) -> Load:
@@ -213,7 +250,7 @@ def _filled(
     assert shares is not None  # all blocks fit even on one rank
     out = list(loads)
     for name, share in shares.items():
-        out = [load + block[name] * count for load, count in zip(out, share, strict=True)]
+        out = _added(out, block[name], share)
     return shares, out
 
 
@@ -248,7 +285,7 @@ def _fitting(load: Load, block: Load, limit: float, mean: Load) -> int:
     return max(0, int(min(rooms)))
 
 
-def _rows(weight: Weight, share: Sequence[int]) -> tuple[int, ...]:
+def _offsets(weight: Weight, share: Sequence[int]) -> tuple[int, ...]:
     """Return the offsets along axis 0 of ranks that own so many blocks each."""
     height = weight.shape[0] // weight.blocks if weight.blocks else 0
     return tuple(accumulate((height * count for count in share), initial=0))

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from engine.parallel.layout import DIMENSIONS, Grid, Layout, stage_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 EXPERTS = ".experts."
@@ -17,17 +19,30 @@ _LAYER = re.compile(r"[:/]layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
+class Ranges:
+    """Parts of a tensor's axis 0, of any size: the ranks along `dimensions`, the last of them fastest, in this order.
+
+    The n-th of these ranks holds the numbers from the n-th of the `offsets` to the next; two equal ones are no part.
+    """
+
+    dimensions: tuple[str, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Placement:
     """How a tensor lies on the ranks, by dimension of the mesh (pp, dp, ep); every dimension stands in one field.
 
     `replicated`: the dimensions along which all ranks hold equal copies. `sharded`: (dimension, axis) pairs; along such
     a dimension the ranks hold consecutive equal parts of that axis. `owned`: (dimension, coordinate) pairs; along such
-    a dimension only the ranks at that coordinate hold the tensor, whole or as the other fields say.
+    a dimension only the ranks at that coordinate hold the tensor, whole or as the other fields say. `ranges`: along its
+    dimensions the ranks hold consecutive parts of axis 0 that need not be equal, some of them none.
     """
 
     replicated: tuple[str, ...] = DIMENSIONS
     sharded: tuple[tuple[str, int], ...] = ()
     owned: tuple[tuple[str, int], ...] = ()
+    ranges: Ranges | None = None
 
 
 REPLICATED = Placement()
@@ -80,13 +95,15 @@ def piece(placement: Placement, sizes: Shape, grid: Grid, rank: int) -> Piece:
     whole, offsets = list(sizes), [0] * len(sizes)
     for axis, (number, parts) in _cuts(placement, grid, rank).items():
         whole[axis], offsets[axis] = sizes[axis] * parts, sizes[axis] * number
+    if placement.ranges is not None:
+        whole[0], offsets[0] = placement.ranges.offsets[-1], _range(placement.ranges, grid, rank).start
     return Piece(tuple(whole), tuple(offsets), sizes)
 
 
 def held(placement: Placement, whole: Shape, grid: Grid, rank: int) -> Piece | None:
     """Return the part of a tensor of shape `whole` that a rank holds, None if it holds nothing of it.
 
-    Raises ValueError if a sharded axis does not divide.
+    Raises ValueError if a sharded axis does not divide, or ranges are of another length.
     """
     own = grid.coordinates(rank)
     if any(own[dimension] != coordinate for dimension, coordinate in placement.owned):
@@ -97,7 +114,22 @@ def held(placement: Placement, whole: Shape, grid: Grid, rank: int) -> Piece | N
             raise ValueError(f"axis {axis} of a tensor of shape {whole} does not divide into {parts} parts")
         sizes[axis] = whole[axis] // parts
         offsets[axis] = sizes[axis] * number
+    if placement.ranges is not None:
+        if (length := placement.ranges.offsets[-1]) != whole[0]:
+            raise ValueError(f"axis 0 of a tensor of shape {whole} is {length} long in its ranges")
+        part = _range(placement.ranges, grid, rank)
+        offsets[0], sizes[0] = part.start, len(part)
+        if not part:
+            return None
     return Piece(whole, tuple(offsets), tuple(sizes))
+
+
+def _range(ranges: Ranges, grid: Grid, rank: int) -> range:
+    """Return the part of axis 0 that a rank holds."""
+    own, extents, number = grid.coordinates(rank), dict(zip(DIMENSIONS, grid.sizes, strict=True)), 0
+    for dimension in ranges.dimensions:
+        number = number * extents[dimension] + own[dimension]
+    return range(ranges.offsets[number], ranges.offsets[number + 1])
 
 
 def _cuts(placement: Placement, grid: Grid, rank: int) -> dict[int, tuple[int, int]]:
@@ -110,7 +142,7 @@ def _cuts(placement: Placement, grid: Grid, rank: int) -> dict[int, tuple[int, i
     return cuts
 
 
-def dealt(tensors: Mapping[str, Tensor], placements: Mapping[str, Placement], grid: Grid, rank: int) -> list[str]:
+def dealt(tensors: Mapping[str, "Tensor"], placements: Mapping[str, Placement], grid: Grid, rank: int) -> list[str]:
     """Return which of its tensors a rank writes to a checkpoint: one of the ranks that hold a piece writes it.
 
     The pieces that one group of ranks holds are dealt out over the group, the largest first, each to the rank with the

@@ -15,6 +15,7 @@ from engine.model.parameters import config_from_parameters
 from engine.optim.groups import is_muon
 from engine.parallel.layout import Grid, Layout, part_of
 from engine.parallel.ownership import GRADIENTS, STATE, WEIGHTS, WORK, Load, owners, weight_of
+from engine.parallel.placement import is_expert
 from kernels.newton_schulz_cost import multiplications
 from tests.engine.tiny import config
 
@@ -41,18 +42,18 @@ def test_every_number_has_one_owner_and_no_matrix_is_cut(dp, ep, heads):
     state = dict.fromkeys(range(dp * ep), 0)
     for weight in held:
         offsets, block = plan.offsets[weight.name], weight.shape[0] // weight.blocks
-        whole = weight.shape[0] * (ep if weight.kind == "experts" else 1)
+        whole = weight.shape[0] * (ep if is_expert(weight.name) else 1)
         assert (len(offsets), offsets[0], offsets[-1]) == (dp * ep + 1, 0, whole)
         assert all(start <= end and start % block == 0 for start, end in pairwise(offsets))
         rows = [(d, e, plan.rows(weight.name, d, e)) for d in range(dp) for e in range(ep)]
-        for place in range(ep if weight.kind == "experts" else 1):
-            of = [range_ for _, e, range_ in rows if weight.kind != "experts" or e == place]
+        for place in range(ep if is_expert(weight.name) else 1):
+            of = [range_ for _, e, range_ in rows if not is_expert(weight.name) or e == place]
             assert sorted(row for range_ in of for row in range_) == list(range(weight.shape[0]))
         for d, e, range_ in rows:
             state[d * ep + e] += len(range_) * prod(weight.shape[1:]) * (8 if weight.kind == "rows" else 4)
     assert [load.state for load in plan.loads] == list(state.values())
     work = sum(
-        multiplications(*shape) * weight.blocks * (ep if weight.kind == "experts" else 1)
+        multiplications(*shape) * weight.blocks * (ep if is_expert(weight.name) else 1)
         for weight in held
         for shape in weight.matrices
     )
@@ -118,7 +119,7 @@ def test_k2_at_1024_and_2048_is_as_even_as_its_stages_allow(dp, state, work):
 def test_k2_s_experts_even_out_what_whole_dense_matrices_do_not():
     """The output projections, 4 of them on 16 ranks, are four fifths of the dense work of a stage."""
     model_config, layout = profile("k2")
-    dense = [w for w in weights(model_config, layout, Grid(16, 1, 16), 7) if w.kind != "experts"]
+    dense = [w for w in weights(model_config, layout, Grid(16, 1, 16), 7) if not is_expert(w.name)]
     alone = owners(dense, 1, 16)
     assert 3.2 < alone.balance[1] < 3.4
     assert plans("k2", 1)[7].balance[1] < 1.06
@@ -133,17 +134,21 @@ def test_two_expert_ranks_of_a_stage_share_the_attention_s_state():
             for ep in range(2)
         ]
         assert 0.35 <= of[0] / sum(of) <= 0.65
-        experts = {name: plan.rows(name, 0, 1) for name, weight in plan.weights.items() if weight.kind == "experts"}
+        experts = {name: plan.rows(name, 0, 1) for name, weight in plan.weights.items() if is_expert(weight.name)}
         assert set(experts.values()) == {range(3)}, "dp is 1, so a rank owns all experts that it holds"
 
 
 def test_the_bytes_of_a_step():
     """Of a 6×4 matrix, a gain of 4 and 4 experts of 2×3 on two ranks: who owns the matrix sends no gradient of it."""
-    held = [weight_of("w", (6, 4), True), weight_of("gain", (4,), False), weight_of("experts", (4, 2, 3), True)]
+    held = [
+        weight_of("w", (6, 4), True),
+        weight_of("gain", (4,), False),
+        weight_of("mlp.experts.down", (4, 2, 3), True),
+    ]
     plan = owners(held, 2, 1)
     owner = next(dp for dp in range(2) if len(plan.rows("w", dp, 0)))
     for dp in range(2):
-        matrix, experts = 24 * (dp == owner), 6 * len(plan.rows("experts", dp, 0))
+        matrix, experts = 24 * (dp == owner), 6 * len(plan.rows("mlp.experts.down", dp, 0))
         own = matrix + 2 + experts
         assert plan.sent(dp, 0, gradient=4, weight=2) == {GRADIENTS: (24 + 4 + 24 - own) * 4, WEIGHTS: own * 2}
     plan = owners(held, 1, 2)
