@@ -22,7 +22,8 @@ from engine.optim.qk_clip import ClipPer, qk_clip_, read_maxima
 from engine.parallel.figures import of_whole_model
 from engine.parallel.gradients import Gradients, SummedGradients
 from engine.parallel.mesh import mesh
-from engine.parallel.ownership import shape_counts
+from engine.parallel.ownership import shape_counts, weight_of
+from engine.parallel.placement import COUNT, Placement, in_ranges
 from kernels.host import to_host
 from kernels.newton_schulz import STEPS, Coefficients
 
@@ -79,7 +80,7 @@ class MuonClip:
         self.muon, self.rest = split(model, is_muon)
         self._moved = {id(p) for p in (self.muon | self.rest).values()}
         self._check_rows()
-        self.heads = self._head_counts() if per_head else {}
+        self.heads = head_counts(self.attentions, self.muon) if per_head else {}
         named = self.muon | self.rest
         shared = zero and mesh().rows.size > 1
         self.owned = OwnedGradients(named, self.muon.keys(), self.heads) if shared else None
@@ -109,6 +110,14 @@ class MuonClip:
         """What reduces the gradients over the ranks before a step, in the form that this optimizer needs."""
         return SummedGradients(self.model) if self.owned is None else self.owned
 
+    def placement(self, name: str, of_weight: Placement) -> Placement:
+        """Return how a tensor of the state lies on the ranks, given how the weight that it belongs to does."""
+        kind, _, rest = name.partition("/")
+        weight = rest.rpartition("/")[0] if kind == "adamw" else rest
+        if self.owned is None or name.endswith(COUNT) or weight not in self.owned.rows:
+            return of_weight
+        return in_ranges(of_weight, self.owned.ownership.ranges(weight))
+
     def _own_gradients(self) -> dict[str, Tensor]:
         """Return the gradients of what this rank moves, by weight."""
         if self.owned is not None:
@@ -134,16 +143,6 @@ class MuonClip:
         """Refuse to clip a weight that the optimizer does not update, or that is no longer in the model."""
         if self.clips:
             refuse_rows(self.attentions, self._moved & {id(p) for p in self.model.parameters()})
-
-    def _head_counts(self) -> dict[str, int]:
-        """Return the number of heads of each weight that a layout divides completely into heads."""
-        heads = {
-            id(rows.weight): attention.max_logit_H.numel()
-            for attention in self.attentions
-            for rows in attention.clip_rows()
-            if rows.per_head * attention.max_logit_H.numel() == rows.weight.shape[0]
-        }
-        return {name: heads[id(p)] for name, p in self.muon.items() if id(p) in heads}
 
     def set_lr(self, lr: float) -> None:
         """Set the rate of the following steps, for both groups."""
@@ -296,6 +295,24 @@ class MuonClip:
         if foreign := sorted(set(state) - set(expected)):
             raise UserError(f"optimizer state: {foreign[0]} belongs to no weight of this model; start the stage afresh")
         return moments
+
+
+def head_counts(attentions: Sequence[ClippedAttention], muon: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """Return the number of heads of each of Muon's weights that a layout divides completely into heads."""
+    heads = {
+        id(rows.weight): attention.max_logit_H.numel()
+        for attention in attentions
+        for rows in attention.clip_rows()
+        if rows.per_head * attention.max_logit_H.numel() == rows.weight.shape[0]
+    }
+    return {name: heads[id(p)] for name, p in muon.items() if id(p) in heads}
+
+
+def matrix_counts(model: nn.Module, rule: MuonRule, per_head: bool) -> dict[tuple[int, int], int]:
+    """Return how many matrices of each shape Muon orthogonalises in a model, which may be on the meta device."""
+    muon, _ = split(model, rule)
+    heads = head_counts(find_attentions(model), muon) if per_head else {}
+    return shape_counts(weight_of(name, tuple(p.shape), True, heads.get(name)) for name, p in muon.items())
 
 
 def _is_kept(tensor: Tensor) -> bool:

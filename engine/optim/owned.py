@@ -140,7 +140,7 @@ class OwnedGradients:
         """What this rank owns of each weight, views that may have no rows."""
         self._name_of = {id(parameter): name for name, parameter in named.items()}
         self.own: dict[str, Tensor] = {}
-        """The summed gradients of what this rank owns; not of weights of which it owns nothing."""
+        """The summed gradients of what this rank owns, by weight; they may have no rows."""
 
     def rows_of(self, parameter: nn.Parameter) -> range:
         """Return which rows of a weight this rank owns."""
@@ -157,12 +157,12 @@ class OwnedGradients:
                     f"MuonClip: {name} was moved or replaced after the optimizer was made, which owns a part of its "
                     "memory; convert or load the model first, and then make the optimizer"
                 )
-        reduced = {name: gradient for circle in self.circles for name, gradient in circle.reduce_().items()}
-        self.own = {name: gradient for name, gradient in reduced.items() if gradient.numel()}
+        self.own = {name: gradient for circle in self.circles for name, gradient in circle.reduce_().items()}
 
     def norm(self) -> Tensor:
         """Return the norm of the whole model's gradient, the same bits on all ranks: each number has one owner."""
-        own, like = list(self.own.values()), next(iter(self.named.values()))
+        own = [gradient for gradient in self.own.values() if gradient.numel()]
+        like = next(iter(self.named.values()))
         norm = torch.nn.utils.get_total_norm(own) if own else torch.zeros((), device=like.device)
         square = norm.double().square()
         data.sum_([square])

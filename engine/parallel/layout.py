@@ -39,7 +39,8 @@ class Layout:
 
     MEMORY changes no output of a forward. `recompute`: the outputs that the backward makes again. `fp8_storage`: the
     inputs of experts and of SwiGLU wait for it in FP8, so gradients differ. `offload`: what waits in the host's memory,
-    activations for their backward, the optimizer's state for its step.
+    activations for their backward, the optimizer's state for its step. `zero` 1 divides the optimizer's state among the
+    ranks that hold equal weights.
     """
 
     pp: FromOne = 1
@@ -49,6 +50,7 @@ class Layout:
     recompute: Annotated[tuple[Recomputed, ...], AfterValidator(_once)] = ()
     fp8_storage: StrictBool = False
     offload: Annotated[tuple[Offloaded, ...], AfterValidator(_once)] = ()
+    zero: Literal[0, 1] = 0
 
     def __str__(self) -> str:
         """Return the sizes, and all else that differs from the default."""
@@ -217,8 +219,8 @@ def check_schedule(layout: Layout, micro_batches: int, field: str, parameter: st
 
 def refuse_untrainable(layout: Layout, field: str) -> None:
     """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
-    if replace(layout, ep=1).stated:
+    if replace(layout, ep=1, zero=0).stated:
         raise UserError(
             f"{field}: {layout}: the trainer divides experts (ep) and no layers so far, so a job of this layout can be "
-            "shown (--dry-run) and not started; take all but ep out of the field layout."
+            "shown (--dry-run) and not started; take all but ep and zero out of the field layout."
         )

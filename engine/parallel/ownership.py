@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from math import prod
+from math import gcd, prod
 from typing import Literal
 
 from engine.parallel.placement import Ranges, is_expert
@@ -29,6 +29,10 @@ REPLICAS = ("dp", "ep")
 """The order in which offsets number the ranks that hold a dense weight, the faster dimension second."""
 EXPERTS = ("ep", "dp")
 """The same for experts: each ep coordinate holds consecutive experts, and its dp ranks share those out."""
+
+LOT = 64
+"""AdamW's tensors are cut between lots of so many numbers: processors compute a few numbers at once, and the rest of a
+tensor one by one, which may round otherwise. So a cut does not change which numbers are the rest."""
 
 GRADIENTS, WEIGHTS = "gradients to owners", "weights from owners"
 """The kinds of messages of a step (engine/parallel/traffic.py)."""
@@ -178,7 +182,7 @@ def owners(weights: Sequence[Weight], dp: int, ep: int, *, masters: bool = True)
     offsets: dict[str, tuple[int, ...]] = {}
 
     for weight in (weight for weight in dense if weight.kind == "rows"):
-        share = _even(weight.blocks, ranks)
+        share = _even(weight, ranks)
         offsets[weight.name] = _offsets(weight, share)
         loads = _added(loads, block[weight.name], share)
     matrices = [weight for weight in dense if weight.kind == "matrix"]
@@ -194,7 +198,7 @@ def owners(weights: Sequence[Weight], dp: int, ep: int, *, masters: bool = True)
         if dp == 1:
             shares = {weight.name: [weight.blocks] for weight in experts}
         else:
-            shares = {w.name: _even(w.blocks, dp) for w in experts if w.kind == "rows"}
+            shares = {w.name: _even(w, dp) for w in experts if w.kind == "rows"}
             for name, share in shares.items():
                 loads[place::ep] = _added(loads[place::ep], block[name], share)
             more, loads[place::ep] = _filled([w for w in experts if w.kind != "rows"], block, loads[place::ep], mean)
@@ -205,9 +209,11 @@ def owners(weights: Sequence[Weight], dp: int, ep: int, *, masters: bool = True)
     return Ownership(dp, ep, named, offsets, tuple(loads))
 
 
-def _even(blocks: int, ranks: int) -> list[int]:
-    """Return the blocks by rank of a tensor that is cut evenly."""
-    return [blocks * (rank + 1) // ranks - blocks * rank // ranks for rank in range(ranks)]
+def _even(weight: Weight, ranks: int) -> list[int]:
+    """Return the rows by rank of a tensor that is cut evenly between lots of its numbers."""
+    rows, lot = weight.shape[0], LOT // gcd(LOT, prod(weight.shape[1:]))
+    cuts = [0, *(rows * rank // ranks // lot * lot for rank in range(1, ranks)), rows]
+    return [end - start for start, end in pairwise(cuts)]
 
 
 def _added(loads: Sequence[Load], block: Load, share: Sequence[int]) -> list[Load]:

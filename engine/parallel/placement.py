@@ -69,6 +69,13 @@ def placed_in(name: str, layout: Layout, grid: Grid, layers: int) -> Placement:
     return Placement(tuple(name for name in DIMENSIONS if name not in used), sharded, owned)
 
 
+def in_ranges(placement: Placement, ranges: Ranges) -> Placement:
+    """Return the placement of a tensor of which the ranks that hold a weight have ranges instead."""
+    replicated = tuple(name for name in placement.replicated if name not in ranges.dimensions)
+    sharded = tuple((name, axis) for name, axis in placement.sharded if name not in ranges.dimensions)
+    return Placement(replicated, sharded, placement.owned, ranges)
+
+
 def _stage(name: str, layout: Layout, layers: int) -> int | None:
     """Return the pipeline stage of a tensor; None if it belongs to the whole model."""
     if layer := _LAYER.search(name):

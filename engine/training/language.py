@@ -13,8 +13,9 @@ from torch import Tensor
 from engine.device import placed
 from engine.model.layers import Linear
 from engine.model.model import K2Model
-from engine.optim.groups import is_muon
-from engine.optim.muonclip import MuonClip
+from engine.optim.groups import MuonRule, is_muon
+from engine.optim.muonclip import MuonClip, matrix_counts
+from engine.parallel.mesh import mesh
 from engine.text.shards import EvalWindows
 from engine.training.batches import Batch
 from engine.training.numerics import autocast
@@ -93,7 +94,11 @@ def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32
 
 
 def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> MuonClip:
-    """Return MuonClip as the settings describe it; of `kind` adamw it leaves Muon nothing to move."""
+    """Return MuonClip as the settings describe it; of `kind` adamw it leaves Muon nothing to move.
+
+    The mesh's layout says whether its state is cut over the ranks (`zero`).
+    """
+    rule: MuonRule = is_muon if settings.kind == "muon" else lambda *_: False
     return MuonClip(
         model,
         lr,
@@ -104,8 +109,18 @@ def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> Mu
         rms_target=settings.rms_target,
         adamw_lr_factor=settings.adamw_lr_factor,
         clip_per=settings.clip_per,
-        is_muon=is_muon if settings.kind == "muon" else lambda *_: False,
+        is_muon=rule,
         ns_dtype=torch.float32 if settings.newton_schulz_dtype == "float32" else torch.bfloat16,
         coefficients=settings.coefficients,
         per_head=settings.per_head,
+        zero=mesh().layout.zero == 1,
+        counts=_whole_counts(model, rule, settings.per_head),
     )
+
+
+def _whole_counts(model: K2Model, rule: MuonRule, per_head: bool) -> dict[tuple[int, int], int] | None:
+    """Return how many matrices of each shape the whole model has; None if the model is whole."""
+    if model.part is None:
+        return None
+    with torch.device("meta"):
+        return matrix_counts(K2Model(model.config, seed=None), rule, per_head)

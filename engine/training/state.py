@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -39,6 +39,20 @@ class Optimizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Dividing(Protocol):
+    """An optimizer that may divide its state among the ranks, and then reduces the gradients in a form of its own."""
+
+    @property
+    def gradients(self) -> Gradients:
+        """What reduces the gradients before a step."""
+        ...
+
+    def placement(self, name: str, of_weight: Placement) -> Placement:
+        """Return how a tensor of its state lies on the ranks, given how the tensor's weight does."""
+        ...
+
+
 @dataclass
 class TrainState:
     """A model that is being trained, its optimizer, and the number of steps done; a process may have several.
@@ -53,8 +67,9 @@ class TrainState:
     gradients: Gradients = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the plain form of the gradients' reduction."""
-        self.gradients = SummedGradients(self.model)
+        """Take the form of the gradients' reduction that the optimizer needs."""
+        own = self.optimizer.gradients if isinstance(self.optimizer, Dividing) else None
+        self.gradients = own or SummedGradients(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors, not copied: `model:NAME` and `optimizer:NAME`, named as the `state_dict`s name them."""
@@ -63,9 +78,13 @@ class TrainState:
 
     def placement(self, name: str) -> Placement:
         """Return a tensor's placement on the mesh of this process; a model that is not cut is whole on every rank."""
-        if self.model.part is None:
-            return REPLICATED
-        return placed_in(name, mesh().layout, mesh().grid, self.model.config.num_hidden_layers)
+        place = REPLICATED
+        if self.model.part is not None:
+            place = placed_in(name, mesh().layout, mesh().grid, self.model.config.num_hidden_layers)
+        part, _, rest = name.partition(":")
+        if part == OPTIMIZER and isinstance(self.optimizer, Dividing):
+            return self.optimizer.placement(rest, place)
+        return place
 
     def load(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
         """Continue after `step` steps with copies of `tensors`. Raises UserError as `fit` does."""

@@ -104,9 +104,9 @@ def test_what_only_saves_memory_can_be_trained() -> None:
     assert Layout(ep=2, recompute=("norm",)).stated == "ep 2"
 
 
-def test_experts_can_be_cut_and_layers_not_yet() -> None:
-    for layout in (WHOLE, Layout(ep=2)):
+def test_experts_and_states_can_be_cut_and_layers_not_yet() -> None:
+    for layout in (WHOLE, Layout(ep=2), Layout(zero=1), Layout(ep=2, zero=1)):
         refuse_untrainable(layout, "layout")
-    for layout in (Layout(pp=2), Layout(pp=2, ep=2), Layout(2, 2)):
-        with pytest.raises(UserError, match=f"^layout: {layout}: .*take all but ep out of the field layout"):
+    for layout in (Layout(pp=2), Layout(pp=2, ep=2), Layout(2, 2), Layout(pp=2, zero=1)):
+        with pytest.raises(UserError, match=f"^layout: {layout}: .*take all but ep and zero out of the field layout"):
             refuse_untrainable(layout, "layout")

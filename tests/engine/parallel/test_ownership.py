@@ -139,22 +139,22 @@ def test_two_expert_ranks_of_a_stage_share_the_attention_s_state():
 
 
 def test_the_bytes_of_a_step():
-    """Of a 6×4 matrix, a gain of 4 and 4 experts of 2×3 on two ranks: who owns the matrix sends no gradient of it."""
+    """Of a 6×4 matrix, a gain of 128 and 4 experts of 2×3 on two ranks: who owns the matrix sends no gradient of it."""
     held = [
         weight_of("w", (6, 4), True),
-        weight_of("gain", (4,), False),
+        weight_of("gain", (128,), False),
         weight_of("mlp.experts.down", (4, 2, 3), True),
     ]
     plan = owners(held, 2, 1)
     owner = next(dp for dp in range(2) if len(plan.rows("w", dp, 0)))
     for dp in range(2):
         matrix, experts = 24 * (dp == owner), 6 * len(plan.rows("mlp.experts.down", dp, 0))
-        own = matrix + 2 + experts
-        assert plan.sent(dp, 0, gradient=4, weight=2) == {GRADIENTS: (24 + 4 + 24 - own) * 4, WEIGHTS: own * 2}
+        own = matrix + 64 + experts
+        assert plan.sent(dp, 0, gradient=4, weight=2) == {GRADIENTS: (24 + 128 + 24 - own) * 4, WEIGHTS: own * 2}
     plan = owners(held, 1, 2)
     total = [plan.sent(0, ep, gradient=4, weight=2) for ep in range(2)]
-    assert sum(sent[GRADIENTS] for sent in total) == 28 * 4, "experts stay where they are"
-    assert sum(sent[WEIGHTS] for sent in total) == 28 * 2
+    assert sum(sent[GRADIENTS] for sent in total) == (24 + 128) * 4, "experts stay where they are"
+    assert sum(sent[WEIGHTS] for sent in total) == (24 + 128) * 2
 
 
 def test_planning_needs_no_torch():

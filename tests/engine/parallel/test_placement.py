@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.parallel.layout import DIMENSIONS, Grid
-from engine.parallel.placement import REPLICATED, Placement, dealt, held, piece
+from engine.parallel.placement import REPLICATED, Placement, Ranges, dealt, held, piece
 
 GRIDS = [Grid(), Grid(dp=4), Grid(2, 2, 1), Grid(2, 2, 2), Grid(ep=4)]
 PLACEMENTS = [
@@ -66,3 +66,23 @@ def test_dealing_needs_no_order() -> None:
         placements = dict.fromkeys(names, REPLICATED)
         assert [dealt(tensors, placements, Grid(dp=2), rank) for rank in (0, 1)] == [["a", "c"], ["b"]]
     assert REPLICATED.replicated == DIMENSIONS
+
+
+UNEVEN = Placement(("pp",), ranges=Ranges(("dp", "ep"), (0, 5, 5, 6, 8)))
+"""Of four replicas the second has nothing."""
+
+
+def test_ranges_may_be_uneven_and_empty_and_number_the_ranks_in_their_own_order() -> None:
+    for grid in (Grid(dp=4), Grid(ep=4), Grid(1, 2, 2), Grid(2, 2, 2)):
+        for rank in range(grid.ranks):
+            part, place = held(UNEVEN, SHAPE, grid, rank), grid.coordinates(rank)
+            number = place["dp"] * grid.ep + place["ep"]
+            expected = [(0, 5), None, (5, 1), (6, 2)][number]
+            assert (None if part is None else (part.offsets[0], part.sizes[0])) == expected
+            if part:
+                assert piece(UNEVEN, part.sizes, grid, rank) == part
+    experts = Placement((), owned=(("pp", 0),), ranges=Ranges(("ep", "dp"), (0, 1, 4, 7, 8)))
+    parts = [held(experts, SHAPE, Grid(1, 2, 2), rank) for rank in range(4)]
+    assert [part.offsets[0] for part in parts if part] == [0, 4, 1, 7], "ep is the slower dimension"
+    with pytest.raises(ValueError, match="axis 0 of a tensor of shape \\(6, 2\\) is 8 long in its ranges"):
+        held(UNEVEN, (6, 2), Grid(dp=4), 0)
