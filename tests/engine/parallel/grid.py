@@ -64,6 +64,10 @@ ROWS = [
     Row(4, Layout(pp=2, ep=2, schedule="zero_bubble", recompute=EVERYTHING)),
     Row(4, Layout(pp=2, vpp=2, ep=2, schedule="interleaved_1f1b_warmup")),
     Row(4, Layout(pp=2, vpp=2, ep=2, schedule="zero_bubble", recompute=EVERYTHING, offload=("activations",))),
+    Row(2, Layout(zero=1)),
+    Row(2, Layout(ep=2, zero=1)),
+    Row(4, Layout(ep=2, zero=1)),
+    Row(4, Layout(pp=2, ep=2, zero=1)),
 ]
 WRONG = [
     Row(2, WHOLE, "maxima are summed"),
@@ -75,6 +79,8 @@ WRONG = [
     Row(2, Layout(pp=2), "the norm leaves out other ranks' experts"),
     Row(2, Layout(pp=2, schedule="zero_bubble"), "gradients set aside are lost"),
     Row(2, Layout(pp=2), "a pipeline's padding counts"),
+    Row(2, Layout(zero=1), "an owner keeps its weights to itself"),
+    Row(4, Layout(ep=2, zero=1), "an owner keeps its weights to itself"),
 ]
 assert {row.mutant for row in WRONG} == set(MUTANTS)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.optim.owned import OwnedGradients
 from engine.parallel import data, pipeline, pipeline_runtime
 from engine.parallel.gradients import SummedGradients
 from engine.parallel.mesh import mesh
@@ -48,6 +49,10 @@ def _lost() -> Callable[[], None]:
     return lambda: None
 
 
+def _kept(self: OwnedGradients) -> None:
+    pass
+
+
 def _all_valid(of: Any) -> list[tuple[Tensor, Tensor]]:
     return [(ids, torch.ones_like(ids, dtype=torch.bool)) for ids, _ in readings.aligned(of)]
 
@@ -61,6 +66,7 @@ MUTANTS: Mapping[str, tuple[object, str, Callable[..., Any]]] = {
     "loads are not summed along ep": (data, "sum_", _own_loads),
     "gradients set aside are lost": (pipeline_runtime, "taken", _lost),
     "a pipeline's padding counts": (pipeline, "aligned", _all_valid),
+    "an owner keeps its weights to itself": (OwnedGradients, "gather_", _kept),
 }
 """Each defect: what takes whose place."""
 
