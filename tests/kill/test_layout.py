@@ -1,4 +1,4 @@
-"""The graph's own pretrain with experts cut over two ranks: what one process gives, and the same bits after a kill."""
+"""The graph's own pretrain cut over two ranks: what one process gives, and the same bits after a kill."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.project import PROFILE, Project
 pytestmark = pytest.mark.slow
 
 RANKS = 2
-EXPERTS = {"launcher": "local", "processes": RANKS, "layout": {"ep": RANKS}}
+LAYOUTS = [{"ep": RANKS}, {"zero": 1}]
 
 
 def losses(project: Project) -> list[float]:
@@ -22,17 +22,27 @@ def losses(project: Project) -> list[float]:
     return [json.loads(row)["loss"] for row in rows]
 
 
-def test_experts_on_two_ranks_give_what_one_process_does_and_the_same_bits_after_a_kill(
-    made: Project, tmp_path: Path
-) -> None:
-    whole, cut, killed = (made.copied(tmp_path / name) for name in ("whole", "cut", "killed"))
+@pytest.fixture(scope="module")
+def of_one(made: Project, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of one process."""
+    whole = made.copied(tmp_path_factory.mktemp("one") / "whole")
     whole.run(*KEDRO)
+    return losses(whole)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_two_ranks_give_what_one_process_does_and_the_same_bits_after_a_kill(
+    layout: dict[str, int], of_one: list[float], made: Project, tmp_path: Path
+) -> None:
+    cut, killed = (made.copied(tmp_path / name) for name in ("cut", "killed"))
     for project in (cut, killed):
-        (project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump({"train": EXPERTS}))
+        train = {"launcher": "local", "processes": RANKS, "layout": layout}
+        (project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump({"train": train}))
     cut.run(*KEDRO)
-    assert losses(cut) == pytest.approx(losses(whole), abs=1e-5)
+    assert losses(cut) == pytest.approx(of_one, abs=1e-5)
     record = cut.records(STAGE)[-1]
-    assert record["training"]["worlds"] == [[0, RANKS, f"ep {RANKS}"]]
+    words = ", ".join(f"{name} {value}" for name, value in layout.items())
+    assert record["training"]["worlds"] == [[0, RANKS, words]]
 
     process = killed.start(*KEDRO)
     workspace = killed.data(".work", STAGE, record["key"])

@@ -60,7 +60,7 @@ def run(
     batches = itertools.count()
     spoil = spoil or {}
     model = K2Model(config(), part=mesh().part(config()))
-    optimizer = MuonClip(model, lr, tau=0.5)
+    optimizer = MuonClip(model, lr, tau=0.5, zero=mesh().layout.zero == 1)
 
     def objective(model, batch):
         ids = batch["ids"]
