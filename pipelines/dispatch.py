@@ -26,8 +26,6 @@ from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
 """Tag of the nodes whose training shares its batches among ranks (engine/parallel); all others run in one process."""
-PARTS = "parts"
-"""Tag of those among them whose ranks may hold parts of the model (`layout` in compute.yml) instead of all of it."""
 SHARDED = "sharded"
 """Tag of the nodes whose items several processes may share (engine/launch/job_array)."""
 JOBS = "jobs"
@@ -115,18 +113,12 @@ class Work:
 
 
 def refuse_layout(where: ComputeClass, node: Node, place: str) -> None:
-    """Raise UserError if the node shares its work among ranks and cannot be trained in its class's layout yet.
+    """Raise UserError if the node shares its work among ranks and the trainer cannot run its class's layout yet.
 
     `place` is the file and the class, for the message.
     """
-    if PARALLEL not in node.tags:
-        return
-    refuse_untrainable(where.layout, f"{place}, field layout")
-    if where.layout.cuts and PARTS not in node.tags:
-        raise UserError(
-            f"{place}, field layout: {where.layout}: node {node.name} needs the whole model on every rank; run its "
-            "stage with K2_COMPUTE=FILE, a file in which this class has no layout."
-        )
+    if PARALLEL in node.tags:
+        refuse_untrainable(where.layout, f"{place}, field layout")
 
 
 def refuse_device(work: Work, place: str) -> None:

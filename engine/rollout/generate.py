@@ -154,8 +154,8 @@ class _Batch:
             if self.constraint is not None:
                 self.constraint.mask_(logits, [self.first + row for row in self.live])
             chosen, logprob = _sample(logits, draws[:, step], self.temperature)
-            if mesh().cut:  # the last bits of a logit may differ between ranks, which read the same rows together
-                data.copy_from_first_([chosen, logprob], mesh().group("ep"))
+            if mesh().cut:  # the last bits of a logit may differ between ranks, which all read the same rows together
+                data.copy_from_first_([chosen, logprob])
             tokens, values = (part.tolist() for part in to_host(chosen, logprob))
             for row, token, value in zip(self.live, tokens, values, strict=True):
                 if not self._ended(row):

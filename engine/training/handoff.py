@@ -6,11 +6,14 @@ so that no more than a tensor is in its memory.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 
@@ -20,8 +23,11 @@ from engine.model.config import K2Config
 from engine.model.model import K2Model
 from engine.model.tensorfile import WEIGHTS, Spec, write_tensors
 from engine.parallel import data
+from engine.parallel.mesh import mesh
+from engine.parallel.placement import Placement, placed_in
 from engine.training.position import CHECKPOINTS
 from engine.training.rank_file import TYPES
+from engine.training.saving import Staged
 from engine.training.sealed import INDEX, checkpoints
 from engine.training.state import MODEL
 
@@ -35,6 +41,39 @@ def hand_off(directory: Path, model: K2Model, extra: dict[str, Any], work: Path)
         save_checkpoint(directory, model, extra)
     elif data.ranks().first:
         write_whole(directory, model.config, extra, SavedTensors(checkpoints(work / CHECKPOINTS)[-1]))
+
+
+def save_whole(directory: Path, model: K2Model, extra: dict[str, Any]) -> None:
+    """Write a model into `directory`, as `save_checkpoint` does, at any moment of its training.
+
+    All ranks with parts of one model call this together: each writes its part beside the first one's `directory`, which
+    then makes the whole of them.
+    """
+    if model.part is None:
+        save_checkpoint(directory, model, extra)
+        return
+    directory = data.from_first(directory)
+    parts = directory.with_name(f".{directory.name}.parts")
+    Staged(Weights(model), mesh().grid).write(parts, dist.group.WORLD)
+    if data.ranks().first:
+        write_whole(directory, model.config, extra, SavedTensors(parts))
+        shutil.rmtree(parts)
+    data.from_first(None)  # so that no rank reads it before it is there
+
+
+@dataclass
+class Weights:
+    """The weights and router biases of a model alone, to be written in parts."""
+
+    model: K2Model
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of this rank's part."""
+        return {f"{MODEL}:{name}": tensor for name, tensor in self.model.state_dict().items()}
+
+    def placement(self, name: str) -> Placement:
+        """Return a tensor's placement."""
+        return placed_in(name, mesh().layout, mesh().grid, self.model.config.num_hidden_layers)
 
 
 def write_whole(directory: Path, config: K2Config, extra: dict[str, Any], saved: "SavedTensors") -> None:

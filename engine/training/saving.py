@@ -23,10 +23,8 @@ from engine.training.rank_file import shapes
 T = TypeVar("T")
 
 
-class State(Protocol):
-    """Named tensors with their placements; TrainState is one."""
-
-    step: int
+class Placed(Protocol):
+    """Named tensors with their placements."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that this rank holds, by name."""
@@ -35,6 +33,12 @@ class State(Protocol):
     def placement(self, name: str) -> Placement:
         """Return the placement of a tensor of this or another rank."""
         ...
+
+
+class State(Placed, Protocol):
+    """Tensors that a checkpoint brings back; TrainState is one."""
+
+    step: int
 
     def load(self, step: int, tensors: Mapping[str, Tensor], where: str) -> None:
         """Continue after `step` steps with copies of `tensors`; `where` begins the sentence of a refusal."""
@@ -76,7 +80,7 @@ class InBackground(Generic[T]):
 class Staged:
     """A copy in main memory of the pieces of a state that this rank writes to its checkpoint."""
 
-    def __init__(self, state: State, grid: Grid) -> None:
+    def __init__(self, state: Placed, grid: Grid) -> None:
         rank, tensors = data.ranks().rank, state.tensors()
         placements = {name: state.placement(name) for name in tensors}
         mine = dealt(tensors, placements, grid, rank)

@@ -13,10 +13,11 @@ from statistics import mean
 
 from engine.artifacts.files import read_object, write_atomic
 from engine.errors import UserError
-from engine.model.checkpoint import load_checkpoint, save_checkpoint
+from engine.model.checkpoint import load_checkpoint
 from engine.model.model import K2Model
 from engine.parallel import data
 from engine.rollout.shared import sharing
+from engine.training.handoff import save_whole
 from nodes.rl.rewards import Family
 from nodes.rl.schema import Parameters
 
@@ -55,8 +56,8 @@ class Candidates:
         if not (last or iteration % self.p.select_every == 0):
             return
         if data.from_first(not self._verdict(iteration).exists()):
-            if data.ranks().first:
-                save_checkpoint(self._verdict(iteration).parent, self.model, {})
+            if self.model.part is not None or data.ranks().first:
+                save_whole(self._verdict(iteration).parent, self.model, {})
             self._judge(iteration, self.model)
 
     def _verdict(self, iteration: int) -> Path:

@@ -25,10 +25,11 @@ def train_rl(
     """
     import polars as pl
 
-    from engine.model.checkpoint import load_checkpoint, save_checkpoint
+    from engine.model.checkpoint import load_checkpoint
     from engine.model.config import require_context
     from engine.text.tokenizer import K2Tokenizer
     from engine.training.examples import encode, require
+    from engine.training.handoff import save_whole
     from engine.training.natural import NaturalText
     from engine.training.numerics import settle
     from nodes.rl.history import write_history
@@ -55,7 +56,7 @@ def train_rl(
     iteration, best = training.candidates.best()
     metrics = outcome(load_checkpoint(sft_checkpoint), best, families, p)
     metrics |= training_metrics(history, training.candidates.judged(), iteration)
-    save_checkpoint(workspace / "checkpoint", best, {"stage": "rl", "tokenizer": tok.digest, "iteration": iteration})
+    save_whole(workspace / "checkpoint", best, {"stage": "rl", "tokenizer": tok.digest, "iteration": iteration})
     rollouts = read_rollouts(training.work / "rollouts")
     directory = write_history(history, training.candidates.judged(), workspace / "history")
     return workspace / "checkpoint", rollouts, directory, metrics

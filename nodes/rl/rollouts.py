@@ -16,8 +16,8 @@ from torch import Tensor
 
 from engine.keyed import generator, key
 from engine.model.model import K2Model
-from engine.parallel import data
 from engine.parallel.data import ALONE, Ranks
+from engine.parallel.mesh import mesh
 from engine.rollout.generate import Completion
 from engine.rollout.shared import sharing
 from engine.rollout.teacher import Turns
@@ -113,7 +113,7 @@ def collect(model: K2Model, family: Family, iteration: int, p: Parameters) -> Ro
     ]
     distinct_N = distinct(responses, rewards_NK)
     minibatches = [
-        minibatch(distinct_N, family.samples, temperature, part, p.minibatches, data.ranks())
+        minibatch(distinct_N, family.samples, temperature, part, p.minibatches, mesh().rows)
         for part in range(p.minibatches)
     ]
     trained = float(sum(map(len, distinct_N)))

@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["tokenizer", "shards", "base_checkpoint", "params:extend", "workspace"],
                 outputs=["extended_checkpoint", "extend_report", "extend_metrics"],
                 name="train_extend",
-                tags=["train", "parallel", "parts"],
+                tags=["train", "parallel"],
             ),
         ]
     )

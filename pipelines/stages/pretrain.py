@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["tokenizer", "shards", "params:pretrain", "workspace"],
                 outputs=["base_checkpoint", "pretrain_history", "pretrain_metrics"],
                 name="train_pretrain",
-                tags=["train", "parallel", "parts"],
+                tags=["train", "parallel"],
             ),
         ]
     )

@@ -21,7 +21,7 @@ def create_pipeline() -> Pipeline:
                 inputs=["tokenizer", "extended_checkpoint", "sft_examples", "shards", "params:sft", "workspace"],
                 outputs=["sft_checkpoint", "sft_history", "sft_metrics"],
                 name="train_sft",
-                tags=["parallel", "parts"],
+                tags="parallel",
             ),
         ]
     )

@@ -16,9 +16,10 @@ from engine.parallel.mesh import laid_out
 from engine.training.history import read_history
 from nodes.extend.nodes import train_extend
 from nodes.pretrain.nodes import train_pretrain
+from nodes.rl.nodes import train_rl
 from nodes.sft.nodes import build_examples, train_sft
 from tests.engine.parallel.ranks import together
-from tests.nodes import text
+from tests.nodes import text, toy
 
 STEPS = 6
 SCHEDULE = Schedule.warmed_up(5e-3, 2, ("constant", STEPS - 4, None), ("linear", 2, 3.5e-4))
@@ -26,6 +27,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "pretrain": {"schedule": SCHEDULE, "validation": {"every": 3}, "baseline_orders": [2], "checkpoint_every": 4},
     "extend": {"schedule": SCHEDULE, "checkpoint_every": 4},
     "sft": {"steps": STEPS, "warmup_steps": 1, "batch": {"trajectory": 0, "values": 0}},
+    "rl": {
+        "iterations": 2,
+        "select_every": 1,
+        "tuning_prompts": 8,
+        "evaluation_prompts": 10,
+        "ptx": {"trajectory": 0},
+        "tools": {"tuning_tasks": 2, "evaluation_tasks": 2},
+    },
 }
 
 
@@ -45,7 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     no_dialogues = pl.LazyFrame(schema=dict.fromkeys(("id", "messages", "tools", "split"), pl.String))
     examples = build_examples(documents, no_dialogues, parameters("sft"), root)
-    return {"tokenizer": tokenizer, "shards": shards, "examples": examples}
+    return {"tokenizer": tokenizer, "shards": shards, "examples": examples, "tasks": toy.tasks()}
 
 
 Made = dict[str, tuple[Path, Path, dict[str, Any]]]
@@ -53,7 +62,7 @@ Made = dict[str, tuple[Path, Path, dict[str, Any]]]
 
 
 def graph(rank: int, layout: Layout, inputs: dict[str, Any], work: Path) -> Made:
-    """Pretrain, extend and sft, one after the other, in a rank's folders as in pipelines/rank."""
+    """Run the training stages one after the other, in a rank's folders as in pipelines/rank."""
     made: Made = {}
     with laid_out(layout):
         for stage in CHANGES:
@@ -64,6 +73,10 @@ def graph(rank: int, layout: Layout, inputs: dict[str, Any], work: Path) -> Made
                 made[stage] = train_pretrain(*data, parameters(stage), own)
             elif stage == "extend":
                 made[stage] = train_extend(*data, work / "pretrain/checkpoint", parameters(stage), own)
+            elif stage == "rl":
+                rest = work / "sft/checkpoint", inputs["examples"].lazy(), data[1], inputs["tasks"].lazy()
+                checkpoint, _, history, metrics = train_rl(data[0], *rest, parameters(stage), own)
+                made[stage] = checkpoint, history, metrics
             else:
                 base, examples = work / "extend/checkpoint", inputs["examples"].lazy()
                 made[stage] = train_sft(data[0], base, examples, data[1], parameters(stage), own)
@@ -83,11 +96,12 @@ def test_experts_cut_over_two_ranks_train_to_what_one_process_gives(
     for stage, (checkpoint, history, metrics) in first.items():
         whole_checkpoint, whole_history, whole_metrics = alone[stage]
         rows, expected = (read_history(of / "history.jsonl") for of in (history, whole_history))
-        assert len(rows) == STEPS
+        assert len(rows) == (4 if stage == "rl" else STEPS)
         for row, whole_row in zip(rows, expected, strict=True):
             assert row["loss"] == pytest.approx(whole_row["loss"], abs=1e-5)
             assert row["expert_load_max"] == whole_row["expert_load_max"]
-            assert row == pytest.approx(whole_row, rel=1e-3)
+            assert stage == "rl" or not row.get("skipped")
+            assert row == pytest.approx(whole_row, rel=1e-3, abs=1e-5)
         words = {name for name, figure in metrics.items() if isinstance(figure, str)}
         for name, figure in whole_metrics.items():
             assert metrics[name] == (figure if name in words else pytest.approx(figure, rel=1e-5)), name

@@ -67,18 +67,11 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     assert "#SBATCH --array=0,1,2" in scripts["write_shards"]
 
 
-def test_a_layout_that_a_node_cannot_be_trained_in_is_refused() -> None:
-    trained = {"train_pretrain", "train_extend", "train_sft"}
+def test_a_layout_that_the_trainer_cannot_run_is_refused_where_a_node_trains() -> None:
     for work in works("moonlight"):
-        if work.name == "train_rl":
-            with pytest.raises(
-                UserError, match=r"^FILE, field layout: .*ep 8.* train_rl needs the whole model on every"
-            ):
-                refuse_layout(work.where, work.node, "FILE")
-        else:
-            refuse_layout(work.where, work.node, "FILE")
+        refuse_layout(work.where, work.node, "FILE")
     for work in works("k2"):
-        if work.name in {*trained, "train_rl"}:
+        if "parallel" in work.node.tags:
             with pytest.raises(UserError, match=r"^FILE, field layout: pp 16.* can be shown"):
                 refuse_layout(work.where, work.node, "FILE")
         else:
@@ -87,16 +80,16 @@ def test_a_layout_that_a_node_cannot_be_trained_in_is_refused() -> None:
 
 def test_such_a_layout_stops_a_stage_before_anything_is_submitted_or_written(tmp_path: Path) -> None:
     environment = {**os.environ, "K2_COMPUTE": str(tmp_path / "compute.yml")}
-    (tmp_path / "compute.yml").write_text("train: { launcher: local, processes: 2, layout: { ep: 2 } }\n")
-    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "rl"]
+    (tmp_path / "compute.yml").write_text("train: { launcher: local, processes: 2, layout: { pp: 2 } }\n")
+    command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "pretrain"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    said = f"{tmp_path / 'compute.yml'}: class train, field layout: pp 1, vpp 1, ep 2: node train_rl needs the whole"
+    said = f"{tmp_path / 'compute.yml'}: class train, field layout: pp 2, vpp 1, ep 1: the trainer divides experts"
     assert said in " ".join(run.stderr.split())
     shown = subprocess.run(
         [*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert "# stage rl, node train_rl: launcher local, no job" in shown.stdout
+    assert "# stage pretrain, node train_pretrain: launcher local, no job" in shown.stdout
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "h200"])

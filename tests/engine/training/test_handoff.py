@@ -12,7 +12,7 @@ from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
 from engine.parallel.layout import Layout
 from engine.parallel.mesh import laid_out, mesh
-from engine.training.handoff import SavedTensors, hand_off
+from engine.training.handoff import SavedTensors, hand_off, save_whole
 from engine.training.sealed import INDEX
 from engine.training.state import TrainState
 from tests.engine.parallel.ranks import together
@@ -29,7 +29,7 @@ def handed_off(rank, work, layout):
         model = K2Model(config(), seed=3, part=mesh().part(config()))
         saved(store_in(work, mesh().grid), TrainState(model, MuonClip(model, 0.02)))
         hand_off(work / f"of {rank}", model, EXTRA, work)
-        torch.distributed.barrier()
+        save_whole(work / f"saved by {rank}", model, EXTRA)
         again = load_checkpoint(work / "of 0")
         assert again.part == model.part
         own = model.state_dict()
@@ -41,8 +41,9 @@ def test_a_cut_model_is_handed_off_whole_by_the_first_rank_and_read_in_parts(tmp
     assert together(ranks, handed_off, tmp_path, layout) == [[]] * ranks
     save_checkpoint(tmp_path / "whole", K2Model(config(), seed=3), EXTRA)
     for path in files_below(tmp_path / "whole"):
-        assert (tmp_path / "of 0" / path.name).read_bytes() == path.read_bytes(), path.name
-    assert not any((tmp_path / f"of {rank}").exists() for rank in range(1, ranks))
+        for made in ("of 0", "saved by 0"):
+            assert (tmp_path / made / path.name).read_bytes() == path.read_bytes(), path.name
+    assert {path.name for path in tmp_path.iterdir()} == {"of 0", "saved by 0", "whole", "checkpoints", "history.jsonl"}
 
 
 def test_a_checkpoint_without_a_part_of_a_tensor_is_refused_by_name(tmp_path):
