@@ -14,9 +14,12 @@ from engine.errors import UserError
 from engine.launch import drain
 from engine.model.checkpoint import load_checkpoint, save_checkpoint
 from engine.model.tensorfile import WEIGHTS
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out
 from engine.text.tokenizer import K2Tokenizer
 from engine.training import padded
 from engine.training.examples import encode
+from engine.training.history import read_history
 from nodes.rl import candidates, loss, policy, rollouts
 from nodes.rl.nodes import train_rl
 from nodes.rl.schema import ROLLOUTS
@@ -276,6 +279,35 @@ def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypa
     assert iterations == second[1] == 4
     assert (set(judged), second[2]) == ({0}, []), "the first rank alone writes"
     assert weights == second[3]
+
+
+def cut_in_two(rank, stage, workspace):
+    """What one of two ranks with half of the experts each returns."""
+    with laid_out(Layout(ep=2)):
+        own = workspace / ".ranks/1" if rank else workspace
+        own.mkdir(parents=True, exist_ok=True)
+        rollouts.penalised = some_right
+        checkpoint, table, history, metrics = reinforce(stage, own, dtype="bfloat16", iterations=2)
+        return checkpoint, table.collect(), history, metrics
+
+
+def test_in_bf16_experts_cut_over_two_ranks_give_what_one_process_does(stage, tmp_path, monkeypatch):
+    """The trainer computes the old log-probabilities of a rank's own responses, which may be more than the other's."""
+    monkeypatch.setattr(rollouts, "penalised", some_right)
+    (tmp_path / "one").mkdir()
+    checkpoint, table, history, metrics = reinforce(stage, tmp_path / "one", dtype="bfloat16", iterations=2)
+    first, second = together(2, cut_in_two, stage, tmp_path / "two")
+    assert metrics["steps_skipped"] == 0
+    assert first[1]["response"].to_list() == second[1]["response"].to_list() == table.collect()["response"].to_list()
+    close = {"rel": 0.1, "abs": 0.02}
+    assert first[3] == second[3] == pytest.approx(metrics, **close)
+    rows, expected_rows = (read_history(of / "history.jsonl") for of in (first[2], history))
+    for row, expected in zip(rows, expected_rows, strict=True):
+        assert row == pytest.approx(expected, **close)
+    before, after, whole = (load_checkpoint(of).state_dict() for of in (stage[2], first[0], checkpoint))
+    for name, tensor in whole.items():
+        assert torch.linalg.vector_norm(after[name] - tensor) <= 0.1 * torch.linalg.vector_norm(tensor - before[name])
+    assert not second[0].exists(), "the first rank alone writes the whole model"
 
 
 @pytest.mark.parametrize("rate", ["NaN", "Infinity", "-Infinity"])
