@@ -29,7 +29,7 @@ class KernelRefused(ValueError):
 
 def on_gpu(x: Tensor) -> bool:
     """Return whether Triton's form of an op is the one for `x`."""
-    return x.is_cuda or x.device.type in INTERPRETED
+    return x.is_cuda or (bool(INTERPRETED) and x.device.type in INTERPRETED)
 
 
 def has_triton(op: str) -> bool:

@@ -249,10 +249,12 @@ def latent_attention(
         if accepted("latent_attention", triton.refusal(*operands)):
             y, largest_H = triton.latent_attention(*operands, turn, scale, valid_BT, start_BT)
             return y, largest_H if maximum else None
-    if q_BTHE.device.type == "cpu" or start_BT is not None:
+    if start_BT is not None:
         y, largest_H = _blockwise(*operands, turn, scale, maximum, valid_BT, start_BT)
         return y, largest_H if maximum else None
-    return _fused(*operands, turn, scale, maximum, valid_BT)
+    attend = _blockwise if q_BTHE.device.type == "cpu" else _fused
+    y, best_H = attend(*operands, turn, scale, maximum, valid_BT)
+    return y, best_H if maximum else None
 
 
 def _blockwise(
@@ -263,7 +265,7 @@ def _blockwise(
     scale: float,
     maximum: bool,
     valid_BT: Tensor | None,
-    start_BT: Tensor | None,
+    start_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend with the op of this module, in fp32 or fp64."""
     dtype = wide(q_BTHE.dtype)

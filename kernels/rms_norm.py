@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.choice import accepted, has_triton, on_gpu
 from kernels.kept import remade
 from kernels.precision import wide, without_autocast
 
@@ -52,7 +53,25 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
     """Normalise the last axis; the result has x's shape and type."""
+    if on_gpu(x) and has_triton("rms_norm"):
+        from kernels.gpu import rms_norm as triton
+
+        if accepted("rms_norm", triton.refusal(x, gain_D)):
+            normal = triton.rms_norm(x, gain_D, eps)
+            return remade("norm", normal, lambda x, gain_D: triton.normalised(x, gain_D, eps)[0], x, gain_D)
     if torch.is_grad_enabled():
         y: Tensor = _RMSNorm.apply(x, gain_D, eps)
         return remade("norm", y, lambda x, gain_D: _normalised(x, gain_D, eps)[0], x, gain_D)
     return F.rms_norm(x.to(wide(x.dtype)), (x.shape[-1],), gain_D.to(wide(x.dtype)), eps).to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return x + residual, of equal shapes, and its normalised rows: on a GPU in one pass."""
+    if on_gpu(x) and has_triton("rms_norm"):
+        from kernels.gpu import rms_norm as triton
+
+        if accepted("rms_norm", triton.refusal(x, gain_D, residual)):
+            total, normal = triton.add_rms_norm(x, residual, gain_D, eps)
+            return total, remade("norm", normal, lambda x, gain_D: triton.normalised(x, gain_D, eps)[0], total, gain_D)
+    total = x + residual
+    return total, rms_norm(total, gain_D, eps)

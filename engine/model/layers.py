@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kernels.kept import compressible, remade
 from kernels.linear import linear
 from kernels.precision import wide
-from kernels.rms_norm import rms_norm
+from kernels.rms_norm import add_rms_norm, rms_norm
 
 
 class WideBuffers(nn.Module):
@@ -59,6 +59,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis; shape and type are those of x."""
         return rms_norm(x, self.weight, self.eps)
+
+    def added(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x + residual, and that normalised."""
+        return add_rms_norm(x, residual, self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):

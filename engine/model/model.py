@@ -50,8 +50,8 @@ class Block(nn.Module):
     def _apply_to(
         self, x_BTD: Tensor, turn: Tensor, cache: LatentCache | None, visible: Tensor | None, valid_BT: Tensor | None
     ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible, valid_BT)
-        x = self.post_attention_layernorm(x_BTD)
+        attended = self.self_attn(self.input_layernorm(x_BTD), turn, cache, self.layer, visible, valid_BT)
+        x_BTD, x = self.post_attention_layernorm.added(x_BTD, attended)
         return x_BTD + cast(Tensor, self.mlp(x, valid_BT) if isinstance(self.mlp, MoE) else self.mlp(x))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.rms_norm import reference, rms_norm
+from kernels.rms_norm import add_rms_norm, reference, rms_norm
 
 
 def draws(seed, *shape, dtype=torch.float64):
@@ -37,3 +37,10 @@ def test_a_row_of_zeros_stays_zero_and_has_a_finite_gradient():
     x = torch.zeros(2, 8, requires_grad=True)
     rms_norm(x, torch.ones(8), 1e-6).sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_a_residual_is_added_first():
+    x, residual, gain = draws(1, 3, 8), draws(2, 3, 8), draws(3, 8)
+    total, y = add_rms_norm(x, residual, gain, 1e-6)
+    assert torch.equal(total, x + residual)
+    assert torch.equal(y, rms_norm(total, gain, 1e-6))
