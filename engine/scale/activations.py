@@ -9,7 +9,7 @@ from typing import get_args
 
 from engine.model.activations import bytes_per_token
 from engine.model.config import K2Config
-from engine.parallel.layout import Recomputed
+from engine.parallel.layout import Layout, Recomputed
 from engine.parallel.pipeline_table import Action
 from engine.scale.states import Precision
 
@@ -17,17 +17,6 @@ RECOMPUTE: tuple[Recomputed, ...] = get_args(Recomputed)
 """All that can be computed again in the backward instead of kept (k2-facts 5)."""
 RESIDENT = 2
 """Chunks that stay on the GPU when activations are moved to the host: the one at work and the one on its way."""
-
-
-@dataclass(frozen=True)
-class Savings:
-    """The switches of a layout that save activations."""
-
-    recompute: frozenset[str] = frozenset()
-    fp8_storage: bool = False
-
-
-NOTHING_SAVED = Savings()
 
 
 @dataclass(frozen=True)
@@ -40,8 +29,8 @@ class Rows:
     fused: bool = True
 
 
-def chunk_bytes(config: K2Config, layers: Iterable[int], rows: Rows, kinds: Precision, savings: Savings) -> float:
-    """Return the bytes that a micro-batch leaves behind in a stage of these layers."""
+def chunk_bytes(config: K2Config, layers: Iterable[int], rows: Rows, kinds: Precision, saving: Layout) -> float:
+    """Return the bytes that a micro-batch leaves behind in a stage of these layers, with the switches of a layout."""
     return (
         rows.count
         * rows.length
@@ -51,8 +40,8 @@ def chunk_bytes(config: K2Config, layers: Iterable[int], rows: Rows, kinds: Prec
                 layer,
                 kinds.types,
                 rows.length,
-                recompute=savings.recompute,
-                fp8=savings.fp8_storage,
+                recompute=saving.recompute,
+                fp8=saving.fp8_storage,
                 fused=rows.fused,
                 ep=rows.ep,
             )

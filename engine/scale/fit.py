@@ -6,7 +6,8 @@ from dataclasses import replace
 from engine.errors import UserError
 from engine.scale.activations import RECOMPUTE
 from engine.scale.machines import machines
-from engine.scale.plan import Memory, Training
+from engine.scale.memory import Memory
+from engine.scale.training import Training
 
 GB = 1e9
 
@@ -28,7 +29,7 @@ def refuse_what_does_not_fit(training: Training, ranks: Sequence[Memory], field:
     if one.total > room:
         parts = {
             "activations": one.activations,
-            "optimizer states": one.optimizer,
+            "optimizer states": max(one.optimizer, one.visiting),
             "weights and gradients": one.weights + one.gradients,
             "the head and its gradient": one.head,
             "a layer at work": one.working,
@@ -49,18 +50,18 @@ def refuse_what_does_not_fit(training: Training, ranks: Sequence[Memory], field:
 
 def _unused(training: Training) -> list[str]:
     """Return what could be recomputed besides, and would save something."""
-    on, now = training.switches.savings, training.activations(training.switches.savings)
-    trials = {name: replace(on, recompute=on.recompute | {name}) for name in RECOMPUTE if name not in on.recompute}
-    return [name for name, savings in trials.items() if max(training.activations(savings)) < max(now)]
+    on, now = training.layout, training.activations(training.layout)
+    trials = {name: replace(on, recompute=(*on.recompute, name)) for name in RECOMPUTE if name not in on.recompute}
+    return [name for name, layout in trials.items() if max(training.activations(layout)) < max(now)]
 
 
 def _remedy(training: Training, part: str) -> str:
     """Return what would make a part smaller."""
-    on, t = training.switches, training
+    on, t = training.layout, training
     if part in {"activations", "a layer at work", "the head and its gradient"}:
         if missing := _unused(training):
-            return f"recompute more (recompute: [{', '.join([*sorted(on.savings.recompute), *missing])}])"
-        if not on.savings.fp8_storage:
+            return f"recompute more (recompute: [{', '.join([*on.recompute, *missing])}])"
+        if not on.fp8_storage:
             return "store them in 8 bits (fp8_storage: true)"
         if "activations" not in on.offload:
             return "move them to the host (offload: [activations])"

@@ -1,13 +1,15 @@
 """The tables that `make scale` prints, at most 100 columns wide."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from engine.scale.calibration import calibrated
 from engine.scale.fit import fullest, host_bytes
 from engine.scale.holdings import held, part_at
 from engine.scale.machines import machines
-from engine.scale.plan import Run, Step, Training, memory, rates, run, savings_in_turn, seconds_of, step
+from engine.scale.memory import memory, savings_in_turn
+from engine.scale.step import Run, Step, run, seconds_of
+from engine.scale.training import Training
 from engine.scale.weights import BLOCKS, weights
 
 if TYPE_CHECKING:
@@ -24,15 +26,14 @@ def heading(profile: str, training: Training) -> str:
     return f"pre-training of profile {profile} on {gpus}: {t.layout}, dp {t.grid.dp}\na replica's step: {batch}"
 
 
-def tables(training: Training, tokens: float) -> Iterator["Table"]:
-    """Yield all tables of a training on `tokens`."""
+def tables(training: Training, ends: Sequence[Step], tokens: float) -> Iterator["Table"]:
+    """Yield all tables of a training on `tokens`, whose steps at the fast and the slow end are `ends`."""
     yield _parameters(training)
     yield _memory(training)
     yield _activations(training)
-    ends = [(at, step(training, at)) for at in rates(training.gpu)]
     if training.grid.ranks > 1:
         yield _messages(training)
-    yield _time(training, [one for _, one in ends], tokens)
+    yield _time(training, ends, tokens)
 
 
 def _table(title: str, *columns: str, left: int = 1) -> "Table":
@@ -69,8 +70,14 @@ def _memory(training: Training) -> "Table":
     ranks = memory(training)
     one, count = fullest(ranks), len(ranks)
     table = _table(f"memory a rank, GB of {training.gpu.memory / GB:,.0f}", "kind", f"rank {one.rank}", "mean")
-    kinds = ("weights", "gradients", "optimizer", "activations", "head", "working", "total")
-    names = {"optimizer": "optimizer states", "head": "around the head", "working": "layer at work"}
+    kinds = ["weights", "gradients", "optimizer", "activations", "head", "working", "visiting", "total"]
+    kinds = [kind for kind in kinds if any(getattr(each, kind) for each in ranks)]
+    names = {
+        "optimizer": "optimizer states",
+        "head": "around the head",
+        "working": "layer at work",
+        "visiting": "optimizer states in its step",
+    }
     for kind in kinds:
         mean = sum(getattr(each, kind) for each in ranks) / count
         bold = "bold" if kind == "total" else None
@@ -85,9 +92,9 @@ def _memory(training: Training) -> "Table":
 
 def _activations(training: Training) -> "Table":
     """Return what the fullest rank keeps for backwards with one more switch in each row, and which are set."""
-    on = training.switches
-    given = {f"recompute {name}" for name in on.savings.recompute} | {f"offload {name}" for name in on.offload}
-    given |= {"fp8_storage"} if on.savings.fp8_storage else set()
+    on = training.layout
+    given = {f"recompute {name}" for name in on.recompute} | {f"offload {name}" for name in on.offload}
+    given |= {"fp8_storage"} if on.fp8_storage else set()
     table = _table("activations, one switch more in each row", "with", "GB", "set here")
     for name, most in savings_in_turn(training):
         table.add_row(name, f"{most / GB:,.2f}", "yes" if name in given else "")
@@ -103,7 +110,7 @@ def _messages(training: Training) -> "Table":
     return table
 
 
-def _time(training: Training, ends: list[Step], tokens: float) -> "Table":
+def _time(training: Training, ends: Sequence[Step], tokens: float) -> "Table":
     """Return the seconds of a step, and what follows, as intervals."""
     low, high = calibrated().shares
     table = _table(f"time, at {low:.0%} to {high:.0%} of the peak", "figure", "fast end", "slow end")

@@ -1,12 +1,14 @@
 """`make scale`: count the bytes, the seconds and the cost of a profile's pre-training, before any GPU is asked for.
 
     python -m pipelines.commands.scale --env k2 [--gpus 256] [--gpu h800] [--layout "vpp: 1"] [--tokens 15.5e12]
+        [--weights bfloat16] [--picture scale.png]
 
 What the figures assume, and how they compare with published ones, is in docs/scale.md.
 """
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.checked import checked
@@ -15,9 +17,10 @@ from engine.launch.compute import ComputeClass, compute_class
 from engine.parallel.layout import Grid, Layout, check_layout, check_schedule
 from engine.scale.fit import refuse_what_does_not_fit
 from engine.scale.machines import gpu, machines
-from engine.scale.plan import Training, memory
+from engine.scale.memory import memory
 from engine.scale.states import precision
-from engine.scale.switches import Switches
+from engine.scale.step import Step, rates, step
+from engine.scale.training import Training
 from engine.yaml_file import parse_yaml
 from pipelines import graph
 from pipelines.configuration import check_configuration
@@ -37,12 +40,19 @@ def main() -> None:
     parser.add_argument("--gpu", default=None, help="kind of GPU, by default compute.yml's gres_type")
     parser.add_argument("--layout", default="", help="fields of the layout that replace compute.yml's, as YAML")
     parser.add_argument("--tokens", type=float, default=None, help="tokens to train on, by default the profile's")
+    parser.add_argument("--picture", type=Path, default=None, help="file for a plot of the step, as PNG")
     parser.add_argument("--weights", default="bfloat16", choices=["bfloat16", "float32"], help="type of the weights")
     arguments = parser.parse_args()
     with report_errors():
         profile = load_stages_file().profile(arguments.env)
         training, tokens = planned(profile, arguments.gpus, arguments.gpu, arguments.layout, arguments.weights)
-        show(profile, training, arguments.tokens or tokens, screen())
+        console = screen()
+        fast = show(profile, training, arguments.tokens or tokens, console)
+        if arguments.picture:
+            from engine.scale import picture
+
+            picture.save(training, fast, arguments.picture)
+            console.print(f"picture of the fast end: {arguments.picture}", soft_wrap=True)
         refuse_what_does_not_fit(training, memory(training), f"conf/{profile}/compute.yml: class train, field layout")
 
 
@@ -77,7 +87,6 @@ def planned(
         config,
         chosen,
         grid,
-        Switches.of(chosen),
         precision(own["dtype"], weights),
         gpu(*_kind(where, kind, profile)),
         length,
@@ -120,13 +129,19 @@ def _micro_batches(own: dict[str, Any], grid: Grid, profile: str) -> tuple[int, 
     return each, batch // (each * replicas)
 
 
-def show(profile: str, training: Training, tokens: float, console: "Console") -> None:
-    """Print all tables of a training."""
-    from engine.scale import report
+def show(profile: str, training: Training, tokens: float, console: "Console") -> Step:
+    """Print all tables of a training and its schedule; return a step at the fast end."""
+    from engine.scale import picture, report
 
     console.print(report.heading(profile, training))
-    for table in report.tables(training, tokens):
+    ends = [step(training, at) for at in rates(training.gpu)]
+    for table in report.tables(training, ends, tokens):
         console.print(table)
+    if training.grid.pp > 1:
+        console.print(f"beginning and end of a step: {picture.LEGEND}")
+        for line in picture.text(ends[0], console.width):
+            console.print(line)
+    return ends[0]
 
 
 if __name__ == "__main__":

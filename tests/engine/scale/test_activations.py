@@ -4,30 +4,31 @@ from itertools import combinations
 
 import pytest
 
+from engine.parallel.layout import WHOLE, Layout
 from engine.parallel.pipeline_table import table
-from engine.scale.activations import RECOMPUTE, Rows, Savings, chunk_bytes, head_bytes, most_kept
+from engine.scale.activations import RECOMPUTE, Rows, chunk_bytes, head_bytes, most_kept
 from engine.scale.states import BFLOAT16
 from tests.engine.scale.models import K2
 
 ROWS = Rows(1, 4096, 16)
-EVERY = [frozenset(some) for size in range(len(RECOMPUTE) + 1) for some in combinations(RECOMPUTE, size)]
+EVERY = [some for size in range(len(RECOMPUTE) + 1) for some in combinations(RECOMPUTE, size)]
 
 
 @pytest.mark.parametrize("fp8", [False, True])
 def test_every_switch_saves_and_none_costs(fp8):
     for layer in (0, 1):
-        kept = {on: chunk_bytes(K2, [layer], ROWS, BFLOAT16, Savings(on, fp8)) for on in EVERY}
-        for fewer, more in ((a, b) for a in EVERY for b in EVERY if a < b):
+        kept = {on: chunk_bytes(K2, [layer], ROWS, BFLOAT16, Layout(recompute=on, fp8_storage=fp8)) for on in EVERY}
+        for fewer, more in ((a, b) for a in EVERY for b in EVERY if set(a) < set(b)):
             assert kept[more] <= kept[fewer]
         for switch in ("norm", "swiglu", "mla_up"):
-            assert kept[frozenset({switch})] < kept[frozenset()]
-        whole = chunk_bytes(K2, [layer], ROWS, BFLOAT16, Savings())
-        assert chunk_bytes(K2, [layer], ROWS, BFLOAT16, Savings(frozenset(), True)) < whole
+            assert kept[(switch,)] < kept[()]
+        whole = chunk_bytes(K2, [layer], ROWS, BFLOAT16, WHOLE)
+        assert chunk_bytes(K2, [layer], ROWS, BFLOAT16, Layout(fp8_storage=True)) < whole
 
 
 def test_tokens_and_layers_add_up():
-    one = chunk_bytes(K2, [1], ROWS, BFLOAT16, Savings())
-    assert chunk_bytes(K2, [1, 2], Rows(10, 4096, 16), BFLOAT16, Savings()) == pytest.approx(20 * one)
+    one = chunk_bytes(K2, [1], ROWS, BFLOAT16, WHOLE)
+    assert chunk_bytes(K2, [1, 2], Rows(10, 4096, 16), BFLOAT16, WHOLE) == pytest.approx(20 * one)
 
 
 @pytest.mark.parametrize("vpp", [2, 4])

@@ -9,10 +9,10 @@ from engine.parallel.layout import Grid, Layout, part_of
 from engine.parallel.mesh import laid_out, mesh
 from engine.parallel.traffic import counted_traffic
 from engine.scale.machines import machines
-from engine.scale.plan import Training, memory
+from engine.scale.memory import memory
 from engine.scale.states import FLOAT32, states
-from engine.scale.switches import Switches
 from engine.scale.traffic import COUNTS, GATES, GRADIENTS_BACK, OUTPUTS, ROWS
+from engine.scale.training import Training
 from engine.training.language import language_modelling
 from engine.training.step import _micro_batches
 from tests.engine.model.live import Live
@@ -28,9 +28,7 @@ def planned(layout, ranks, rows=ROWS_A_STEP, parts=PARTS):
     """The plan of a step in fp32 on CPUs."""
     grid = Grid.of(layout, ranks)
     micro = parts // (grid.dp * grid.ep)
-    return Training(
-        SIZES, layout, grid, Switches.of(layout), FLOAT32, machines().gpus["h800"], LENGTH, rows // parts, micro, False
-    )
+    return Training(SIZES, layout, grid, FLOAT32, machines().gpus["h800"], LENGTH, rows // parts, micro, False)
 
 
 def step(rank, layout):

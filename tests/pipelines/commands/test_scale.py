@@ -8,7 +8,7 @@ from rich.console import Console
 
 from engine.errors import UserError
 from engine.scale.fit import fullest, refuse_what_does_not_fit
-from engine.scale.plan import memory
+from engine.scale.memory import memory
 from pipelines.commands import scale
 
 
@@ -53,7 +53,7 @@ def test_it_loads_no_torch_and_ends_within_seconds():
             r"conf/laptop/compute.yml: class train, field gres_type names no kind .* GPU=h800",
         ),
         (("k2", None, None, "ep: 7"), r"conf/k2/compute.yml: class train, field layout: pp 16 times ep 7 must divide"),
-        (("k2", None, None, "zorro: 1"), r"LAYOUT: the field layout.zorro is unknown; choose one of pp, vpp"),
+        (("k2", None, None, "zorro: 1"), r"LAYOUT: the field layout.zorro is unknown; did you mean zero\?"),
         (("k2", None, None, "pp: 0"), r"LAYOUT: the field layout.pp is 0: "),
         (
             ("k2", 384, None, "pp: 1, vpp: 1, ep: 1, schedule: interleaved_1f1b"),
@@ -68,7 +68,7 @@ def test_bad_input_is_one_sentence(arguments, sentence):
 
 
 def test_what_does_not_fit_is_named_with_the_switch_that_helps():
-    training, _ = scale.planned("k2", 256, None, "recompute: [], fp8_storage: false")
+    training, _ = scale.planned("k2", 256, None, "recompute: [], fp8_storage: false, offload: []")
     ranks = memory(training)
     assert fullest(ranks).total > training.gpu.memory
     with pytest.raises(UserError, match=r"^FIELD: rank \d+ needs .* GB of 80.0: activations take .*; recompute more "):
