@@ -21,7 +21,7 @@ from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
 from engine.launch.slurm.submit import under_way
-from engine.parallel.layout import WHOLE, Layout, refuse_untrainable
+from engine.parallel.layout import WHOLE, Layout
 from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
@@ -110,15 +110,6 @@ class Work:
             elements=tuple(range(self.shards)) if self.shards > 1 else (),
             shards=self.shards,
         )
-
-
-def refuse_layout(where: ComputeClass, node: Node, place: str) -> None:
-    """Raise UserError if the node shares its work among ranks and the trainer cannot run its class's layout yet.
-
-    `place` is the file and the class, for the message.
-    """
-    if PARALLEL in node.tags:
-        refuse_untrainable(where.layout, f"{place}, field layout")
 
 
 def refuse_device(work: Work, place: str) -> None:

@@ -89,8 +89,6 @@ class StageRun:
         profile = self.context.profile
         folder, place = graph.data_folder(profile), graph.work_folder(profile) / self.stage
         label = f"stage {self.stage} of profile {profile}"
-        for node in self.nodes:
-            dispatch.refuse_layout(self._compute_class(node), node, self._place(node))
         with lock(place / "lock", label) as lock_file:
             parts = self._key_parts()
             key = stage_key(**parts)

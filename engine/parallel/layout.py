@@ -6,7 +6,7 @@ Whatever is no expert is equal along dp and ep, and each of these dp·ep ranks s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -214,13 +214,4 @@ def check_schedule(layout: Layout, micro_batches: int, field: str, parameter: st
         raise UserError(
             f"{field}.schedule: {layout.schedule} over pp {layout.pp} needs {needed} micro-batches a step on each "
             f"replica, and {parameter} leaves {micro_batches}: raise {parameter}, or lower pp."
-        )
-
-
-def refuse_untrainable(layout: Layout, field: str) -> None:
-    """Refuse a layout that the trainer cannot run yet; the sentence begins with `field`."""
-    if replace(layout, ep=1, zero=0).stated:
-        raise UserError(
-            f"{field}: {layout}: the trainer divides experts (ep) and no layers so far, so a job of this layout can be "
-            "shown (--dry-run) and not started; take all but ep and zero out of the field layout."
         )

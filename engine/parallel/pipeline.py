@@ -49,6 +49,8 @@ def read(model: K2Model, readings: Sequence[Reading], dtype: str) -> list[Tensor
 
     Nothing is recorded for the optimizer: neither largest logits nor loads.
     """
+    if not readings:
+        return []
     taken = _through(model, readings, dtype, None, 1)
     return [torch.from_numpy(values) for values in _from_last(to_host(*(values for values, _ in taken)))]
 

@@ -4,7 +4,7 @@ Shapes: B rows, T prompt tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from engine.model.decoder import Decoder
 from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.mesh import mesh
+from engine.parallel.relay import next_logits
 from kernels.host import to_host
 from kernels.precision import wide
 
@@ -149,7 +150,7 @@ class _Batch:
         A step waits for the device once, for its tokens: they decide which rows end.
         """
         logits, cache = self._prefill()
-        decoder = Decoder(self.model, cache)
+        step_of = self._step(cache)
         for step in range(self.max_new):
             if self.constraint is not None:
                 self.constraint.mask_(logits, [self.first + row for row in self.live])
@@ -173,7 +174,13 @@ class _Batch:
                 cache.select(kept)
                 self.live = [self.live[place] for place in going]
                 chosen, draws = chosen[kept], draws[kept]
-            logits = decoder.step(chosen).float()
+            logits = step_of(chosen).float()
+
+    def _step(self, cache: LatentCache) -> Callable[[Tensor], Tensor]:
+        """Return the function that takes a token of each row (B,) and gives the next logits (B, V)."""
+        if mesh().grid.pp == 1:
+            return Decoder(self.model, cache).step
+        return lambda ids_B: next_logits(self.model, ids_B[:, None], cache)
 
     def _ended(self, row: int) -> bool:
         """Return whether a row's stop token was drawn."""
@@ -190,10 +197,9 @@ class _Batch:
         starts = [longest - len(prompt) for prompt in unique]
         device = self.model.device
         ids = placed([[0] * start + list(prompt) for start, prompt in zip(starts, unique)], device)
-        dtype = wide(self.model.lm_head.weight.dtype)
+        dtype = wide(next(self.model.parameters()).dtype)
         cache = LatentCache(self.model.config, len(unique), longest + self.max_new, starts, dtype, device)
-        last = self.model.hidden(ids, cache)[:, -1:]
-        logits = self.model.lm_head(last)[:, 0].float()
+        logits = next_logits(self.model, ids, cache)
         rows = placed(which, device)
         cache.select(rows)
         return logits[rows], cache

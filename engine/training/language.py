@@ -18,8 +18,7 @@ from engine.optim.muonclip import MuonClip, matrix_counts
 from engine.parallel.mesh import mesh
 from engine.text.shards import EvalWindows
 from engine.training.batches import Batch
-from engine.training.numerics import autocast
-from engine.training.readings import Figures, Reading
+from engine.training.readings import Figures, Reading, read
 from engine.training.settings import OptimizerSettings
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.host import to_host
@@ -64,21 +63,25 @@ class LanguageModelling:
 language_modelling = LanguageModelling()
 
 
-@torch.no_grad()
 def token_nats(model: K2Model, windows: np.ndarray, batch_tokens: int = 8192, dtype: str = "float32") -> Tensor:
     """Return the loss of each target of `windows` (N, T+1) in nats, (N, T), on the model's device; its mode stays."""
     training = model.training
     model.eval()
     rows = max(1, batch_tokens // windows.shape[1])
-    parts = []
-    device = next(model.parameters()).device
-    with autocast(dtype, device.type):
-        for start in range(0, len(windows), rows):
-            ids = placed(windows[start : start + rows], device)
-            logprobs = model(ids[:, :-1]).float().log_softmax(-1)
-            parts.append(-logprobs.gather(-1, ids[:, 1:, None])[..., 0])
+    parts = [placed(windows[start : start + rows], model.device) for start in range(0, len(windows), rows)]
+    nats = read(model, list(map(_nats, parts)), dtype)
     model.train(training)
-    return torch.cat(parts)
+    return torch.cat(nats)
+
+
+def _nats(ids: Tensor) -> Reading:
+    """Return the reading of windows (B, T+1) that gives the loss of each target, (B, T)."""
+
+    def loss(head: Linear, hidden_BTD: Tensor) -> tuple[Tensor, Figures]:
+        logprobs = head(hidden_BTD).float().log_softmax(-1)
+        return -logprobs.gather(-1, ids[:, 1:, None])[..., 0], {}
+
+    return Reading(ids[:, :-1], None, loss)
 
 
 def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32") -> dict[str, Loss]:

@@ -109,6 +109,17 @@ def mean_nll(model: K2Model, batch: Padded, places: Places | None = None) -> Ten
     return linear_cross_entropy(hidden_counted(model, batch, places), model.lm_head.weight, targets_M)
 
 
+def nll_reading(batch: Padded) -> Reading:
+    """Return the reading that gives what `mean_nll` does."""
+    places = Places.of(batch)
+    targets_M = places.taken_from(batch.ids_BT[:, 1:])
+
+    def loss(head: Linear, hidden_BTD: Tensor) -> tuple[Tensor, Figures]:
+        return linear_cross_entropy(places.taken_from(hidden_BTD), head.weight, targets_M), {}
+
+    return Reading(batch.ids_BT[:, :-1], batch.valid_BT[:, 1:], loss)
+
+
 def pack_group(kind: str, group: Padded, total: int) -> dict[str, Tensor]:
     """Return a padded group under flat names, the form of a batch; `total` is the whole step's counted tokens."""
     return {

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from engine.model.layers import Linear
 from engine.model.model import K2Model
+from engine.parallel.mesh import mesh
 from engine.training.batches import Batch
+from engine.training.numerics import autocast
 from kernels.host import to_host
 
 Figures = Mapping[str, float | Tensor]
@@ -67,6 +69,24 @@ def added(parts: Sequence[tuple[Tensor, Figures]]) -> tuple[Tensor, dict[str, fl
     for part, _ in parts[1:]:
         loss = loss + part
     return loss, figures
+
+
+@torch.no_grad()
+def read(model: K2Model, readings: Sequence[Reading], dtype: str) -> list[Tensor]:
+    """Return what the readings' `loss` gives, without gradients: on the model's device, on all ranks of a pipeline.
+
+    The forwards are in the model's own mode and in the type `dtype`; ranks with parts of one model call it together.
+    """
+    if mesh().grid.pp > 1:
+        from engine.parallel import pipeline  # torch's takes seconds to import
+
+        return [values.to(model.device) for values in pipeline.read(model, readings, dtype)]
+    values = []
+    for reading in readings:
+        with autocast(dtype, model.device.type):
+            hidden_BTD = model.hidden(reading.ids_BT, valid_BT=reading.valid_BT)
+            values.append(reading.loss(model.lm_head, hidden_BTD)[0])
+    return values
 
 
 def numbers(figures: Sequence[Figures]) -> list[dict[str, float]]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.device import placed
 from engine.errors import UserError
 from engine.keyed import generator
+from engine.model.layers import Linear
 from engine.model.model import K2Model
 from engine.text.tokenizer import K2Tokenizer
-from engine.training.numerics import autocast
+from engine.training.readings import Figures, Reading, read
 from kernels.host import to_host
 from nodes.extend.schema import Passkey
 
@@ -65,21 +67,28 @@ def probes(tokenizer: K2Tokenizer, filler: np.ndarray, length: int, settings: Pa
     return out
 
 
-@torch.no_grad()
 def ask(model: K2Model, probes_: Sequence[Probe], dtype: str) -> Score:
     """Score whether the model, shown the key so far, predicts its next token greedily."""
+    asked = [_reading(placed(probe.tokens[None], model.device), probe.key_tokens) for probe in probes_]
     keys = tokens = right = 0
     nats = 0.0
-    for probe in probes_:
-        ids = placed(probe.tokens[None], model.device)
-        with autocast(dtype, model.device.type):
-            hidden = model.hidden(ids[:, :-1])[0, -probe.key_tokens :]
-            logprobs_KV = model.lm_head(hidden).float().log_softmax(-1)
-        targets_K = ids[0, -probe.key_tokens :]
-        hits_K = logprobs_KV.argmax(-1) == targets_K
-        hits, logprob = to_host(hits_K, logprobs_KV.gather(-1, targets_K[:, None]).sum())
-        keys += int(hits.all())
-        right += int(hits.sum())
+    for probe, (hits, logprob) in zip(probes_, to_host(*read(model, asked, dtype)), strict=True):
+        keys += int(hits) == probe.key_tokens
+        right += int(hits)
         tokens += probe.key_tokens
         nats -= float(logprob)
     return Score(keys / len(probes_), right / tokens, nats / tokens)
+
+
+def _reading(ids: Tensor, key_tokens: int) -> Reading:
+    """Return the reading of one probe (1, T+1) that gives how many of its last tokens are predicted, and their sum of
+    log-probabilities, (2,).
+    """
+
+    def loss(head: Linear, hidden_1TD: Tensor) -> tuple[Tensor, Figures]:
+        logprobs_KV = head(hidden_1TD[0, -key_tokens:]).float().log_softmax(-1)
+        targets_K = ids[0, -key_tokens:]
+        hits = (logprobs_KV.argmax(-1) == targets_K).sum()
+        return torch.stack((hits.double(), logprobs_KV.gather(-1, targets_K[:, None]).sum().double())), {}
+
+    return Reading(ids[:, :-1], None, loss)

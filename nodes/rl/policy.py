@@ -15,6 +15,8 @@ from engine.keyed import key
 from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.data import Ranks
+from engine.parallel.mesh import mesh
+from engine.rollout.rows import reference_rows
 from engine.rollout.teacher import reference_logprobs
 from engine.training.batches import Batch
 from engine.training.examples import Encoded
@@ -25,7 +27,7 @@ from engine.training.numerics import autocast
 from engine.training.sources import Examples
 from engine.training.state import TrainState
 from nodes.rl.candidates import Candidates
-from nodes.rl.loss import PolicyLoss, named, whole_responses
+from nodes.rl.loss import PolicyLoss, named, of_responses, whole_responses
 from nodes.rl.rewards import Family
 from nodes.rl.rollouts import Minibatch, collect
 from nodes.rl.schema import Parameters
@@ -135,5 +137,9 @@ class PolicyTraining:
             return part
         part = part.to(self.model.device)
         self.model.train()
+        if mesh().grid.pp > 1:  # the steps read plain rows, too
+            return replace(
+                part, old_logprobs_M=of_responses(part, reference_rows(self.model, part.turns, self.p.dtype))
+            )
         with autocast(self.p.dtype, self.model.device.type):
             return replace(part, old_logprobs_M=whole_responses(self.model, part, reference_logprobs))

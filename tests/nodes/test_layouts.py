@@ -1,4 +1,4 @@
-"""The training stages with experts cut over two ranks: what one process gives, up to rounding, in whole files."""
+"""The training stages with a model cut over two ranks: what one process gives, up to rounding, in whole files."""
 
 import copy
 from pathlib import Path
@@ -89,10 +89,11 @@ def alone(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> M
     return graph(0, WHOLE, inputs, tmp_path_factory.mktemp("alone"))
 
 
-def test_experts_cut_over_two_ranks_train_to_what_one_process_gives(
-    alone: Made, inputs: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("layout", [Layout(ep=2), Layout(pp=2, schedule="zero_bubble")], ids=str)
+def test_parts_of_a_model_on_two_ranks_train_to_what_one_process_gives(
+    alone: Made, inputs: dict[str, Any], tmp_path: Path, layout: Layout
 ) -> None:
-    first, second = together(2, graph, Layout(ep=2), inputs, tmp_path, seconds=240)
+    first, second = together(2, graph, layout, inputs, tmp_path, seconds=240)
     for stage, (checkpoint, history, metrics) in first.items():
         whole_checkpoint, whole_history, whole_metrics = alone[stage]
         rows, expected = (read_history(of / "history.jsonl") for of in (history, whole_history))

@@ -10,7 +10,6 @@ from engine.parallel.layout import (
     Layout,
     check_layout,
     check_schedule,
-    refuse_untrainable,
     stages,
 )
 
@@ -97,16 +96,7 @@ def test_words_name_the_sizes_and_what_differs() -> None:
     assert str(Layout(fp8_storage=True)) == "pp 1, vpp 1, ep 1, fp8_storage True"
 
 
-def test_what_only_saves_memory_can_be_trained() -> None:
+def test_what_only_saves_memory_divides_nothing() -> None:
     layout = Layout(recompute=("norm", "moe_down"), fp8_storage=True, offload=("activations", "optimizer"))
-    refuse_untrainable(layout, "layout")
     assert layout.stated == ""
     assert Layout(ep=2, recompute=("norm",)).stated == "ep 2"
-
-
-def test_experts_and_states_can_be_cut_and_layers_not_yet() -> None:
-    for layout in (WHOLE, Layout(ep=2), Layout(zero=1), Layout(ep=2, zero=1)):
-        refuse_untrainable(layout, "layout")
-    for layout in (Layout(pp=2), Layout(pp=2, ep=2), Layout(2, 2), Layout(pp=2, zero=1)):
-        with pytest.raises(UserError, match=f"^layout: {layout}: .*take all but ep and zero out of the field layout"):
-            refuse_untrainable(layout, "layout")

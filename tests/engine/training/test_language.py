@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from engine.model.model import K2Model
 from engine.text.shards import EvalWindows
-from engine.training import language
+from engine.training import readings
 from engine.training.history import curve, mean_of, mishaps, read_history, write_history
 from engine.training.language import loss_of, losses_by_domain, next_token_loss, token_nats
 from tests.engine.tiny import config
@@ -79,16 +79,21 @@ def test_figures_that_some_rows_lack_are_neither_needed_nor_made_up():
 def test_token_nats_hands_ids_to_the_models_device(monkeypatch):
     """No accelerator here: a model on the meta device sees where its ids are."""
     seen = []
-    monkeypatch.setattr(language, "autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(readings, "autocast", lambda *_: nullcontext())
 
     class Elsewhere(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.empty(1, device="meta"))
 
-        def forward(self, ids):
+            self.device = self.weight.device
+
+        def hidden(self, ids, valid_BT=None):
             seen.append(ids.device.type)
-            return torch.zeros(*ids.shape, 61, device="meta")
+            return torch.zeros(*ids.shape, 1, device="meta")
+
+        def lm_head(self, hidden):
+            return torch.zeros(*hidden.shape[:-1], 61, device="meta")
 
     assert token_nats(Elsewhere(), np.zeros((2, 5), dtype=np.int64)).device.type == "meta"
     assert seen == ["meta"]
