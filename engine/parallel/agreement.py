@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.errors import UserError
 from engine.parallel import data
 from engine.parallel.layout import DIMENSIONS
 from engine.parallel.mesh import mesh
@@ -38,12 +37,12 @@ def require_equal(tensors: Mapping[str, Tensor], placement: Callable[[str], Plac
         for dimension, size in zip(DIMENSIONS, place.grid.sizes, strict=True)
         if size > 1
     ]
-    everyones = (found for rank in data.from_all(differences) for found in rank if found)
-    if found := next(everyones, ""):
-        raise UserError(
-            f"{found} {when}: the ranks have drifted apart, as on machines of different kinds; use machines of one "
-            "kind, or one process"
-        )
+    difference = next(filter(None, differences), "")
+    data.refuse_everywhere(
+        difference
+        and f"{difference} {when}: the ranks have drifted apart, as on machines of different kinds; use machines of "
+        "one kind, or one process"
+    )
 
 
 def _difference(sums: Mapping[str, list[int]], dimension: str) -> str:

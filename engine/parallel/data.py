@@ -181,6 +181,12 @@ def from_all(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
     return values
 
 
+def refuse_everywhere(refusal: str) -> None:
+    """Raise UserError on every rank if any has a `refusal` (a sentence; "" for none); it is the first such rank's."""
+    if first := next(filter(None, from_all(refusal)), ""):
+        raise UserError(first)
+
+
 def require_same(value: Any, subject: str) -> None:
     """Stop on every rank unless all ranks have an equal `value`, small and picklable; the error names the `subject`."""
     values = from_all(value)

@@ -165,11 +165,15 @@ class CheckpointStore:
     def load(self, saved: Saved, state: State) -> None:
         """Give a state the tensors of a checkpoint that `latest` returned, and cut the history to its step.
 
-        Raises UserError, with nothing changed, if it is of another model or optimizer.
+        Raises UserError on all ranks, with nothing changed on one that refuses, if it is of another model or optimizer.
         """
-        directory = self.directory / f"{saved.step:08d}"
+        directory, refusal = self.directory / f"{saved.step:08d}", ""
         tensors = read_pieces(directory, state, self.grid, self._group)
-        state.load(saved.step, tensors, f"the checkpoint of step {saved.step} in {self.directory}")
+        try:
+            state.load(saved.step, tensors, f"the checkpoint of step {saved.step} in {self.directory}")
+        except UserError as error:
+            refusal = str(error)
+        data.refuse_everywhere(refusal)
         if data.ranks().first:
             os.truncate(self.history, saved.history_bytes)
         data.from_first(None)  # so that no rank reads the rows of the steps that are made anew

@@ -116,18 +116,24 @@ def _copied(tensor: Tensor) -> Tensor:
 def read_pieces(directory: Path, state: State, grid: Grid, group: ProcessGroup | None) -> dict[str, Tensor]:
     """Return by name the pieces of a verified checkpoint that this rank is to hold, however they were cut before.
 
-    All ranks call it together. Raises UserError if a file reads differently on any rank.
+    All ranks call it together. Raises UserError on all if a file reads differently on any rank, or if one cannot cut a
+    tensor into the parts that the ranks hold.
     """
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict  # as above
 
     from engine.training.storage import PieceLoadPlanner, RankFileReader
 
-    rank = data.ranks().rank
+    rank, refusal = data.ranks().rank, ""
     pieces: dict[str, Piece] = {}
     tensors: dict[str, Tensor] = {}
     for name, (whole, dtype) in shapes(directory).items():
-        if part := held(state.placement(name), whole, grid, rank):
+        try:
+            part = held(state.placement(name), whole, grid, rank)
+        except ValueError as error:
+            part, refusal = None, f"the checkpoint {directory} is of another model: {name}: {error}."
+        if part:
             pieces[name], tensors[name] = part, torch.empty(part.sizes, dtype=dtype)
+    data.refuse_everywhere(refusal)
     planner = PieceLoadPlanner(pieces)
     _agreed(
         lambda: _load_state_dict(tensors, RankFileReader(directory), group, no_dist=group is None, planner=planner),

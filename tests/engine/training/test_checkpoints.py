@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -369,6 +370,31 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused_before_anything_c
         loaded(store_in(work), state)
     assert equal(state.tensors(), before)
     assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == files
+
+
+def refused(rank, work, layout):
+    """What a rank is told whose part of a model does not fit the checkpoint."""
+    with laid_out(layout):
+        model = K2Model(config(), part=mesh().part(config()))
+        with pytest.raises(UserError) as error:
+            loaded(store_in(work, mesh().grid), TrainState(model, MuonClip(model, 0.02)))
+        return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "words"),
+    [
+        (Layout(ep=2), {"n_routed_experts": 5}, "of another model: .*: axis 0 of a tensor .* does not divide into 2"),
+        (Layout(pp=2), {"num_hidden_layers": 4}, r"of another model: layers\.3\S+ is \(.*\) there, absent here"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_one_part_of_the_model_does_not_fit_is_refused_by_all_ranks(tmp_path, layout, changes, words):
+    model = K2Model(config(**changes))
+    saved(store_in(tmp_path), TrainState(model, MuonClip(model, 0.02)))
+    first, second = together(2, refused, tmp_path, layout)
+    assert re.search(words, first)
+    assert first == second
 
 
 @pytest.fixture
