@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from engine.model.model import K2Model
-from engine.optim.muonclip import MuonClip
+from engine.optim.groups import is_muon
+from engine.optim.muonclip import MuonClip, matrix_counts
 from engine.parallel.layout import Grid, Layout, part_of
 from engine.parallel.mesh import laid_out, mesh
+from engine.parallel.ownership import GRADIENTS, WEIGHTS
 from engine.parallel.traffic import counted_traffic
 from engine.scale.machines import machines
 from engine.scale.memory import memory
@@ -14,6 +16,7 @@ from engine.scale.states import FLOAT32, states
 from engine.scale.traffic import COUNTS, GATES, GRADIENTS_BACK, OUTPUTS, ROWS
 from engine.scale.training import Training
 from engine.training.language import language_modelling
+from engine.training.state import TrainState
 from engine.training.step import _micro_batches
 from tests.engine.model.live import Live
 from tests.engine.parallel.ranks import together
@@ -73,6 +76,35 @@ def test_a_rank_holds_what_the_planner_says(layout):
         optimizer.step()
         moments = {name: t for name, t in optimizer.state_dict().items() if name.split("/")[0] in {"muon", "adamw"}}
         assert sum(t.numel() * 4 for name, t in moments.items() if not name.endswith("/step")) == expected.optimizer
+
+
+def owned_step(rank, layout):
+    """The bytes of this rank's optimizer state after a step under ZeRO-1, and what it sent for it."""
+    with laid_out(layout):
+        model = K2Model(SIZES, part=mesh().part(SIZES)).train()
+        counts = None if model.part is None else matrix_counts(K2Model(SIZES), is_muon, False)
+        state = TrainState(model, MuonClip(model, 0.0, tau=0.0, zero=True, counts=counts))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with counted_traffic() as traffic:
+            state.gradients.reduce_()
+            state.optimizer.step()
+        own = {name: t for name, t in state.optimizer.state_dict().items() if name.split("/")[0] in {"muon", "adamw"}}
+        return sum(t.numel() * 4 for name, t in own.items() if not name.endswith("/step")), dict(traffic.crossed)
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(zero=1), Layout(ep=2, zero=1), Layout(pp=2, ep=2, zero=1), Layout(pp=2, zero=1)], ids=str
+)
+def test_owners_hold_and_send_what_the_planner_says(layout):
+    """To the byte, on every rank."""
+    ranks = 2 if layout.pp == 1 else 4
+    training = planned(layout, ranks)
+    measured = together(ranks, owned_step, layout)
+    for (held, crossed), expected, messages in zip(measured, training.states, training.messages, strict=True):
+        assert held == expected.optimizer
+        for kind in (GRADIENTS, WEIGHTS):
+            assert crossed.get(kind, 0) == sum(message.bytes for message in messages if message.has_kind(kind))
 
 
 def live(rank, layout, rows):
