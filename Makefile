@@ -78,7 +78,7 @@ size: $(READY) ## parameters by block, FLOPs a token, cache of decoding
 
 scale: $(READY) ## memory, messages, time and cost of PROFILE's pre-training: GPUS=256 GPU=h800 LAYOUT="zero: 1" TOKENS=15.5e12 PICTURE=scale.png
 	@python -m pipelines.commands.scale --env $(PROFILE) $(if $(GPUS),--gpus $(GPUS)) $(if $(GPU),--gpu $(GPU)) \
-		$(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(TOKENS),--tokens $(TOKENS)) $(if $(PICTURE),--picture "$(PICTURE)")
+		$(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(TOKENS),--tokens $(TOKENS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(PICTURE),--picture "$(PICTURE)")
 
 export: $(READY) ## a checkpoint in Hugging Face's layout: CHECKPOINT=sft (by default the last one trained) DTYPE=float32|bfloat16|fp8 OUT=dir
 	@python -m pipelines.commands.export --env $(PROFILE) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --dtype $(or $(DTYPE),bfloat16) \

@@ -115,10 +115,11 @@ def _time(training: Training, ends: Sequence[Step], tokens: float) -> "Table":
     low, high = calibrated().shares
     table = _table(f"time, at {low:.0%} to {high:.0%} of the peak", "figure", "fast end", "slow end")
     runs: list[Run] = [run(training, one.seconds, tokens) for one in ends]
+    busiest = ends[0].work.index(max(ends[0].work))
     rows = [
         ("forwards and backwards, s", [f"{one.pipeline:,.2f}" for one in ends]),
         ("of it bubble", [f"{one.bubble:.1%}" for one in ends]),
-        ("busiest over mean rank", [f"{one.imbalance:.2f}" for one in ends]),
+        (f"busiest rank (pp {busiest}) over the mean", [f"{one.imbalance:.2f}" for one in ends]),
         ("exchange of gradients and weights, s", [f"{one.exchange:,.2f}" for one in ends]),
         ("Newton–Schulz, s", [f"{one.newton_schulz:,.2f}" for one in ends]),
         ("optimizer states from and to the host, s", [f"{one.host:,.2f}" for one in ends]),

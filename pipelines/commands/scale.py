@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--weights", default="bfloat16", choices=["bfloat16", "float32"], help="type of the weights")
     arguments = parser.parse_args()
     with report_errors():
+        if arguments.tokens is not None and not arguments.tokens > 0:
+            raise UserError(f"TOKENS is {arguments.tokens:g}: give the number of tokens to train on, such as 15.5e12.")
         profile = load_stages_file().profile(arguments.env)
         training, tokens = planned(profile, arguments.gpus, arguments.gpu, arguments.layout, arguments.weights)
         console = screen()

@@ -67,6 +67,14 @@ def test_bad_input_is_one_sentence(arguments, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_no_tokens_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["scale", "--env", "k2", "--tokens", "-1"])
+    with pytest.raises(SystemExit) as end:
+        scale.main()
+    assert end.value.code == 1
+    assert "TOKENS is -1: give the number of tokens" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_named_with_the_switch_that_helps():
     training, _ = scale.planned("k2", 256, None, "recompute: [], fp8_storage: false, offload: []")
     ranks = memory(training)
