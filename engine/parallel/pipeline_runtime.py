@@ -117,11 +117,16 @@ class _Stage(PipelineStage):
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         self._record("SEND_F", fwd_chunk_id)
-        return self._send(super().get_fwd_send_ops(fwd_chunk_id), FORWARD)
+        (output,), _ = self.fwd_cache[fwd_chunk_id]
+        self._send(output.detach(), self.stage_index + 1, FORWARD)
+        return []  # the runtime has nothing left to do
 
     def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
         self._record("SEND_B", bwd_chunk_id)
-        return self._send(super().get_bwd_send_ops(bwd_chunk_id), BACKWARD)
+        (gradient,) = self.bwd_cache.pop(bwd_chunk_id)
+        assert gradient is not None, "a loss depends on what the model gives"
+        self._send(gradient, self.stage_index - 1, BACKWARD)
+        return []
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **keywords: Any) -> Any:
         self._record("F", fwd_chunk_id)
@@ -149,15 +154,13 @@ class _Stage(PipelineStage):
     def _record(self, kind: str, micro: int) -> None:
         self.trace.append(Action(self.stage_index, kind, micro))
 
-    def _send(self, ops: list[dist.P2POp], kind: str) -> list[dist.P2POp]:
-        """Start to send at once, and let go of what has gone; the runtime has nothing left to do."""
+    def _send(self, tensor: Tensor, stage: int, kind: str) -> None:
+        """Start to send a tensor to a stage, and let go of what has gone."""
         self.sends = [work for work in self.sends if not work.is_completed()]
-        for op in ops:
-            work = op.op(op.tensor.contiguous(), group=op.group, tag=op.tag, group_dst=op.group_peer)
-            assert work is not None, "the sender is in the group"
-            self.sends.append(work)
-            sent(kind, op.tensor.nbytes, op.tensor.nbytes)
-        return []
+        work = dist.isend(tensor.contiguous(), group=self.group, group_dst=self.stage_index_to_group_rank[stage])
+        assert work is not None, "the sender is in the group"
+        self.sends.append(work)
+        sent(kind, tensor.nbytes, tensor.nbytes)
 
     def _allocate(self, infos: Sequence[Any]) -> None:
         for info in infos:

@@ -38,6 +38,8 @@ class Place:
 PLACES = [
     Place("in the forward's all-to-all", 4, Layout(ep=2), "all_to_all_single", 1),
     Place("in the backward's all-to-all", 4, Layout(ep=2), "all_to_all_single", 9),
+    Place("in a pipeline's message to the next stage", 3, Layout(pp=3, schedule="zero_bubble"), "isend", 0),
+    Place("in a pipeline's message to the stage before", 2, Layout(pp=2), "isend", 2),
     Place("in the reduction to owners", 2, Layout(zero=1), "reduce_scatter", 0),
     Place("in the gather from owners", 2, Layout(zero=1), "all_to_all_single", 0),
 ]

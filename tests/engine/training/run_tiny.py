@@ -14,6 +14,7 @@ from engine.optim.schedule import Phase, Schedule
 from engine.parallel.mesh import mesh
 from engine.training.batches import own
 from engine.training.loop import LoopSettings, train_loop
+from engine.training.readings import Reading
 from engine.training.state import TrainState
 from tests.engine.tiny import config
 
@@ -40,6 +41,26 @@ def batch_at(step):
     return {"ids": torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(step))}
 
 
+class Objective:
+    """The mean next-token loss by a factor, with two figures; as a reading, too."""
+
+    def __init__(self, top=None):
+        self.top, self.batches = top, itertools.count()
+
+    def __call__(self, model, batch):
+        return self.loss(model(batch["ids"][:, :-1]), batch)
+
+    def readings(self, batch):
+        return [Reading(batch["ids"][:, :-1], None, lambda head, hidden: self.loss(head(hidden), batch))]
+
+    def loss(self, logits, batch):
+        ids = batch["ids"]
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        loss = loss * batch["factor"][0]
+        top = float(ids.max()) if self.top is None else self.top(next(self.batches))
+        return loss, {"twice": 2 * loss, "top_max": top}
+
+
 def run(
     work,
     after_step=None,
@@ -57,16 +78,9 @@ def run(
 
     `top(micro-batch, from 0)` takes the place of the figure top_max.
     """
-    batches = itertools.count()
     spoil = spoil or {}
     model = K2Model(config(), part=mesh().part(config()))
     optimizer = MuonClip(model, lr, tau=0.5, zero=mesh().layout.zero == 1)
-
-    def objective(model, batch):
-        ids = batch["ids"]
-        loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())
-        loss = loss * batch["factor"][0]
-        return loss, {"twice": 2 * loss, "top_max": float(ids.max()) if top is None else top(next(batches))}
 
     def spoiled(step):
         return batch_at(step) | {"factor": torch.full((4,), spoil.get(step, 1.0))}
@@ -76,7 +90,7 @@ def run(
 
     settings = LoopSettings(steps, 5, threads, dtype, heads_every=4, micro_batches=micro_batches, **guard)
     history = train_loop(
-        TrainState(model, optimizer), Made(spoiled, 4), objective, falling(lr), settings, work, "tiny",
+        TrainState(model, optimizer), Made(spoiled, 4), Objective(top), falling(lr), settings, work, "tiny",
         after_step=after_step, bias_rate_at=lambda step: 0.01,
     )  # fmt: skip
     return model, optimizer, history
