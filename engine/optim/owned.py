@@ -12,12 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.device import placed
 from engine.errors import UserError
 from engine.optim import foreach
 from engine.parallel import data
 from engine.parallel.mesh import mesh
 from engine.parallel.ownership import GRADIENTS, REPLICAS, WEIGHTS, owners, weight_of
 from engine.parallel.traffic import sent
+from kernels.host import to_host
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class OwnedGradients:
         Raises UserError if a weight has moved to other memory since the optimizer was made.
         """
         for name, parameter in self.named.items():
-            if parameter.untyped_storage().data_ptr() != self.weights[name].untyped_storage().data_ptr():
+            if parameter.untyped_storage()._cdata != self.weights[name].untyped_storage()._cdata:
                 raise UserError(
                     f"MuonClip: {name} was moved or replaced after the optimizer was made, which owns a part of its "
                     "memory; convert or load the model first, and then make the optimizer"
@@ -174,9 +176,9 @@ class OwnedGradients:
 
     def over_dp(self, count: int) -> int:
         """Return the sum over the dp ranks of the number of something among the experts that each owns."""
-        numbers = torch.tensor(count)
+        numbers = placed([count], next(iter(self.named.values())).device)
         data.sum_([numbers], mesh().group("dp"))
-        return int(numbers)
+        return int(to_host(numbers)[0][0])
 
     def gather_(self) -> None:
         """Give all ranks the weights as their owners have them."""

@@ -22,9 +22,11 @@ from engine.model.model import K2Model
 from engine.model.moe import MoE
 from engine.model.parameters import config_from_parameters
 from engine.model.rope import inverse_frequencies
+from engine.optim.owned import Circle
+from engine.parallel.data import Ranks
 from engine.parallel.exchange import exchanged_experts
 from engine.parallel.layout import Layout
-from engine.parallel.mesh import laid_out
+from engine.parallel.mesh import Mesh, laid_out
 from engine.rollout.enforcer import Enforcer
 from engine.rollout.generate import generate, stream
 from engine.text.special import CALLS_BEGIN
@@ -207,6 +209,29 @@ def _exchanged(moe: MoE, x_ND: Tensor, chosen: Tensor, gates: Tensor, gate_up: T
     return exchanged_experts(x_ND, chosen, gates, gate_up, down, len(gate_up), dist.group.WORLD)
 
 
+def divide(given: Inputs, work: Path) -> None:
+    """Gradients to their owners and weights from them, by a rank that owns all; its step, which clips heads."""
+    backend = "cpu:gloo,cuda:nccl" if device().type == CUDA else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        settings = OptimizerSettings.model_validate(stage("pretrain")["optimizer"] | {"tau": 1e-6})
+        model = load_checkpoint(given.long)
+        with laid_out(Layout(zero=1)), replaced(Mesh, "rows", property(lambda _: Ranks(0, 2))):
+            state = TrainState(model, make_optimizer(model, 1e-2, settings))
+            next_token_loss(model, placed([list(range(9))], model.device)).backward()
+            named = dict(model.named_parameters())
+            circle = Circle(dist.group.WORLD, 0, named, {name: [range(len(p))] for name, p in named.items()})
+            sums = circle._to_owners({name: p.grad for name, p in named.items() if p.grad is not None})
+            circle._from_owners({name: p.detach() for name, p in named.items()})
+            for name, gradient in sums.items():
+                named[name].grad = gradient
+            state.gradients.reduce_()
+            state.gradients.clip_((1.0 / (state.gradients.norm() + 1e-6)).clamp(max=1.0))
+            move(state, take=True, with_heads=False, bias_rate=0.0)
+    finally:
+        dist.destroy_process_group()
+
+
 def export(given: Inputs, work: Path) -> None:
     """A checkpoint read to the device, written from it, and exported in every format."""
     save_checkpoint(work / "checkpoint", load_checkpoint(given.long), {"tokenizer": given.tok.digest})
@@ -241,6 +266,7 @@ PASSES: dict[str, Callable[[Inputs, Path], None]] = {
         evaluate,
         decode,
         exchange,
+        divide,
         export,
     )
 }

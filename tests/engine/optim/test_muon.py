@@ -97,6 +97,31 @@ def test_it_does_not_matter_who_else_has_the_same_shape(monkeypatch, count):
         assert torch.equal(momenta[name], momentum[name])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("count", "n", "m"), [(4, 64, 128), (48, 16, 64), (8, 24, 16)])
+def test_a_stack_cut_or_joined_in_any_way_has_the_bits_of_the_whole(count, n, m, dtype):
+    """With the whole's count; without it, four parts of 64×128 take another form of Newton–Schulz than the whole."""
+    weight, gradient = draws(0, count, n, m).to(dtype), draws(1, count, n, m).to(dtype)
+    settings = {"orthogonalise": Orthogonaliser(dtype=dtype), "counts": {(n, m): count}}
+    (whole, _), moved = move({"w": weight.clone()}, {"w": gradient}, **settings), []
+    for parts in (1, 2, 4, count):
+        alone = [
+            move({"w": w.clone()}, {"w": g}, **settings)[0]["w"]
+            for w, g in zip(weight.chunk(parts), gradient.chunk(parts), strict=True)
+        ]
+        names = [str(part) for part in range(parts)]
+        joined, _ = move(
+            dict(zip(names, (part.clone() for part in weight.chunk(parts)), strict=True)),
+            dict(zip(names, gradient.chunk(parts), strict=True)),
+            **settings,
+        )
+        moved += [torch.cat(alone), torch.cat(list(joined.values()))]
+    assert all(torch.equal(each, whole["w"]) for each in moved)
+    if (n, m) == (64, 128):
+        forms = [FP32.plan(each, n, m, "cpu").restart for each in (1, count)]
+        assert forms[0] != forms[1]
+
+
 def test_heads_can_be_orthogonalised_apart():
     weight, gradient = draws(0, 12, 16), draws(1, 12, 16)
     whole, _ = move({"q": weight.clone()}, {"q": gradient}, heads={"q": 3})

@@ -18,12 +18,17 @@ from engine.parallel.mesh import laid_out, mesh
 from engine.parallel.ownership import WEIGHTS
 from engine.parallel.placement import held, is_expert
 from engine.parallel.traffic import counted_traffic
+from engine.training.language import make_optimizer
+from engine.training.settings import OptimizerSettings
 from engine.training.state import TrainState
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
 STEPS, TAU, CLIP = 3, 4.0, 0.5
 ALL, CUT = Layout(zero=1), Layout(ep=2, zero=1)
+SETTINGS = OptimizerSettings(
+    weight_decay=0.1, momentum=0.95, tau=TAU, adamw_lr_factor=1.0, newton_schulz_dtype="float32", per_head=True
+)
 OF_LAST = "layers.1.post_attention_layernorm.weight"
 """The weight that only the last rank has a gradient of."""
 
@@ -240,3 +245,17 @@ def die_in_gather(rank):
 def test_a_rank_that_is_killed_in_the_gather_frees_the_others():
     (seconds,) = together(2, die_in_gather, dying=1)
     assert seconds < 60
+
+
+def counts_here(rank, layout):
+    """The counts of matrices with which a rank's optimizer chooses the form of Newton–Schulz."""
+    with laid_out(layout):
+        model = K2Model(config(), part=mesh().part(config()))
+        return make_optimizer(model, 0.02, SETTINGS).counts
+
+
+@pytest.mark.parametrize("layout", [Layout(ep=2), CUT, ALL], ids=str)
+def test_the_form_of_newton_schulz_is_that_of_the_whole_model(layout):
+    expected = matrix_counts(K2Model(config()), is_muon, per_head=True)
+    assert together(2, counts_here, layout) == [expected, expected]
+    assert expected[16, 32] == 2 * 2 * 7, "gate and up of six experts and the shared one, in two layers"
