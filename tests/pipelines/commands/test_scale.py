@@ -27,6 +27,14 @@ def test_every_cluster_profile_is_shown_within_a_hundred_columns(profile, gpus, 
         assert "1,026,408,232,448" in text
 
 
+@pytest.mark.parametrize("weights", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("profile", "kind"), [("k2", None), ("moonlight", None), ("h200", "h200")])
+def test_every_cluster_profiles_own_layout_fits_its_own_gpus(profile, kind, weights):
+    """With weights as K2 kept them, and as this trainer does."""
+    training, _ = scale.planned(profile, None, kind, "", weights)
+    refuse_what_does_not_fit(training, memory(training), "FIELD")
+
+
 def test_it_loads_no_torch_and_ends_within_seconds():
     code = (
         "import sys; sys.argv = ['scale', '--env', 'k2', '--gpus', '256'];"
