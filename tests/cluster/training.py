@@ -231,14 +231,14 @@ class Training:
             f"{what}: the driver ended after {time.monotonic() - begun:.0f} s\n{driver.output()[-6000:]}"
         )
 
-    def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE) -> list[psutil.Process]:
-        """Let it train to a checkpoint at or after a step, and stop both ranks soon after, wherever they are.
+    def stop_in_the_middle(self, driver: Driver, step: int = MIDDLE, number: int = 2) -> list[psutil.Process]:
+        """Let it train to a checkpoint at or after a step, and stop its ranks soon after, wherever they are.
 
         But not while they write the next one: whether that counts would depend on which of them is told to go on.
         """
         self.wait_for(lambda: self.step() >= step and self.checkpoint() >= step, f"a checkpoint after {step}", driver)
         ranks = self.ranks()
-        assert len(ranks) == 2, ranks
+        assert len(ranks) == number, ranks
 
         def stopped_between_checkpoints() -> bool:
             for rank in ranks:
