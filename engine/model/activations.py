@@ -122,6 +122,7 @@ def _routed(c: K2Config, operand: int, ep: int) -> list[Saved]:
         Saved("their scores and the sum", k + 1, 4),
         Saved("gates of rows", k, operand),
         Saved("order and place of rows", 2 * k, 8),
+        *([Saved("order, place and expert of rows sent", 3 * k, 8)] if ep > 1 else []),
         Saved("expert input", k * D, operand, "norm" if ep == 1 else "", width=D),
         Saved("expert gate and up", k * 2 * F, operand, width=2 * F),
         Saved("expert silu(gate) · up", k * F, operand, "swiglu"),

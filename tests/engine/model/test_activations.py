@@ -9,10 +9,14 @@ from torch.utils.checkpoint import checkpoint
 from engine.model.activations import AUTOCAST, CPU_BLOCK, FP8_BLOCK, FP32, bytes_per_token
 from engine.model.model import K2Model
 from engine.model.rope import rotation
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out, mesh
+from engine.training.memory import memory_of
 from kernels import fp8_rows, latent_attention
 from kernels.kept import Memory
 from kernels.precision import product_type
 from tests.engine.model.live import Live
+from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config, recorded
 
 PARTS = ("norm", "swiglu", "mla_up")
@@ -78,6 +82,29 @@ def test_the_bytes_are_those_of_the_table(types, changes, fused):
                 assert kept == pytest.approx(expected, rel=0.005), (parts, fp8, layer)
 
 
+ONE_LAYER = config(first_k_dense_replace=0, num_hidden_layers=1)
+
+
+def kept_in_parts(rank, layout):
+    """The bytes that this rank's MoE block keeps of its tokens."""
+    with laid_out(layout):
+        model = K2Model(ONE_LAYER, 1, part=mesh().part(ONE_LAYER))
+        ((_, _, kept),) = passed(model, memory_of(layout, torch.device("cpu")))
+        return kept
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(ep=2), Layout(ep=2, recompute=("norm", "swiglu", "mla_up"), fp8_storage=True)], ids=str
+)
+def test_the_bytes_of_experts_in_parts_are_those_of_the_table(layout):
+    """On the mean of the ranks, since one has more rows than the other."""
+    kept = together(2, kept_in_parts, layout)
+    switches = {"recompute": layout.recompute, "fp8": layout.fp8_storage}
+    expected = bytes_per_token(ONE_LAYER, 0, FP32, LENGTH, fused=False, ep=2, **switches)
+    assert kept[0] != kept[1]
+    assert sum(kept) / 2 - MASK / (ROWS * LENGTH) == pytest.approx(expected, rel=0.005)
+
+
 def test_every_part_drops_something_and_without_a_switch_nothing_is_dropped(fused):
     model = K2Model(config(), 1)
     plain = [kept for *_, kept in passed(model, None)]
@@ -137,3 +164,29 @@ def test_a_recomputed_token_counts_once(memory, whole_blocks):
     again = recorded(model)
     assert torch.equal(again[0], maxima)
     assert torch.equal(again[1], loads)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("parts", [(), PARTS])
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_gpu_allocates_the_bytes_of_the_table(parts, fp8):
+    sizes = config(
+        hidden_size=1024, moe_intermediate_size=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128
+    )
+    rows, length, device = 4, 1024, torch.device("cuda")
+    with device:
+        model = K2Model(sizes, 1)
+        turn = rotation(torch.arange(length), model.frequencies_P, model.magnitude)
+    model.keep(Memory(frozenset(parts), fp8))
+    model.train()
+    for layer, block in enumerate(model.blocks):
+        x = torch.randn(rows, length, sizes.hidden_size, device=device)
+        before = torch.cuda.memory_allocated()
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            y = block(x, turn, None, None)
+        kept = torch.cuda.memory_allocated() - before + x.nbytes - y.nbytes
+        expected = bytes_per_token(sizes, layer, AUTOCAST, length, recompute=parts, fp8=fp8)
+        assert kept == pytest.approx(expected * rows * length, rel=0.02)
+        y.float().square().mean().backward()
+        model.zero_grad()
