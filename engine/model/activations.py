@@ -54,8 +54,9 @@ class Saved:
 def saved_by_block(config: K2Config, layer: int, types: Types, length: int, fused: bool, ep: int = 1) -> list[Saved]:
     """Return what the block of a layer saves for sequences of `length` tokens.
 
-    `fused`: attention as on a GPU; else as on a CPU with at least two rows, which keeps its weights up to a size
-    (kernels/latent_attention.py, KEEP). Experts in `ep` parts are taken as evenly loaded.
+    `fused`: attention as a GPU's kernels compute it (kernels/gpu/latent_attention.py); else as a CPU does with at least
+    two rows, which keeps its weights up to a size (kernels/latent_attention.py, KEEP). Experts in `ep` parts are taken
+    as evenly loaded.
     """
     D = config.hidden_size
     attention = [Saved("block input", D, types.stream), *_norm("input norm", D, types, readers=2)]
@@ -84,14 +85,14 @@ def _attention(c: K2Config, operand: int, length: int, fused: bool) -> list[Save
     if c.q_lora_rank is not None:
         out.append(Saved("query latent", c.q_lora_rank, operand))
         out += _norm("query norm", c.q_lora_rank, Types(operand, operand), 1)
-    itemsize, v = (operand, max(E, V)) if fused else (4, V)
+    itemsize, keys = (operand, c.qk_nope_head_dim) if fused else (4, E)  # a GPU's kernels rotate the shared key again
     out.append(Saved("queries", H * E, itemsize, "mla_up" if c.q_lora_rank is not None else ""))
-    out += [Saved("keys", H * E, itemsize, "mla_up"), Saved("values", H * v, itemsize, "mla_up")]
+    out += [Saved("keys", H * keys, itemsize, "mla_up"), Saved("values", H * V, itemsize, "mla_up")]
     if fused:
-        out += [Saved("attention's output", H * v, operand), Saved("log of the softmax's sum", H, 4)]
+        out.append(Saved("log of the softmax's sum", H, 4))
     else:
         out.append(Saved("attention weights", H * _weights(length) / length, 4))
-    return [*out, Saved("input of the output projection", H * V, operand)]
+    return [*out, Saved("attention's output", H * V, operand)]
 
 
 def _weights(length: int) -> int:

@@ -1,12 +1,21 @@
-"""The bytes that tensors really occupy, counted op by op: what `torch.cuda.max_memory_allocated` is for a GPU."""
+"""The bytes that tensors really occupy, counted op by op: what `torch.cuda.memory_allocated` is for a GPU."""
 
+import gc
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from engine.model.model import K2Model
+from engine.model.rope import rotation
+from kernels.kept import Memory
+
+ROWS, LENGTH = 3, 80
+"""Two blocks of queries on a CPU, the second not full."""
 
 
 class Live(TorchDispatchMode):
@@ -32,3 +41,30 @@ class Live(TorchDispatchMode):
     def made(self, tensor: Tensor) -> bool:
         """Whether an operation of the context made a tensor, or a view of it."""
         return tensor.untyped_storage()._cdata in self._made
+
+
+def passed(
+    model: K2Model, memory: Memory | None, autocast: bool = False, cycles: bool = False
+) -> list[tuple[Tensor, list[Tensor], float]]:
+    """Output, gradients by input and weights, and bytes kept a token, of each block on its own.
+
+    With `cycles` what only cycles hold is freed before it is counted, which takes a while.
+    """
+    model.keep(memory)
+    model.train()
+    results = []
+    turn = rotation(torch.arange(LENGTH), model.frequencies_P, model.magnitude)
+    for block in model.blocks:
+        model.zero_grad()
+        x = torch.randn(ROWS, LENGTH, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
+        x.requires_grad_()
+        live = Live()
+        with live, torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            y = block(x, turn, None, None)
+        if cycles:
+            gc.collect()
+        kept = live.bytes([y, turn, *model.parameters(), *model.buffers()]) + x.nbytes * (not live.made(x))
+        y.float().square().mean().backward()
+        gradients = [x.grad, *(p.grad for p in block.parameters())]
+        results.append((y.detach(), gradients, kept / (ROWS * LENGTH)))
+    return results

@@ -15,49 +15,26 @@ from engine.training.memory import memory_of
 from kernels import fp8_rows, latent_attention
 from kernels.kept import Memory
 from kernels.precision import product_type
-from tests.engine.model.live import Live
+from tests.engine.model.live import LENGTH, ROWS, passed
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config, recorded
 
 PARTS = ("norm", "swiglu", "mla_up")
 EVERY = [parts for n in range(4) for parts in itertools.combinations(PARTS, n)]
-ROWS, LENGTH = 3, 80
-"""Two blocks of queries on a CPU, the second not full."""
 MASK = 4 * 64 * 64
 """Bytes that the CPU's attention keeps for any number of tokens."""
 
 
-def passed(model, memory, autocast=False, length=LENGTH):
-    """Output, gradients by input and weights, and bytes kept a token, of each block on its own."""
-    model.keep(memory)
-    model.train()
-    results = []
-    turn = rotation(torch.arange(length), model.frequencies_P, model.magnitude)
-    for block in model.blocks:
-        model.zero_grad()
-        x = torch.randn(ROWS, length, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
-        x.requires_grad_()
-        live = Live()
-        with live, torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            y = block(x, turn, None, None)
-        kept = live.bytes([y, turn, *model.parameters(), *model.buffers()]) + x.nbytes * (not live.made(x))
-        y.float().square().mean().backward()
-        gradients = [x.grad, *(p.grad for p in block.parameters())]
-        results.append((y.detach(), gradients, kept / (ROWS * length)))
-    return results
-
-
 @pytest.fixture(params=["blockwise", "fused"])
-def fused(request, monkeypatch):
-    """Whether attention is as on a GPU; a CPU has a fused one too, which saves the same."""
+def attention(request, monkeypatch):
+    """Attention as on a CPU, and as on a GPU without Triton, whose fused op a CPU has too."""
     if request.param == "fused":
-        monkeypatch.setattr(latent_attention, "_blockwise", latent_attention._fused)
-    return request.param == "fused"
+        monkeypatch.setattr(latent_attention, "_blockwise", lambda *given: latent_attention._fused(*given[:-1]))
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
 @pytest.mark.parametrize("q_lora_rank", [24, None])
-def test_recomputation_changes_no_bit(autocast, q_lora_rank, fused):
+def test_recomputation_changes_no_bit(autocast, q_lora_rank, attention):
     model = K2Model(config(q_lora_rank=q_lora_rank), 1)
     plain = passed(model, None, autocast)
     for parts in EVERY:
@@ -70,15 +47,15 @@ def test_recomputation_changes_no_bit(autocast, q_lora_rank, fused):
 
 @pytest.mark.parametrize("types", [FP32, AUTOCAST], ids=["fp32", "autocast"])
 @pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None}, {"n_shared_experts": 2, "moe_intermediate_size": 80}])
-def test_the_bytes_are_those_of_the_table(types, changes, fused):
+def test_the_bytes_are_those_of_the_table(types, changes):
     if types is AUTOCAST and product_type(torch.bfloat16, "cpu") != torch.bfloat16:
         pytest.skip("this processor multiplies no bf16, and keeps its operands in fp32")
     model = K2Model(config(**changes), 1)
     for parts in EVERY:
         for fp8 in (False, True):
             for layer, (_, _, kept) in enumerate(passed(model, Memory(frozenset(parts), fp8), types is AUTOCAST)):
-                expected = bytes_per_token(model.config, layer, types, LENGTH, recompute=parts, fp8=fp8, fused=fused)
-                expected += 0 if fused else MASK / (ROWS * LENGTH)
+                expected = bytes_per_token(model.config, layer, types, LENGTH, recompute=parts, fp8=fp8, fused=False)
+                expected += MASK / (ROWS * LENGTH)
                 assert kept == pytest.approx(expected, rel=0.005), (parts, fp8, layer)
 
 
@@ -105,7 +82,7 @@ def test_the_bytes_of_experts_in_parts_are_those_of_the_table(layout):
     assert sum(kept) / 2 - MASK / (ROWS * LENGTH) == pytest.approx(expected, rel=0.005)
 
 
-def test_every_part_drops_something_and_without_a_switch_nothing_is_dropped(fused):
+def test_every_part_drops_something_and_without_a_switch_nothing_is_dropped(attention):
     model = K2Model(config(), 1)
     plain = [kept for *_, kept in passed(model, None)]
     assert [kept for *_, kept in passed(model, Memory())] == plain
