@@ -66,6 +66,7 @@ ROWS = [
     Row(4, Layout(pp=2, vpp=2, ep=2, schedule="zero_bubble", recompute=EVERYTHING, offload=("activations",))),
     Row(2, Layout(zero=1)),
     Row(2, Layout(ep=2, zero=1)),
+    Row(2, Layout(ep=2, zero=1, recompute=("mla_up",), offload=("optimizer",))),
     Row(4, Layout(ep=2, zero=1)),
     Row(4, Layout(pp=2, ep=2, zero=1)),
 ]
