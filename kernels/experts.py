@@ -3,6 +3,7 @@
 Shapes: N tokens, k experts per token, M = N·k rows sorted by expert, E experts, D model channels, F hidden channels.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.choice import accepted, has_triton, on_gpu
 from kernels.deferred import add_gradient, defers
 from kernels.host import to_host
-from kernels.kept import WEIGHTS, as_type, compressible, derived, remade
+from kernels.kept import WEIGHTS, as_type, compresses, compressible, derived, remade
 from kernels.precision import product_type, without_autocast
 
 FEW = 64
@@ -78,10 +80,21 @@ def _swiglu_gradient(gate_up: Tensor, dy: Tensor) -> Tensor:
     return out
 
 
+def _triton(gate_up_MF: Tensor) -> ModuleType | None:
+    """Return the Triton kernels of SwiGLU with gates, None where torch's form computes it."""
+    if on_gpu(gate_up_MF) and has_triton("swiglu"):
+        from kernels.gpu import swiglu
+
+        if accepted("swiglu", swiglu.refusal(gate_up_MF, gate_up_MF)):
+            return swiglu
+    return None
+
+
 class _Experts(torch.autograd.Function):
     """Forward and backward written by hand. The gate scales an expert's hidden row, half as wide as its output;
-    sums over k are gathers, so nothing is scattered and the order of every sum is fixed. `aside` has the
-    weights whose gradients are set aside, and the type to which these are rounded (kernels/deferred.py).
+    sums over k are gathers, so nothing is scattered and the order of every sum is fixed. On a GPU SwiGLU keeps its
+    input alone, and the backward forms hidden rows again. `aside` has the weights whose gradients are set aside, and
+    the type to which these are rounded (kernels/deferred.py).
     """
 
     @staticmethod
@@ -100,9 +113,16 @@ class _Experts(torch.autograd.Function):
         place_Nk = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(N * k, device=order_M.device)).view(N, k)
         gate_M1 = gate_Nk.reshape(-1)[order_M].to(x_ND.dtype)[:, None]
         x_MD = compressible(derived(x_ND[order_M // k], lambda x, order: x[order // k], x_ND, order_M))
-        gu_MF = compressible(grouped(x_MD, gate_up_EFD.mT, ends_E))
-        hidden_MF = remade("swiglu", _swiglu(gu_MF), _swiglu, gu_MF)
-        y_MD = grouped(hidden_MF * gate_M1, down_EDF.mT, ends_E)
+        gu_MF = grouped(x_MD, gate_up_EFD.mT, ends_E)
+        hidden_MF = None
+        if (fused := _triton(gu_MF)) is not None:
+            weighted_MF, stored = fused.weighted(gu_MF, gate_M1, store=compresses())
+            gu_MF = compressible(gu_MF, stored)
+        else:
+            gu_MF = compressible(gu_MF)
+            hidden_MF = remade("swiglu", _swiglu(gu_MF), _swiglu, gu_MF)
+            weighted_MF = hidden_MF * gate_M1
+        y_MD = grouped(weighted_MF, down_EDF.mT, ends_E)
         ctx.save_for_backward(x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E)
         return gather_sum(y_MD, place_Nk)
 
@@ -113,8 +133,14 @@ class _Experts(torch.autograd.Function):
         x_MD, gu_MF, hidden_MF, gate_M1, gate_up_EFD, down_EDF, order_M, place_Nk, ends_E = ctx.saved_tensors
         dy_MD = gradients[0][order_M // place_Nk.shape[1]]
         dweighted_MF = grouped(dy_MD, down_EDF, ends_E)
-        dgate_M = torch.linalg.vecdot(hidden_MF, dweighted_MF)
-        dgu_MF = _swiglu_gradient(gu_MF, dweighted_MF.mul_(gate_M1))
+        weighted_MF = None
+        if hidden_MF is None:
+            fused = _triton(gu_MF)
+            assert fused is not None
+            dgu_MF, dgate_M, weighted_MF = fused.gradients(gu_MF, gate_M1, dweighted_MF)
+        else:
+            dgate_M = torch.linalg.vecdot(hidden_MF, dweighted_MF)
+            dgu_MF = _swiglu_gradient(gu_MF, dweighted_MF.mul_(gate_M1))
         dx_ND = gather_sum(grouped(dgu_MF, gate_up_EFD, ends_E), place_Nk)
         dgate_Nk = dgate_M[place_Nk]
 
@@ -122,7 +148,8 @@ class _Experts(torch.autograd.Function):
             return grouped(dgu_MF.mT, x_MD, ends_E)
 
         def ddown_EDF() -> Tensor:
-            return grouped(dy_MD.mT, hidden_MF * gate_M1, ends_E)
+            weighted = hidden_MF * gate_M1 if weighted_MF is None else weighted_MF
+            return grouped(dy_MD.mT, weighted, ends_E)
 
         if ctx.aside is None:
             return dx_ND, dgate_Nk, dgate_up_EFD(), ddown_EDF(), None, None, None

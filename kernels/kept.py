@@ -20,6 +20,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from kernels import fp8_rows
 
 Make = Callable[..., Tensor]
+Rows = tuple[Tensor, Tensor]
+"""Codes and scales of rows in FP8."""
 
 
 class Packed(Protocol):
@@ -127,7 +129,7 @@ class Keeping:
         self.store = memory.store
         self._weights = {_address(weight) for weight in weights if memory.store is not None}
         self._recipes: dict[int, tuple[StorageWeakRef, torch.dtype, Recipe]] = {}
-        self._compressible: dict[int, StorageWeakRef] = {}
+        self._compressible: dict[int, tuple[StorageWeakRef, Rows | None]] = {}
         self._packed: dict[tuple[Any, ...], tuple[StorageWeakRef, Packed]] = {}
 
     def remakes(self, tensor: Tensor) -> bool:
@@ -140,9 +142,9 @@ class Keeping:
         recipe = Recipe(make, [self.pack(each) for each in inputs])
         self._recipes[_address(output)] = StorageWeakRef(output.untyped_storage()), output.dtype, recipe
 
-    def compress(self, tensor: Tensor) -> None:
-        """Keep a tensor in FP8."""
-        self._compressible[_address(tensor)] = StorageWeakRef(tensor.untyped_storage())
+    def compress(self, tensor: Tensor, rows: Rows | None) -> None:
+        """Keep a tensor in FP8: as `rows`, if a kernel has made them already."""
+        self._compressible[_address(tensor)] = StorageWeakRef(tensor.untyped_storage()), rows
 
     def pack(self, tensor: Tensor) -> Packed:
         """Return what to keep in a tensor's place; equal views share it."""
@@ -163,7 +165,9 @@ class Keeping:
         A weight's narrower copy is made again from the weight.
         """
         if _address(tensor) in self._compressible:
-            codes, scales = map(self._hold, fp8_rows.compress(tensor))
+            rows = self._compressible[_address(tensor)][1]
+            whole = rows is not None and rows[0].shape == tensor.shape
+            codes, scales = map(self._hold, rows if rows is not None and whole else fp8_rows.compress(tensor))
             return Compressed(codes, scales, tensor.dtype)
         weight = _narrowed(tensor)
         if weight is None:
@@ -245,11 +249,20 @@ def derived(output: Tensor, make: Make, *inputs: Tensor) -> Tensor:
     return output
 
 
-def compressible(x: Tensor) -> Tensor:
-    """Return x, of which the backward may read the rows as FP8 keeps them."""
+def compresses() -> bool:
+    """Return whether this forward keeps in FP8 what is compressible."""
+    current = _CURRENT.get()
+    return current is not None and current.fp8
+
+
+def compressible(x: Tensor, rows: Rows | None = None) -> Tensor:
+    """Return x, of which the backward may read the rows as FP8 keeps them.
+
+    `rows` are its codes and scales, where the op that read x made them (kernels/fp8_rows.py).
+    """
     current = _CURRENT.get()
     if current is not None and current.fp8:
-        current.compress(x)
+        current.compress(x, rows)
     return x
 
 

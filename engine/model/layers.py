@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.kept import compressible, remade
+from kernels.kept import compressible
 from kernels.linear import linear
 from kernels.precision import wide
 from kernels.rms_norm import add_rms_norm, rms_norm
+from kernels.swiglu import swiglu
 
 
 class WideBuffers(nn.Module):
@@ -77,6 +77,5 @@ class SwiGLU(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (…, D) to (…, D)."""
         g, u = compressible(self.gate_proj(x_BTD)), compressible(self.up_proj(x_BTD))
-        active = remade("swiglu", F.silu(g), F.silu, g)
-        y: Tensor = self.down_proj(remade("swiglu", active * u, torch.mul, active, u))
+        y: Tensor = self.down_proj(swiglu(g, u))
         return y
