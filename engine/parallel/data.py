@@ -187,17 +187,6 @@ def refuse_everywhere(refusal: str) -> None:
         raise UserError(first)
 
 
-def require_same(value: Any, subject: str) -> None:
-    """Stop on every rank unless all ranks have an equal `value`, small and picklable; the error names the `subject`."""
-    values = from_all(value)
-    odd = [rank for rank, other in enumerate(values) if other != values[0]]
-    if odd:
-        raise UserError(
-            f"{subject} of rank {odd[0]} differ from those of rank 0: the ranks have drifted apart, as on machines of "
-            "different kinds; use machines of one kind, or one process"
-        )
-
-
 def second_group() -> dist.ProcessGroup | None:
     """Return a group of all ranks over gloo for the messages of another thread, which must not mix with this one's.
 
