@@ -26,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster why test-mutate screenshots test-ui test-dvc test-mlflow test-kernels
+.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster test-deepspeed why test-mutate screenshots test-ui test-dvc test-mlflow test-kernels
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -150,6 +150,10 @@ test-ui: $(TESTABLE) ## Dagster's page in a real browser (chromium), and that it
 
 screenshots: $(TESTABLE) ## the README's screenshots, from a run of PROFILE: docs/img/dagster_*.png and mlflow_*.png
 	python docs/screenshots.py --env $(PROFILE)
+
+test-deepspeed: $(TESTABLE) ## optimizer.backend: deepspeed on gloo ranks, against ours; DeepSpeed is installed apart
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/deepspeed -r requirements/deepspeed.txt
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/deepspeed python -m pytest -m slow --timeout 600 tests/deepspeed
 
 test-dvc: $(TESTABLE) ## DVC for real: payloads by hash, remotes (a path, an S3 server), experiments, diffs, two stages at once
 	$(INSTALL) --no-deps --upgrade --target $(VENV)/s3 -r requirements/s3.txt

@@ -27,6 +27,7 @@ class TunedOptimizer(OptimizerSettings):
 
     lr: float = Field(gt=0)
     newton_schulz_dtype: Literal["float32", "bfloat16"] = "float32"
+    backend: Literal["ours"] = "ours"  # a run is one process, among whose ranks there is nothing to divide
 
 
 class Proportions(_Strict):

@@ -99,8 +99,22 @@ def losses_by_domain(model: K2Model, windows: EvalWindows, dtype: str = "float32
 def make_optimizer(model: K2Model, lr: float, settings: OptimizerSettings) -> MuonClip:
     """Return MuonClip as the settings describe it; of `kind` adamw it leaves Muon nothing to move.
 
-    The mesh's layout says whether its state is cut over the ranks (`zero`).
+    The mesh's layout says whether its state is cut over the ranks (`zero`). Raises UserError if the settings ask for
+    DeepSpeed where it is missing or cannot train this model.
     """
+    if settings.backend == "deepspeed":
+        from engine.optim.deepspeed_adamw import DeepSpeedAdamW
+
+        return DeepSpeedAdamW(
+            model,
+            lr,
+            stage=settings.zero_stage,
+            offload=settings.cpu_offload,
+            weight_decay=settings.weight_decay,
+            tau=settings.tau,
+            clip_per=settings.clip_per,
+            adamw_lr_factor=settings.adamw_lr_factor,
+        )
     rule: MuonRule = is_muon if settings.kind == "muon" else lambda *_: False
     return MuonClip(
         model,

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.artifacts.schema import TableSchema
 from engine.optim.schedule import Schedule
 from engine.rollout.verifiable import Item, TaskSettings, items
-from engine.training.settings import OptimizerSettings
+from engine.training.settings import ONE_GRAPH, OptimizerSettings
 
 ROLLOUTS: TableSchema = {
     "iteration": "i64",
@@ -108,6 +108,8 @@ class Parameters(BaseModel):
     def _consistent(self) -> "Parameters":
         if self.warmup_steps >= self.steps:
             raise ValueError("warmup_steps must be below iterations times inner_steps")
+        if self.optimizer.zero_stage == 2:
+            raise ValueError(ONE_GRAPH)
         if any(size % self.minibatches for size in (self.inner_steps, self.prompts, self.tools.tasks)):
             raise ValueError(
                 "minibatches must divide inner_steps, prompts and tools.tasks: every prompt is used equally often"

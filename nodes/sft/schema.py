@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.artifacts.schema import TableSchema
 from engine.optim.schedule import Schedule
 from engine.rollout.verifiable import TaskSettings
-from engine.training.settings import TRAJECTORY, VALUES, OptimizerSettings
+from engine.training.settings import ONE_GRAPH, TRAJECTORY, VALUES, OptimizerSettings
 
 SFT_EXAMPLES: TableSchema = {
     "id": "str",
@@ -125,4 +125,6 @@ class Parameters(BaseModel):
             raise ValueError("batch has no example of any kind: give at least one")
         if self.warmup_steps >= self.steps:
             raise ValueError("warmup_steps must be below steps")
+        if self.optimizer.zero_stage == 2:
+            raise ValueError(ONE_GRAPH)
         return self

@@ -136,7 +136,8 @@ def _check_shapes(profile: str, stage: str, settings: Any, folder: Path) -> None
 
     with torch.device("meta"):
         model = K2Model(_model_of_today(profile, stage, settings), seed=None)
-        optimizer = make_optimizer(model, 0.0, settings.optimizer)
+        # of either backend a checkpoint has the same names and shapes, and ours needs no ranks
+        optimizer = make_optimizer(model, 0.0, settings.optimizer.model_copy(update={"backend": "ours"}))
     # one number each, seen in the shape of the tensor: its values do not matter here
     tensors = {name: torch.zeros((), dtype=dtype).expand(shape) for name, (shape, dtype) in shapes(folder).items()}
     TrainState(model, optimizer).fit(tensors, str(folder))

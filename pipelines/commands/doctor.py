@@ -25,7 +25,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Return all findings; nothing is changed and nothing is downloaded."""
-    return [python(), cores(), memory(), bf16(), disc(), namespaces(), slurm(), gpu(), local_llm()]
+    return [python(), cores(), memory(), bf16(), disc(), namespaces(), slurm(), gpu(), local_llm(), deepspeed()]
 
 
 def python() -> Finding:
@@ -110,6 +110,16 @@ def local_llm() -> Finding:
     except importlib.metadata.PackageNotFoundError as error:
         return Finding("local LLM", "missing", f"{error.name} is not installed: make run installs it", False)
     return Finding("local LLM", versions, "rephrase can use the generator `local`", True)
+
+
+def deepspeed() -> Finding:
+    """Return the version of DeepSpeed, which only `optimizer.backend: deepspeed` needs."""
+    try:
+        version = importlib.metadata.version("deepspeed")
+    except importlib.metadata.PackageNotFoundError:
+        means = "optional, for optimizer.backend: deepspeed: pip install --no-deps -r requirements/deepspeed.txt"
+        return Finding("DeepSpeed", "none", means, False)
+    return Finding("DeepSpeed", version, "optimizer.backend: deepspeed can be used", True)
 
 
 def profile_for(report: list[Finding]) -> str:

@@ -18,6 +18,9 @@ from pipelines.stages_file import ROOT
 from tests.runs import Runs
 
 PROFILE = "smoke"
+ADAMW = {
+    **graph.parameters(PROFILE)["pretrain"]["optimizer"], "kind": "adamw", "backend": "deepspeed", "zero_stage": 2,
+}  # fmt: skip
 
 
 class Context:
@@ -56,6 +59,9 @@ def refusal_by_all() -> str:
         ("rl", "iterations", "three", "the parameter rl.iterations is 'three'"),
         ("rl", "iterations", -3, "the parameter rl.iterations is -3"),
         ("evaluate", "seed", None, "the parameter evaluate.seed is None"),
+        ("pretrain", "optimizer", {**ADAMW, "kind": "muon"}, "backend: deepspeed is for kind: adamw"),
+        ("sft", "optimizer", ADAMW, "optimizer.zero_stage: 2 sends gradients in the order"),
+        ("rl", "optimizer", ADAMW, "optimizer.zero_stage: 2 sends gradients in the order"),
     ],
 )
 def test_parameters(

@@ -4,20 +4,27 @@ import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 PRELOADED = ["engine.training.loop", "engine.training.storage"]
 """torch and its checkpoints are imported once, in a process without threads, of which all others are copies."""
 
 
-def together(size: int, target: Callable[..., Any], *given: Any, dying: int = 0, seconds: float = 60) -> list[Any]:
+def together(
+    size: int,
+    target: Callable[..., Any],
+    *given: Any,
+    dying: int = 0,
+    seconds: float = 60,
+    preloaded: Sequence[str] = PRELOADED,
+) -> list[Any]:
     """Run target(rank, *given) in each of `size` ranks; what they returned, by rank, all but `dying` that end without.
 
     Raises AssertionError with a rank's traceback where one failed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(preloaded))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

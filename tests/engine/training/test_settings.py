@@ -1,13 +1,17 @@
 """The parameters that training stages share: what they refuse, and what reaches the optimizer."""
 
 import inspect
+from importlib.util import find_spec
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from engine.errors import UserError
 from engine.model.model import K2Model
 from engine.optim.muonclip import MuonClip
+from engine.parallel.layout import Layout
+from engine.parallel.mesh import laid_out
 from engine.training.language import make_optimizer
 from engine.training.settings import OptimizerSettings
 from tests.engine.optim.oracle import backward
@@ -52,6 +56,40 @@ def test_each_field_reaches_the_optimizer(change):
     assert torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32, **change)))
     tau = change.get("tau", 100.0)
     assert not torch.equal(by_settings, weights(lambda model: MuonClip(model, 0.02, ns_dtype=torch.float32, tau=tau)))
+
+
+DEEPSPEED = {"kind": "adamw", "backend": "deepspeed"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"backend": "deepspeed"}, "DeepSpeed's Muon is not K2's .*; set kind: adamw or backend: ours"),
+        ({"kind": "adamw", "zero_stage": 2}, "zero_stage and cpu_offload are of backend: deepspeed"),
+        ({"kind": "adamw", "cpu_offload": True}, "zero_stage and cpu_offload are of backend: deepspeed"),
+        ({**DEEPSPEED, "zero_stage": 3}, "zero_stage"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_refused(change, words):
+    with pytest.raises(ValidationError, match=words):
+        OptimizerSettings(**NEEDED, **change)
+
+
+def test_deepspeed_trains_whole_models_of_fp32_weights():
+    chosen = OptimizerSettings(**NEEDED, **DEEPSPEED)
+    parallelism = r"plain data parallelism, .* layout .*zero 1: take the field layout out"
+    with laid_out(Layout(zero=1)), pytest.raises(UserError, match=parallelism):
+        make_optimizer(K2Model(config()), 0.02, chosen)
+    with pytest.raises(UserError, match=r"updates fp32 weights, and embed_tokens.weight is not: set backend: ours"):
+        make_optimizer(K2Model(config()).to(torch.bfloat16), 0.02, chosen)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="DeepSpeed is installed here")
+def test_where_deepspeed_is_missing_the_way_to_get_it_is_named():
+    with pytest.raises(
+        UserError, match=r"not installed: `pip install --no-deps -r requirements/deepspeed.txt`, or set"
+    ):
+        make_optimizer(K2Model(config()), 0.02, OptimizerSettings(**NEEDED, **DEEPSPEED))
 
 
 def test_of_kind_adamw_every_weight_is_adamws():
