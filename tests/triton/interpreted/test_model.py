@@ -41,6 +41,7 @@ def test_a_training_step_runs_as_kernels_with_the_same_result(started, monkeypat
     with choice.strict():
         got = trained()
     kernels = {
+        "cross_entropy": ("losses",),
         "swiglu": ("forward", "backward"),
         "latent_attention": ("forward", "backward_keys"),
         "rms_norm": ("forward", "backward"),
