@@ -1,14 +1,12 @@
 """The checks of conf/ before a run's first stage, in one place for run, plan, why, Dagster and the code stage."""
 
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from kedro.pipeline.node import Node
 
-from engine.launch.compute import COMPUTE, check_compute, check_layouts, compute_class, overlaid
-from engine.parallel.layout import check_schedule
+from engine.launch.compute import COMPUTE, check_compute, check_layouts, overlaid
 from engine.training.position import close_is_enough
 from engine.yaml_file import read_yaml
 from pipelines import graph
@@ -38,21 +36,8 @@ def check_configuration(profile: str, parameters: dict[str, Any] | None = None) 
     check_compute(compute, COMPUTE_CLASSES, file_of)
     model = parameters["pretrain"]["model"]  # which all training stages continue
     check_layouts(compute, COMPUTE_CLASSES, model["num_hidden_layers"], model["n_routed_experts"], file_of)
-    _check_schedules(compute, parameters, file_of)
     close_is_enough()
     return compute
-
-
-def _check_schedules(compute: dict[str, Any], parameters: dict[str, Any], file_of: Callable[[str], str]) -> None:
-    """Refuse a pipeline whose stages have too few micro-batches; each kind of SFT's examples is read on its own."""
-    sft = parameters["sft"]
-    kinds = sum(size > 0 for size in (*sft["batch"].values(), sft["natural"]["windows"]))
-    for stage, readings in {"pretrain": 1, "extend": 1, "sft": kinds}.items():
-        name = load_stages_file().stage(stage).compute
-        chosen = compute_class(compute, name, file_of)
-        replicas, field = chosen.ranks // chosen.layout.pp, f"{file_of(name)}: class {name}, field layout"
-        count = -(-parameters[stage]["micro_batches"] // replicas) * readings
-        check_schedule(chosen.layout, count, field, f"{stage}.micro_batches")
 
 
 def compute_classes(profile: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from engine.launch.slurm.rundir import RunDirectory
 from engine.launch.slurm.script import Job, render
 from engine.launch.slurm.states import State
 from engine.launch.slurm.submit import under_way
-from engine.parallel.layout import WHOLE, Layout
+from engine.parallel.layout import WHOLE, Layout, check_schedule
 from pipelines.stages_file import CODE, ROOT
 
 PARALLEL = "parallel"
@@ -110,6 +110,19 @@ class Work:
             elements=tuple(range(self.shards)) if self.shards > 1 else (),
             shards=self.shards,
         )
+
+
+def refuse_schedule(work: Work, place: str, parameters: dict[str, Any]) -> None:
+    """Raise UserError if a pipeline has too few micro-batches; `place` is the file and the class, for the message.
+
+    Where `parameters`, the stage's, cut a batch of several kinds of examples, each kind is read on its own.
+    """
+    if work.layout.pp == 1 or "micro_batches" not in parameters:
+        return
+    kinds = parameters["batch"] | parameters["natural"] if "batch" in parameters else {}
+    readings = sum(size > 0 for name, size in kinds.items() if name not in {"tokens", "weight"}) or 1
+    count = -(-parameters["micro_batches"] // (work.ranks // work.layout.pp)) * readings
+    check_schedule(work.layout, count, f"{place}, field layout", f"{work.stage}.micro_batches")
 
 
 def refuse_device(work: Work, place: str) -> None:

@@ -98,7 +98,9 @@ class StageRun:
                 return
             if known.record is None:  # else it comes back, and only runs if that fails
                 for node in self.nodes:
-                    dispatch.refuse_device(self._work(node, place / key), self._place(node))
+                    work = self._work(node, place / key)
+                    dispatch.refuse_schedule(work, self._place(node), self.catalog.load(f"params:{self.stage}"))
+                    dispatch.refuse_device(work, self._place(node))
             workspace = self._workspace(place / key)
             self.catalog.save(WORKSPACE, workspace)
             snapshot.keep_for(workspace, CODE)

@@ -13,7 +13,7 @@ from tests.project import PROFILE, Project
 pytestmark = pytest.mark.slow
 
 RANKS = 2
-LAYOUTS = [{"ep": RANKS}, {"zero": 1}]
+LAYOUTS = [{"ep": RANKS}, {"zero": 1}, {"pp": RANKS}]
 
 
 def losses(project: Project) -> list[float]:
@@ -38,6 +38,10 @@ def test_two_ranks_give_what_one_process_does_and_the_same_bits_after_a_kill(
     for project in (cut, killed):
         train = {"launcher": "local", "processes": RANKS, "layout": layout}
         (project.path / f"conf/{PROFILE}/compute.yml").write_text(yaml.safe_dump({"train": train}))
+        own = project.path / f"conf/{PROFILE}/parameters/pretrain.yml"
+        parameters = yaml.safe_load(own.read_text())
+        parameters[STAGE]["micro_batches"] = RANKS  # which a pipeline needs, and others on each rank
+        own.write_text(yaml.safe_dump(parameters))
     cut.run(*KEDRO)
     assert losses(cut) == pytest.approx(of_one, abs=1e-5)
     record = cut.records(STAGE)[-1]

@@ -95,15 +95,6 @@ def test_a_layout_is_refused_by_the_file_that_has_it(conf: Path) -> None:
     assert "conf/smoke/compute.yml: class train, field layout: pp 1 times ep 4 must divide" in refusal_by_all()
 
 
-@pytest.mark.parametrize(("schedule", "enough"), [("zero_bubble", 2), ("interleaved_1f1b_warmup", 4)])
-def test_a_schedule_without_its_micro_batches_is_refused(conf: Path, schedule: str, enough: int) -> None:
-    layout = f"{{pp: 2, schedule: {schedule}}}"
-    (conf / "smoke/compute.yml").write_text(f"train: {{launcher: local, processes: 2, layout: {layout}}}\n")
-    refusal = refusal_by_all()
-    assert f"class train, field layout.schedule: {schedule} over pp 2 needs {enough} micro-batches" in refusal
-    assert "and pretrain.micro_batches leaves 1: raise pretrain.micro_batches, or lower pp." in refusal
-
-
 def test_a_class_of_all_profiles_is_refused_by_their_file(conf: Path) -> None:
     (conf / "base/compute.yml").write_text("cpu: {launcher: ssh}\n")
     assert refusal_by_all().startswith("conf/base/compute.yml: class cpu: the field launcher is 'ssh'")

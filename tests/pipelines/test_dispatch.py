@@ -4,15 +4,18 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from engine.launch.compute import check_compute, compute_class, overlaid
+from engine.errors import UserError
+from engine.launch.compute import ComputeClass, check_compute, compute_class, overlaid
 from engine.parallel.layout import Layout
 from pipelines import graph
-from pipelines.dispatch import Work
+from pipelines.dispatch import Work, refuse_schedule
 from pipelines.stages_file import COMPUTE_CLASSES, ROOT, load_stages_file
 
 
@@ -66,13 +69,34 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     assert "#SBATCH --array=0,1,2" in scripts["write_shards"]
 
 
+@pytest.mark.parametrize("profile", ["moonlight", "k2"])
+def test_the_profiles_pipelines_have_enough_micro_batches(profile: str) -> None:
+    for work in works(profile):
+        refuse_schedule(work, "FILE", graph.parameters(profile).get(work.stage, {}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kinds", "enough"),
+    [("zero_bubble", {}, 2), ("interleaved_1f1b_warmup", {}, 4), ("interleaved_1f1b_warmup", {"a": 5, "b": 1}, 2)],
+)
+def test_a_schedule_needs_its_micro_batches(schedule: Any, kinds: dict[str, int], enough: int) -> None:
+    where = ComputeClass(launcher="local", processes=4, layout=Layout(pp=2, schedule=schedule))
+    (work,) = (replace(work, where=where) for work in works("smoke") if work.name == "train_sft")
+    natural = {"windows": 0, "tokens": 9, "weight": 1.0}
+    parameters = {"micro_batches": 2 * enough, **({"batch": {**kinds, "c": 0}, "natural": natural} if kinds else {})}
+    refuse_schedule(work, "FILE", parameters)
+    words = rf"^FILE, field layout\.schedule: {schedule} over pp 2 needs .* and sft.micro_batches leaves "
+    with pytest.raises(UserError, match=words):
+        refuse_schedule(work, "FILE", parameters | {"micro_batches": 2 * enough - 2})
+
+
 def test_a_layout_that_does_not_fit_stops_a_stage_before_anything_is_submitted_or_written(tmp_path: Path) -> None:
     environment = {**os.environ, "K2_COMPUTE": str(tmp_path / "compute.yml")}
-    (tmp_path / "compute.yml").write_text("train: { launcher: local, processes: 2, layout: { pp: 2 } }\n")
+    (tmp_path / "compute.yml").write_text("train: { launcher: local, processes: 3, layout: { pp: 3 } }\n")
     command = [sys.executable, "-m", "kedro", "run", "--env", "smoke", "--pipelines", "pretrain"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    said = f"{tmp_path / 'compute.yml'}: class train, field layout.schedule: interleaved_1f1b over pp 2 needs 2 micro-"
+    said = f"{tmp_path / 'compute.yml'}: class train, field layout: pp 3 times vpp 1 are 3 stages, and"
     assert said in " ".join(run.stderr.split())
 
 
