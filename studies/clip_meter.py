@@ -60,3 +60,8 @@ class ClipMeter:
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load MuonClip's state."""
         self.inner.load_state_dict(state)
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of MuonClip's state."""
+        return self.inner.state_bytes

@@ -238,6 +238,13 @@ class MuonClip:
                     out[f"adamw/{name}/{key}"] = value
         return out | {"clipped": torch.tensor([self.steps, self.first_clipped, self.last_clipped])}
 
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of what this rank keeps in floats once every weight has taken a step, but for single numbers."""
+        moved = [self.masters[name] for name in self.rest]
+        kept = [*self.momenta.values(), *self.masters.copies.values(), *moved, *moved]  # two moments of each
+        return sum(tensor.nbytes for tensor in kept if tensor.numel() > 1)
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load a `state_dict`; an AdamW weight without state in it has none afterwards, as at the start.
 

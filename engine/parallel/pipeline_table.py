@@ -60,6 +60,15 @@ def warmup(schedule: Schedule, pp: int, vpp: int, micro_batches: int, rank: int)
     return min(needed, vpp * micro_batches)
 
 
+def in_flight(schedule: Schedule, pp: int, vpp: int, rank: int) -> int:
+    """Return the most forwards that a rank has run and not yet begun to run back, of rounds of pp micro-batches.
+
+    >>> in_flight("interleaved_1f1b", 4, 1, 0), in_flight("interleaved_1f1b_warmup", 16, 2, 0)
+    (7, 48)
+    """
+    return warmup(schedule, pp, vpp, 4 * pp, rank) + 1
+
+
 def table(schedule: Schedule, pp: int, vpp: int, micro_batches: int) -> Table:
     """Return the compute actions of each rank for any number of micro-batches, with vpp stages a rank.
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from engine.parallel.arenas import Arenas, Copy, arenas_of, require_host_memory
 from engine.parallel.layout import Layout
+from engine.parallel.mesh import mesh
 from engine.parallel.offload import Offload
+from engine.parallel.pipeline_table import in_flight
 from engine.training.state import Optimizer, TrainState
 from kernels.kept import Memory
 
@@ -23,7 +25,8 @@ def memory_of(layout: Layout, device: torch.device) -> Memory | None:
     away = "activations" in layout.offload
     if not (layout.recompute or layout.fp8_storage or away):
         return None
-    store = Offload(device, in_flight=layout.pp * layout.vpp) if away else None
+    most = in_flight(layout.schedule, layout.pp, layout.vpp, mesh().coordinates()["pp"])
+    store = Offload(device, in_flight=most) if away else None
     return Memory(frozenset(layout.recompute), layout.fp8_storage, store)
 
 
@@ -54,7 +57,7 @@ class States:
     def require_room(self) -> None:
         """Refuse, if the state is to wait on the host, a host that has no memory for it."""
         if self.arenas is not None:
-            require_host_memory(sum(tensor.nbytes for tensor in self._tensors()), "optimizer", STATES)
+            require_host_memory(self.optimizer.state_bytes, "optimizer", STATES)
 
     @contextmanager
     def here(self) -> Iterator[None]:

@@ -38,6 +38,11 @@ class Optimizer(Protocol):
         """Restore what `state_dict` returned."""
         ...
 
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of the state once every weight has taken a step, but for single numbers."""
+        ...
+
 
 @runtime_checkable
 class Dividing(Protocol):

@@ -1,13 +1,13 @@
 """Pipeline schedules as data: each action once, torch's own order, no deadlock, and the bubbles of the papers."""
 
 from collections import Counter, defaultdict
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 
 import pytest
 from torch.distributed.pipelining import ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble
 
-from engine.parallel.pipeline_table import SCHEDULES, Action, forward_table, inputs, rounds, table
+from engine.parallel.pipeline_table import SCHEDULES, Action, forward_table, in_flight, inputs, rounds, table
 from engine.parallel.pipeline_time import complete, idle, pairs, timeline, window
 
 SIZES = [(pp, vpp) for pp in (2, 3, 4, 7, 8, 16) for vpp in (1, 2, 3, 4)]
@@ -76,6 +76,14 @@ def test_no_order_of_messages_is_a_deadlock_even_where_a_sender_waits(schedule, 
         order = run_with_waiting(lists, pp, pp * vpp)
         assert len(order) == sum(map(len, lists))
         run_with_waiting(complete(forward_table(pp, vpp, micro_batches)), pp, pp * vpp)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("pp", "vpp"), SIZES)
+def test_so_many_forwards_wait_for_their_backwards_at_once(schedule, pp, vpp):
+    for rank, actions in enumerate(table(schedule, pp, vpp, 6 * pp)):
+        steps = ({"F": 1, "B": -1, "I": -1}.get(action.kind, 0) for action in actions)
+        assert max(accumulate(steps)) == in_flight(schedule, pp, vpp, rank)
 
 
 def test_a_deadlock_is_named():
