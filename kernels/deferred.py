@@ -1,9 +1,9 @@
 """Backwards in two parts: first the gradients that others wait for, then those of large weights, for which nobody does.
 
 A pipeline sends the gradient of a stage's input on before it computes those of the stage's weights. torch's own split
-runs each autograd function twice, so one written by hand would compute both parts, or exchange its rows, twice. Here
-the function itself sets its weights' part aside. That is done for the weights of `kernels.linear` and of
-`kernels.experts`, nearly all products; gains, the embedding, routers and the head are in the first part.
+goes through the graph twice, so a function written by hand would compute both parts twice, and what is recomputed would
+be so twice. Here the function itself sets its weights' part aside. That is done for the weights of `kernels.linear` and
+of `kernels.experts`, nearly all products; gains, the embedding, routers and the head are in the first part.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,13 @@
 """Weights' gradients set aside: none before they are taken, and then the bits of an ordinary backward."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 from torch.utils.checkpoint import checkpoint
 
+from kernels import experts as kernel
 from kernels import precision
 from kernels.deferred import deferring, taken
 from kernels.experts import experts
@@ -95,3 +99,26 @@ def test_a_recomputed_forward_sets_aside_once():
         part()
         taken()()
     assert all(torch.equal(a.grad, p.grad) for a, p in zip(aside, plain, strict=True))
+
+
+@pytest.mark.parametrize("way", ["torch's own split", "set aside"])
+def test_a_function_by_hand_runs_once_only_where_it_sets_aside(way, monkeypatch):
+    """Both ways give the same gradients, but torch's goes through the graph once more for the weights."""
+    calls, backward = [], kernel._Experts.backward
+    monkeypatch.setattr(kernel._Experts, "backward", staticmethod(lambda *given: calls.append(1) or backward(*given)))
+    plain, split = weights_of(torch.float32), weights_of(torch.float32)
+    chosen, gates, dy = draws(2, 90, 6).topk(2).indices, draws(3, 90, 2).sigmoid(), draws(4, 90, 32)
+    inputs = [draws(1, 90, 32).requires_grad_() for _ in range(2)]
+    experts(inputs[0], chosen, gates, *plain[1:]).backward(dy)
+    calls.clear()
+    with deferring() if way == "set aside" else nullcontext():
+        y = experts(inputs[1], chosen, gates, *split[1:])
+        if way == "set aside":
+            y.backward(dy)
+            taken()()
+        else:
+            _, groups = stage_backward_input([y], [dy], [inputs[1]], iter(split[1:]))
+            stage_backward_weight(iter(split[1:]), groups)
+    assert len(calls) == (1 if way == "set aside" else 2)
+    assert torch.equal(inputs[1].grad, inputs[0].grad)
+    assert all(torch.equal(a.grad, p.grad) for a, p in zip(split[1:], plain[1:], strict=True))

@@ -1,5 +1,6 @@
 """Pipelines of real gloo ranks: gradients, figures and records of one process, in the order that the schedule says."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,8 @@ from engine.parallel.layout import Layout, stages
 from engine.parallel.mesh import laid_out, mesh
 from engine.parallel.pipeline_table import SCHEDULES, Action
 from engine.parallel.traffic import counted_traffic
-from engine.training.language import language_modelling
+from engine.rollout.generate import generate
+from engine.training.language import language_modelling, token_nats
 from engine.training.step import _micro_batches
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
@@ -59,6 +61,27 @@ def step(layout, dtype):
 
 def steps(rank, cases):
     return [step(*case) for case in cases]
+
+
+def readings_of(model):
+    """The held-out loss of windows, in readings of unequal length, and what sampling gives."""
+    windows = np.random.default_rng(0).integers(0, 61, (7, 13))
+    nats = token_nats(model, windows, batch_tokens=3 * 13)
+    drawn = generate(model, [[5, 6, 7], [8, 9], [5, 6, 7]], 6, 0.9, 3, 2)
+    return nats.numpy(), [(one.tokens, one.logprobs) for one in drawn]
+
+
+def read_in(rank, layouts):
+    """What a rank reads in each layout, and whether nothing was recorded."""
+    out = []
+    for layout in layouts:
+        with laid_out(layout):
+            model = K2Model(SIZES, part=mesh().part(SIZES)).train()
+            read = readings_of(model)
+            maxima, loads = records_of(model)
+            silent = all(np.isneginf(of).all() for of in maxima.values()) and not any(of.any() for of in loads.values())
+            out.append((*read, silent and model.training))
+    return out
 
 
 def one_process(dtype):
@@ -132,3 +155,16 @@ def test_the_bytes_are_those_of_the_stages_outputs(results, case):
     hops = layout.pp * layout.vpp - 1
     for kind in ("stage outputs", "stage gradients"):
         assert sum(rank["bytes"].get(kind, 0) for rank in results[str(case)]) == hops * each
+
+
+def test_held_out_loss_and_samples_are_those_of_one_process(threads):
+    torch.set_num_threads(1)
+    nats, drawn = readings_of(K2Model(SIZES).train())
+    for ranks, layouts in ((2, [Layout(pp=2), Layout(pp=2, vpp=2)]), (4, [Layout(pp=2, ep=2), Layout(pp=4, vpp=2)])):
+        for of_rank in together(ranks, read_in, layouts):
+            for own, samples, silent in of_rank:
+                assert np.allclose(own, nats, rtol=0, atol=1e-5)
+                assert [tokens for tokens, _ in samples] == [tokens for tokens, _ in drawn]
+                for (_, logprobs), (_, expected) in zip(samples, drawn, strict=True):
+                    assert logprobs == pytest.approx(expected, abs=1e-5)
+                assert silent

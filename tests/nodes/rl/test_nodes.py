@@ -281,9 +281,9 @@ def test_a_run_that_one_process_began_goes_on_with_two(stage, tmp_path, monkeypa
     assert weights == second[3]
 
 
-def cut_in_two(rank, stage, workspace):
-    """What one of two ranks with half of the experts each returns."""
-    with laid_out(Layout(ep=2)):
+def cut_in_two(rank, stage, workspace, layout):
+    """What one of two ranks with half of the experts or of the layers each returns."""
+    with laid_out(layout):
         own = workspace / ".ranks/1" if rank else workspace
         own.mkdir(parents=True, exist_ok=True)
         rollouts.penalised = some_right
@@ -291,12 +291,13 @@ def cut_in_two(rank, stage, workspace):
         return checkpoint, table.collect(), history, metrics
 
 
-def test_in_bf16_experts_cut_over_two_ranks_give_what_one_process_does(stage, tmp_path, monkeypatch):
+@pytest.mark.parametrize("layout", [Layout(ep=2), Layout(pp=2, schedule="interleaved_1f1b_warmup")], ids=str)
+def test_in_bf16_a_model_cut_over_two_ranks_gives_what_one_process_does(stage, tmp_path, monkeypatch, layout):
     """The trainer computes the old log-probabilities of a rank's own responses, which may be more than the other's."""
     monkeypatch.setattr(rollouts, "penalised", some_right)
     (tmp_path / "one").mkdir()
     checkpoint, table, history, metrics = reinforce(stage, tmp_path / "one", dtype="bfloat16", iterations=2)
-    first, second = together(2, cut_in_two, stage, tmp_path / "two")
+    first, second = together(2, cut_in_two, stage, tmp_path / "two", layout)
     assert metrics["steps_skipped"] == 0
     assert first[1]["response"].to_list() == second[1]["response"].to_list() == table.collect()["response"].to_list()
     close = {"rel": 0.1, "abs": 0.02}
