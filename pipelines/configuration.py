@@ -1,15 +1,19 @@
 """The checks of conf/ before a run's first stage, in one place for run, plan, why, Dagster and the code stage."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from kedro.pipeline.node import Node
 
-from engine.launch.compute import COMPUTE, check_compute, check_layouts, overlaid
+from engine.errors import UserError
+from engine.launch.compute import COMPUTE, check_compute, check_layouts, compute_class, overlaid
+from engine.parallel.layout import WHOLE
 from engine.training.position import close_is_enough
 from engine.yaml_file import read_yaml
 from pipelines import graph
+from pipelines.dispatch import PARALLEL
 from pipelines.parameters import check_parameters
 from pipelines.sources import source_settings
 from pipelines.stages_file import CODE, COMPUTE_CLASSES, load_stages_file
@@ -35,9 +39,22 @@ def check_configuration(profile: str, parameters: dict[str, Any] | None = None) 
     file_of = partial(_file_of, profile)
     check_compute(compute, COMPUTE_CLASSES, file_of)
     model = parameters["pretrain"]["model"]  # which all training stages continue
+    _check_layouts_are_used(compute, file_of)
     check_layouts(compute, COMPUTE_CLASSES, model["num_hidden_layers"], model["n_routed_experts"], file_of)
     close_is_enough()
     return compute
+
+
+def _check_layouts_are_used(compute: dict[str, Any], file_of: Callable[[str], str]) -> None:
+    """Refuse the layout of a class of which no node trains in ranks."""
+    nodes = [(stage, node) for stage in load_stages_file().stages for node in graph.stage_graph(stage).pipeline.nodes]
+    used = {class_name(stage, node) for stage, node in nodes if PARALLEL in node.tags}
+    for name in (name for name in COMPUTE_CLASSES if name not in used):
+        if compute_class(compute, name, file_of).layout != WHOLE:
+            raise UserError(
+                f"{file_of(name)}: class {name}, field layout: no node of this class trains, so it would do nothing; "
+                f"take it out, or write it into class {' or '.join(sorted(used))}."
+            )
 
 
 def compute_classes(profile: str) -> dict[str, Any]:

@@ -84,6 +84,11 @@ def refuse(model: nn.Module) -> None:
             f"optimizer.backend: deepspeed trains whole models under plain data parallelism, and compute.yml has the "
             f"layout {stated}: take the field layout out, or set backend: ours."
         )
+    if "optimizer" in mesh().layout.offload:
+        raise UserError(
+            "optimizer.backend: deepspeed keeps the optimizer's state by itself, and compute.yml's layout.offload "
+            "names optimizer: take it out, and set optimizer.cpu_offload: true, or set backend: ours."
+        )
     narrow = [name for name, p in model.named_parameters() if p.dtype != torch.float32]
     if narrow:
         raise UserError(

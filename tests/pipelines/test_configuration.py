@@ -95,6 +95,12 @@ def test_a_layout_is_refused_by_the_file_that_has_it(conf: Path) -> None:
     assert "conf/smoke/compute.yml: class train, field layout: pp 1 times ep 4 must divide" in refusal_by_all()
 
 
+def test_a_layout_that_would_do_nothing_is_refused(conf: Path) -> None:
+    (conf / "smoke/compute.yml").write_text("cpu: {launcher: local, layout: {fp8_storage: true}}\n")
+    words = "conf/smoke/compute.yml: class cpu, field layout: no node of this class trains"
+    assert words in refusal_by_all()
+
+
 def test_a_class_of_all_profiles_is_refused_by_their_file(conf: Path) -> None:
     (conf / "base/compute.yml").write_text("cpu: {launcher: ssh}\n")
     assert refusal_by_all().startswith("conf/base/compute.yml: class cpu: the field launcher is 'ssh'")

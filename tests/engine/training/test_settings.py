@@ -80,6 +80,8 @@ def test_deepspeed_trains_whole_models_of_fp32_weights():
     parallelism = r"plain data parallelism, .* layout .*zero 1: take the field layout out"
     with laid_out(Layout(zero=1)), pytest.raises(UserError, match=parallelism):
         make_optimizer(K2Model(config()), 0.02, chosen)
+    with laid_out(Layout(offload=("optimizer",))), pytest.raises(UserError, match=r"take it out, .*cpu_offload: true"):
+        make_optimizer(K2Model(config()), 0.02, chosen)
     with pytest.raises(UserError, match=r"updates fp32 weights, and embed_tokens.weight is not: set backend: ours"):
         make_optimizer(K2Model(config()).to(torch.bfloat16), 0.02, chosen)
 
