@@ -65,10 +65,11 @@ def _prepare_cuda(number: int) -> None:
     torch.cuda.set_device(number)
 
 
-def require(kind: str, processes: int, place: str) -> None:
+def require(kind: str, processes: int, place: str, *, several: bool) -> None:
     """Refuse a kind of device that this machine has not got for each of `processes` ranks.
 
-    Raises UserError; `place`, the file and the compute class in it that ask for the device, begins the sentence.
+    Refuse also GPUs of `several` ranks, here or on other machines, where torch has no NCCL. Raises UserError; `place`,
+    the file and the compute class in it that ask for the device, begins the sentence.
     """
     if kind != CUDA:
         return
@@ -76,6 +77,11 @@ def require(kind: str, processes: int, place: str) -> None:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count >= processes:
+        if several and not torch.distributed.is_nccl_available():
+            raise UserError(
+                f"{place}, field device: several ranks on GPUs need NCCL, and torch {torch.__version__} is built "
+                "without it; install PyPI's build of torch for Linux, or use one rank."
+            )
         return
     seen = f"{count} of them" if count else "none"
     reason = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"

@@ -128,7 +128,7 @@ def refuse_schedule(work: Work, place: str, parameters: dict[str, Any]) -> None:
 def refuse_device(work: Work, place: str) -> None:
     """Raise UserError if the node runs on this machine and its class, at `place`, asks for GPUs that are not here."""
     if work.where.launcher != "slurm":
-        device.require(work.where.device, work.ranks, place)
+        device.require(work.where.device, work.ranks, place, several=work.ranks > 1)
 
 
 def run_ranks(work: Work, parameters: dict[str, Any], lock_file: IO[str], say: Say) -> None:

@@ -73,7 +73,7 @@ def main() -> None:
         gpu = int(os.environ["LOCAL_RANK"]) if arguments.world else 0  # torchrun sets it for its ranks alone
         name = class_name(arguments.stage, graph.node(arguments.stage, arguments.node))
         place = f"conf/{arguments.env}/compute.yml: class {name}"  # the driver's refusal, before, knows a class's file
-        device.require(arguments.device, gpu + 1, place)
+        device.require(arguments.device, gpu + 1, place, several=arguments.world)
         if arguments.shard is not None:
             job_array.become(arguments.shard, arguments.shards)
         with device.working_on(arguments.device, gpu):

@@ -20,11 +20,21 @@ def test_a_process_works_on_the_cpu_unless_a_context_says_otherwise():
 
 
 def test_gpus_that_are_not_there_are_refused():
-    device.require(device.CPU, 1000, "FILE: class train")
+    device.require(device.CPU, 1000, "FILE: class train", several=True)
     seen = f"{here} of them" if here else "none"
     words = f"^FILE: class train, field device: cuda needs 1000 GPUs on .* torch sees {seen}.*; set"
     with pytest.raises(UserError, match=words):
-        device.require(device.CUDA, 1000, "FILE: class train")
+        device.require(device.CUDA, 1000, "FILE: class train", several=True)
+
+
+@pytest.mark.skipif(torch.distributed.is_nccl_available(), reason="torch has NCCL here")
+def test_ranks_on_gpus_without_nccl_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    device.require(device.CUDA, 1, "FILE: class train", several=False)
+    for processes in (1, 2):  # of several ranks on machines of one GPU, too
+        with pytest.raises(UserError, match=r"^FILE: class train, field device: several ranks .* need NCCL, and torch"):
+            device.require(device.CUDA, processes, "FILE: class train", several=True)
 
 
 def test_a_stray_local_rank_chooses_no_gpu(monkeypatch):
@@ -43,7 +53,7 @@ def test_a_stray_local_rank_chooses_no_gpu(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not here, reason="there is no GPU here")
 def test_a_rank_works_on_the_gpu_of_its_number(monkeypatch):
-    device.require(device.CUDA, here, "FILE: class train")
+    device.require(device.CUDA, here, "FILE: class train", several=here > 1)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     for number in range(here):
         with device.working_on(device.CUDA, number):
