@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import UserError
+from kernels import choice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +43,10 @@ def device() -> "torch.device":
 
 
 @contextmanager
-def working_on(kind: str, number: int = 0) -> Iterator[None]:
+def working_on(kind: str, number: int = 0, strict: bool = False) -> Iterator[None]:
     """Make `kind` this process's kind of device while the context lasts; `number` is that of its GPU.
+
+    `strict`: an op that has a Triton kernel and cannot run as one on the GPU is refused by a UserError.
 
     The number is given, and never taken from the environment: LOCAL_RANK means something only in a process that
     torchrun started, and a shell or a batch system may have left one in that of any other.
@@ -52,7 +55,10 @@ def working_on(kind: str, number: int = 0) -> Iterator[None]:
     try:
         if kind == CUDA:
             _prepare_cuda(number)
-        yield
+        with choice.strict(strict):
+            yield
+    except choice.KernelRefused as error:
+        raise UserError(str(error)) from error
     finally:
         _process["place"] = before
 

@@ -10,8 +10,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OLDEST = (3, 6)
 """The oldest Triton that the kernels are written for."""
@@ -27,7 +29,7 @@ class KernelRefused(ValueError):
     """An op that must run as a Triton kernel and cannot; the sentence names op, reason and remedy."""
 
 
-def on_gpu(x: Tensor) -> bool:
+def on_gpu(x: "Tensor") -> bool:
     """Return whether Triton's form of an op is the one for `x`."""
     return x.is_cuda or (bool(INTERPRETED) and x.device.type in INTERPRETED)
 
@@ -46,7 +48,7 @@ def accepted(op: str, refusal: str) -> bool:
         return True
     sentence = f"{op} does not run as a Triton kernel: {refusal}"
     if _strict["on"]:
-        raise KernelRefused(f"{sentence}; or set strict_kernels: false to compute in torch's slower form")
+        raise KernelRefused(f"{sentence}; or set strict_kernels: false in compute.yml, for torch's slower form")
     if sentence not in _mentioned:
         _mentioned.add(sentence)
         _log.warning("%s; torch's form computes in its place", sentence)

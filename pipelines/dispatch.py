@@ -81,6 +81,8 @@ class Work:
         """The module that a rank runs, with its arguments."""
         arguments = {"env": self.profile, "stage": self.stage, "node": self.name, "key": self.key, "code": CODE.name}
         arguments["device"] = self.where.device
+        if self.where.strict_kernels:
+            arguments["kernels"] = "strict"
         if self.layout != WHOLE:
             arguments["layout"] = json.dumps(asdict(self.layout))
         return ("pipelines.rank", *(f"--{name}={value}" for name, value in arguments.items()))

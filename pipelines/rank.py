@@ -52,6 +52,7 @@ def main() -> None:
     for name in ("env", "stage", "node", "key", "code"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--device", choices=device.KINDS, default=device.CPU)
+    parser.add_argument("--kernels", choices=("any", "strict"), default="any", help="as compute.yml's strict_kernels")
     parser.add_argument("--layout", type=TypeAdapter(Layout).validate_json, default=WHOLE, help="as JSON")
     parser.add_argument("--parent", type=int, default=None, help="die when this process does")
     parser.add_argument("--world", action="store_true", help="one of several ranks, as torchrun's environment says")
@@ -76,7 +77,7 @@ def main() -> None:
         device.require(arguments.device, gpu + 1, place, several=arguments.world)
         if arguments.shard is not None:
             job_array.become(arguments.shard, arguments.shards)
-        with device.working_on(arguments.device, gpu):
+        with device.working_on(arguments.device, gpu, strict=arguments.kernels == "strict"):
             if arguments.world:
                 run_in_world(arguments.env, arguments.stage, arguments.node, workspace, rank, arguments.layout)
             else:

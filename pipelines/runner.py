@@ -215,7 +215,7 @@ class StageRun:
         ):
             if in_driver:
                 task = Task(node, self.catalog, is_async=False, hook_manager=self.hook_manager, run_id=self.run_id)
-                with device.working_on(job.where.device), laid_out(job.layout):
+                with device.working_on(job.where.device, strict=job.where.strict_kernels), laid_out(job.layout):
                     task.execute()
             else:
                 self._publish(node, workspace)

@@ -90,8 +90,9 @@ class ComputeClass(BaseModel):
     """Where the nodes of a class run: in the driver, in `processes` ranks beside it, or as a Slurm job.
 
     `device` is where a node's process keeps its model and all that it computes (engine/device.py): the CPU, or with
-    cuda one GPU for each rank. `layout` says how the ranks of a training divide the model among themselves; without it
-    each holds all of it.
+    cuda one GPU for each rank; there `strict_kernels` refuses an op whose Triton kernel cannot run, which else computes
+    in torch's slower form (kernels/choice.py). `layout` says how the ranks of a training divide the model among
+    themselves; without it each holds all of it.
 
     The other fields are Slurm's, with sbatch's names. `processes_per_node` ranks run on each node, by default one per
     GPU. A job is asked to end `drain_lead_s` seconds before its time is up, and its progress is kept. `requeue_budget`
@@ -124,6 +125,7 @@ class ComputeClass(BaseModel):
     exclude: tuple[Line, ...] = ()
     array: FromOne = 1
     heartbeat_stale_s: FromOne = 1800
+    strict_kernels: StrictBool = False
 
     @property
     def ranks(self) -> int:
@@ -154,7 +156,7 @@ class ComputeClass(BaseModel):
     @model_validator(mode="after")
     def _fields_are_the_launchers(self) -> Self:
         slurm = [name for name in type(self).model_fields if name != "processes"]
-        own = slurm if self.launcher == "slurm" else ["launcher", "device", "layout", "processes"]
+        own = slurm if self.launcher == "slurm" else ["launcher", "device", "layout", "processes", "strict_kernels"]
         for name in type(self).model_fields:
             if name in self.model_fields_set and name not in own:
                 raise ValueError(f"launcher {self.launcher} has no field {name}; its fields are {', '.join(own)}")
@@ -162,6 +164,8 @@ class ComputeClass(BaseModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
+        if self.strict_kernels and self.device != CUDA:
+            raise ValueError("strict_kernels: true concerns a GPU's kernels; set device: cuda with it")
         if self.launcher == "inplace" and self.processes > 1:
             raise ValueError(f"{self.processes} processes cannot run in place; choose launcher: local, or processes: 1")
         if self.launcher != "slurm":

@@ -5,6 +5,7 @@ import torch
 
 from engine import device
 from engine.errors import UserError
+from kernels import choice
 
 here = torch.cuda.device_count()
 
@@ -48,6 +49,16 @@ def test_a_stray_local_rank_chooses_no_gpu(monkeypatch):
     with device.working_on(device.CUDA, 2):
         assert device.device() == torch.device("cuda", 2)
     assert chosen == [0, 2]
+
+
+def test_strict_refuses_an_op_that_falls_back_with_one_sentence(monkeypatch):
+    monkeypatch.setattr(choice, "_mentioned", set())
+    with device.working_on("meta"):
+        assert not choice.accepted("an op", "its heads have 3 channels")
+    words = "^an op does not run as a Triton kernel: its heads have 3 channels; or set strict_kernels: false in compute"
+    with pytest.raises(UserError, match=words), device.working_on("meta", strict=True):
+        choice.accepted("an op", "its heads have 3 channels")
+    assert not choice.accepted("an op", "its heads have 3 channels")
 
 
 @pytest.mark.gpu

@@ -55,6 +55,8 @@ def test_cluster_profiles_render(profile: str, nodes: int, layout: str) -> None:
     for variable in ("NCCL_IB_HCA==mlx5_0,", "NCCL_IB_TC=106", "NCCL_SOCKET_IFNAME=bond0", "GLOO_SOCKET_IFNAME=bond0"):
         assert f"export {variable}" in train
     assert f"--processes=8 --nodes={nodes}" in train
+    assert "--kernels=strict" in train
+    assert "--kernels" not in scripts["write_shards"]
     (shown,) = (line for line in train.splitlines() if line.startswith("# layout: "))
     assert shown.startswith(f"# layout: {layout}")
     (line,) = (line for line in train.splitlines() if "--layout=" in line)

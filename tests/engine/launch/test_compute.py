@@ -41,6 +41,10 @@ SLURM = {"launcher": "slurm", "time": "1:00:00"}
             {"train": {**SLURM, "device": "cuda", "gpus_per_node": 2, "processes_per_node": 4}},
             "device: cuda needs a GPU for each of a node's 4 ranks, and gpus_per_node is 2; raise it",
         ),
+        (
+            {"train": {"launcher": "local", "strict_kernels": True}},
+            "strict_kernels: true concerns a GPU's kernels; set device: cuda with it",
+        ),
         ({"train": {"launcher": "inplace", "processes": 2}}, "2 processes cannot run in place; choose launcher: local"),
         ({"train": {**SLURM, "nodes": "8"}}, "the field nodes is '8': input should be a valid integer"),
         (
