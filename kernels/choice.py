@@ -65,13 +65,20 @@ def strict(on: bool = True) -> Iterator[None]:
         _strict["on"] = before
 
 
+def triton_version() -> str:
+    """Return Triton's version, which decides the bits that a GPU computes; "" where it is not installed."""
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 @cache
 def missing() -> str:
     """Return why Triton cannot be used here, with the remedy; "" if it can. It does not import Triton."""
     remedy = "pip install -r requirements/kernels.txt"
-    try:
-        version = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
+    version = triton_version()
+    if not version:
         return f"Triton is not installed; {remedy}"
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         return f"Triton is {version}, older than {'.'.join(map(str, OLDEST))}; {remedy}"

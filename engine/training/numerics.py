@@ -7,6 +7,7 @@ import torch
 
 from engine.device import CUDA
 from engine.origin import processor
+from kernels.choice import triton_version
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's constants (malloc.h)."""
@@ -39,10 +40,11 @@ def keep_freed_memory() -> None:
 def fingerprint(threads: int, dtype: str, device: str = "cpu", *, fp8_storage: bool = False) -> dict[str, str | int]:
     """Return the settings that must be equal for a resumed run to end in the bits of an uninterrupted one.
 
-    `device` is a kind of device; a GPU is named by its model, and its CUDA counts as well. With `fp8_storage` gradients
-    have another error; recomputation and offload, which leave all bits alone, are not recorded.
+    `device` is a kind of device; a GPU is named by its model, and its CUDA and Triton, whose kernels it runs, count as
+    well. With `fp8_storage` gradients have another error; recomputation and offload, which leave all bits alone, are
+    not recorded.
     """
-    cuda = {"cuda": str(torch.version.cuda)} if device == CUDA else {}
+    cuda = {"cuda": str(torch.version.cuda), "triton": triton_version() or "none"} if device == CUDA else {}
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),

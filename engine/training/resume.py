@@ -19,7 +19,7 @@ from engine.training.sealed import Damaged, Event, Saved, World, checkpoints, re
 KEEP = 2
 WORK = ".work"
 """The folder of a profile's data in which stages work: <stage>/<key>/ below it."""
-CLOSE_TO_IT = {"torch", "cpu", "processor", "device", "cuda"}
+CLOSE_TO_IT = {"torch", "cpu", "processor", "device", "cuda", "triton"}
 """The parts of the numerics that may differ with `close`."""
 ABSENT = "none"
 """What a setting was that is recorded only where it is used."""
