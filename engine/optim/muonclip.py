@@ -87,11 +87,8 @@ class MuonClip:
         self.counts = counts
         own: Mapping[str, Tensor] = named
         if self.owned is not None:
-            own = self.owned.weights
+            own, self.heads = self.owned.weights, self.owned.heads
             self.counts = counts or shape_counts(self.owned.ownership.weights.values())
-            self.heads = {
-                name: len(own[name]) * heads // len(named[name]) for name, heads in self.heads.items() if len(own[name])
-            }
         self.masters = Masters(named, masters, None if self.owned is None else own)
         self.momenta = {
             name: torch.zeros_like(own[name], dtype=torch.promote_types(own[name].dtype, torch.float32))

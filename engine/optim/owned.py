@@ -5,7 +5,7 @@ sums of the gradients straight to the owners, and a gather brings the working co
 dense weights over dp and ep, and once for the experts over dp.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import torch
@@ -36,28 +36,28 @@ class Circle:
 
         A gradient that only some ranks have is zero on the others. A rank that is alone keeps its gradients.
         """
-        moved = set(map(id, data.with_gradients(list(self.named.values()), self.group)))
         out: dict[str, Tensor] = {}
-        for names in self._buckets([name for name, weight in self.named.items() if id(weight) in moved]):
-            gradients = {name: _gradient(self.named[name]) for name in names}
+        for bucket in self._buckets(data.with_gradients(list(self.named.values()), self.group)):
+            gradients = {name: weight.grad for name, weight in bucket.items() if weight.grad is not None}
             out |= gradients if data.size_of(self.group) == 1 else self._to_owners(gradients)
         return out
 
     def _to_owners(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        parts = [torch.cat([row.reshape(-1) for row in rows]) for rows in self._by_rank(gradients)]
+        shares = self._by_rank(gradients)
+        parts = [torch.cat([rows.reshape(-1) for rows in share]) for share in shares]
         own = torch.empty_like(parts[self.rank])
         data.together(lambda: dist.reduce_scatter(own, parts, group=self.group))
         total = sum(part.nbytes for part in parts)
         sent(GRADIENTS, total, total - own.nbytes)
         for name in gradients:
             self.named[name].grad = None
-        return dict(zip(gradients, _cut(own, self._by_rank(gradients)[self.rank]), strict=True))
+        return dict(zip(gradients, _cut(own, shares[self.rank]), strict=True))
 
     def gather_(self) -> None:
         """Give each rank the weights as their owners have them."""
         if data.size_of(self.group) > 1:
-            for names in self._buckets(list(self.named)):
-                self._from_owners({name: self.named[name].detach() for name in names})
+            for bucket in self._buckets(self.named.values()):
+                self._from_owners({name: weight.detach() for name, weight in bucket.items()})
 
     def _from_owners(self, weights: Mapping[str, Tensor]) -> None:
         shares = self._by_rank(weights)
@@ -68,33 +68,18 @@ class Circle:
             if rank != self.rank:
                 foreach.copy_(share, _cut(part, share))
 
+    def _buckets(self, weights: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield the weights by name, as many together as one message sends."""
+        names = {id(weight): name for name, weight in self.named.items()}
+        for bucket in data.buckets(weights):
+            yield {names[id(weight)]: weight for weight in bucket}
+
     def _by_rank(self, tensors: Mapping[str, Tensor]) -> list[list[Tensor]]:
         """Return for each rank views of the rows that it owns of each of the tensors."""
         return [
             [tensor[rows.start : rows.stop] for name, tensor in tensors.items() for rows in [self.shares[name][rank]]]
             for rank in range(data.size_of(self.group))
         ]
-
-    def _buckets(self, names: list[str]) -> Iterator[list[str]]:
-        """Yield the names in buckets of about `data.BUCKET` numbers, of one type and device each."""
-        alike: dict[tuple[torch.dtype, torch.device], list[str]] = {}
-        for name in names:
-            alike.setdefault((self.named[name].dtype, self.named[name].device), []).append(name)
-        for of_a_kind in alike.values():
-            bucket, numbers = [], 0
-            for name in of_a_kind:
-                bucket.append(name)
-                numbers += self.named[name].numel()
-                if numbers >= data.BUCKET:
-                    yield bucket
-                    bucket, numbers = [], 0
-            if bucket:
-                yield bucket
-
-
-def _gradient(weight: nn.Parameter) -> Tensor:
-    assert weight.grad is not None  # `with_gradients` returned it
-    return weight.grad
 
 
 def _cut(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
@@ -140,6 +125,10 @@ class OwnedGradients:
         self.rows = {name: circle.shares[name][circle.rank] for circle in self.circles for name in circle.named}
         self.weights = {name: p.detach()[self.rows[name].start : self.rows[name].stop] for name, p in named.items()}
         """What this rank owns of each weight, views that may have no rows."""
+        self.heads = {
+            name: len(self.rows[name]) * count // len(named[name]) for name, count in heads.items() if self.rows[name]
+        }
+        """How many heads it owns of the weights whose heads are orthogonalised apart."""
         self._name_of = {id(parameter): name for name, parameter in named.items()}
         self.own: dict[str, Tensor] = {}
         """The summed gradients of what this rank owns, by weight; they may have no rows."""

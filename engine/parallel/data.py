@@ -7,7 +7,7 @@ NCCL. All ranks of a group must call the same functions in the same order.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -103,6 +103,12 @@ def sum_(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> N
     """Replace each tensor by its sum over the ranks of a group; types and devices may differ."""
     if size_of(group) == 1:
         return
+    for bucket in buckets(tensors):
+        _reduce_(bucket, dist.ReduceOp.SUM, group)
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in messages of about BUCKET numbers, of one type and device each."""
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
@@ -112,9 +118,10 @@ def sum_(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> N
             bucket.append(tensor)
             numbers += tensor.numel()
             if numbers >= BUCKET:
-                _reduce_(bucket, dist.ReduceOp.SUM, group)
+                yield bucket
                 bucket, numbers = [], 0
-        _reduce_(bucket, dist.ReduceOp.SUM, group)
+        if bucket:
+            yield bucket
 
 
 def max_(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None) -> None:
