@@ -76,6 +76,8 @@ class MuonClip:
         self.tau, self.clip_per, self.adamw_lr_factor = tau, clip_per, adamw_lr_factor
         self.orthogonalise = Orthogonaliser(ns_steps, ns_dtype, coefficients, rms_target)
         self.attentions = find_attentions(model) if attentions is None else list(attentions)
+        modules = {id(module): name for name, module in model.named_modules()}
+        self.attention_names = [modules.get(id(one), f"layer {n}") for n, one in enumerate(self.attentions)]
         self._check_clipping()
         self.muon, self.rest = split(model, is_muon)
         self._moved = {id(p) for p in (self.muon | self.rest).values()}
@@ -156,7 +158,7 @@ class MuonClip:
         Raises UserError, with nothing changed, if a maximum is NaN or +inf, or if a weight to clip was replaced.
         """
         self._check_rows()
-        self.max_logits = read_maxima(self.attentions)
+        self.max_logits = read_maxima(self.attentions, self.attention_names)
         self.steps += 1
         gradients = self._own_gradients()
         idle = self.idle.count(gradients)

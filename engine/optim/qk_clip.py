@@ -26,21 +26,21 @@ def clip_factors(max_logit_H: Tensor, tau: float) -> Tensor:
     return torch.where(max_logit_H > tau, tau / max_logit_H, torch.ones_like(max_logit_H))
 
 
-def read_maxima(attentions: Sequence[ClippedAttention]) -> list[list[float]]:
+def read_maxima(attentions: Sequence[ClippedAttention], names: Sequence[str]) -> list[list[float]]:
     """Return each layer's maxima by head, in one transfer from the device. Changes nothing.
 
-    Raises UserError naming layer and head if a maximum is NaN or +inf.
+    Raises UserError with the layer's name, of `names`, and the head if a maximum is NaN or +inf.
     """
     if not attentions:
         return []
     (values,) = to_host(torch.cat([attention.max_logit_H for attention in attentions]))
     together = iter(values.tolist())
     maxima = [[next(together) for _ in range(attention.max_logit_H.numel())] for attention in attentions]
-    for layer, heads in enumerate(maxima):
+    for name, heads in zip(names, maxima, strict=True):
         for head, largest in enumerate(heads):
             if not largest < math.inf:
                 raise UserError(
-                    f"layer {layer}, head {head}: the largest attention logit is {largest}; "
+                    f"{name}, head {head}: the largest attention logit is {largest}; "
                     "training has diverged: lower the learning rate or tau"
                 )
     return maxima

@@ -20,6 +20,7 @@ from engine.optim.head_logits import HeadLogits
 from engine.optim.layout import Rows
 from engine.optim.muonclip import MuonClip
 from engine.optim.qk_clip import clip_factors, qk_clip_, read_maxima
+from engine.parallel.layout import Part
 from tests.engine.tiny import config
 
 H = 4
@@ -230,13 +231,14 @@ def test_tau_0_or_infinite_switches_it_off(tau):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_maximum_that_is_no_number_stops_the_step_and_changes_nothing(bad):
-    model = K2Model(config())
+    part = Part(layers=(0, 3), embeds=True, heads=True, experts=range(config().n_routed_experts))  # of a pipeline
+    model = K2Model(config(num_hidden_layers=4), part=part)
     optimizer = MuonClip(model, 0.1)
     model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
     model.attentions()[1].max_logit_H[1] = bad
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     state = {name: value.clone() for name, value in optimizer.state_dict().items()}
-    with pytest.raises(UserError, match="layer 1, head 1"):
+    with pytest.raises(UserError, match=r"layers\.3\.self_attn, head 1"):
         optimizer.step()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(value, state[name]) for name, value in optimizer.state_dict().items())
@@ -253,7 +255,7 @@ def test_a_nan_survives_the_maximum_over_micro_batches(kind):
                 x[0, 2, 3] = math.nan
             record(kind, model, x)
         with pytest.raises(UserError, match="the largest attention logit is nan"):
-            read_maxima([model.logits])
+            read_maxima([model.logits], ["logits"])
 
 
 def record(kind, model, x_BTD):
