@@ -152,6 +152,24 @@ def test_a_process_alone_needs_no_ranks(tmp_path):
     assert difference(weights, train(0, None, tmp_path / "ours", 3)[0]) <= 1e-6
 
 
+def gradients_held(rank, way):
+    """How many numbers of gradients a rank holds after a backward, and of summed ones after the reduction."""
+    model = K2Model(config())
+    state = TrainState(model, make_optimizer(model, 0.02, settings(way)))
+    objective(model, batch_at(0) | {"factor": torch.ones(4)})[0].backward()
+    after_backward = sum(p.grad.numel() for p in model.parameters() if p.grad is not None)
+    state.gradients.reduce_()
+    return after_backward, sum(gradient.numel() for gradient in state.optimizer.zero.averaged_gradients[0])
+
+
+@pytest.mark.parametrize("way", ["stage 1", "stage 2"])
+def test_stage_2_leaves_no_rank_the_gradients_of_others_after_the_backward(way):
+    whole = sum(p.numel() for p in K2Model(config()).parameters())
+    for after_backward, summed in in_ranks(2, gradients_held, way):
+        assert after_backward == (whole if way == "stage 1" else 0)
+        assert summed == pytest.approx(whole / 2, abs=2), "and some padding"
+
+
 def forgotten(rank):
     """Whether the state is that of the start after it was forgotten, and what it holds before."""
     model = K2Model(config())
