@@ -20,6 +20,7 @@ QUESTIONS = {
     "the sbatch header",
     "a gate's limit",
     "a key's parts",
+    "a pipeline's schedule",
     "a Dagster check",
 }
 WORDS = {"key", "record", "workspace", "payload", "recall", "gate", "snapshot", "compute class"}

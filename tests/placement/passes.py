@@ -27,15 +27,21 @@ from engine.parallel.data import Ranks
 from engine.parallel.exchange import exchanged_experts
 from engine.parallel.layout import Layout
 from engine.parallel.mesh import Mesh, laid_out
+from engine.parallel.pipeline_stage import Stage
 from engine.rollout.enforcer import Enforcer
 from engine.rollout.generate import generate, stream
+from engine.rollout.rows import plain_rows, row_logprobs
+from engine.rollout.teacher import Turns
 from engine.text.special import CALLS_BEGIN
 from engine.text.tokenizer import K2Tokenizer
 from engine.toolworld.specs import load_tools
-from engine.training.language import make_optimizer, next_token_loss
+from engine.training.language import language_modelling, make_optimizer, next_token_loss
+from engine.training.padded import GroupLoss, pack_group, pad
+from engine.training.readings import Reading, aligned, numbers, read
 from engine.training.settings import OptimizerSettings
 from engine.training.state import TrainState
 from engine.training.step import move
+from kernels.deferred import deferring, taken
 from kernels.host import to_host
 from nodes.evaluate.nodes import evaluate_checkpoints
 from nodes.extend.nodes import train_extend
@@ -232,6 +238,28 @@ def divide(given: Inputs, work: Path) -> None:
         dist.destroy_process_group()
 
 
+def stages(given: Inputs, work: Path) -> None:
+    """The stages of a pipeline without its messages: readings of every kind, weights' gradients set aside."""
+    model = load_checkpoint(given.long).train()
+    first = Stage(model, range(1), first=True, last=False, dtype="bfloat16")
+    last = Stage(model, range(1, model.config.num_hidden_layers), first=False, last=True, dtype="bfloat16")
+    group = pad([([5, 6, 7, 8], [0, 0, 1, 1]), ([9, 10], [0, 1])]).to(model.device)
+    turns = Turns(
+        *(of.to(model.device) for of in vars(Turns.of([[5, 6], [7]], [0, 1, 0], [[8], [9, 3], [4]], 1.0)).values())
+    )
+    rows = Reading(*plain_rows(turns), lambda head, y: (row_logprobs(head, y, turns).sum(), {}))
+    texts = language_modelling.readings({"ids": placed([list(range(9))] * 2, model.device)})
+    readings = [*texts, *GroupLoss(lambda _: 1.0).readings(pack_group("chat", group, 3)), rows]
+    with deferring():
+        for reading, (ids, valid) in zip(readings, aligned(readings), strict=True):
+            height, width = reading.ids_BT.shape
+            loss, _ = reading.loss(model.lm_head, last(first(ids, valid), valid)[:height, :width])
+            loss.backward()
+            taken()()
+    numbers([{"loss": loss}])
+    read(model, readings, "bfloat16")
+
+
 def export(given: Inputs, work: Path) -> None:
     """A checkpoint read to the device, written from it, and exported in every format."""
     save_checkpoint(work / "checkpoint", load_checkpoint(given.long), {"tokenizer": given.tok.digest})
@@ -267,6 +295,7 @@ PASSES: dict[str, Callable[[Inputs, Path], None]] = {
         decode,
         exchange,
         divide,
+        stages,
         export,
     )
 }
