@@ -7,7 +7,7 @@ NAN = float("nan")
 
 def draws(seed, *shape, dtype=torch.float64):
     """Standard normal numbers, the same in every type but for its rounding."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def weights_like(y, seed=5):
