@@ -1,7 +1,7 @@
 """fp32 masters of weights stored in bf16 or fp16: the optimizer updates them, the model computes with copies."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class Masters:
         self.narrow = narrow if keep else {}
         self.copies = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in self.narrow.items()}
         self._by_id = {id(p): self[name] for name, p in named.items()}
+        self._apart = {name: self[name] for name, p in named.items() if self[name] is not p}
+        """The tensors that are not the weights themselves, to which a backward gives no gradients."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.copies.get(name, self.named[name])
@@ -36,18 +38,16 @@ class Masters:
         """Return the tensor to update for a weight of the model."""
         return self._by_id.get(id(parameter), parameter)
 
-    def take_gradients(self, names: Collection[str], gradients: Mapping[str, Tensor]) -> None:
+    def take_gradients(self, names: Set[str], gradients: Mapping[str, Tensor]) -> None:
         """Give the tensors of these weights their gradients, in their types, for optimizers that read `.grad`."""
-        for name in names:
-            if not isinstance(self[name], nn.Parameter):
-                grad = gradients.get(name)
-                self[name].grad = None if grad is None else grad.to(self[name].dtype)
+        for name in names & self._apart.keys():
+            grad = gradients.get(name)
+            self._apart[name].grad = None if grad is None else grad.to(self._apart[name].dtype)
 
     @torch.no_grad()
     def publish_(self) -> None:
         """Set every narrow weight to its master, rounded to nearest."""
         if self.copies:
             foreach.copy_([self.narrow[name].data for name in self.copies], list(self.copies.values()))
-        for name in self.named:
-            if not isinstance(self[name], nn.Parameter):
-                self[name].grad = None
+        for tensor in self._apart.values():
+            tensor.grad = None

@@ -196,7 +196,7 @@ class MuonClip:
             heads=self.heads,
             counts=self.counts,
         )
-        self.masters.take_gradients(self.rest, gradients)
+        self.masters.take_gradients(self.rest.keys(), gradients)
         self.adamw.step()
 
     def _clip(self) -> int:
