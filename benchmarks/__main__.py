@@ -19,6 +19,7 @@ BENCHMARKS = {
     "trainer": "the trainer's step beside the one before it was rebuilt; two ranks beside two threads",
     "rl": "held-out reward before and after reinforcement learning on 5 fresh seeds, with two controls",
     "sm90": "registers, stack and shared memory of each Triton kernel, as compiled for Hopper without a GPU",
+    "scale": "bytes and time of a step with ZeRO, in a pipeline, with experts cut; beside one process and the planner",
 }
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from engine.errors import UserError
 from engine.intervals import Interval, bootstrap_ratio
@@ -31,12 +31,13 @@ class Setting:
 
 
 class Trainee:
-    """A training that makes steps when it is told to; its processes end with the context."""
+    """A training that makes steps when it is told to: `python WORDS` in each rank; its processes end with the context.
 
-    def __init__(self, setting: Setting, inputs: Path, work: Path) -> None:
-        self.setting = setting
-        words = [str(inputs), setting.profile, str(setting.threads), str(work)]
-        self.command = [sys.executable, "-P", str(WORKER), *words]
+    The first rank reads orders from its standard input, one a line, and prints a line of JSON when each is done.
+    """
+
+    def __init__(self, setting: Setting, *words: str) -> None:
+        self.setting, self.command = setting, [sys.executable, *words]
         self.processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
@@ -73,36 +74,52 @@ class Trainee:
 
         Raises UserError if the training has ended.
         """
+        return dict(self.ask(str(count)))
+
+    def ask(self, order: str) -> Any:
+        """Return the reply to an order; UserError if the training has ended."""
         first = self.processes[0]
         assert first.stdin
         assert first.stdout
         with suppress(BrokenPipeError):  # its end is seen below
-            print(count, file=first.stdin, flush=True)
+            print(order, file=first.stdin, flush=True)
         reply = first.stdout.readline()
         if not reply:
             raise UserError(
                 f"a training in {self.setting.checkout} ended by itself ({first.wait()}): run "
                 f"`PYTHONPATH={self.setting.checkout} {' '.join(self.command)}` there to see why."
             )
-        return dict(json.loads(reply))
+        return json.loads(reply)
+
+
+def pretraining(setting: Setting, inputs: Path, work: Path) -> Trainee:
+    """Return a training of the setting's profile on the text of `inputs`."""
+    return Trainee(setting, "-P", str(WORKER), str(inputs), setting.profile, str(setting.threads), str(work))
 
 
 def compare(
     one: Setting, other: Setting, inputs: Path, pairs: int, steps: int, clock: str
+) -> tuple[Interval, Mapping[str, float]]:
+    """Return the time of `one` as a multiple of the other's, and both times of a step, as `alternated` does."""
+    with pretraining(one, inputs, inputs / "one") as first, pretraining(other, inputs, inputs / "other") as second:
+        return alternated(first, second, pairs, steps, clock)
+
+
+def alternated(
+    one: Trainee, other: Trainee, pairs: int, steps: int, clock: str
 ) -> tuple[Interval, Mapping[str, float]]:
     """Return the time of `one` as a multiple of the other's, with its interval, and both times of a step in seconds.
 
     They take turns of `steps` steps, and who begins a pair alternates. `clock` is `wall` or `cpu`.
     """
     seconds: dict[str, list[float]] = {"one": [], "other": []}
-    with Trainee(one, inputs, inputs / "one") as first, Trainee(other, inputs, inputs / "other") as second:
-        turns = [("one", first), ("other", second)]
-        for _, trainee in turns:
-            trainee.steps(WARM_UP)
-        for pair in range(pairs):
-            for name, trainee in turns if pair % 2 else turns[::-1]:
-                seconds[name].append(trainee.steps(steps)[clock] / steps)
-    ratio = bootstrap_ratio(seconds["one"], seconds["other"], 0, f"{one} over {other}")
+    turns = [("one", one), ("other", other)]
+    for _, trainee in turns:
+        trainee.steps(WARM_UP)
+    for pair in range(pairs):
+        for name, trainee in turns if pair % 2 else turns[::-1]:
+            seconds[name].append(trainee.steps(steps)[clock] / steps)
+    ratio = bootstrap_ratio(seconds["one"], seconds["other"], 0, f"{one.setting} over {other.setting}")
     return ratio, {name: sum(times) / pairs for name, times in seconds.items()}
 
 

@@ -7,12 +7,14 @@ seen the rows of all ranks along ep, so its gradient is summed over dp alone.
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine.optim import foreach
 from engine.parallel import data
 from engine.parallel.mesh import mesh
 from engine.parallel.placement import is_expert
+from engine.parallel.traffic import SUM, sent
 
 
 class Gradients(Protocol):
@@ -41,10 +43,10 @@ class SummedGradients:
         """Sum the gradients over the ranks; a parameter that only some ranks have a gradient of is zero on others."""
         place = mesh()
         if place.grid.ep == 1:
-            data.sum_gradients_(list(self.named.values()), place.replicas)
+            _sum_(list(self.named.values()), place.replicas)
         else:
-            data.sum_gradients_(self._parameters(experts=False), place.replicas)
-            data.sum_gradients_(self._parameters(experts=True), place.group("dp"))
+            _sum_(self._parameters(experts=False), place.replicas)
+            _sum_(self._parameters(experts=True), place.group("dp"))
 
     def norm(self) -> Tensor:
         """Return the norm of the whole model's gradient, the same bits on all ranks."""
@@ -71,6 +73,14 @@ class SummedGradients:
         own, like = _gradients(self._parameters(experts)), next(iter(self.named.values()))
         norm = torch.nn.utils.get_total_norm(own) if own else torch.zeros((), device=like.device)
         return norm.double().square()
+
+
+def _sum_(parameters: list[nn.Parameter], group: dist.ProcessGroup | None) -> None:
+    """Sum gradients over the ranks of a group, and count their bytes."""
+    data.sum_gradients_(parameters, group)
+    if (ranks := data.size_of(group)) > 1:
+        total = sum(gradient.nbytes for gradient in _gradients(parameters))
+        sent(SUM, total, round(2 * total * (ranks - 1) / ranks))
 
 
 def _gradients(parameters: list[nn.Parameter]) -> list[Tensor]:

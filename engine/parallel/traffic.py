@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+SUM = "sum of gradients"
+"""The kind of message of plain data parallelism. What crosses is counted as a ring's: 2·(n − 1)/n over n ranks."""
+
 
 @dataclass(frozen=True)
 class Traffic:

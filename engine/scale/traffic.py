@@ -13,6 +13,7 @@ from math import prod
 from engine.model.config import K2Config
 from engine.parallel.layout import Grid, Layout
 from engine.parallel.ownership import GRADIENTS, WEIGHTS, Ownership
+from engine.parallel.traffic import SUM
 from engine.scale.holdings import held, part_at
 from engine.scale.states import Precision
 from engine.scale.weights import Weight
@@ -21,7 +22,6 @@ ROWS = ("expert rows out", "expert rows back")
 GATES = ("expert gates out", "expert gates back")
 COUNTS = "expert counts"
 OUTPUTS, GRADIENTS_BACK = "stage outputs", "stage gradients"
-SUM = "sum of gradients"
 AFTER = (GRADIENTS, WEIGHTS, SUM)
 """The kinds of a step's end, for which a rank waits."""
 

@@ -70,7 +70,7 @@ def test_a_rate_whose_loss_is_not_finite_does_not_win():
 def test_list_names_the_benchmarks(capsys):
     assert main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["control", "dense", "muonclip", "trainer", "rl", "sm90"]
+    assert names == ["control", "dense", "muonclip", "trainer", "rl", "sm90", "scale"]
 
 
 def test_missing_inputs_are_named(tmp_path, capsys, monkeypatch):

@@ -35,7 +35,7 @@ def test_trainings_take_turns_and_their_steps_are_timed(inputs, monkeypatch):
 
 def test_a_training_that_ends_by_itself_is_named(inputs, tmp_path):
     setting = Setting(before.ROOT, "no profile", threads=1)
-    with pytest.raises(UserError, match="ended by itself"), turns.Trainee(setting, inputs, tmp_path) as trainee:
+    with pytest.raises(UserError, match="ended by itself"), turns.pretraining(setting, inputs, tmp_path) as trainee:
         trainee.steps(1)
 
 

@@ -45,7 +45,7 @@ class Live(TorchDispatchMode):
 
 def passed(
     model: K2Model, memory: Memory | None, autocast: bool = False, cycles: bool = False
-) -> list[tuple[Tensor, list[Tensor], float]]:
+) -> list[tuple[Tensor, list[Tensor | None], float]]:
     """Output, gradients by input and weights, and bytes kept a token, of each block on its own.
 
     With `cycles` what only cycles hold is freed before it is counted, which takes a while.
