@@ -25,12 +25,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pairs", type=int, default=12, help="turns of each competitor, at least 2")
     command.add_argument("--steps", type=int, default=4, help="steps a turn, and steps timed on a GPU")
     command.add_argument("--profile", default="laptop", help="whose pretraining the CPU does (default: laptop)")
-    command.add_argument("--note", default="", help="what else the machine did, kept with the settings")
+    command.add_argument("--note", default="", help="what else the machine did: said beside each ratio")
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """Measure the chosen parts, one after the other."""
     parts = [importlib.import_module(f"benchmarks.scale.{name}") for name in arguments.only]
     rows = [row for part in parts for row in part.rows(arguments)]
-    names = ("profile", "pairs", "steps", *(["note"] if arguments.note else []))
-    return Report({name: getattr(arguments, name) for name in names}, rows)
+    return Report({name: getattr(arguments, name) for name in ("profile", "pairs", "steps", "note")}, rows)

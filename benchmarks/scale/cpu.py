@@ -38,6 +38,7 @@ def case_rows(case: Case, given: Task, one: Trainee, arguments: argparse.Namespa
             low, high = ratio.ends
             expected = seconds_of_products(plan) / seconds_of_products(alone)
             what = f"{case.name}: a step, ratio {ratio.value:.2f} [{low:.2f}, {high:.2f}], {expected:.2f} of products"
+            what += f" ({arguments.note})" if arguments.note else ""
             yield Row(what, seconds["one"], "s", "1 process of 1 thread", seconds["other"])
         else:
             own.steps(1)

@@ -12,7 +12,7 @@ from engine.parallel.layout import Layout
 from engine.scale.training import Training
 from pipelines.commands.scale import planned as planned_profile
 
-ARGUMENTS = argparse.Namespace(profile="laptop", pairs=2, steps=1)
+ARGUMENTS = argparse.Namespace(profile="laptop", pairs=2, steps=1, note="on busy cores")
 EVERYTHING = Case("all", 4, Layout(pp=2, ep=2, zero=1), timed=False)
 
 
@@ -26,6 +26,7 @@ def test_one_row_a_figure_and_all_bytes_are_the_planners(monkeypatch: pytest.Mon
     assert judged > {"all: expert rows out, given", "all: stage gradients, crossed"}
     (timed,) = (row for row in rows if row.unit == "s")
     assert timed.case.startswith("pp: a step, ratio ")
+    assert timed.case.endswith(" (on busy cores)")
     assert min(timed.value, timed.baseline_value) > 0
 
 
