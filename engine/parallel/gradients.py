@@ -49,16 +49,17 @@ class SummedGradients:
             _sum_(self._parameters(experts=True), place.group("dp"))
 
     def norm(self) -> Tensor:
-        """Return the norm of the whole model's gradient, the same bits on all ranks."""
+        """Return the norm of the whole model's gradient, the same bits on all ranks.
+
+        One sum over all ranks makes it: sums over groups may differ between them in their last bits, and replicas that
+        clip by other factors drift apart.
+        """
         place = mesh()
         if not place.cut:
             return torch.nn.utils.get_total_norm(_gradients(list(self.named.values())))
         dense, experts = (self._square(experts) for experts in (False, True))
-        if place.grid.ep > 1:
-            data.sum_([experts], place.group("ep"))
-        square = dense + experts
-        if place.grid.pp > 1:
-            data.sum_([square], place.group("pp"))
+        square = (dense / place.grid.ep + experts) / place.grid.dp  # each rank's share of what several ranks have
+        data.sum_([square])
         return square.sqrt()
 
     def clip_(self, factor: Tensor) -> None:

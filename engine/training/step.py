@@ -101,7 +101,9 @@ def _over_ranks(model: K2Model, means: Mapping[str, float], largest: Mapping[str
     data.sum_([sums, *(router.load_E for router in model.routers().values())], place.replicas)
     data.max_([tops, *(attention.max_logit_H for attention in model.attentions())], place.replicas)
     if place.grid.pp > 1:
-        data.max_([tops], place.group("pp"))  # the stages have the same figures; one of them may be asked to end
+        # The stages have the same figures, but in the last bits of sums over their own replicas, and all must judge
+        # alike (engine/training/guard.py); one of them may be asked to end.
+        data.max_([sums, tops], place.group("pp"))
     values = [value for part in to_host(sums, tops) for value in part.tolist()]
     return dict(zip([*means, *largest], values, strict=True))
 

@@ -12,6 +12,7 @@ from engine.parallel.gradients import SummedGradients
 from engine.parallel.layout import Layout
 from engine.parallel.mesh import laid_out, mesh
 from engine.parallel.placement import is_expert
+from engine.training.step import _over_ranks
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
@@ -52,7 +53,9 @@ def reduced(rank: int, layout: Layout) -> tuple[float, list[str]]:
 def test_each_gradient_is_summed_over_the_ranks_that_saw_other_rows_and_counted_once(layout: Layout) -> None:
     whole = whole_gradients(K2Model(config()))
     expected = math.sqrt(sum(float(gradient.square().sum()) for gradient in whole.values()))
-    for norm, odd in together(4, reduced, layout):
+    replies = together(4, reduced, layout)
+    assert len({norm for norm, _ in replies}) == 1, "to the bit"
+    for norm, odd in replies:
         assert odd == []
         assert norm == pytest.approx(expected, rel=1e-13)
 
@@ -66,6 +69,17 @@ def figures(rank: int, layout: Layout) -> tuple[Any, Any]:
         return of_whole_model(float(rank), rank + 1, 10), [
             numbers.tolist() for numbers in of_all_layers(own, range(1, 3), 2)
         ]
+
+
+def judged(rank: int) -> dict[str, Any]:
+    """The figures of a step whose stages have summed them up in other orders."""
+    with laid_out(Layout(pp=2)):
+        model = K2Model(config(), part=mesh().part(config()))
+        return _over_ranks(model, {"loss": math.nextafter(2.0, 2 + mesh().coordinates()["pp"])}, {"top_max": rank})
+
+
+def test_all_stages_judge_by_the_same_figures() -> None:
+    assert together(4, judged) == [{"loss": math.nextafter(4.0, 5), "top_max": 3}] * 4
 
 
 def test_figures_of_parts_become_those_of_the_whole_model() -> None:
