@@ -115,8 +115,8 @@ def test_either_goes_on_from_a_checkpoint_of_the_other_at_another_number_of_rank
     assert figures[-1]["last_clipped_step"] == rows[-1]["last_clipped_step"]
 
 
-@pytest.mark.parametrize("way", ["stage 1", "stage 2, offloaded"])
-def test_a_run_that_is_left_half_way_ends_in_the_same_bits(way, tmp_path):
+def test_a_run_that_is_left_half_way_ends_in_the_same_bits(tmp_path):
+    way = "stage 2, offloaded"
     straight = in_ranks(2, train, way, tmp_path / "straight", 6)
     in_ranks(2, train, way, tmp_path / "cut", 4)
     shutil.rmtree(tmp_path / "cut/checkpoints/00000004")
@@ -131,7 +131,7 @@ def ours_spoilt(tmp_path_factory):
     return in_ranks(2, train, None, tmp_path_factory.mktemp("spoilt"), 4, 2, 1)[0]
 
 
-@pytest.mark.parametrize("way", ["stage 1", "stage 2", "stage 2, offloaded"])
+@pytest.mark.parametrize("way", ["stage 1", "stage 2, offloaded"])
 def test_a_step_that_the_guard_skips_leaves_no_gradient_behind(way, ours_spoilt, tmp_path):
     weights, rows, _ = ours_spoilt
     assert [row.get("skipped") for row in rows] == [None, 1.0, None, None]
