@@ -52,7 +52,12 @@ def _aligned(matrix: Tensor) -> bool:
 
 
 def gather_sum(rows: Tensor, index_Nk: Tensor) -> Tensor:
-    """Return Σ_k rows[index_nk], (N, D), in one pass and a fixed order."""
+    """Return Σ_k rows[index_nk], (N, D), in one pass and a fixed order. On a GPU rows need no gradient here."""
+    if on_gpu(rows) and has_triton("combine"):
+        from kernels.gpu import combine
+
+        if accepted("combine", combine.refusal(rows)):
+            return combine.gather_sum(rows, index_Nk)
     return F.embedding_bag(index_Nk, rows, mode="sum")
 
 

@@ -8,11 +8,13 @@ Shapes: … any batch axes, G matrices, n rows, m columns with n ≤ m inside (a
 
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from kernels.choice import has_triton, on_gpu
 from kernels.newton_schulz_cost import products
 
 Coefficients = Literal["jordan", "polar_express"]
@@ -134,28 +136,48 @@ def _normalised(x_Gnm: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _dense(x_Gnm: Tensor, triples: tuple[Triple, ...], _: int) -> Tensor:
     """Compute X ← aX + (bR + cR²)X with R = XXᵀ in each step."""
+    if (symmetric := _triton(x_Gnm)) is not None:
+        for a, b, c in triples:
+            r = symmetric.product(x_Gnm, x_Gnm)
+            x_Gnm = torch.baddbmm(x_Gnm, symmetric.product(r, r, r, c, b), x_Gnm, beta=a)
+        return x_Gnm
     for a, b, c in triples:
         r = torch.bmm(x_Gnm, x_Gnm.mT)
         x_Gnm = torch.baddbmm(x_Gnm, torch.baddbmm(r, r, r, beta=b, alpha=c), x_Gnm, beta=a)
     return x_Gnm
 
 
+def _triton(x_Gnm: Tensor) -> ModuleType | None:
+    """Return the Triton kernel of symmetric products where it takes these matrices, else None."""
+    if on_gpu(x_Gnm) and has_triton("symmetric"):
+        from kernels.gpu import symmetric
+
+        if symmetric.takes(x_Gnm):
+            return symmetric
+    return None
+
+
 def _gram(x_Gnm: Tensor, triples: tuple[Triple, ...], restart: int) -> Tensor:
     """Compute steps on R: with P = aI + bR + cR², X ← PX and R ← PRP, keeping only R and the product Q of the P."""
+    symmetric = _triton(x_Gnm)
     for start in range(0, len(triples), restart):
         segment = triples[start : start + restart]
-        r = torch.bmm(x_Gnm, x_Gnm.mT)
-        q = p = _polynomial(r, segment[0])
+        r = torch.bmm(x_Gnm, x_Gnm.mT) if symmetric is None else symmetric.product(x_Gnm, x_Gnm)
+        q = p = _polynomial(r, segment[0], symmetric)
         for triple in segment[1:]:
-            r = torch.bmm(torch.bmm(r, p), p)
-            p = _polynomial(r, triple)
+            rp = torch.bmm(r, p)
+            r = torch.bmm(rp, p) if symmetric is None else symmetric.product(rp, p)
+            p = _polynomial(r, triple, symmetric)
             q = torch.bmm(q, p)
         x_Gnm = torch.bmm(q, x_Gnm)
     return x_Gnm
 
 
-def _polynomial(r_Gnn: Tensor, triple: Triple) -> Tensor:
+def _polynomial(r_Gnn: Tensor, triple: Triple, symmetric: ModuleType | None) -> Tensor:
+    """Return aI + bR + cR²."""
     a, b, c = triple
+    if symmetric is not None:
+        return symmetric.product(r_Gnn, r_Gnn, r_Gnn, c, b, a)  # type: ignore[no-any-return]  # of a module by value
     p: Tensor = torch.baddbmm(r_Gnn, r_Gnn, r_Gnn, beta=b, alpha=c)
     p.diagonal(dim1=-2, dim2=-1).add_(a)
     return p
