@@ -54,9 +54,9 @@ class Saved:
 def saved_by_block(config: K2Config, layer: int, types: Types, length: int, fused: bool, ep: int = 1) -> list[Saved]:
     """Return what the block of a layer saves for sequences of `length` tokens.
 
-    `fused`: attention as a GPU's kernels compute it (kernels/gpu/latent_attention.py); else as a CPU does with at least
-    two rows, which keeps its weights up to a size (kernels/latent_attention.py, KEEP). Experts in `ep` parts are taken
-    as evenly loaded.
+    `fused`: as a GPU's kernels compute it (kernels/gpu/); else as a CPU does with at least two rows, which keeps the
+    weights of attention up to a size (kernels/latent_attention.py, KEEP). Experts in `ep` parts are taken as evenly
+    loaded.
     """
     D = config.hidden_size
     attention = [Saved("block input", D, types.stream), *_norm("input norm", D, types, readers=2)]
@@ -64,12 +64,12 @@ def saved_by_block(config: K2Config, layer: int, types: Types, length: int, fuse
     feed = [Saved("after attention", D, types.stream)]
     if layer < config.first_k_dense_replace:
         feed += _norm("post norm", D, types, readers=2)
-        return attention + feed + _swiglu("dense", config.intermediate_size, types.operand)
+        return attention + feed + _swiglu("dense", config.intermediate_size, types.operand, fused)
     feed += _norm("post norm", D, types, readers=2)
     if types.operand != 4:
         feed.append(Saved("post norm for the router", D, 4, "norm"))
-    shared = _swiglu("shared", config.moe_intermediate_size * config.n_shared_experts, types.operand)
-    return attention + feed + _routed(config, types.operand, ep) + shared
+    shared = _swiglu("shared", config.moe_intermediate_size * config.n_shared_experts, types.operand, fused)
+    return attention + feed + _routed(config, types.operand, fused, ep) + shared
 
 
 def _norm(name: str, width: int, types: Types, readers: int) -> list[Saved]:
@@ -101,17 +101,18 @@ def _weights(length: int) -> int:
     return sum((stop - start) * stop for start, stop in zip(range(0, length, CPU_BLOCK), stops, strict=True))
 
 
-def _swiglu(name: str, width: int, operand: int) -> list[Saved]:
+def _swiglu(name: str, width: int, operand: int, fused: bool) -> list[Saved]:
     return [
         Saved(f"{name} gate", width, operand, width=width),
         Saved(f"{name} up", width, operand, width=width),
-        Saved(f"{name} silu(gate)", width, operand, "swiglu"),
+        *([] if fused else [Saved(f"{name} silu(gate)", width, operand, "swiglu")]),
         Saved(f"{name} silu(gate) · up", width, operand, "swiglu"),
     ]
 
 
-def _routed(c: K2Config, operand: int, ep: int) -> list[Saved]:
+def _routed(c: K2Config, operand: int, fused: bool, ep: int) -> list[Saved]:
     """Return what router and routed experts save. The gate scales the down projection's input, so its output is not.
+    A GPU's backward of SwiGLU makes that input again in any case.
 
     Each token has a row for each of its experts: on one rank a copy of the norm's output, which is made again with it;
     from other ranks it comes by an all-to-all, and is kept.
@@ -126,7 +127,7 @@ def _routed(c: K2Config, operand: int, ep: int) -> list[Saved]:
         *([Saved("order, place and expert of rows sent", 3 * k, 8)] if ep > 1 else []),
         Saved("expert input", k * D, operand, "norm" if ep == 1 else "", width=D),
         Saved("expert gate and up", k * 2 * F, operand, width=2 * F),
-        Saved("expert silu(gate) · up", k * F, operand, "swiglu"),
+        *([] if fused else [Saved("expert silu(gate) · up", k * F, operand, "swiglu")]),
     ]
 
 

@@ -44,19 +44,24 @@ class Live(TorchDispatchMode):
 
 
 def passed(
-    model: K2Model, memory: Memory | None, autocast: bool = False, cycles: bool = False
+    model: K2Model,
+    memory: Memory | None,
+    autocast: bool = False,
+    size: tuple[int, int] = (ROWS, LENGTH),
+    cycles: bool = False,
 ) -> list[tuple[Tensor, list[Tensor | None], float]]:
-    """Output, gradients by input and weights, and bytes kept a token, of each block on its own.
+    """Output, gradients by input and weights, and bytes kept a token, of each block on its own, for rows × tokens.
 
     With `cycles` what only cycles hold is freed before it is counted, which takes a while.
     """
+    rows, length = size
     model.keep(memory)
     model.train()
     results = []
-    turn = rotation(torch.arange(LENGTH), model.frequencies_P, model.magnitude)
+    turn = rotation(torch.arange(length), model.frequencies_P, model.magnitude)
     for block in model.blocks:
         model.zero_grad()
-        x = torch.randn(ROWS, LENGTH, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
+        x = torch.randn(rows, length, model.config.hidden_size, generator=torch.Generator().manual_seed(3))
         x.requires_grad_()
         live = Live()
         with live, torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -66,5 +71,5 @@ def passed(
         kept = live.bytes([y, turn, *model.parameters(), *model.buffers()]) + x.nbytes * (not live.made(x))
         y.float().square().mean().backward()
         gradients = [x.grad, *(p.grad for p in block.parameters())]
-        results.append((y.detach(), gradients, kept / (ROWS * LENGTH)))
+        results.append((y.detach(), gradients, kept / (rows * length)))
     return results

@@ -29,7 +29,7 @@ MASK = 4 * 64 * 64
 def attention(request, monkeypatch):
     """Attention as on a CPU, and as on a GPU without Triton, whose fused op a CPU has too."""
     if request.param == "fused":
-        monkeypatch.setattr(latent_attention, "_blockwise", lambda *given: latent_attention._fused(*given[:-1]))
+        monkeypatch.setattr(latent_attention, "_blockwise", lambda *given: latent_attention._fused(*given[:7]))
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
