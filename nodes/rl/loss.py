@@ -103,14 +103,14 @@ class PolicyLoss:
             gap: dict[str, float | Tensor] = {"sampler_gap": 0.0} if self.narrow else {}
             return {"objective": objective, "kl": 0.0, "ratio_max": 0.0, **gap}
         old_M = part.old_logprobs_M
-        ratio_M = (logprobs_M - old_M).detach()
+        ratio_M, share_M = (logprobs_M - old_M).detach(), part.counts_M / part.live
         return {
             "objective": objective,
             # Schulman's k3 estimate of KL(pi_old || pi), never negative: responses came from the old policy.
-            "kl": (part.counts_M / part.live * (ratio_M.exp() - 1 - ratio_M)).sum(),
+            "kl": (share_M * (ratio_M.exp() - 1 - ratio_M)).sum(),
             "ratio_max": ratio_M.abs().max(),
             # The difference between the sampling policy in the trainer's narrow type and in the sampler's.
-            **({"sampler_gap": (old_M - part.drawn_logprobs_M).abs().mean()} if self.narrow else {}),
+            **({"sampler_gap": (share_M * (old_M - part.drawn_logprobs_M).abs()).sum()} if self.narrow else {}),
         }
 
 

@@ -7,9 +7,11 @@ import pytest
 from engine.model.model import K2Model
 from engine.parallel import data
 from engine.parallel.layout import Layout
-from engine.parallel.mesh import laid_out
+from engine.parallel.mesh import laid_out, mesh
 from engine.rollout import shared
 from engine.rollout.shared import sharing
+from engine.training.batches import share
+from engine.training.numerics import autocast
 from nodes.rl import policy, rollouts
 from nodes.rl.outcome import outcome
 from nodes.rl.policy import PolicyTraining
@@ -28,10 +30,10 @@ def half_right(scores, truncated, penalty):
     return [float(number % 2) for number in range(len(scores))]
 
 
-def made(root, dtype):
+def made(root, dtype, prompts=5):
     """One iteration's training of both families on a toy model, and its settings."""
     tokenizer = toy.tokenizer(root)
-    p = parameters(prompts=5, iterations=1, inner_steps=1, max_new_tokens=4, ptx=NO_PTX, dtype=dtype)
+    p = parameters(prompts=prompts, iterations=1, inner_steps=1, max_new_tokens=4, ptx=NO_PTX, dtype=dtype)
     p = p.model_copy(update={"tools": p.tools.model_copy(update=TOOLS)})
     model = K2Model(replace(toy.model().config, max_position_embeddings=4096), 0)
     families = families_of(tokenizer, model.config, toy.tasks().lazy(), p)
@@ -77,6 +79,25 @@ def test_each_rank_draws_a_part_and_all_have_what_one_process_draws(dtype, tmp_p
             assert here == {name: value for name, value in there.items() if name != "logprob"}
         assert same_figures == pytest.approx(figures, abs=1e-5)
         assert same_verdicts == verdicts
+
+
+def sampler_gap(rank, root):
+    """The figure of a step's loss on a rank's share of one prompt's responses."""
+    rollouts.penalised = half_right
+    training, _ = made(root / str(rank), "bfloat16", prompts=1)
+    source, _ = training.sample(0)
+    rows = mesh().rows
+    (batch,) = share(source.rows(0, rows), rows.size, rows, training.model.device)
+    training.model.train()
+    with autocast("bfloat16"):
+        _, figures = training.loss(training.model, batch)
+    return float(figures["sampler_gap"])
+
+
+def test_the_samplers_gap_is_a_mean_over_all_responses_also_where_a_rank_has_none(tmp_path):
+    (alone,) = together(1, sampler_gap, tmp_path / "one")
+    assert alone > 0
+    assert together(2, sampler_gap, tmp_path / "two") == [pytest.approx(2 * alone), 0]  # ranks are averaged
 
 
 def cut(rank):
