@@ -146,9 +146,9 @@ class DeepSpeedAdamW(MuonClip):
                 rows = self.flat.rows(name, data.ranks().rank)
                 shape = (torch.float32, (len(rows), *self.rest[name].shape[1:]))
                 expected |= {f"adamw/{name}/{key}": shape for key in STATE[:2]}
-        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-        if odd := next((name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)), None):
-            theirs, ours = (str(of.get(odd, "absent")) for of in (found, expected))
+        kept = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+        if odd := next((name for name in sorted({*expected, *kept}) if expected.get(name) != kept.get(name)), None):
+            theirs, ours = (str(of.get(odd, "absent")) for of in (kept, expected))
             raise UserError(f"optimizer state: {odd} is {theirs}, but AdamW asks for {ours}; start the stage afresh")
         counts = {float(state[name]) for name in expected if name.endswith(COUNT)}
         if len(counts) > 1:

@@ -17,7 +17,7 @@ from engine.errors import UserError
 from engine.optim import foreach
 from engine.parallel import data
 from engine.parallel.mesh import mesh
-from engine.parallel.ownership import GRADIENTS, REPLICAS, WEIGHTS, owners, weight_of
+from engine.parallel.ownership import DENSE_OWNERS, GRADIENTS, WEIGHTS, owners, weight_of
 from engine.parallel.traffic import sent
 from kernels.host import to_host
 
@@ -113,7 +113,7 @@ class OwnedGradients:
         self.named = dict(named)
         self.ownership = owners(weights, grid.dp, grid.ep, masters=masters)
         shares = {name: self.ownership.shares(name, place["ep"]) for name in named}
-        dense = {weight.name for weight in weights if weight.dimensions == REPLICAS}
+        dense = {weight.name for weight in weights if weight.dimensions == DENSE_OWNERS}
         self.circles = [
             Circle(group, rank, {name: named[name] for name in names}, {name: shares[name] for name in names})
             for group, rank, names in (

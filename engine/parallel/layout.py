@@ -23,6 +23,8 @@ DIMENSIONS = ("pp", "dp", "ep")
 SIZES = ("pp", "vpp", "ep")
 MEMORY = ("recompute", "fp8_storage", "offload")
 """The fields that divide nothing: they save memory on each rank (docs/cluster.md)."""
+RESIDENT = 2
+"""With activations offloaded, the most micro-batches on the device: one at work, and one on its way out or back."""
 Recomputed = Literal["norm", "swiglu", "mla_up", "moe_down"]
 Offloaded = Literal["activations", "optimizer"]
 

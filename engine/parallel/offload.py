@@ -16,9 +16,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from engine.parallel.arenas import Arenas, Copy, arenas_of, require_host_memory
-
-RESIDENT = 2
-"""The most micro-batches on the device: one in its forward or backward, and one on its way out or back."""
+from engine.parallel.layout import RESIDENT
 
 
 @dataclass(eq=False)

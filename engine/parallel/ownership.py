@@ -25,9 +25,9 @@ GATE_UP = "gate_up_proj"
 Kind = Literal["matrix", "stack", "rows"]
 """Muon's matrix; a stack of them, be they experts or heads that are orthogonalised apart; AdamW's tensor."""
 
-REPLICAS = ("dp", "ep")
+DENSE_OWNERS = ("dp", "ep")
 """The order in which offsets number the ranks that hold a dense weight, the faster dimension second."""
-EXPERTS = ("ep", "dp")
+EXPERT_OWNERS = ("ep", "dp")
 """The same for experts: each ep coordinate holds consecutive experts, and its dp ranks share those out."""
 
 LOT = 64
@@ -63,7 +63,7 @@ class Weight:
     @property
     def dimensions(self) -> tuple[str, str]:
         """The mesh's dimensions over which it has owners, in the order in which offsets number the ranks."""
-        return EXPERTS if is_expert(self.name) else REPLICAS
+        return EXPERT_OWNERS if is_expert(self.name) else DENSE_OWNERS
 
 
 def weight_of(name: str, shape: tuple[int, ...], muon: bool, heads: int | None = None) -> Weight:
@@ -126,14 +126,14 @@ class Ownership:
         """
         first, rows = 0, self.weights[name].shape[0]
         offsets = self.offsets[name]
-        if self.weights[name].dimensions == EXPERTS:
+        if self.weights[name].dimensions == EXPERT_OWNERS:
             first = rows * ep
             offsets = offsets[self.dp * ep : self.dp * (ep + 1) + 1]
         return [range(start - first, end - first) for start, end in pairwise(offsets)]
 
     def rows(self, name: str, dp: int, ep: int) -> range:
         """Return which rows a rank owns of a weight as it holds it."""
-        return self.shares(name, ep)[dp if self.weights[name].dimensions == EXPERTS else dp * self.ep + ep]
+        return self.shares(name, ep)[dp if self.weights[name].dimensions == EXPERT_OWNERS else dp * self.ep + ep]
 
     def ranges(self, name: str) -> Ranges:
         """Return the ranges of the whole weight that its owners have."""
@@ -147,7 +147,7 @@ class Ownership:
         """
         out = {GRADIENTS: 0, WEIGHTS: 0}
         for name, of in self.weights.items():
-            ranks = self.dp * (self.ep if of.dimensions == REPLICAS else 1)
+            ranks = self.dp * (self.ep if of.dimensions == DENSE_OWNERS else 1)
             held, each = prod(of.shape), prod(of.shape[1:])
             owned = len(self.rows(name, dp, ep)) * each
             out[GRADIENTS] += (held - owned) * gradient
@@ -175,7 +175,7 @@ def owners(weights: Sequence[Weight], dp: int, ep: int, *, masters: bool = True)
     """
     ranks, named = dp * ep, {weight.name: weight for weight in weights}
     block = {weight.name: _load(weight, masters) for weight in weights}
-    dense, experts = ([w for w in weights if w.dimensions == dimensions] for dimensions in (REPLICAS, EXPERTS))
+    dense, experts = ([w for w in weights if w.dimensions == order] for order in (DENSE_OWNERS, EXPERT_OWNERS))
     whole, column = (sum((block[w.name] * w.blocks for w in of), Load()) for of in (dense, experts))
     mean = (column * ep + whole) * (1 / ranks)
     loads = [column if dp == 1 else Load()] * ranks

@@ -105,11 +105,11 @@ def pairs(schedule: Schedule, pp: int, vpp: int, micro_batches: int) -> frozense
     """
     if schedule != "interleaved_1f1b_warmup":
         return frozenset()
-    found = set()
+    paired = set()
     for rank, actions in enumerate(table(schedule, pp, vpp, micro_batches)):
         forwards = [action for action in actions if action.kind == "F"]
-        found.update(forwards[warmup(schedule, pp, vpp, micro_batches, rank) :])
-    return frozenset(found)
+        paired.update(forwards[warmup(schedule, pp, vpp, micro_batches, rank) :])
+    return frozenset(paired)
 
 
 def window(schedule: Schedule, pp: int, vpp: int, micro_batches: int) -> float:

@@ -15,8 +15,6 @@ from engine.scale.states import Precision
 
 RECOMPUTE: tuple[Recomputed, ...] = get_args(Recomputed)
 """All that can be computed again in the backward instead of kept (k2-facts 5)."""
-RESIDENT = 2
-"""Chunks that stay on the GPU when activations are moved to the host: the one at work and the one on its way."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from engine.parallel.layout import WHOLE
-from engine.scale.activations import RECOMPUTE, RESIDENT, chunk_bytes, head_bytes
+from engine.parallel.layout import RESIDENT, WHOLE
+from engine.scale.activations import RECOMPUTE, chunk_bytes, head_bytes
 from engine.scale.holdings import part_at
 from engine.scale.training import Training
 

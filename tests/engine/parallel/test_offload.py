@@ -9,7 +9,8 @@ from engine.model.activations import FP32, bytes_per_token
 from engine.model.model import K2Model
 from engine.parallel import arenas
 from engine.parallel.arenas import Accounting, EarlyUse, ExcessResidency
-from engine.parallel.offload import RESIDENT, Offload
+from engine.parallel.layout import RESIDENT
+from engine.parallel.offload import Offload
 from kernels.kept import Memory
 from tests.engine.tiny import config
 
