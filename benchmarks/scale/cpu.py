@@ -10,8 +10,8 @@ from benchmarks.scale.cases import CASES, LAYERS, ONE, PARTS, Case, planned, sec
 from benchmarks.scale.steps import Task, task
 from benchmarks.scale.worker import COUNT
 from benchmarks.trainer.turns import Setting, Trainee, alternated
+from engine.parallel.traffic import COUNTS, GATES, ROWS
 from engine.scale.memory import memory
-from engine.scale.traffic import COUNTS, GATES, ROWS
 from engine.scale.training import Training
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from engine.errors import UserError
 from engine.optim import foreach
 from engine.parallel import data
 from engine.parallel.mesh import mesh
-from engine.parallel.ownership import DENSE_OWNERS, GRADIENTS, WEIGHTS, owners, weight_of
-from engine.parallel.traffic import sent
+from engine.parallel.ownership import DENSE_OWNERS, owners, weight_of
+from engine.parallel.traffic import GRADIENTS, WEIGHTS, sent
 from kernels.host import to_host
 
 

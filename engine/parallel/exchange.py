@@ -20,14 +20,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from engine.parallel import data
-from engine.parallel.traffic import sent
+from engine.parallel.traffic import COUNTS, GATES, ROWS, sent
 from kernels.experts import counted, experts, gather_sum
 from kernels.host import to_host
 
-COUNTS = "expert counts"
-ROWS_OUT, ROWS_BACK = "expert rows out", "expert rows back"
-GATES_OUT, GATES_BACK = "expert gates out", "expert gates back"
-"""The kinds of message, by which their bytes are counted (engine/parallel/traffic.py)."""
+ROWS_OUT, ROWS_BACK = ROWS
+GATES_OUT, GATES_BACK = GATES
 
 
 @dataclass(frozen=True)

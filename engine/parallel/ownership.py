@@ -17,6 +17,7 @@ from math import gcd, prod
 from typing import Literal
 
 from engine.parallel.placement import Ranges, is_expert
+from engine.parallel.traffic import GRADIENTS, WEIGHTS
 from kernels.newton_schulz_cost import multiplications
 
 GATE_UP = "gate_up_proj"
@@ -33,9 +34,6 @@ EXPERT_OWNERS = ("ep", "dp")
 LOT = 64
 """AdamW's tensors are cut between lots of so many numbers: processors compute a few numbers at once, and the rest of a
 tensor one by one, which may round otherwise. So a cut does not change which numbers are the rest."""
-
-GRADIENTS, WEIGHTS = "gradients to owners", "weights from owners"
-"""The kinds of messages of a step (engine/parallel/traffic.py)."""
 
 STATE, WORK = 1.1, 1.15
 """The most that a rank may have of the mean of the optimizer's bytes and of Newton–Schulz's work, where it can be."""

@@ -21,11 +21,8 @@ from torch.distributed.pipelining.schedules import _Action, _PipelineScheduleRun
 from engine.errors import UserError
 from engine.parallel import data
 from engine.parallel.pipeline_table import Action
-from engine.parallel.traffic import sent
+from engine.parallel.traffic import GRADIENTS_BACK, OUTPUTS, sent
 from kernels.deferred import deferring, taken
-
-FORWARD, BACKWARD = "stage outputs", "stage gradients"
-"""The kinds of message, by which their bytes are counted (engine/parallel/traffic.py)."""
 
 
 def execute(
@@ -118,14 +115,14 @@ class _Stage(PipelineStage):
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         self._record("SEND_F", fwd_chunk_id)
         (output,), _ = self.fwd_cache[fwd_chunk_id]
-        self._send(output.detach(), self.stage_index + 1, FORWARD)
+        self._send(output.detach(), self.stage_index + 1, OUTPUTS)
         return []  # the runtime has nothing left to do
 
     def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
         self._record("SEND_B", bwd_chunk_id)
         (gradient,) = self.bwd_cache.pop(bwd_chunk_id)
         assert gradient is not None, "a loss depends on what the model gives"
-        self._send(gradient, self.stage_index - 1, BACKWARD)
+        self._send(gradient, self.stage_index - 1, GRADIENTS_BACK)
         return []
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **keywords: Any) -> Any:

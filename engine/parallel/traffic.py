@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 
 SUM = "sum of gradients"
 """The kind of message of plain data parallelism. What crosses is counted as a ring's: 2·(n − 1)/n over n ranks."""
+ROWS = ("expert rows out", "expert rows back")
+GATES = ("expert gates out", "expert gates back")
+COUNTS = "expert counts"
+OUTPUTS, GRADIENTS_BACK = "stage outputs", "stage gradients"
+GRADIENTS, WEIGHTS = "gradients to owners", "weights from owners"
+"""The other kinds: of expert parallelism, of a pipeline, and of ZeRO. Plans (engine/scale) have the same names."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import cache
 
 from engine.model.config import K2Config
 from engine.parallel.layout import Grid, Layout
-from engine.parallel.ownership import WEIGHTS
+from engine.parallel.traffic import WEIGHTS
 from engine.scale.holdings import held, part_at
 from engine.scale.machines import Published, gpu, machines
 from engine.scale.states import BFLOAT16

@@ -6,10 +6,11 @@ from itertools import pairwise
 from engine.model.flops import flops_per_token
 from engine.parallel.pipeline_table import Action
 from engine.parallel.pipeline_time import Timed, pairs, timeline
+from engine.parallel.traffic import OUTPUTS
 from engine.scale.calibration import calibrated
 from engine.scale.machines import Gpu, machines
 from engine.scale.timing import Rates, Work, head_work, layer_work, seconds
-from engine.scale.traffic import AFTER, OUTPUTS, Batch, Message, exchange
+from engine.scale.traffic import AFTER, Batch, Message, exchange
 from engine.scale.training import Training
 
 

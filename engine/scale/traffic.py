@@ -12,16 +12,12 @@ from math import prod
 
 from engine.model.config import K2Config
 from engine.parallel.layout import Grid, Layout
-from engine.parallel.ownership import GRADIENTS, WEIGHTS, Ownership
-from engine.parallel.traffic import SUM
+from engine.parallel.ownership import Ownership
+from engine.parallel.traffic import COUNTS, GATES, GRADIENTS, GRADIENTS_BACK, OUTPUTS, ROWS, SUM, WEIGHTS
 from engine.scale.holdings import held, part_at
 from engine.scale.states import Precision
 from engine.scale.weights import Weight
 
-ROWS = ("expert rows out", "expert rows back")
-GATES = ("expert gates out", "expert gates back")
-COUNTS = "expert counts"
-OUTPUTS, GRADIENTS_BACK = "stage outputs", "stage gradients"
 AFTER = (GRADIENTS, WEIGHTS, SUM)
 """The kinds of a step's end, for which a rank waits."""
 

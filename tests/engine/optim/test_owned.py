@@ -15,9 +15,8 @@ from engine.optim.owned import Circle
 from engine.parallel import data
 from engine.parallel.layout import Layout
 from engine.parallel.mesh import laid_out, mesh
-from engine.parallel.ownership import WEIGHTS
 from engine.parallel.placement import held, is_expert
-from engine.parallel.traffic import counted_traffic
+from engine.parallel.traffic import WEIGHTS, counted_traffic
 from engine.training.language import make_optimizer
 from engine.training.settings import OptimizerSettings
 from engine.training.state import TrainState

@@ -14,8 +14,9 @@ from engine.model.model import K2Model
 from engine.model.parameters import config_from_parameters
 from engine.optim.groups import is_muon
 from engine.parallel.layout import Grid, Layout, part_of
-from engine.parallel.ownership import GRADIENTS, STATE, WEIGHTS, WORK, Load, owners, weight_of
+from engine.parallel.ownership import STATE, WORK, Load, owners, weight_of
 from engine.parallel.placement import is_expert
+from engine.parallel.traffic import GRADIENTS, WEIGHTS
 from kernels.newton_schulz_cost import multiplications
 from tests.engine.tiny import config
 

@@ -8,12 +8,10 @@ from engine.optim.groups import is_muon
 from engine.optim.muonclip import MuonClip, matrix_counts
 from engine.parallel.layout import Grid, Layout, part_of
 from engine.parallel.mesh import laid_out, mesh
-from engine.parallel.ownership import GRADIENTS, WEIGHTS
-from engine.parallel.traffic import counted_traffic
+from engine.parallel.traffic import COUNTS, GATES, GRADIENTS, GRADIENTS_BACK, OUTPUTS, ROWS, WEIGHTS, counted_traffic
 from engine.scale.machines import machines
 from engine.scale.memory import memory
 from engine.scale.states import FLOAT32, states
-from engine.scale.traffic import COUNTS, GATES, GRADIENTS_BACK, OUTPUTS, ROWS
 from engine.scale.training import Training
 from engine.training.language import language_modelling
 from engine.training.state import TrainState

@@ -2,13 +2,11 @@
 
 import pytest
 
-from engine.parallel import exchange, pipeline_runtime
 from engine.parallel.layout import Grid, Layout
-from engine.parallel.ownership import GRADIENTS, WEIGHTS
-from engine.scale import traffic as counted
+from engine.parallel.traffic import COUNTS, GATES, GRADIENTS, GRADIENTS_BACK, OUTPUTS, ROWS, SUM, WEIGHTS
 from engine.scale.holdings import held, ownership, part_at
 from engine.scale.states import BFLOAT16, FLOAT32
-from engine.scale.traffic import COUNTS, GATES, GRADIENTS_BACK, OUTPUTS, ROWS, SUM, Batch, traffic
+from engine.scale.traffic import Batch, exchange, traffic
 from tests.engine.scale.models import K2
 from tests.engine.tiny import config
 
@@ -19,14 +17,6 @@ def sent(c, layout, grid, rank, plan=None, kinds=FLOAT32):
     stage, replica = divmod(rank, grid.dp * grid.ep)
     messages = traffic(c, layout, grid, stage, BATCH, kinds, plan)[replica]
     return {message.name: message.bytes for message in messages}
-
-
-def test_messages_have_the_names_under_which_a_run_counts_them():
-    assert (exchange.ROWS_OUT, exchange.ROWS_BACK) == ROWS
-    assert (exchange.GATES_OUT, exchange.GATES_BACK) == GATES
-    assert exchange.COUNTS == COUNTS
-    assert (pipeline_runtime.FORWARD, pipeline_runtime.BACKWARD) == (OUTPUTS, GRADIENTS_BACK)
-    assert counted.AFTER == (GRADIENTS, WEIGHTS, SUM)
 
 
 @pytest.mark.parametrize("ep", [2, 3, 6])
@@ -79,5 +69,5 @@ def test_owners_get_and_send_what_the_plan_says(pp, dp, ep):
 def test_k2s_rows_are_107_kilobytes_a_token_and_way():
     """8 rows of 7168 numbers of two bytes, of which 15 of 16 cross."""
     assert sum(
-        message.bytes for message in counted.exchange(K2, 1, 16, Batch(1, 1), BFLOAT16) if message.name in ROWS
+        message.bytes for message in exchange(K2, 1, 16, Batch(1, 1), BFLOAT16) if message.name in ROWS
     ) == pytest.approx(4 * 107_520)
