@@ -242,7 +242,8 @@ def _refusal(directory: Path, changed: dict[str, list[Any]]) -> str:
     stage = directory.parts[directory.parts.index(WORK) + 1] if WORK in directory.parts else None
     again = f"`{command('repro', directory, STAGE=stage, RESUME=CLOSE)}`" if stage else f"{RESUME}={CLOSE}"
     close = f"continue nevertheless with {again} (the run record will say so), " if _is_close(changed) else ""
+    setting = "the field layout.fp8_storage of compute.yml" if "fp8_storage" in changed else "the machine's setting"
     return (
-        f"{directory}: this run began with another {names} and would not end in the same bits; restore the machine's "
-        f"setting, {close}or start the stage afresh (--fresh)."
+        f"{directory}: this run began with another {names} and would not end in the same bits; restore {setting}, "
+        f"{close}or start the stage afresh (--fresh)."
     )
