@@ -7,6 +7,7 @@ What the figures assume, and how they compare with published ones, is in docs/sc
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--weights", default="bfloat16", choices=["bfloat16", "float32"], help="type of the weights")
     arguments = parser.parse_args()
     with report_errors():
-        if arguments.tokens is not None and not arguments.tokens > 0:
+        if arguments.tokens is not None and not 0 < arguments.tokens < math.inf:
             raise UserError(f"TOKENS is {arguments.tokens:g}: give the number of tokens to train on, such as 15.5e12.")
         profile = load_stages_file().profile(arguments.env)
         training, tokens = planned(profile, arguments.gpus, arguments.gpu, arguments.layout, arguments.weights)

@@ -75,12 +75,13 @@ def test_bad_input_is_one_sentence(arguments, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_no_tokens_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["scale", "--env", "k2", "--tokens", "-1"])
+@pytest.mark.parametrize("tokens", ["-1", "inf"])
+def test_no_or_endless_tokens_are_refused(monkeypatch, capsys, tokens):
+    monkeypatch.setattr("sys.argv", ["scale", "--env", "k2", "--tokens", tokens])
     with pytest.raises(SystemExit) as end:
         scale.main()
     assert end.value.code == 1
-    assert "TOKENS is -1: give the number of tokens" in capsys.readouterr().err
+    assert f"TOKENS is {tokens}: give the number of tokens" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_named_with_the_switch_that_helps():
