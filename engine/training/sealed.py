@@ -77,7 +77,8 @@ def read(directory: Path, history: Path) -> Saved:
             step=int(meta["step"]),
             digest=str(meta["digest"]),
             history_bytes=int(meta["history_bytes"]),
-            worlds=[(int(first), int(size), str(layout)) for first, size, layout in meta["worlds"]],
+            # checkpoints of trainings that could not be divided yet have no layout there
+            worlds=[(int(first), int(size), "".join(layout)) for first, size, *layout in meta["worlds"]],
             past=list(meta["past"]),
             fingerprint=dict(meta["fingerprint"]),
         )
