@@ -26,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster test-deepspeed why test-mutate screenshots test-ui test-dvc test-mlflow test-kernels
+.PHONY: help run repro plan smoke ui compare chat size scale study studies doctor export import clean payloads work adopt-work mend views test test-all test-kill lint cluster cluster-stop test-cluster test-deepspeed why test-mutate screenshots test-ui test-dvc test-mlflow test-kernels test-layouts
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -126,6 +126,9 @@ lint: $(TESTABLE) ## ruff, mypy, import-linter, the views
 
 test: $(TESTABLE) ## the fast tests
 	OMP_NUM_THREADS=1 python -m pytest -n 2 -m "not slow"
+
+test-layouts: $(TESTABLE) ## pipelines, experts, ZeRO-1 and memory switches on gloo ranks, against one process; the planner's bytes
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m slow --timeout 600 tests/engine tests/nodes tests/benchmarks
 
 test-kill: $(TESTABLE) ## SIGKILL in the middle of pretrain, sft and rl, of dvc, kedro, torchrun and ranks; resumed bit for bit
 	OMP_NUM_THREADS=1 python -m pytest -m slow --timeout 1200 tests/kill

@@ -12,6 +12,8 @@ from engine.parallel.layout import Layout
 from engine.scale.training import Training
 from pipelines.commands.scale import planned as planned_profile
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = argparse.Namespace(profile="laptop", pairs=2, steps=1, note="on busy cores")
 EVERYTHING = Case("all", 4, Layout(pp=2, ep=2, zero=1), timed=False)
 

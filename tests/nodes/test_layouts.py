@@ -21,6 +21,8 @@ from nodes.sft.nodes import build_examples, train_sft
 from tests.engine.parallel.ranks import together
 from tests.nodes import text, toy
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 SCHEDULE = Schedule.warmed_up(5e-3, 2, ("constant", STEPS - 4, None), ("linear", 2, 3.5e-4))
 CHANGES: dict[str, dict[str, Any]] = {

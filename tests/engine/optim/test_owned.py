@@ -23,6 +23,8 @@ from engine.training.state import TrainState
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
+pytestmark = pytest.mark.slow
+
 STEPS, TAU, CLIP = 3, 4.0, 0.5
 ALL, CUT = Layout(zero=1), Layout(ep=2, zero=1)
 SETTINGS = OptimizerSettings(
@@ -217,7 +219,6 @@ def moved(rank):
     """The refusal of a weight whose memory was replaced."""
     with laid_out(ALL):
         state = owned_state(torch.float32)
-        data.from_first(None)  # a rank that leaves before others have connected would look lost to them
         weight = state.model.layers["1"].self_attn.o_proj.weight
         weight.data = weight.data.clone()
         with pytest.raises(UserError) as error:
@@ -251,7 +252,6 @@ def counts_here(rank, layout):
     """The counts of matrices with which a rank's optimizer chooses the form of Newton–Schulz."""
     with laid_out(layout):
         model = K2Model(config(), part=mesh().part(config()))
-        data.from_first(None)  # as above
         return make_optimizer(model, 0.02, SETTINGS).counts
 
 

@@ -9,6 +9,8 @@ from engine.optim.whole_rows import WholeRows
 from engine.parallel.flat import Flat
 from tests.engine.parallel.ranks import together
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"a": (3, 5), "b": (7,), "c": (1, 4, 6), "d": (2, 2), "e": (9, 1)}
 
 

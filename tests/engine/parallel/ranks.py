@@ -29,12 +29,17 @@ def together(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     answers: Any = context.Queue()
-    processes = [context.Process(target=_rank, args=(r, size, port, answers, target, given)) for r in range(size)]
+    may_leave = context.Event()
+    processes = [
+        context.Process(target=_rank, args=(rank, size, port, answers, may_leave, target, given))
+        for rank in range(size)
+    ]
     for process in processes:
         process.start()
     try:
         replies = sorted((answers.get(timeout=seconds) for _ in range(size - dying)), key=lambda answer: answer[0])
     finally:
+        may_leave.set()
         for process in processes:
             process.join(10)
             process.kill()
@@ -43,7 +48,10 @@ def together(
     return [value for _, value, _ in replies]
 
 
-def _rank(rank: int, size: int, port: int, answers: Any, target: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, size: int, port: int, answers: Any, may_leave: Any, target: Callable[..., Any], given: tuple[Any, ...]
+) -> None:
+    """Put what the target returns among the answers; leave the group when all ranks have, or others would miss it."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     import torch
@@ -56,4 +64,5 @@ def _rank(rank: int, size: int, port: int, answers: Any, target: Callable[..., A
         answers.put((rank, target(rank, *given), None))
     except BaseException:
         answers.put((rank, None, traceback.format_exc()))
+    may_leave.wait(60)
     data.stop()

@@ -13,6 +13,8 @@ from engine.training.state import TrainState
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
+pytestmark = pytest.mark.slow
+
 EXPERTS = "model:layers.1.mlp.experts.down_proj"
 MOMENTUM = "optimizer:muon/layers.2.mlp.experts.down_proj"
 

@@ -20,6 +20,8 @@ from kernels.experts import experts
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
+pytestmark = pytest.mark.slow
+
 D, F, E = 16, 8, 8
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 0.1}
 

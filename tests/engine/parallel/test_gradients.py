@@ -16,6 +16,8 @@ from engine.training.step import _over_ranks
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = [Layout(ep=2), Layout(pp=2), Layout(pp=2, ep=2)]
 
 

@@ -13,6 +13,8 @@ from engine.parallel.placement import is_expert
 from tests.engine.parallel.grid import GRAD_CLIP, ONE, ROWS, SEED, SIZES, STEPS, WRONG, Record, Row, run
 from tests.engine.parallel.ranks import together
 
+pytestmark = pytest.mark.slow
+
 Records = dict[tuple[Row, torch.dtype], list[Record]]
 Piece = tuple[int, np.ndarray]
 """The number of the first expert in a tensor, 0 where it has none, and the tensor."""

@@ -15,6 +15,8 @@ from engine.training.step import _micro_batches
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
+pytestmark = pytest.mark.slow
+
 SIZES = config(num_hidden_layers=9)
 ROWS, LENGTH, PARTS = 12, 13, 6
 TYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.float32}

@@ -20,6 +20,8 @@ from tests.engine.model.live import Live
 from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 
+pytestmark = pytest.mark.slow
+
 SIZES = config(num_hidden_layers=5, max_position_embeddings=128)
 ROWS_A_STEP, LENGTH, PARTS = 8, 96, 4
 LAYOUTS = [Layout(ep=2), Layout(pp=2), Layout(pp=2, vpp=2), Layout(pp=2, ep=2, schedule="interleaved_1f1b_warmup")]

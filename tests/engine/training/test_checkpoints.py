@@ -141,6 +141,7 @@ def relaid(rank, work, layout, kind):
         return odd, saved(store_in(work, mesh().grid), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chain", "kind"), [(CHAIN, "muon"), (CHAIN, "adamw"), (ZERO_CHAIN, "bfloat16"), (ZERO_CHAIN, "adamw")]
 )

@@ -18,6 +18,8 @@ from tests.engine.parallel.ranks import together
 from tests.engine.tiny import config
 from tests.engine.training.run_tiny import Made
 
+pytestmark = pytest.mark.slow
+
 LEGS = [(Layout(ep=2), 2, 2), (Layout(pp=2, ep=2), 4, 4), (Layout(ep=2), 4, 5), (WHOLE, 1, 6)]
 """Layouts with their numbers of ranks, and the step up to which each of them trains."""
 STEPS = LEGS[-1][2]
