@@ -70,6 +70,7 @@ def kept_in_parts(rank, layout):
         return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout", [Layout(ep=2), Layout(ep=2, recompute=("norm", "swiglu", "mla_up"), fp8_storage=True)], ids=str
 )

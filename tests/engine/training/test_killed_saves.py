@@ -100,6 +100,7 @@ def two(tmp_path_factory):
     return end(folder / "work"), [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "name", "count"), POINTS_OF_TWO)
 def test_of_two_ranks_one_dies_and_the_other_does_not_seal_what_is_not_whole(two, victim, name, count, tmp_path):
     """What the other one wrote of the checkpoint, it takes away with the next save."""

@@ -291,6 +291,7 @@ def cut_in_two(rank, stage, workspace, layout):
         return checkpoint, table.collect(), history, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [Layout(ep=2), Layout(pp=2, schedule="interleaved_1f1b_warmup")], ids=str)
 def test_in_bf16_a_model_cut_over_two_ranks_gives_what_one_process_does(stage, tmp_path, monkeypatch, layout):
     """The trainer computes the old log-probabilities of a rank's own responses, which may be more than the other's."""

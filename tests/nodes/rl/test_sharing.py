@@ -63,6 +63,7 @@ def sampled(rank, root, dtype):
     return of_sampling, sum(olds), sum(turns), rows, figures, (judged, measured)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_each_rank_draws_a_part_and_all_have_what_one_process_draws(dtype, tmp_path):
     (alone,) = together(1, sampled, tmp_path / "one", dtype)
@@ -94,6 +95,7 @@ def sampler_gap(rank, root):
     return float(figures["sampler_gap"])
 
 
+@pytest.mark.slow
 def test_the_samplers_gap_is_a_mean_over_all_responses_also_where_a_rank_has_none(tmp_path):
     (alone,) = together(1, sampler_gap, tmp_path / "one")
     assert alone > 0
@@ -106,6 +108,7 @@ def cut(rank):
     return within, sharing()
 
 
+@pytest.mark.slow
 def test_ranks_that_hold_parts_of_one_model_draw_everything_together():
     assert together(2, cut) == [(data.ALONE, data.Ranks(rank, 2)) for rank in range(2)]
 
