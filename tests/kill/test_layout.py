@@ -13,7 +13,7 @@ from tests.project import PROFILE, Project
 pytestmark = pytest.mark.slow
 
 RANKS = 2
-LAYOUTS = [{"ep": RANKS}, {"zero": 1}, {"pp": RANKS}]
+LAYOUTS = [{"ep": RANKS, "zero": 1}, {"pp": RANKS}]
 
 
 def losses(project: Project) -> list[float]:
