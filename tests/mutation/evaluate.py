@@ -164,15 +164,17 @@ def _name(mutation: Mutation) -> str:
     return f"{mutation.kind} in {place.path} {place.function or place.kind or place.constant or ''}"
 
 
+READERS: dict[str, set[str]] = {"evaluate": {"evaluate"}, "toolworld": {"tooluse"}, "scale": set()}
+"""A folder of code → a stage that reads its files; the planner's are read by a command alone."""
+
+
 def _files(root: Path, bench: Bench) -> Row:
     """Edit prompts, templates and tables beside the code: each concerns at least a stage that imports its package."""
     row = Row("prompt or template file", neutral=False)
     for path in sorted([*(root / "engine").rglob("*"), *(root / "nodes").rglob("*")]):
         if path.is_file() and path.suffix not in {".py", ".pyc"}:
             text = path.read_bytes()
-            expected = (
-                {"evaluate"} if "evaluate" in path.parts else {"tooluse"} if "toolworld" in path.parts else {"sft"}
-            )
+            expected = next((stages for part, stages in READERS.items() if part in path.parts), {"sft"})
             path.write_bytes(text + b"\nx")
             _demand(row, path.name, expected, bench.changed(Library(root)))
             path.write_bytes(text)
