@@ -63,7 +63,8 @@ def test_three_arms_of_one_seed_make_a_report(inputs):
     assert [row["target"] for row in tools] == ["interval above zero", None, None, ">= 15", None, None, None]
     results = record["settings"]["results"]
     assert set(results) == {"7-rl", "7-permuted", "7-sft"}
-    assert results["7-sft"]["cpu_seconds"] >= 0.5 * results["7-rl"]["cpu_seconds"]
+    # a toy takes a second, and both are rounded to a tenth of one
+    assert results["7-sft"]["cpu_seconds"] + 0.1 >= 0.5 * results["7-rl"]["cpu_seconds"]
     assert (
         results["7-rl"]["reward_before"] == results["7-sft"]["reward_before"] == results["7-permuted"]["reward_before"]
     )
