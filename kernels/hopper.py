@@ -34,8 +34,6 @@ OPTIONS = ("num_warps", "num_stages")
 
 SHARED_KIB = 227
 """The most shared memory that a program can have on an H100, H200 or H800."""
-REGISTERS = 255
-"""The most registers that a thread can have."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Shapes: N tokens of this rank, k experts per token, M = N·k rows sent, R rows r
 each rank, D model channels, F hidden channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +27,9 @@ from kernels.host import to_host
 
 ROWS_OUT, ROWS_BACK = ROWS
 GATES_OUT, GATES_BACK = GATES
+
+
+Way = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,46 +89,18 @@ def _all_to_all(rows: Tensor, sends: list[int], receives: list[int], group: dist
     return received
 
 
-class _Dispatch(torch.autograd.Function):
-    """`Route.out`, whose gradient comes back as results do."""
+class _Sent(torch.autograd.Function):
+    """`there(rows)`, whose gradient takes the way `back`."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, route: Route) -> Tensor:
-        ctx.route = route
-        return route.out(x_ND)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.route.back(gradients[0]), None
-
-
-class _Combine(torch.autograd.Function):
-    """`Route.back`, whose gradient goes out as rows do."""
-
-    @staticmethod
-    def forward(ctx: Any, y_RD: Tensor, route: Route) -> Tensor:
-        ctx.route = route
-        return route.back(y_RD)
+    def forward(ctx: Any, rows: Tensor, there: Way, back: Way) -> Tensor:
+        ctx.back = back
+        return there(rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.route.out(gradients[0]), None
-
-
-class _Gates(torch.autograd.Function):
-    """`Route.gates_out`, with its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_Nk: Tensor, route: Route) -> Tensor:
-        ctx.route = route
-        return route.gates_out(gate_Nk)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.route.gates_back(gradients[0]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradients[0]), None, None
 
 
 def exchanged_experts(
@@ -149,8 +125,8 @@ def exchanged_experts(
             "ranks: set the layout of which the model is a part (engine.parallel.mesh.laid_out)"
         )
     route = Route.of(chosen_Nk, n_experts, group)
-    rows_RD: Tensor = _Dispatch.apply(x_ND, route)
-    gates_R1: Tensor = _Gates.apply(gate_Nk, route)
+    rows_RD: Tensor = _Sent.apply(x_ND, route.out, route.back)
+    gates_R1: Tensor = _Sent.apply(gate_Nk, route.gates_out, route.gates_back)
     y_RD = experts(rows_RD, route.expert_R[:, None], gates_R1, gate_up_LFD, down_LDF)
-    y_ND: Tensor = _Combine.apply(y_RD, route)
+    y_ND: Tensor = _Sent.apply(y_RD, route.back, route.out)
     return y_ND
